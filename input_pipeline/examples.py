@@ -1,0 +1,245 @@
+"""Random access to the decoded examples of one split, in memory (with a cache on disk) or record by record."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tensorflow_datasets as tfds
+import tqdm
+
+from input_pipeline.errors import DataError
+from input_pipeline.prepare import locked
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
+_CHUNK = 1024  # records read at once
+_CACHE_FORMAT = 1  # change with anything that changes decoded values
+
+
+def image_and_label(builder: tfds.core.DatasetBuilder) -> tuple[str, tfds.features.Image, tfds.features.ClassLabel]:
+    """Returns (key of the image, its feature, the label's feature).
+
+    Raises:
+        DataError: there is no one uint8 image, or no class label.
+    """
+    features = dict(builder.info.features.items())
+    images = {key: value for key, value in features.items() if isinstance(value, tfds.features.Image)}
+    key = "image" if "image" in images or len(images) != 1 else next(iter(images))
+    label = features.get("label")
+    if key not in images or images[key].np_dtype != np.uint8 or images[key].shape[-1] not in _MODES:
+        raise DataError(f"{builder.info.full_name} needs a uint8 feature 'image', or exactly one; it has {features}")
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise DataError(f"{builder.info.full_name} needs a feature 'label' that is a ClassLabel; it has {features}")
+    return key, images[key], label
+
+
+def image_shape(builder: tfds.core.DatasetBuilder, image_size: int | None) -> tuple[int, int, int]:
+    """Returns (height, width, channels) of the decoded images; raises `DataError` if they vary."""
+    height, width, channels = image_and_label(builder)[1].shape
+    if image_size is not None:
+        if image_size < 1:
+            raise DataError(f"image_size {image_size} must be at least 1")
+        return image_size, image_size, channels
+    if height is None or width is None:
+        raise DataError(
+            f"the images of {builder.info.full_name} vary in size: set a common one with --config.data.image_size=SIZE"
+        )
+    return height, width, channels
+
+
+def decode_image(encoded: bytes, channels: int, image_size: int | None) -> np.ndarray:
+    """Decodes an image file; with `image_size`, resizes the shorter side to it (bilinear) and crops the centre.
+
+    Returns:
+        uint8 [h, w, channels].
+    """
+    with PIL.Image.open(io.BytesIO(encoded)) as file:
+        image = file if file.mode == _MODES[channels] else file.convert(_MODES[channels])
+        if image_size is not None and image.size != (image_size, image_size):
+            scale = image_size / min(image.size)
+            width, height = (max(image_size, round(side * scale)) for side in image.size)
+            left, top = (width - image_size) // 2, (height - image_size) // 2
+            image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+            image = image.crop((left, top, left + image_size, top + image_size))
+        pixels = np.asarray(image, np.uint8)
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayExamples:
+    """Examples held in memory: image uint8 [n, h, w, c], label int32 [n]."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def labels(self) -> np.ndarray:
+        """Returns all labels, int32 [n]."""
+        return self.label
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices."""
+        return self.image.take(indices, axis=0), self.label.take(indices)
+
+
+class RecordExamples:
+    """Examples read and decoded when asked for; the same interface as `ArrayExamples`."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, image_size: int | None):
+        self._key = image_and_label(builder)[0]
+        self._image_size = image_size
+        self._shape = image_shape(builder, image_size)
+        self._source: Any = builder.as_data_source(split=split, decoders={self._key: tfds.decode.SkipDecoding()})
+        expected = sum(stop - start for _, start, stop in _parts(builder, split))
+        if len(self._source) != expected:
+            raise DataError(f"{builder.data_dir} holds {len(self._source)} examples of {split!r}, expected {expected}")
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def labels(self) -> np.ndarray:
+        """Returns all labels, int32 [n], without decoding images."""
+        chunks = self._chunks()
+        return np.array([record["label"] for chunk in chunks for record in self._source.__getitems__(chunk)], np.int32)
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices."""
+        image = np.empty((len(indices), *self._shape), np.uint8)
+        label = np.empty(len(indices), np.int32)
+        for i, record in enumerate(self._source.__getitems__([int(index) for index in indices])):
+            pixels = decode_image(record[self._key], self._shape[2], self._image_size)
+            if pixels.shape != self._shape:
+                raise DataError(
+                    f"example {indices[i]} has shape {pixels.shape}, the data set declares {self._shape}: "
+                    "set a common size with --config.data.image_size=SIZE"
+                )
+            image[i], label[i] = pixels, record["label"]
+        return image, label
+
+    def load(self, description: str) -> ArrayExamples:
+        """Decodes everything into memory."""
+        image = np.empty((len(self), *self._shape), np.uint8)
+        label = np.empty(len(self), np.int32)
+        with tqdm.tqdm(total=len(self), desc=description, unit=" images", disable=None) as progress:
+            for chunk in self._chunks():
+                rows = slice(chunk[0], chunk[-1] + 1)
+                image[rows], label[rows] = self.gather(np.array(chunk))
+                progress.update(len(chunk))
+        return ArrayExamples(image, label)
+
+    def _chunks(self) -> Iterator[list[int]]:
+        for start in range(0, len(self), _CHUNK):
+            yield list(range(start, min(start + _CHUNK, len(self))))
+
+
+def open_examples(
+    builder: tfds.core.DatasetBuilder, split: str, *, image_size: int | None, in_memory_bytes: int
+) -> ArrayExamples | RecordExamples:
+    """Opens a split such as "train" or "train[:90%]+test".
+
+    Args:
+        builder: of a prepared data set.
+        split: TFDS split string.
+        image_size: side of the square to resize to, in pixels; None keeps the images as they are.
+        in_memory_bytes: splits whose decoded images take at most this are decoded once, cached on disk, held in memory.
+
+    Returns:
+        The examples, at least one, in the order in which TFDS stores them.
+
+    Raises:
+        DataError: unknown or empty split, unusable features, images that vary in size without `image_size`.
+    """
+    shape = image_shape(builder, image_size)
+    parts = _parts(builder, split)
+    names = {name for name, _, _ in parts}
+    num_bytes = sum(builder.info.splits[name].num_examples for name in names) * math.prod(shape)
+    if num_bytes > in_memory_bytes:
+        return RecordExamples(builder, split, image_size)
+    whole = {name: _load_cached(builder, name, image_size) for name in names}
+    slices = [(whole[name], slice(start, stop)) for name, start, stop in parts]
+    if len(slices) == 1:  # views: a part of a split costs no copy
+        ((examples, rows),) = slices
+        return ArrayExamples(examples.image[rows], examples.label[rows])
+    return ArrayExamples(
+        np.concatenate([examples.image[rows] for examples, rows in slices]),
+        np.concatenate([examples.label[rows] for examples, rows in slices]),
+    )
+
+
+def _parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str, int, int]]:
+    """Returns the absolute slices (whole split's name, start, stop) that `split` stands for."""
+    splits = builder.info.splits
+    try:
+        instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+        raise DataError(
+            f"{builder.info.full_name} has no split {split!r} ({str(error).strip()}). "
+            f"Splits: {', '.join(splits)}, and slices such as 'train[:90%]'."
+        ) from error
+    parts = [
+        (part.splitname, part.from_ or 0, splits[part.splitname].num_examples if part.to is None else part.to)
+        for part in instructions
+    ]
+    if not any(stop > start for _, start, stop in parts):
+        raise DataError(f"split {split!r} of {builder.info.full_name} has no examples")
+    return parts
+
+
+def _load_cached(builder: tfds.core.DatasetBuilder, split: str, image_size: int | None) -> ArrayExamples:
+    """Returns a whole split, from the decoded cache if it is sound, else decoded and, if possible, cached."""
+    records = RecordExamples(builder, split, image_size)
+    shape = image_shape(builder, image_size)
+    name = builder.info.full_name.replace("/", "-")
+    stats = [(path.name, path.stat()) for path in map(Path, builder.info.splits[split].filepaths)]
+    identity = (_CACHE_FORMAT, image_size, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats])
+    fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    # full_name is name[/config]/version; a builder opened from a directory does not know its data_dir_root.
+    root = Path(builder.data_dir).parents[builder.info.full_name.count("/")] / ".jaxmodels_cache"
+    directory = root / f"{name}-{split}-{fingerprint}"
+    cached = _read_cache(directory, len(records), shape)
+    if cached is not None:
+        return cached
+    examples = None
+    try:
+        root.mkdir(exist_ok=True)
+        with locked(root, directory.name):  # of several processes one decodes, the others find its result
+            cached = _read_cache(directory, len(records), shape)
+            if cached is not None:
+                return cached
+            examples = records.load(f"decoding {name}/{split}")
+            _write_cache(directory, examples)
+    except OSError:
+        pass  # Read-only or full: the cache only saves time.
+    return records.load(f"decoding {name}/{split}") if examples is None else examples
+
+
+def _read_cache(directory: Path, count: int, shape: tuple[int, ...]) -> ArrayExamples | None:
+    try:
+        image, label = np.load(directory / "image.npy"), np.load(directory / "label.npy")
+    except (OSError, ValueError, EOFError):  # absent, truncated or damaged
+        return None
+    sound = image.shape == (count, *shape) and label.shape == (count,)
+    return ArrayExamples(image, label) if sound and image.dtype == np.uint8 and label.dtype == np.int32 else None
+
+
+def _write_cache(directory: Path, examples: ArrayExamples) -> None:
+    temporary = directory.with_name(f"{directory.name}.tmp{os.getpid()}")
+    try:
+        temporary.mkdir(exist_ok=True)
+        np.save(temporary / "image.npy", examples.image)
+        np.save(temporary / "label.npy", examples.label)
+        shutil.rmtree(directory, ignore_errors=True)  # an unsound one
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,188 @@
+"""Batches of images for training and evaluation.
+
+Global batch t is a function of (data, seed, t) alone. The number of processes only decides who gets which rows of it,
+and the whole state of a loader is t: a run resumes with the same batches, on any number of processes. The item of the
+Grain source is a whole batch, because Grain's cost per item (tens of microseconds) would dominate were it an example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import sys
+
+import grain
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.examples import ArrayExamples, RecordExamples, image_and_label, image_shape, open_examples
+from input_pipeline.prepare import open_builder
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetCard:
+    """What a data set is.
+
+    Attributes:
+        name: as TFDS knows it.
+        version: "major.minor.patch".
+        splits: split name -> number of examples.
+        image_shape: (height, width, channels) of the decoded uint8 images.
+        num_classes: labels are 0 .. num_classes - 1.
+        label_names: one per class.
+        directory: where it lies on disk.
+    """
+
+    name: str
+    version: str
+    splits: dict[str, int]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    label_names: tuple[str, ...]
+    directory: str
+
+
+def describe(
+    name: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    raw_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+) -> DatasetCard:
+    """Returns the card of a data set, preparing it first if it is a built-in one.
+
+    Args:
+        name: see `make_loader`, as are the other arguments.
+
+    Raises:
+        DataError: the data set cannot be found, prepared or used.
+    """
+    builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
+    _, _, label = image_and_label(builder)
+    return DatasetCard(
+        name=name,
+        version=str(builder.version),
+        splits={split: info.num_examples for split, info in builder.info.splits.items()},
+        image_shape=image_shape(builder, image_size),
+        num_classes=label.num_classes,
+        label_names=tuple(label.names),
+        directory=str(builder.data_dir),
+    )
+
+
+class _TrainBatches:
+    """Endless: item t is this process's rows of global training batch t."""
+
+    def __init__(self, examples: ArrayExamples | RecordExamples, batch_size: int, rows: slice, seed: int):
+        self._examples, self._batch_size, self._rows, self._seed = examples, batch_size, rows, seed
+        # Prefetching threads are at most a few batches apart, so few epochs are in use at a time.
+        self._order = functools.lru_cache(maxsize=4)(self._permutation)
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size  # so that every example index fits in int64
+
+    def __getitem__(self, t: int) -> dict[str, np.ndarray]:
+        size = len(self._examples)
+        start, stop = t * self._batch_size + self._rows.start, t * self._batch_size + self._rows.stop
+        indices = np.concatenate(
+            [
+                self._order(epoch)[max(start - epoch * size, 0) : stop - epoch * size]
+                for epoch in range(start // size, (stop - 1) // size + 1)
+            ]
+        )
+        image, label = self._examples.gather(indices)
+        return {"image": image, "label": label, "weight": np.ones(len(label), np.float32)}
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        key = np.array([self._seed, epoch], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).permutation(len(self._examples))
+
+
+class _EvalBatches:
+    """One ordered pass: item t is this process's rows of batch t; missing rows are zeros of weight 0."""
+
+    def __init__(self, examples: ArrayExamples | RecordExamples, batch_size: int, rows: slice):
+        self._examples, self._batch_size, self._rows = examples, batch_size, rows
+
+    def __len__(self) -> int:
+        return -(-len(self._examples) // self._batch_size)
+
+    def __getitem__(self, t: int) -> dict[str, np.ndarray]:
+        rows = np.arange(self._rows.start, self._rows.stop) + t * self._batch_size
+        real = rows < len(self._examples)
+        image, label = self._examples.gather(np.where(real, rows, 0))
+        image[~real], label[~real] = 0, 0
+        return {"image": image, "label": label, "weight": real.astype(np.float32)}
+
+
+def _read_options(examples: ArrayExamples | RecordExamples, batch_bytes: int) -> grain.ReadOptions:
+    if isinstance(examples, RecordExamples):  # Pillow decodes without the interpreter lock, one batch per thread.
+        threads = min(16, os.cpu_count() or 1)
+        return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    if batch_bytes <= 1 << 20:  # Copying this much takes less time than handing it over from another thread.
+        return grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    return grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+
+
+def make_loader(
+    name: str,
+    split: str,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    train: bool,
+    data_dir: str | os.PathLike | None = None,
+    raw_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    start_batch: int = 0,
+    in_memory_bytes: int = 2**31,
+) -> grain.DatasetIterator[dict[str, np.ndarray]]:
+    """Opens a data set, preparing it first if it is a built-in one, and iterates over its batches.
+
+    With `train`, the stream is endless: epoch e visits every example once, in an order drawn from (seed, e); a batch
+    may straddle epochs, so no remainder is dropped. Without, it is one pass in stored order; the last batch is padded
+    with zeros of weight 0, and all processes get the same number of batches.
+
+    Args:
+        name: a built-in data set, or `name[/config][:version]` of one that TFDS has prepared in `data_dir`.
+        split: TFDS split string, such as "test" or "train[:90%]".
+        batch_size: examples in a global batch, over all processes.
+        seed: of the order, 0 <= seed < 2**64; unused without `train`.
+        train: see above.
+        data_dir: TFDS root; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        raw_dir: where the raw files of a built-in set are; None looks in the usual places and then downloads.
+        image_size: resizes the shorter side to this many pixels and crops the centre square; None keeps the size.
+        process_index: which contiguous rows of each batch to yield, of `process_count`.
+        process_count: number of processes that share each batch.
+        start_batch: first batch to yield.
+        in_memory_bytes: a split whose decoded images take at most this many bytes is held in memory.
+
+    Returns:
+        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]) with
+        b = batch_size // process_count. `get_state()` is {"next_index": t}, t being the next batch to be returned,
+        whatever is prefetched; `set_state(state)` goes there; `close()` stops the background threads.
+
+    Raises:
+        DataError: the data set or split cannot be found, prepared or used, or an argument is out of range.
+    """
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise DataError(f"process_index {process_index} is not in 0 .. process_count - 1 = {process_count - 1}")
+    if batch_size < 1 or batch_size % process_count:
+        raise DataError(f"batch_size {batch_size} must be a positive multiple of process_count {process_count}")
+    if not 0 <= seed < 2**64:
+        raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
+    builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
+    examples = open_examples(builder, split, image_size=image_size, in_memory_bytes=in_memory_bytes)
+    local = batch_size // process_count
+    rows = slice(process_index * local, (process_index + 1) * local)
+    source = _TrainBatches(examples, batch_size, rows, seed) if train else _EvalBatches(examples, batch_size, rows)
+    if not 0 <= start_batch <= len(source):
+        raise DataError(f"start_batch {start_batch} is not in 0 .. {len(source)}, the number of batches")
+    batch_bytes = local * math.prod(image_shape(builder, image_size))
+    iterator = iter(grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, batch_bytes)))
+    iterator.set_state({"next_index": start_batch})
+    return iterator

@@ -1,0 +1,56 @@
+"""Functional JAX/Flax models, each proven equal to its PyTorch original."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+from flax.linen import Module
+
+from jaxmodels.cnn import CNN
+from jaxmodels.mlp import MLP
+
+__version__ = "0.1.0"
+
+MODELS: dict[str, Callable[..., Module]] = {
+    "mlp": partial(MLP),
+    "cnn": partial(CNN),
+}
+
+
+def list_models() -> list[str]:
+    """Names that :func:`create` takes, in alphabetical order."""
+    return sorted(MODELS)
+
+
+def model_fields(name: str) -> dict[str, type]:
+    """The fields that ``create(name, ...)`` takes, with their annotated types.
+
+    Raises:
+      ValueError: unknown ``name``, with the nearest known one.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is not one of {', '.join(list_models())}{_nearest(name, MODELS)}")
+    hidden = ("parent", "name")  # linen's own
+    return {f.name: f.type for f in dataclasses.fields(MODELS[name].func) if f.name not in hidden}
+
+
+def create(name: str, **fields) -> Module:
+    """Builds the model ``name`` with its preset, ``fields`` overriding it: ``create("cnn", num_classes=10)``.
+
+    Raises:
+      ValueError: unknown ``name`` or field, with the nearest known one.
+    """
+    known = model_fields(name)
+    for key in fields:
+        if key not in known:
+            raise ValueError(f"model {name!r} has no field {key!r}{_nearest(key, known)}; it has {', '.join(known)}")
+    return MODELS[name](**fields)
+
+
+def _nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+__all__ = ["CNN", "MLP", "MODELS", "Module", "create", "list_models", "model_fields"]

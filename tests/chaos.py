@@ -1,0 +1,147 @@
+"""Faults on purpose: ``python -m tests.chaos kill --times=20`` and ``python -m tests.chaos bitflip --times=20``.
+
+kill     One run is undisturbed; another, with the same config, is killed with SIGKILL at random moments (start-up,
+         steps, evaluation, saves) and resumed each time. Their ``metrics.jsonl`` and every array of their final states
+         must be equal bit for bit.
+bitflip  One random bit of the data files of the newest checkpoint is flipped, each time in a fresh copy. Each flip must
+         be noticed, and the checkpoint before must be restored exactly.
+
+Exit code 0 if all held. The moments and bits come from ``--seed``.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from train import cli, setup
+from train.checkpoint import Checkpoints
+from train.evaluate import restore
+from train.workdir import read_config
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(workdir: Path, steps: int) -> list[str]:
+    """A short run of ``configs/digits_cnn.py`` that logs, evaluates and saves often and out of step with each other."""
+    fields = {"steps": steps, "batch_size": 32, "log_every": 7, "eval_every": 50, "checkpoint.every": 20}
+    fields |= {"checkpoint.keep_last": 3, "optim.warmup_steps": 5, "optim.ema_decay": 0.99, "accumulate": 2}
+    flags = [f"--config.{k}={v}" for k, v in fields.items()]
+    return [sys.executable, "-m", "train", "--config=configs/digits_cnn.py", f"--workdir={workdir}", *flags]
+
+
+def undisturbed(workdir: Path, steps: int) -> float:
+    """Runs to the end; returns seconds."""
+    start = time.perf_counter()
+    subprocess.run(command(workdir, steps), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
+    """See the module's docstring."""
+    rng = random.Random(seed)
+    reference, victim = base / "reference", base / "victim"
+    seconds = undisturbed(reference, steps)
+    start_up = undisturbed(base / "short", 20)
+    # lives long enough to get past start-up half of the time, short enough that all kills fit into the run
+    longest = start_up + 1.6 * max(seconds - start_up, 1.0) / times
+    killed = 0
+    for _ in range(10 * times):
+        if killed == times:
+            break
+        with (base / "victim.log").open("a") as log:
+            process = subprocess.Popen(command(victim, steps), cwd=ROOT, stdout=log, stderr=log)
+            try:
+                code = process.wait(rng.uniform(0.3, longest))
+                if code != 0:
+                    print(f"a resumed run failed with exit code {code}: see {base / 'victim.log'}")
+                    return False
+                print("the run ended before it was killed: more --steps are needed for so many kills")
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        killed += 1
+        saved = sorted(int(p.name) for p in (victim / "checkpoints").glob("[0-9]*") if p.name.isdigit())
+        print(f"kill {killed:>2}: newest checkpoint {saved[-1] if saved else 'none'}", flush=True)
+    undisturbed(victim, steps)
+    same_lines = (reference / "metrics.jsonl").read_bytes() == (victim / "metrics.jsonl").read_bytes()
+    run = setup.build(read_config(reference))
+    one, other = (jax.tree.leaves(restore(run, w)) for w in (reference, victim))
+    same_arrays = all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+    print(f"{killed} kills; metrics.jsonl equal: {same_lines}; all {len(one)} arrays of the state equal: {same_arrays}")
+    return same_lines and same_arrays and killed == times
+
+
+def bitflip(base: Path, *, times: int, steps: int, seed: int) -> bool:
+    """See the module's docstring."""
+    rng = random.Random(seed)
+    source = base / "source"
+    undisturbed(source, steps)
+    run = setup.build(read_config(source))
+    newest, before = Checkpoints(source / "checkpoints", read_only=True).steps()[:-3:-1]
+    expected = [np.asarray(x) for x in jax.tree.leaves(restore(run, source, str(before)))]
+    detected = exact = 0
+    for i in range(times):
+        copy = base / f"copy_{i}"
+        shutil.copytree(source, copy)
+        where = flip_bit(copy / "checkpoints" / str(newest), rng)
+        warnings: list[str] = []
+        checkpoints = Checkpoints(copy / "checkpoints")
+        restored = checkpoints.restore(run.shapes, warn=warnings.append)
+        checkpoints.close()
+        assert restored is not None
+        state = restored[0]
+        same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), expected, strict=True))
+        detected += len(warnings) == 1
+        exact += int(state.step) == before and same
+        print(f"flip {i + 1:>2}: {where}: {warnings[0] if warnings else 'NOT NOTICED'}", flush=True)
+        shutil.rmtree(copy)
+    print(f"{times} flips: {detected} detected, {exact} fell back to step {before} exactly")
+    return detected == exact == times
+
+
+def flip_bit(checkpoint: Path, rng: random.Random) -> str:
+    """Flips one random bit of the files that hold a checkpoint's arrays, and says where.
+
+    The small index nodes beside them are left out: Orbax keeps them twice and reads one copy.
+    """
+    files = sorted(p for p in (checkpoint / "state").rglob("d/*") if p.is_file())
+    largest = max(p.stat().st_size for p in files)
+    files = [p for p in files if p.stat().st_size * 10 > largest]
+    path = rng.choices(files, [p.stat().st_size for p in files])[0]
+    data = bytearray(path.read_bytes())
+    bit = rng.randrange(8 * len(data))
+    data[bit // 8] ^= 1 << (bit % 8)
+    path.write_bytes(data)
+    return f"{path.relative_to(checkpoint)} bit {bit}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fault", choices=("kill", "bitflip"))
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=None, help="length of the run")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    with tempfile.TemporaryDirectory() as base:
+        if args.fault == "kill":
+            ok = kill(Path(base), times=args.times, steps=args.steps or 150 * args.times, seed=args.seed)
+        else:
+            ok = bitflip(Path(base), times=args.times, steps=args.steps or 80, seed=args.seed)
+    print("held" if ok else "FAILED")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

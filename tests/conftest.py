@@ -1,0 +1,41 @@
+"""Eight devices on any machine, fixed before jax starts; data sets prepared once per test session."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test: parity and sharding are shown where rounding does not hide a fault."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> str:
+    """A data directory of this test session, so that no test depends on what lies in HOME."""
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def tiny(data_dir) -> Config:
+    """Sixteen fast steps of an MLP on the embedded digits."""
+    return Config(
+        model="mlp",
+        model_fields={"hidden_sizes": (32,)},
+        data=DataConfig(name="digits", data_dir=data_dir, crop_padding=1),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=2, weight_decay=1e-2),
+        checkpoint=CheckpointConfig(every=6),
+        steps=16,
+        batch_size=64,
+        eval_every=8,
+        eval_batch_size=128,
+        log_every=4,
+    )

@@ -1,0 +1,172 @@
+"""Mistakes in a config stop before any work, in one line with the field, the value and the nearest right one."""
+
+import ast
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train import config as config_lib
+from train.config import Config, ConfigError, check_batch, from_json, load_config, to_json
+from train.sharding import make_mesh
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
+DIGITS = ROOT / "configs" / "digits_cnn.py"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_loads_has_a_card_and_survives_json(path):
+    config = load_config(path)
+    assert from_json(to_json(config)) == config
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring
+    for word in ("Command    python -m train --config=configs/" + path.name, "Data  ", "Measured  "):
+        assert word in docstring, word
+
+
+def test_overrides_are_read_by_annotation():
+    words = {
+        "optim.learning_rate": "3",
+        "optim.clip_norm": "none",
+        "data.mean": "[0.1, 0.2, 0.3]",
+        "data.std": "(1,1,1)",
+        "data.name": "123",
+        "model_fields.features": "(8, 16)",
+        "model_fields.hidden_size": "64",
+        "optim.nesterov": "true",
+        "dtype": "bfloat16",
+        "mesh.data": "-1",
+        "steps": "2_000",
+    }
+    config = load_config(DIGITS, [f"{k}={v}" for k, v in words.items()])
+    assert config.optim.learning_rate == 3.0 and isinstance(config.optim.learning_rate, float)
+    assert config.optim.clip_norm is None
+    assert config.data.mean == (0.1, 0.2, 0.3) and config.data.std == (1.0, 1.0, 1.0)
+    assert config.data.name == "123"
+    assert config.model_fields["features"] == (8, 16) and config.model_fields["hidden_size"] == 64
+    assert config.optim.nesterov is True and config.dtype == "bfloat16" and config.steps == 2000
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.learning_rat=1", ["config.optim.learning_rat ", "'learning_rate'"]),
+        ("optm.learning_rate=1", ["config.optm.learning_rate", "'optim'"]),
+        ("stepps=5", ["config.stepps", "'steps'"]),
+        ("model_fields.hiden_size=5", ["config.model_fields.hiden_size", "'hidden_size'"]),
+        ("model_fields.hidden_size=big", ["config.model_fields.hidden_size", "'big'", "int"]),
+        ("model_fields.dtype=float64", ["config.model_fields.dtype", "config.dtype"]),
+        ("model=cn", ["config.model", "'cn'", "'cnn'"]),
+        ("steps=ten", ["config.steps", "'ten'", "int"]),
+        ("steps=1.5", ["config.steps", "1.5", "int", "2"]),
+        ("steps=True", ["config.steps", "True", "int"]),
+        ("steps=-5", ["config.steps", "-5", "nearest: 1"]),
+        ("steps=0", ["config.steps", "nearest: 1"]),
+        ("optim.learning_rate=fast", ["config.optim.learning_rate", "'fast'", "float"]),
+        ("optim.learning_rate=nan", ["config.optim.learning_rate"]),
+        ("optim.learning_rate=0", ["config.optim.learning_rate", "above 0"]),
+        ("optim.name=adamm", ["config.optim.name", "'adamm'", "'adamw'"]),
+        ("optim.schedule=cosin", ["'cosin'", "'cosine'"]),
+        ("optim.nesterov=2", ["config.optim.nesterov", "True or False"]),
+        ("optim.b1=1.5", ["config.optim.b1", "nearest: 1"]),
+        ("optim.warmup_steps=5000", ["config.optim.warmup_steps", "5000", "config.steps"]),
+        ("optim=adamw", ["config.optim", "section"]),
+        ("dtype=float16", ["config.dtype", "'float16'"]),
+        ("accumulate=3", ["config.batch_size = 128", "config.accumulate = 3", "126 or 129"]),
+        ("mesh.data=0", ["config.mesh.data", "nearest: 1"]),
+        ("mesh.fsdp=-1", ["config.mesh", "-1"]),
+        ("data.std=0", ["config.data.std", "positive"]),
+        ("data.mean=(0.1,0.2)", ["config.data.mean", "config.data.std"]),
+        ("steps", ["--config.steps", "VALUE"]),
+    ],
+)
+def test_mistakes_are_named_in_one_line(override, words):
+    with pytest.raises(ConfigError) as e:
+        load_config(DIGITS, [override])
+    assert "\n" not in str(e.value)
+    for word in words:
+        assert word in str(e.value), str(e.value)
+
+
+def test_missing_or_wrong_config_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"did you mean .*digits_cnn\.py"):
+        load_config(ROOT / "configs" / "digit_cnn.py")
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def get_config():\n    return 3\n")
+    with pytest.raises(ConfigError, match="returned int"):
+        load_config(wrong)
+    wrong.write_text("def get_config(:\n")
+    with pytest.raises(ConfigError, match="SyntaxError"):
+        load_config(wrong)
+    wrong.write_text("from train.config import Config\ndef get_config():\n    return Config(stepz=3)\n")
+    with pytest.raises(ConfigError, match="stepz"):
+        load_config(wrong)
+
+
+def test_batches_must_split_over_the_mesh():
+    config = Config(batch_size=100)
+    with pytest.raises(ConfigError, match=r"config\.batch_size = 100 .* = 8; nearest: 96 or 104"):
+        check_batch(config, 8)
+    with pytest.raises(ConfigError, match=r"config\.eval_batch_size = 12 "):
+        check_batch(Config(batch_size=8, eval_batch_size=12), 8)
+    with pytest.raises(ConfigError, match=r"accumulate = 4; nearest: 32"):
+        check_batch(Config(batch_size=16, accumulate=4), 8)
+
+
+def test_meshes_that_do_not_fit_the_devices():
+    with pytest.raises(ConfigError, match=r"data -1 x fsdp 3 x tensor 1 does not fit 8"):
+        make_mesh(config_lib.MeshConfig(fsdp=3))
+    with pytest.raises(ConfigError, match="8 device"):
+        make_mesh(config_lib.MeshConfig(data=2, fsdp=2))
+
+
+def test_differences_leave_out_what_may_change():
+    a = Config()
+    b = Config(seed=3, mesh=config_lib.MeshConfig(fsdp=2), data=config_lib.DataConfig(raw_dir="x", flip=True))
+    assert config_lib.differences(a, b) == ["config.data.flip: False -> True", "config.seed: 0 -> 3"]
+
+
+def test_every_field_is_read_by_someone():
+    """An option that nothing reads is a lie; reading is an attribute access outside config.py."""
+    read = set()
+    for path in [*(ROOT / "train").glob("*.py")]:
+        if path.name != "config.py":
+            read |= {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+
+    def fields(cls):
+        for f in dataclasses.fields(cls):
+            kind = (
+                config_lib.__dict__.get(f.type if isinstance(f.type, str) else f.type.__name__, None)
+                if isinstance(f.type, type | str)
+                else None
+            )
+            yield from fields(kind) if dataclasses.is_dataclass(kind) else [f.name]
+
+    assert not sorted(set(fields(Config)) - read)
+
+
+def run(*args):
+    return subprocess.run([sys.executable, "-m", "train", *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_command_line(tmp_path):
+    listed = run("--list")
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [f"configs/{p.name}" for p in CONFIGS]
+    assert all(len(line.split()) > 3 for line in listed.stdout.splitlines())
+    helped = run("--help")
+    assert helped.returncode == 0 and "--workdir" in helped.stdout and "train.evaluate" in helped.stdout
+    flags = [f"--config={DIGITS}", f"--workdir={tmp_path / 'w'}"]
+    for args, word in (
+        ([*flags, "--config.step=3"], "did you mean 'steps'"),
+        ([*flags, "--wrkdir=x"], "did you mean --workdir"),
+        ([flags[0]], "--workdir=DIR is missing"),
+        ([flags[1]], "--config=FILE is missing"),
+    ):
+        result = run(*args)
+        assert result.returncode == 2 and result.stdout == ""
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and word in result.stderr
+    assert not (tmp_path / "w").exists(), "a mistake must stop before any work"

@@ -1,0 +1,93 @@
+"""Trains: ``python -m train --config=configs/NAME.py --workdir=DIR [--config.FIELD=VALUE ...]``."""
+
+import argparse
+import ast
+import difflib
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+from train import cli
+from train.config import ConfigError, load_config
+from train.loop import train
+from train.nonfinite import NonFiniteError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+EPILOG = """\
+Any field of the config can be set: --config.steps=2000 --config.optim.learning_rate=3e-4
+--config.model_fields.hidden_size=256 --config.mesh.fsdp=8 --config.data.raw_dir=DIR. The fields are documented in
+train/config.py. Running the same command again goes on from the newest checkpoint in the workdir.
+Scores of a checkpoint: python -m train.evaluate --help. Labels for images: python -m train.predict --help.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses flags, starts jax.distributed where the environment asks for it, and trains."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Trains a model as a config says.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", help="a file of configs/ (--list shows them), or your own")
+    parser.add_argument("--workdir", type=Path, help="where checkpoints and results go; made if missing")
+    parser.add_argument("--config.FIELD", metavar="VALUE", dest="unused", help="sets a field of the config")
+    parser.add_argument("--list", action="store_true", help="list the configs with one line each, and stop")
+    args, rest = parser.parse_known_args(argv)
+    if args.list:
+        print_configs()
+        return 0
+    overrides = _overrides(rest)
+    if not args.config:
+        raise ConfigError("--config=FILE is missing; python -m train --list shows the configs there are")
+    if not args.workdir:
+        raise ConfigError("--workdir=DIR is missing: where checkpoints and results go")
+    config = load_config(args.config, overrides)
+    if _several_processes():
+        jax.distributed.initialize()
+    try:
+        train(config, args.workdir)
+    except NonFiniteError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def print_configs() -> None:
+    """Name and first line of the docstring of every config."""
+    for path in sorted(CONFIGS.glob("[!_]*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        print(f"configs/{path.name:<24} {docstring.partition(chr(10))[0]}")
+
+
+def _overrides(rest: list[str]) -> list[str]:
+    found, words = [], iter(rest)
+    for word in words:
+        if not word.startswith("--config."):
+            close = difflib.get_close_matches(
+                word.partition("=")[0], ["--config", "--workdir", "--list", "--help"], n=1
+            )
+            raise ConfigError(f"unknown argument {word}" + (f"; did you mean {close[0]}?" if close else ""))
+        text = word.removeprefix("--config.")
+        found.append(text if "=" in text else f"{text}={next(words, '')}")
+    return found
+
+
+def _several_processes() -> bool:
+    """Whether the environment says that this is one process of several (jax.distributed then finds the others)."""
+    env = os.environ
+    return (
+        "JAX_COORDINATOR_ADDRESS" in env
+        or int(env.get("SLURM_NTASKS", 1)) > 1
+        or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or "MEGASCALE_COORDINATOR_ADDRESS" in env
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,270 @@
+"""Saving and restoring (state, host data) with Orbax; the only module that knows Orbax.
+
+Orbax does not notice flipped bits (compressed chunks carry no checksum), so a digest of every array is saved beside it
+and verified on restore. The digest is computed on the devices from the values alone: it does not depend on how the
+array is split, so a checkpoint can be verified on any mesh. A checkpoint that fails is moved to ``damaged/`` beside
+``checkpoints/`` and the next older one is used.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import Array, UInt32
+from orbax.checkpoint import checkpoint_managers
+
+from train.sharding import path_name
+from train.state import TrainState
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the message is one line and meant for the user."""
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+      directory: made if missing; step ``n`` lies in ``directory/n``.
+      keep_last: newest checkpoints kept.
+      keep_best: checkpoints kept for their metric (higher is better), besides.
+      read_only: never write or move anything.
+    """
+
+    def __init__(self, directory: Path, *, keep_last: int = 2, keep_best: int = 1, read_only: bool = False):
+        self.directory = directory.absolute()
+        self.read_only = read_only
+        self._policy = _LatestAndBest(keep_last, keep_best)
+        self._in_flight: int | None = None
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only, read_only=read_only, preservation_policy=self._policy
+            ),
+        )
+
+    def save(self, state: TrainState, host: dict[str, Any], *, metric: float | None = None) -> None:
+        """Starts an asynchronous save of ``state`` and of ``host`` (JSON values). ``state`` may be donated afterwards.
+
+        A step that is already saved is left as it is. Waits for the save before, if it has not finished.
+
+        Raises:
+          CheckpointError: this save or the one before failed (disk full, directory gone).
+        """
+        self.wait()
+        step = int(state.step)
+        if metric is not None:
+            self._policy.scores[step] = metric
+        saved = {"host": host, "arrays": _digests(state), "scores": list(self._policy.scores.items())}
+        saved["checksum"] = _json_checksum(saved)
+        try:
+            if step in self._manager.all_steps():
+                return
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(saved))
+            self._in_flight = step
+            self._manager.save(step, args=args, force=True)
+        except Exception as e:
+            raise self._save_error(e, step) from e
+
+    def wait(self) -> None:
+        """Waits for the save in flight. Raises CheckpointError if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as e:
+            raise self._save_error(e, self._in_flight) from e
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Step of the kept checkpoint with the highest metric, as the last restore or save knows it."""
+        scores = {step: score for step, score in self._policy.scores.items() if step in self.steps()}
+        return max(scores, key=lambda step: (scores[step], step)) if scores else None
+
+    def restore(
+        self, like: TrainState, *, step: int | None = None, warn: Callable[[str], None] = print
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Restores the newest good checkpoint, or exactly ``step``, onto the shardings of ``like``.
+
+        Args:
+          like: ShapeDtypeStructs with shardings; any mesh, not only the one that saved.
+          warn: told in one line of each damaged checkpoint that is passed over.
+
+        Returns:
+          The state and the host data, or None if there is no checkpoint at all.
+
+        Raises:
+          CheckpointError: the checkpoint is of another model, or none is good.
+        """
+        steps = self.steps() if step is None else [step]
+        if step is not None and step not in self.steps():
+            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are {self.steps()}")
+        damaged = []
+        for candidate in reversed(steps):
+            try:
+                state, host = self._restore(candidate, like)
+            except _Damaged as e:
+                damaged.append(candidate)
+                warn(f"checkpoint of step {candidate} is damaged ({e}); trying the one before")
+                continue
+            self._move_aside(damaged)
+            return state, host
+        if damaged:
+            raise CheckpointError(
+                f"no good checkpoint in {self.directory}: damaged are {damaged}; restore them from a copy, "
+                "or start again with another --workdir"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the save in flight and frees threads."""
+        self.wait()
+        self._manager.close()
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        try:
+            args = ocp.args.Composite(host=ocp.args.JsonRestore())
+            saved = self._manager.restore(step, args=args)["host"]
+            checksum, arrays, host = saved.pop("checksum"), saved["arrays"], saved["host"]
+            scores = dict(saved["scores"])
+        except Exception as e:
+            raise _Damaged(f"host data unreadable: {_one_line(e)}") from e
+        if checksum != _json_checksum(saved):
+            raise _Damaged("host data fails its checksum")
+        _require_same_arrays(arrays, like, step)
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            state = self._manager.restore(step, args=args)["state"]
+        except Exception as e:
+            raise _Damaged(f"arrays unreadable: {_one_line(e)}") from e
+        for name, array in _digests(state).items():
+            if array["digest"] != arrays[name]["digest"]:
+                raise _Damaged(f"array {name} fails its digest")
+        self._policy.scores = scores
+        return state, host
+
+    def _move_aside(self, steps: list[int]) -> None:
+        if self.read_only or not steps:
+            return
+        if jax.process_index() == 0:
+            aside = self.directory.parent / "damaged"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                target = aside / str(step)
+                for n in range(1, 10_000):
+                    if not target.exists():
+                        break
+                    target = aside / f"{step}-{n}"
+                (self.directory / str(step)).rename(target)
+        self._manager.reload()
+
+    def _save_error(self, error: Exception, step: int | None) -> CheckpointError:
+        what = f"checkpoint of step {step}"
+        try:
+            self._manager.reload()
+            good = self._manager.latest_step()
+        except Exception:
+            good = None
+        kept = f"the checkpoint of step {good} is kept" if good is not None else "there is no earlier checkpoint"
+        if is_disk_full(error):
+            return CheckpointError(
+                f"disk full while saving the {what} in {self.directory}; {kept}. "
+                "Free some space and run the same command again: it goes on from there"
+            )
+        return CheckpointError(f"cannot save the {what} in {self.directory}: {_one_line(error)}; {kept}")
+
+
+class _Damaged(Exception):
+    """Why a checkpoint cannot be used."""
+
+
+@dataclass
+class _LatestAndBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints and those with the highest scores.
+
+    Orbax's own BestN reads a metrics file per checkpoint on start-up, and a damaged one would stop everything.
+    """
+
+    keep_last: int
+    keep_best: int
+    scores: dict[int, float] = field(default_factory=dict)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        steps = [c.step for c in checkpoints]
+        scored = sorted((s for s in steps if s in self.scores), key=lambda s: (self.scores[s], s))
+        kept = {*sorted(steps)[-self.keep_last :], *scored[len(scored) - min(len(scored), self.keep_best) :]}
+        return [s in kept for s in steps]
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that no space is left."""
+    while error is not None:
+        if getattr(error, "errno", None) in (28, 122) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def digest(x: Array) -> UInt32[Array, ""]:
+    """32-bit digest of an array's values and their places: ``sum_i word_i * w_i mod 2^32`` with odd weights w_i.
+
+    Any change inside one 32-bit word changes the digest, because odd weights are invertible modulo 2^32; other changes
+    go unnoticed with probability 2^-32. Integer sums are exact, so the digest is the same on every mesh and backend.
+    """
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    width = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    words = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+    index = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    # finaliser of MurmurHash3: neighbouring places get unrelated weights
+    index = (index ^ (index >> 16)) * jnp.uint32(0x85EBCA6B)
+    index = (index ^ (index >> 13)) * jnp.uint32(0xC2B2AE35)
+    weights = (index ^ (index >> 16)) | jnp.uint32(1)
+    return jnp.sum(words * weights, dtype=jnp.uint32)
+
+
+@jax.jit
+def _digest_tree(tree: Any) -> list[Array]:
+    return [digest(x) for x in jax.tree.leaves(tree)]
+
+
+def _digests(state: TrainState) -> dict[str, dict[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    values = jax.device_get(_digest_tree(state))
+    return {
+        path_name(path): {"dtype": str(x.dtype), "shape": list(x.shape), "digest": int(value)}
+        for (path, x), value in zip(leaves, values, strict=True)
+    }
+
+
+def _require_same_arrays(arrays: dict[str, Any], like: TrainState, step: int) -> None:
+    """Orbax would cast a dtype silently and complain of names at length."""
+    expected = {path_name(p): (str(x.dtype), list(x.shape)) for p, x in jax.tree_util.tree_leaves_with_path(like)}
+    found = {name: (a["dtype"], a["shape"]) for name, a in arrays.items()}
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            saved = "{} {}".format(*found[name]) if name in found else "not there"
+            wanted = "{} {}".format(*expected[name]) if name in expected else "without it"
+            raise CheckpointError(
+                f"checkpoint of step {step} is of another model or optimiser: {name} is {saved}, expected {wanted}"
+            )
+
+
+def _json_checksum(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _one_line(error: BaseException, length: int = 160) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= length else text[:length] + "..."

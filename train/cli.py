@@ -1,0 +1,48 @@
+"""What the commands share: quiet libraries, and errors that are one line for the person who can mend them."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+import absl.logging
+
+from input_pipeline import DataError
+from train.checkpoint import CheckpointError, is_disk_full
+from train.config import ConfigError
+from train.workdir import WorkdirError
+
+
+def run(main: Callable[[], int]) -> int:
+    """Runs a command; a user's mistake becomes ``error: ...`` on standard error and exit code 2 (full disk: 1)."""
+    absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    try:
+        return main()
+    except (ConfigError, DataError, WorkdirError, CheckpointError) as e:
+        return _fail(str(e), 1 if is_disk_full(e) else 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # output piped into head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as e:
+        if is_disk_full(e):
+            return _fail(
+                f"disk full while writing {e.filename or 'the workdir'}; finished checkpoints are kept. "
+                "Free some space and run the same command again: it goes on from the last one",
+                1,
+            )
+        raise
+
+
+def warn(text: str) -> None:
+    """Tells the user something in one line, without stopping."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,370 @@
+"""Typed configuration: dataclasses, overrides from the command line, and checks that run before any work.
+
+A config file defines ``get_config() -> Config``. Every value, from the file or from ``--config.a.b=value``, is checked
+against its annotation, its choices and its limits; a mistake is a :class:`ConfigError` of one line that names the
+field, the value and the nearest right one.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from beartype.door import is_bearable
+
+import jaxmodels
+
+Number = int | float
+
+
+class ConfigError(ValueError):
+    """A mistake in a config file or on the command line; the message is one line and meant for the user."""
+
+
+def limit(*, low: Number | None = None, above: Number | None = None, high: Number | None = None) -> dict[str, Any]:
+    """Metadata of a numeric field: ``low <= value <= high`` and ``value > above``, each optional."""
+    return {"low": low, "above": above, "high": high}
+
+
+RESUMABLE = {"resumable": True}  # may differ when a workdir is resumed: does not change what is computed
+
+
+@dataclass
+class DataConfig:
+    """Where examples come from and what is done to them. Images are uint8 until they are on the device."""
+
+    name: str = "digits"  # a built-in data set, or any prepared TFDS data set in data_dir
+    train_split: str = "train"  # TFDS split strings, slices allowed: "train[:90%]"
+    eval_split: str = "test"
+    data_dir: str | None = field(default=None, metadata=RESUMABLE)  # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
+    raw_dir: str | None = field(default=None, metadata=RESUMABLE)  # raw files of the data set, if you have them
+    image_size: int | None = field(default=None, metadata=limit(low=1))  # resize to this many pixels, height and width
+    mean: tuple[float, ...] = (0.5,)  # of x / 255, one value or one per channel
+    std: tuple[float, ...] = (0.5,)
+    crop_padding: int = field(default=0, metadata=limit(low=0))  # pad by this many pixels and crop at random
+    flip: bool = False  # left-right with probability 1/2
+    erasing: float = field(default=0.0, metadata=limit(low=0, high=1))  # probability of random erasing per image
+    mixup: float = field(default=0.0, metadata=limit(low=0))  # alpha of mixup; 0 is off
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser, schedule; ``learning_rate`` is the peak. Weight decay is decoupled, for sgd L2 (as PyTorch)."""
+
+    name: Literal["adamw", "sgd", "lion", "adafactor"] = "adamw"
+    learning_rate: float = field(default=1e-3, metadata=limit(above=0))
+    schedule: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
+    warmup_steps: int = field(default=0, metadata=limit(low=0))
+    end_factor: float = field(default=0.0, metadata=limit(low=0, high=1))  # last learning rate / peak (cosine, linear)
+    weight_decay: float = field(default=0.0, metadata=limit(low=0))  # on parameters with two or more dimensions
+    clip_norm: float | None = field(default=None, metadata=limit(above=0))  # of the gradients, global
+    b1: float = field(default=0.9, metadata=limit(low=0, high=1))  # adamw, lion
+    b2: float = field(default=0.999, metadata=limit(low=0, high=1))  # adamw, lion
+    eps: float = field(default=1e-8, metadata=limit(above=0))  # adamw
+    momentum: float = field(default=0.9, metadata=limit(low=0, high=1))  # sgd
+    nesterov: bool = False  # sgd
+    ema_decay: float = field(default=0.0, metadata=limit(low=0, high=1))  # of the parameters; evaluated when > 0
+
+
+@dataclass
+class MeshConfig:
+    """Devices along each axis; -1 (at most once) takes what the others leave."""
+
+    data: int = field(default=-1, metadata=RESUMABLE)  # replicas of the parameters, examples split
+    fsdp: int = field(default=1, metadata=RESUMABLE)  # examples and parameters split
+    tensor: int = field(default=1, metadata=RESUMABLE)  # features split
+
+
+@dataclass
+class CheckpointConfig:
+    """What is kept in ``WORKDIR/checkpoints``. Every evaluation saves too, so that the best can be kept."""
+
+    every: int = field(default=500, metadata=limit(low=1) | RESUMABLE)  # steps
+    keep_last: int = field(default=2, metadata=limit(low=1) | RESUMABLE)
+    keep_best: int = field(default=1, metadata=limit(low=0) | RESUMABLE)  # by accuracy on eval_split
+
+
+@dataclass
+class Config:
+    """One run. The same config and seed give the same run, bit for bit, on the same mesh."""
+
+    model: str = "cnn"  # a name of jaxmodels.list_models()
+    model_fields: dict[str, Any] = field(default_factory=dict)  # fields of that module; num_classes comes from the data
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = field(default=0, metadata=limit(low=0))
+    steps: int = field(default=1000, metadata=limit(low=1))  # optimiser steps
+    batch_size: int = field(default=128, metadata=limit(low=1))  # examples per optimiser step, over all devices
+    accumulate: int = field(default=1, metadata=limit(low=1))  # micro-batches per optimiser step
+    eval_batch_size: int = field(default=512, metadata=limit(low=1))
+    eval_every: int = field(default=500, metadata=limit(low=1))  # steps
+    log_every: int = field(default=50, metadata=limit(low=1))  # steps
+    label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are stored in float32
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Runs ``get_config()`` of a config file, applies ``a.b=value`` overrides and checks the result.
+
+    Raises:
+      ConfigError: no such file, not a config file, or a field that is unknown, of the wrong type or out of its limits.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.py")], n=1)
+        hint = (
+            f"; did you mean {path.parent / near[0]}.py?" if near else "; python -m train --list shows those there are"
+        )
+        raise ConfigError(f"config file {path} does not exist{hint}")
+    spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"config file {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as e:
+        raise ConfigError(f"config file {path}: {type(e).__name__}: {e}") from e
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config file {path}: get_config() returned {type(config).__name__}, not a train.config.Config"
+        )
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--config.{override} has no value; write --config.{override}=VALUE")
+        set_field(config, key, text)
+    check(config)
+    return config
+
+
+def set_field(config: Any, key: str, text: str) -> None:
+    """Sets the field at the dotted ``key`` from the text of a command line, by the field's annotation."""
+    holder, full = config, f"config.{key}"
+    *parents, name = key.split(".")
+    for i, parent in enumerate(parents):
+        _require_field(holder, parent, full)
+        if isinstance(getattr(holder, parent), dict):
+            if len(parents) - i > 1:
+                raise ConfigError(f"{full}: {parent} has no sections")
+            getattr(holder, parent)[name] = _literal(text)
+            return
+        holder = getattr(holder, parent)
+    _require_field(holder, name, full)
+    hint = typing.get_type_hints(type(holder))[name]
+    if dataclasses.is_dataclass(hint):
+        raise ConfigError(f"{full} is a section; set one of its fields: {', '.join(_names(holder))}")
+    value = text if hint is str else _literal(text)
+    setattr(holder, name, value)
+
+
+def check(config: Config) -> None:
+    """Checks types, choices, limits and what fields say about each other; needs no device.
+
+    Raises:
+      ConfigError: for the first field that is wrong.
+    """
+    _check_section(config, "config")
+    if config.batch_size % config.accumulate:
+        near = _nearest_multiples(config.batch_size, config.accumulate)
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} is not divisible by config.accumulate = {config.accumulate}; "
+            f"nearest: {near}"
+        )
+    if config.optim.warmup_steps >= config.steps:
+        raise ConfigError(
+            f"config.optim.warmup_steps = {config.optim.warmup_steps} is not below config.steps = {config.steps}; "
+            f"nearest: {config.steps - 1}"
+        )
+    if len(config.data.mean) != len(config.data.std):
+        raise ConfigError(
+            f"config.data.mean = {config.data.mean} and config.data.std = {config.data.std} differ in length"
+        )
+    if any(s <= 0 for s in config.data.std):
+        raise ConfigError(f"config.data.std = {config.data.std} must be positive; nearest: 0.5")
+    sizes = dataclasses.asdict(config.mesh)
+    if list(sizes.values()).count(-1) > 1:
+        raise ConfigError(f"config.mesh = {sizes}: only one axis can be -1")
+    for name, size in sizes.items():
+        if size < 1 and size != -1:
+            raise ConfigError(f"config.mesh.{name} = {size} must be a number of devices or -1; nearest: 1")
+    _check_model(config)
+
+
+def check_batch(config: Config, shards: int) -> None:
+    """Checks that batches split evenly over ``shards`` = data x fsdp devices, micro-batch by micro-batch."""
+    for name, size, unit in (
+        ("batch_size", config.batch_size, shards * config.accumulate),
+        ("eval_batch_size", config.eval_batch_size, shards),
+    ):
+        if size % unit:
+            of = f"mesh data x fsdp = {shards}"
+            of += f" times accumulate = {config.accumulate}" if unit != shards else ""
+            near = _nearest_multiples(size, unit)
+            raise ConfigError(f"config.{name} = {size} is not divisible by {of}; nearest: {near}")
+
+
+def resolve_model_fields(config: Config, num_classes: int) -> dict[str, Any]:
+    """``config.model_fields`` plus the number of classes of the data, if the config does not set it."""
+    given = config.model_fields.get("num_classes", num_classes)
+    if given < num_classes:
+        raise ConfigError(
+            f"config.model_fields.num_classes = {given} is below the {num_classes} classes of "
+            f"{config.data.name}; nearest: {num_classes}"
+        )
+    return {**config.model_fields, "num_classes": given}
+
+
+def to_json(config: Config) -> str:
+    """The resolved config as JSON text; :func:`from_json` reads it back."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads what :func:`to_json` wrote. Raises ConfigError where it does not fit this version's fields."""
+    config = Config()
+    _fill(config, json.loads(text), "config")
+    check(config)
+    return config
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Fields that change what is computed and differ, as ``"config.seed: 0 -> 1"``; resumable fields are left out."""
+    return _differences(a, b, "config")
+
+
+def _differences(a: Any, b: Any, path: str) -> list[str]:
+    found = []
+    for f in dataclasses.fields(a):
+        x, y, name = getattr(a, f.name), getattr(b, f.name), f"{path}.{f.name}"
+        if dataclasses.is_dataclass(x):
+            found += _differences(x, y, name)
+        elif x != y and not f.metadata.get("resumable"):
+            found.append(f"{name}: {x!r} -> {y!r}")
+    return found
+
+
+def _fill(section: Any, values: Mapping[str, Any], path: str) -> None:
+    for key, value in values.items():
+        _require_field(section, key, f"{path}.{key}")
+        if dataclasses.is_dataclass(getattr(section, key)):
+            _fill(getattr(section, key), value, f"{path}.{key}")
+        else:
+            setattr(section, key, value)
+
+
+def _check_section(section: Any, path: str) -> None:
+    hints = typing.get_type_hints(type(section))
+    for f in dataclasses.fields(section):
+        name, value, hint = f"{path}.{f.name}", getattr(section, f.name), hints[f.name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, hint):
+                raise ConfigError(f"{name} = {value!r} is not a {hint.__name__}")
+            _check_section(value, name)
+            continue
+        value = _coerce(value, hint)
+        _check_type(value, hint, name)
+        _check_limits(value, f.metadata, hint, name)
+        setattr(section, f.name, value)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """Lossless readings that a person expects: 1 for a float, a list or one number for a tuple."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is float and type(value) is int:
+            return float(value)
+        if typing.get_origin(option) is tuple and not isinstance(value, str):
+            inner = typing.get_args(option)[0]
+            items = value if isinstance(value, list | tuple) else [value]
+            return tuple(_coerce(item, inner) for item in items)
+    return value
+
+
+def _check_type(value: Any, hint: Any, name: str) -> None:
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.3)
+            nearest = f"; nearest: {close[0]!r}" if close else ""
+            raise ConfigError(f"{name} = {value!r} is not one of {', '.join(choices)}{nearest}")
+        return
+    if is_bearable(value, hint) and not (isinstance(value, bool) and hint in (int, float)):
+        return
+    wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
+    raise ConfigError(f"{name} = {value!r} is not of type {wanted}{_nearest_value(value, hint)}")
+
+
+def _check_limits(value: Any, metadata: Mapping[str, Any], hint: Any, name: str) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ConfigError(f"{name} = {value} is not finite")
+    low, above, high = (metadata.get(k) for k in ("low", "above", "high"))
+    if low is not None and value < low:
+        raise ConfigError(f"{name} = {value} must be at least {low}; nearest: {low}")
+    if above is not None and value <= above:
+        raise ConfigError(f"{name} = {value} must be above {above}")
+    if high is not None and value > high:
+        raise ConfigError(f"{name} = {value} must be at most {high}; nearest: {high}")
+
+
+def _check_model(config: Config) -> None:
+    try:
+        known = jaxmodels.model_fields(config.model)
+    except ValueError as e:
+        raise ConfigError(f"config.model: {e}") from None
+    for key, value in config.model_fields.items():
+        name = f"config.model_fields.{key}"
+        if key not in known or key in ("dtype", "param_dtype"):
+            hint = "; set config.dtype" if key in ("dtype", "param_dtype") else _nearest_name(key, known)
+            raise ConfigError(f"{name} is not a field of model {config.model!r}{hint}")
+        value = config.model_fields[key] = _coerce(value, known[key])
+        _check_type(value, known[key], name)
+
+
+def _require_field(section: Any, key: str, full: str) -> None:
+    if not dataclasses.is_dataclass(section) or key not in _names(section):
+        names = _names(section) if dataclasses.is_dataclass(section) else []
+        raise ConfigError(f"{full} does not exist{_nearest_name(key, names)}")
+
+
+def _nearest_name(key: str, names: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}" if names else ""
+
+
+def _nearest_value(value: Any, hint: Any) -> str:
+    if hint is int and isinstance(value, float) and abs(value) < 2**53:
+        return f"; nearest: {round(value)}"
+    if hint is bool:
+        return "; write True or False"
+    return ""
+
+
+def _nearest_multiples(value: int, unit: int) -> str:
+    below = value // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
+def _names(section: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(section)]
+
+
+def _literal(text: str) -> Any:
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

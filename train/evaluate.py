@@ -1,0 +1,133 @@
+"""Scores of a checkpoint: ``python -m train.evaluate --workdir=DIR [--split=test] [--step=N|best]``.
+
+Every example counts exactly once: the last batch is padded with weight 0, and sums and counts are merged.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import cli
+from train.checkpoint import CheckpointError, Checkpoints
+from train.config import Config
+from train.metrics import Sums, per_class
+from train.setup import Run, build
+from train.sharding import put_batch
+from train.state import TrainState
+from train.workdir import read_config
+
+
+def evaluate(
+    run: Run, step: Any, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
+) -> tuple[dict[str, float], np.ndarray] | None:
+    """Means over a whole split, and its confusion matrix [classes, classes]; None if ``stopping`` said so.
+
+    Args:
+      step: ``run.compile_eval_step()``.
+    """
+    sums, confusion = Sums(), 0
+    pending = None
+    for batch in run.loader(split, train=False):
+        done, pending = pending, step(state, put_batch(batch, run.mesh))  # fetch one batch late: the device stays busy
+        if done is not None:
+            metrics, counts = jax.device_get(done)
+            sums.add(metrics)
+            confusion = confusion + counts.astype(np.int64)
+        if stopping():
+            return None
+    metrics, counts = jax.device_get(pending)
+    sums.add(metrics)
+    return sums.means(), confusion + counts.astype(np.int64)
+
+
+def scores(run: Run, means: dict[str, float], confusion: np.ndarray) -> dict[str, Any]:
+    """JSON values: the means, the number of examples, per-class scores and the confusion matrix."""
+    classes = per_class(confusion.astype(np.float64))
+    names = [run.card.label_names[i] if i < len(run.card.label_names) else str(i) for i in range(len(confusion))]
+    return {
+        **means,
+        "examples": int(confusion.sum()),
+        "macro_f1": float(classes["f1"].mean()),
+        "per_class": {
+            name: {k: float(v[i]) for k, v in classes.items()} | {"support": int(classes["support"][i])}
+            for i, name in enumerate(names)
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Per-class scores as aligned text."""
+    rows = [f"{'class':<16} precision  recall      f1  support"]
+    for name, c in result["per_class"].items():
+        rows.append(f"{name:<16} {c['precision']:9.4f} {c['recall']:7.4f} {c['f1']:7.4f}  {c['support']:7d}")
+    return "\n".join(rows)
+
+
+def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
+    """The state of a checkpoint of ``workdir``: the ``"last"``, the ``"best"`` or the one of step ``"N"``."""
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(f"{workdir} has no checkpoints yet")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    try:
+        warn = cli.warn
+        restored = checkpoints.restore(run.shapes, warn=warn)
+        if restored is None:
+            raise CheckpointError(f"{workdir} has no finished checkpoint yet")
+        if step == "last":
+            return restored[0]
+        number = checkpoints.best_step() if step == "best" else int(step)
+        if number is None:
+            raise CheckpointError(f"{workdir} has no checkpoint with a score; use --step=last")
+        exact = checkpoints.restore(run.shapes, step=number, warn=warn)
+        assert exact is not None
+        return exact[0]
+    finally:
+        checkpoints.close()
+
+
+def for_this_machine(config: Config) -> Config:
+    """The config with all devices of this machine on the data axis: values do not depend on the mesh."""
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = -1, 1, 1
+    shards = jax.device_count()
+    config.eval_batch_size = -(-config.eval_batch_size // shards) * shards
+    config.batch_size = -(-config.batch_size // (shards * config.accumulate)) * shards * config.accumulate
+    return config
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the scores of a split as a table, or as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description="Scores of a checkpoint on a split.")
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
+    parser.add_argument("--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"')
+    parser.add_argument("--step", default="last", help='"last" (default), "best" or a number')
+    parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
+    parser.add_argument("--json", action="store_true", help="print JSON, as in summary.json")
+    args = parser.parse_args(argv)
+    if args.step not in ("last", "best") and not args.step.isdigit():
+        parser.error(f"--step={args.step} is not last, best or a number")
+    config = for_this_machine(read_config(args.workdir))
+    config.data.data_dir = args.data_dir or config.data.data_dir
+    run = build(config)
+    state = restore(run, args.workdir, args.step)
+    split = args.split or config.data.eval_split
+    found = evaluate(run, run.compile_eval_step(), state, split)
+    assert found is not None
+    result = scores(run, *found)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(table(result))
+        means = "  ".join(f"{k} {v:.6g}" for k, v in found[0].items())
+        print(f"step {int(state.step)}  {split}  {means}  examples {result['examples']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

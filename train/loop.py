@@ -1,0 +1,284 @@
+"""The training loop: the only place with side effects.
+
+Data flows one way: config -> loader -> batch -> step -> metrics -> writers, with the checkpoint reading the state and
+the loader's position on the side. Everything that happens at a step boundary happens in one order: log, evaluate,
+save; so a checkpoint of step n implies that every record up to n is written, and resuming repeats nothing and loses
+nothing.
+"""
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from train import cli, hardware, report
+from train.checkpoint import Checkpoints
+from train.config import Config
+from train.evaluate import evaluate, scores, table
+from train.metrics import Sums, Writers, read_records, write_atomically
+from train.nonfinite import NonFiniteError
+from train.nonfinite import report as report_nonfinite
+from train.optim import make_schedule
+from train.setup import Run, build
+from train.sharding import put_batch
+from train.state import TrainState
+from train.workdir import claim, write_card
+
+
+def train(config: Config, workdir: Path) -> dict[str, Any] | None:
+    """Trains from the newest good checkpoint of ``workdir``, or from the start, to ``config.steps``.
+
+    Returns:
+      What ``summary.json`` holds; None if a signal stopped the run before the end (its state is saved).
+
+    Raises:
+      ConfigError, DataError, WorkdirError, CheckpointError, NonFiniteError: each with a one-line message.
+    """
+    lock = claim(workdir, config)
+    run = build(config)
+    if jax.process_index() == 0:
+        write_card(workdir, run.card)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+    )
+    with contextlib.ExitStack() as stack:
+        if lock is not None:
+            stack.enter_context(lock)
+        stop = stack.enter_context(_stop_signal())
+        restored = checkpoints.restore(run.shapes, warn=cli.warn)
+        state, progress = (restored[0], Progress(**restored[1])) if restored else (run.init(), Progress())
+        quiet = jax.process_index() != 0
+        writers = Writers(workdir, start=int(state.step), steps=config.steps, quiet=quiet)
+        stack.callback(writers.close)
+        writers.line(report.header(run, workdir, int(state.step)))
+        loop = _Loop(run, workdir, checkpoints, writers, stop, progress)
+        try:
+            state = loop.run_steps(state)
+            done = int(state.step) == config.steps and loop.finish(state)
+        finally:
+            # also after an error: the save in flight must not be cut off, and its own failure must not hide the cause
+            if sys.exc_info()[0] is None:
+                checkpoints.close()
+            else:
+                with contextlib.suppress(Exception):
+                    checkpoints.close()
+        if not done:
+            writers.line(
+                f"stopped by {stop.name} after step {int(state.step)}; all is saved: run the same command to go on"
+            )
+            return None
+        return done
+
+
+@dataclass
+class Progress:
+    """What the loop carries besides the state; JSON values, saved with each checkpoint."""
+
+    loader: dict[str, Any] | None = None  # Grain's state
+    window: dict[str, tuple[float, float]] = field(default_factory=dict)  # sums since the last log line
+    evaluated: int = 0  # last step with an evaluation
+    seconds: float = 0.0  # since the very start, over all resumptions
+    step_seconds: float = 0.0  # of them in training steps
+
+
+class _Loop:
+    def __init__(
+        self,
+        run: Run,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        writers: Writers,
+        stop: "_Stop",
+        progress: Progress,
+    ):
+        self.run, self.config, self.workdir = run, run.config, workdir
+        self.checkpoints, self.writers, self.stop, self.progress = checkpoints, writers, stop, progress
+        self.window = Sums(progress.window)
+        self.schedule = make_schedule(run.config.optim, run.config.steps)
+        self.eval_step = run.compile_eval_step()
+        self.started = time.perf_counter() - progress.seconds
+        self.score: float | None = None
+        self.flops = 0.0
+
+    def run_steps(self, state: TrainState) -> TrainState:
+        """Steps until ``config.steps`` or a signal, whichever comes first; saves at the end in either case."""
+        config, step = self.config, int(state.step)
+        if step % config.eval_every == 0 and 0 < step < config.steps and self.progress.evaluated != step:
+            self._evaluate(state, step)  # a signal had cut this one short
+        if step == config.steps:
+            return state
+        train_step, compile_seconds, self.flops = self.run.compile_train_step()
+        self.writers.line(
+            f"compiled the training step in {compile_seconds:.1f} s, {self.flops / 1e9:.3g} GFLOP per step"
+        )
+        loader = self.run.loader(config.data.train_split, train=True)
+        if self.progress.loader is not None:
+            loader.set_state(self.progress.loader)
+        pending: tuple[int, Any, dict[str, np.ndarray]] | None = None
+        self.window_steps, self.window_seconds, self.window_wait = 0, 0.0, 0.0
+        resumed = time.perf_counter()
+        with contextlib.closing(loader):
+            while step < config.steps:
+                start = time.perf_counter()
+                host_batch = next(loader)
+                batch = put_batch(host_batch, self.run.mesh)
+                # if the step before is still running, the device did not wait; if not, it waited at most this long
+                if pending is None or pending[1]["loss"][0].is_ready():
+                    self.window_wait += time.perf_counter() - start
+                state, metrics = train_step(state, batch)
+                step += 1
+                self._settle(pending, state)  # the step before: fetched late, so that the device is never idle for it
+                pending = (step, metrics, host_batch)
+                self.window_steps += 1
+                stopping = self.stop.reached(step)
+                log, due, save = (step % n == 0 for n in (config.log_every, config.eval_every, config.checkpoint.every))
+                last = step == config.steps
+                if not (log or due or save or last or stopping):
+                    continue
+                self._settle(pending, state)
+                pending = None
+                elapsed = time.perf_counter() - resumed  # boundaries are not counted
+                self.window_seconds += elapsed
+                self.progress.step_seconds += elapsed
+                self.progress.loader = loader.get_state()
+                if log or last:
+                    self._log(step)
+                if due and not last and not stopping:
+                    self._evaluate(state, step)
+                if due or save or last or stopping:
+                    self._save(state, step)
+                if stopping:
+                    break
+                resumed = time.perf_counter()
+        return state
+
+    def finish(self, state: TrainState) -> dict[str, Any] | None:
+        """Final scores, summary and pictures; None if a signal came first."""
+        config, found = self.config, {}
+        for name, split in (("train", config.data.train_split), ("test", config.data.eval_split)):
+            result = self._measure(state, split)
+            if result is None:
+                return None
+            found[name] = result
+        if jax.process_index() != 0:
+            return {}
+        means, confusion = found["test"]
+        test = scores(self.run, means, confusion)
+        examples = config.steps * config.batch_size
+        summary = {
+            "train": found["train"][0] | {"examples": int(found["train"][1].sum())},
+            "test": test,
+            "steps": config.steps,
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "examples_per_second": round(examples / max(self.progress.step_seconds, 1e-9), 1),
+        }
+        report.plot_curves(read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png")
+        report.plot_confusion(confusion, list(test["per_class"]), self.workdir / "confusion.png")
+        write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self.writers.line(table(test))
+        for name in ("train", "test"):
+            numbers = "  ".join(f"{k} {v:.4f}" for k, v in found[name][0].items())
+            self.writers.line(f"final {name:<5} {numbers}  ({int(found[name][1].sum()):,} examples)")
+        self.writers.line(f"wrote {self.workdir}/summary.json, metrics.jsonl, curves.png, confusion.png, tensorboard/")
+        return summary
+
+    def _settle(self, pending: tuple[int, Any, dict[str, np.ndarray]] | None, state: TrainState) -> None:
+        """Fetches a step's metrics; stops the run if they are not finite."""
+        if pending is None:
+            return
+        step, metrics, batch = pending
+        metrics = jax.device_get(metrics)
+        if not all(np.isfinite(metrics[k][0]) for k in ("loss", "grad_norm", "update_norm")):
+            name = report_nonfinite(self.run, state, batch, step, self.workdir)
+            self.checkpoints.wait()
+            kept = self.checkpoints.steps()
+            raise NonFiniteError(
+                f"loss or gradient of step {step} is not finite; first non-finite tensor: {name}; the batch is in "
+                f"{self.workdir}/nonfinite/step_{step}.npz; "
+                + (f"the checkpoint of step {kept[-1]} is kept" if kept else "there was no checkpoint yet")
+                + "; a lower config.optim.learning_rate or config.optim.clip_norm may help"
+            )
+        self.window.add(metrics)
+        self.writers.progress(step)
+
+    def _log(self, step: int) -> None:
+        seconds = self.window_seconds
+        values = self.window.means() | {"learning_rate": float(self.schedule(step - 1))}
+        timings = {
+            "examples_per_second": self.window_steps * self.config.batch_size / seconds,
+            "step_ms": 1e3 * seconds / self.window_steps,
+            "data_wait_percent": 100 * self.window_wait / seconds,
+        }
+        use = hardware.mfu(self.flops, seconds / self.window_steps, jax.devices()[0].device_kind, jax.device_count())
+        if use is not None:
+            timings["mfu_percent"] = 100 * use
+        self.writers.record(step, "train", values, timings)
+        self.window = Sums()
+        self.window_steps, self.window_seconds, self.window_wait = 0, 0.0, 0.0
+
+    def _evaluate(self, state: TrainState, step: int) -> None:
+        start = time.perf_counter()
+        result = self._measure(state, self.config.data.eval_split)
+        if result is None:
+            return
+        means, confusion = result
+        seconds = time.perf_counter() - start
+        timings = {"examples_per_second": float(confusion.sum()) / seconds}
+        self.writers.record(step, self.config.data.eval_split, means, timings)
+        self.progress.evaluated = step
+        self.score = means.get("accuracy")
+
+    def _measure(self, state: TrainState, split: str) -> tuple[dict[str, float], np.ndarray] | None:
+        # several processes must leave the collective evaluation together, so only a single one may leave early
+        alone = jax.process_count() == 1
+        return evaluate(self.run, self.eval_step, state, split, stopping=lambda: alone and self.stop.asked)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self.progress.window = self.window.values
+        self.progress.seconds = time.perf_counter() - self.started
+        score = self.score if self.progress.evaluated == step else None
+        self.checkpoints.save(state, vars(self.progress), metric=score)
+
+
+class _Stop:
+    """Whether SIGTERM or Ctrl-C asked the run to stop at the next step boundary."""
+
+    def __init__(self):
+        self.asked = False
+        self.name = ""
+
+    def ask(self, number: int, frame: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait
+        self.asked, self.name = True, signal.Signals(number).name
+
+    def reached(self, step: int) -> bool:
+        """True at the same step on every process."""
+        if jax.process_count() > 1:
+            self.name = self.name or "SIGTERM to another process"
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.asked
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    stop = _Stop()
+    handled = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)  # jax takes SIGTERM
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop.ask) for number in handled}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,106 @@
+"""Labels images: ``python -m train.predict --workdir=DIR FILES_OR_FOLDERS...``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from train import cli
+from train.config import ConfigError
+from train.evaluate import for_this_machine, restore
+from train.setup import build
+from train.sharding import put_batch
+from train.workdir import read_card, read_config
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def load_image(path: Path, shape: tuple[int, ...], *, invert: bool = False) -> np.ndarray:
+    """Reads an image file as uint8 [h, w, c]: grey or RGB as the model was trained, resized by bilinear filtering.
+
+    Raises:
+      ValueError: missing, unreadable or broken file, in one line.
+    """
+    height, width, channels = shape
+    try:
+        with Image.open(path) as image:
+            image = image.convert("L" if channels == 1 else "RGB")
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image, np.uint8).reshape(height, width, -1)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise ValueError(f"{path}: not a readable image ({e or type(e).__name__})") from None
+    return 255 - pixels if invert else pixels
+
+
+def expand(paths: list[Path]) -> list[Path]:
+    """Files as given, and of folders every file with an image suffix, by name."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        else:
+            found.append(path)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints file, label and probability of each image. Exit code 1 if a file was unreadable; the rest are labelled."""
+    parser = argparse.ArgumentParser(prog="python -m train.predict", description="Labels images with a trained model.")
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
+    parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
+    parser.add_argument("--top", type=int, default=1, help="labels per image")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, or folders of images")
+    args = parser.parse_args(argv)
+    if args.top < 1 or args.batch_size < 1:
+        parser.error("--top and --batch_size must be at least 1")
+    config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
+    files = expand(args.files)
+    if not files:
+        raise ConfigError(
+            f"no image files in {', '.join(map(str, args.files))}; suffixes: {' '.join(sorted(SUFFIXES))}"
+        )
+    images, good, broken = [], [], 0
+    for path in files:
+        try:
+            images.append(load_image(path, card.image_shape, invert=args.invert))
+            good.append(path)
+        except ValueError as e:
+            cli.warn(f"skipped {e}")
+            broken += 1
+    if good:
+        run = build(config, card=card)
+        state = restore(run, args.workdir, args.step)
+        size = -(-args.batch_size // jax.device_count()) * jax.device_count()
+        step = run.compile_predict_step(size)
+        for start in range(0, len(good), size):
+            chunk = np.stack(images[start : start + size])
+            padded = np.pad(chunk, [(0, size - len(chunk)), (0, 0), (0, 0), (0, 0)])
+            probabilities = jax.device_get(step(state, put_batch({"image": padded}, run.mesh)["image"]))
+            for path, row in zip(good[start : start + size], probabilities, strict=False):
+                _print(path, row, card.label_names, args.top, args.json)
+    if broken:
+        cli.warn(f"{broken} of {len(files)} file(s) could not be read; {len(good)} labelled")
+    return 1 if broken else 0
+
+
+def _print(path: Path, probabilities: np.ndarray, names: tuple[str, ...], top: int, as_json: bool) -> None:
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    labels = [(names[i] if i < len(names) else str(i), float(probabilities[i])) for i in order]
+    if as_json:
+        print(json.dumps({"file": str(path), "labels": [{"label": n, "probability": p} for n, p in labels]}))
+    else:
+        print(f"{path}  " + "  ".join(f"{n} {p:.4f}" for n, p in labels))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

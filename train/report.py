@@ -1,0 +1,86 @@
+"""What a run leaves for people: the header at the start, and ``curves.png`` and ``confusion.png`` at the end."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from train import setup
+from train.setup import Run
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def header(run: Run, workdir: Path, start: int) -> str:
+    """Devices, mesh, precision, size, data and versions of a run, as aligned lines."""
+    config, card, device = run.config, run.card, jax.devices()[0]
+    count, size = setup.parameter_count(run)
+    mesh = " x ".join(f"{name} {n}" for name, n in run.mesh.shape.items())
+    precision = jax.config.jax_default_matmul_precision or f"{device.platform}'s default"
+    splits = ", ".join(f"{name} {n:,}" for name, n in card.splits.items())
+    optim = config.optim
+    rows = {
+        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} processes",
+        "mesh": mesh,
+        "dtypes": f"parameters float32, computation {config.dtype}, matrix products at {precision} precision",
+        "model": f"{config.model} {config.model_fields or ''}: {count:,} parameters, {size / 1e6:.2f} MB",
+        "data": f"{card.name} {card.version}: {splits}; images {'x'.join(map(str, card.image_shape))} uint8",
+        "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
+        f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)",
+        "backend": f"convolutions and matrix products by XLA:{device.platform}; augmentation on the device",
+        "versions": f"python {platform.python_version()}, "
+        + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES),
+        "workdir": f"{workdir}" + (f", going on from step {start}" if start else ""),
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+
+
+def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """Loss, accuracy and learning rate over steps, one line per split.
+
+    Args:
+      records: of ``metrics.jsonl``.
+    """
+    panels = [k for k in ("loss", "accuracy", "learning_rate", "grad_norm") if any(k in r for r in records)]
+    figure = Figure(figsize=(5 * max(1, len(panels)), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, name in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        for split in dict.fromkeys(r["split"] for r in records):
+            points = [(r["step"], r[name]) for r in records if r["split"] == split and name in r]
+            if points:
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, label=split, marker="." if len(points) < 40 else "")
+        axes.set(title=name.replace("_", " "), xlabel="step")
+        positive = all(r[name] > 0 for r in records if name in r)
+        if name in ("loss", "grad_norm") and positive:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
+    """Confusion matrix as a picture: share of each true class by colour, counts in the cells (up to 20 classes)."""
+    classes = len(confusion)
+    side = min(12.0, 2.5 + 0.5 * classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    if classes <= 20:
+        axes.set_xticks(range(classes), names, rotation=45, ha="right")
+        axes.set_yticks(range(classes), names)
+        for i, j in np.argwhere(confusion):
+            dark = share[i, j] > 0.5
+            axes.text(
+                j, i, f"{confusion[i, j]}", ha="center", va="center", color="white" if dark else "black", fontsize=8
+            )
+    figure.savefig(path, dpi=110)

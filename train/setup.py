@@ -1,0 +1,173 @@
+"""From a config to everything a run needs: data card, mesh, model, optimiser, and compiled steps."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+import input_pipeline
+import jaxmodels
+from input_pipeline import DatasetCard, image
+from train import sharding
+from train.config import Config, ConfigError, check_batch, resolve_model_fields
+from train.objectives import classification
+from train.optim import make_optimizer
+from train.state import TrainState, init_state
+from train.step import eval_step, predict_step, train_step
+
+
+@dataclass(frozen=True)
+class Run:
+    """A config made concrete. ``shapes`` is the abstract TrainState, with its shardings."""
+
+    config: Config
+    card: DatasetCard
+    mesh: Mesh
+    model: jaxmodels.Module
+    tx: optax.GradientTransformation
+    shapes: TrainState
+
+    def init(self) -> TrainState:
+        """The state at step 0, every array made where it lies; the values do not depend on the mesh."""
+        shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
+        with jax.set_mesh(self.mesh):
+            return jax.jit(_initialiser(self.config, self.card, self.model, self.tx), out_shardings=shardings)(
+                jax.random.key(self.config.seed)
+            )
+
+    def step_function(self) -> partial:
+        """:func:`train.step.train_step` with everything but (state, batch) bound."""
+        config, data = self.config, self.config.data
+        return partial(
+            train_step,
+            model=self.model,
+            tx=self.tx,
+            objective=partial(classification, label_smoothing=config.label_smoothing),
+            preprocess=partial(
+                image.preprocess_train,
+                mean=data.mean,
+                std=data.std,
+                num_classes=self.model.num_classes,
+                crop_padding=data.crop_padding,
+                flip=data.flip,
+                erasing=data.erasing,
+                mixup=data.mixup,
+                dtype=jnp.dtype(config.dtype),
+            ),
+            seed=config.seed,
+            accumulate=config.accumulate,
+            ema_decay=config.optim.ema_decay,
+        )
+
+    def compile_train_step(self) -> tuple[Any, float, float]:
+        """The compiled training step, seconds it took to compile, and floating-point operations of one step."""
+        step, config = self.step_function(), self.config
+        shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
+        batch = self._batch_shapes(config.batch_size)
+        start = time.perf_counter()
+        with jax.set_mesh(self.mesh):
+            lowered = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(self.shapes, batch)
+            compiled = lowered.compile()
+            seconds = time.perf_counter() - start
+            if config.accumulate > 1:  # the analysis counts the body of a scan once
+                lowered = jax.jit(partial(step, accumulate=1)).lower(self.shapes, batch)
+        cost = lowered.cost_analysis() or {}
+        return compiled, seconds, float(cost.get("flops", 0.0))
+
+    def compile_eval_step(self) -> Any:
+        """The compiled evaluation step: (state, batch) -> metrics, confusion matrix."""
+        data = self.config.data
+        preprocess = partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=jnp.dtype(self.config.dtype))
+        step = partial(eval_step, model=self.model, objective=classification, preprocess=preprocess)
+        with jax.set_mesh(self.mesh):
+            return jax.jit(step).lower(self.shapes, self._batch_shapes(self.config.eval_batch_size)).compile()
+
+    def compile_predict_step(self, batch_size: int) -> Any:
+        """The compiled (state, uint8 images [batch_size, h, w, c]) -> class probabilities [batch_size, classes]."""
+        data = self.config.data
+
+        def probabilities(state, images):
+            batch = {"image": images, "label": jnp.zeros(batch_size, jnp.int32), "weight": jnp.ones(batch_size)}
+            batch = image.preprocess_eval(batch, mean=data.mean, std=data.std, dtype=jnp.dtype(self.config.dtype))
+            return jax.nn.softmax(predict_step(state, batch["image"], model=self.model))
+
+        with jax.set_mesh(self.mesh):
+            shapes = self._batch_shapes(batch_size)["image"]
+            return jax.jit(probabilities).lower(self.shapes, shapes).compile()
+
+    def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
+        """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
+        config, data = self.config, self.config.data
+        return input_pipeline.make_loader(
+            data.name,
+            split,
+            batch_size=config.batch_size if train else config.eval_batch_size,
+            seed=config.seed,
+            train=train,
+            data_dir=data.data_dir,
+            raw_dir=data.raw_dir,
+            image_size=data.image_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def _batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        where = NamedSharding(self.mesh, sharding.BATCH)
+        return {
+            "image": jax.ShapeDtypeStruct((size, *self.card.image_shape), jnp.uint8, sharding=where),
+            "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=where),
+            "weight": jax.ShapeDtypeStruct((size,), jnp.float32, sharding=where),
+        }
+
+
+def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.Device] | None = None) -> Run:
+    """Makes a config concrete; prepares the data set unless its card is given.
+
+    Raises:
+      ConfigError: the config does not fit the devices or the data.
+      DataError: the data set is unknown or its files are missing or broken.
+    """
+    mesh = sharding.make_mesh(config.mesh, devices)
+    check_batch(config, sharding.batch_shards(mesh))
+    data = config.data
+    if card is None:
+        card = input_pipeline.describe(
+            data.name, data_dir=data.data_dir, raw_dir=data.raw_dir, image_size=data.image_size
+        )
+    channels = card.image_shape[-1]
+    if len(data.mean) not in (1, channels):
+        raise ConfigError(f"config.data.mean = {data.mean} has {len(data.mean)} values for {channels} channel(s)")
+    fields = resolve_model_fields(config, card.num_classes)
+    model = jaxmodels.create(config.model, **fields, dtype=jnp.dtype(config.dtype))
+    tx = make_optimizer(config.optim, config.steps)
+    try:
+        shapes = jax.eval_shape(_initialiser(config, card, model, tx), jax.random.key(0))
+    except ValueError as e:  # a size that the architecture cannot take; the models say which
+        raise ConfigError(f"config.model = {config.model!r} with {config.model_fields}: {e}") from e
+    where = sharding.shardings_of(shapes, mesh)
+    shapes = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
+    return Run(config, card, mesh, model, tx, shapes)
+
+
+def _initialiser(config: Config, card: DatasetCard, model: jaxmodels.Module, tx: optax.GradientTransformation):
+    example = jax.ShapeDtypeStruct((1, *card.image_shape), jnp.dtype(config.dtype))
+    return partial(init_state, model=model, tx=tx, image=example, ema=config.optim.ema_decay > 0)
+
+
+def parameter_count(run: Run) -> tuple[int, int]:
+    """Number of parameters and their bytes, over all devices once."""
+    leaves = jax.tree.leaves(run.shapes.params)
+    return sum(p.size for p in leaves), sum(p.size * p.dtype.itemsize for p in leaves)
+
+
+def with_mesh(config: Config, **sizes: int) -> Config:
+    """The same config on another mesh."""
+    return dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))

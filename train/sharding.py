@@ -1,0 +1,106 @@
+"""Meshes and where every array lies on them. The models know nothing of this.
+
+Tensor parallelism follows :data:`RULES`, by parameter path; whatever they leave is split over ``fsdp`` along its
+largest dimension that divides. Optimiser state and moving averages follow the same rules because their paths end with
+the parameter's. Batches are split over ``data`` and ``fsdp``.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from train.config import ConfigError, MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+
+FSDP_MIN_SIZE = 1024
+"""Elements below which a parameter is replicated: gathering it would cost more than the memory it frees."""
+
+RULES: tuple[tuple[str, P], ...] = (
+    # the classifier takes the features as the layer before left them: split
+    (r"(^|/)head/kernel$", P("tensor", None)),
+    (r"(^|/)head/bias$", P(None)),
+    (r"(^|/)dense(_\d+)?/kernel$", P(None, "tensor")),
+    (r"(^|/)conv(_\d+)?/kernel$", P(None, None, None, "tensor")),
+    (r"(^|/)(dense|conv)(_\d+)?/bias$", P("tensor")),
+)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh ``data x fsdp x tensor`` over ``devices`` (default: all of this job).
+
+    Raises:
+      ConfigError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    fixed = int(np.prod([s for s in sizes if s != -1]))
+    text = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
+    if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
+        near = max(d for d in range(1, len(devices) + 1) if len(devices) % d == 0 and d <= fixed)
+        raise ConfigError(
+            f"config.mesh = {text} does not fit {len(devices)} device(s): the fixed sizes multiply to {fixed}; "
+            f"nearest that fits: {near}, with -1 for the axis that takes the rest"
+        )
+    shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes)
+    # Auto: Explicit axes, the default, refuse an nn.Dense whose kernel is split by rows
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsdp: bool = True) -> P:
+    """Where one array of the state lies: the rule of its path as far as its shape allows, then ``fsdp``."""
+    axes: list[str | None] = [None] * len(shape)
+    for pattern, spec in RULES:
+        # a factored statistic ends with the parameter's path but has fewer dimensions
+        if re.search(pattern, path) and len(spec) == len(shape):
+            axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]
+            break
+    size = mesh.shape["fsdp"]
+    free = [i for i, a in enumerate(axes) if a is None and shape[i] % size == 0]
+    if fsdp and size > 1 and free and np.prod(shape) >= FSDP_MIN_SIZE:
+        axes[max(free, key=lambda i: shape[i])] = "fsdp"
+    return P(*axes)
+
+
+def gather_fsdp(params: Any) -> Any:
+    """Parameters as a step uses them: gathered over ``fsdp``, still split over ``tensor``; nothing without a mesh.
+
+    Left to itself, XLA's partitioner (jaxlib 0.10.2 to 0.12.0.1, all backends share it) computes *wrong numbers* for
+    ``dy @ w.T`` with w split over (fsdp, tensor) and both dy and the result over ((data, fsdp), tensor). Gathered
+    first, as FSDP means it anyway, the product never meets that case; tests/test_sharding.py watches.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if "fsdp" not in mesh.axis_names or mesh.shape["fsdp"] == 1:
+        return params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.lax.with_sharding_constraint(x, spec_of(path_name(path), x.shape, mesh, fsdp=False)), params
+    )
+
+
+def shardings_of(tree: Any, mesh: Mesh) -> Any:
+    """A tree of NamedShardings for a tree of arrays or ShapeDtypeStructs."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: NamedSharding(mesh, spec_of(path_name(path), x.shape, mesh)), tree
+    )
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """``params/dense_0/kernel`` of a key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of parts that a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places this process's rows of a global batch on its devices."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

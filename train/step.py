@@ -1,0 +1,144 @@
+"""The training step and the evaluation step: pure functions of a state and a batch.
+
+Everything that is not an array (model, optimiser, objective, sizes) is bound by ``functools.partial`` before ``jit``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jaxtyping import Array
+
+from jaxmodels import Module
+from train.objectives import Metric, confusion_counts
+from train.sharding import gather_fsdp
+from train.state import PyTree, TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Metric]
+Objective = Callable[[Any, Batch], Metrics]
+"""(model outputs, batch) -> sums and counts; ``"loss"`` is what training minimises."""
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Module,
+    tx: optax.GradientTransformation,
+    objective: Objective,
+    preprocess: Callable[[Array, Batch], Batch] = lambda key, batch: batch,
+    seed: int = 0,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step.
+
+    Randomness is a function of (seed, step). The gradient is that of (sum of losses) / (sum of counts) over the whole
+    batch, whatever the micro-batches and the mesh. A loss, gradient or update that is NaN or Inf leaves the state as it
+    was, with ``finite`` False (see :class:`TrainState`).
+
+    Args:
+      batch: arrays with leading dimension b.
+      preprocess: (key, batch) -> batch, run on the device: augmentation, normalisation.
+      accumulate: micro-batches, run one after the other; must divide b.
+      ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1 + t) / (10 + t).
+
+    Returns:
+      The new state, and sums and counts of the objective's metrics, ``grad_norm`` and ``update_norm``.
+    """
+    key_data, key_model = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    grads, count, metrics, model_state = accumulated_gradients(
+        state.params,
+        state.model_state,
+        preprocess(key_data, batch),
+        key_model,
+        model=model,
+        objective=objective,
+        accumulate=accumulate,
+    )
+    grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+        t = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
+        ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+    finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["update_norm"])
+    finite &= state.finite
+    new = TrainState(state.step + 1, params, model_state, opt_state, ema_params, finite)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(finite=finite)
+    one = jnp.ones((), jnp.float32)
+    return new, metrics | {k: (v, one) for k, v in norms.items()}
+
+
+def accumulated_gradients(
+    params: PyTree,
+    model_state: PyTree,
+    batch: Batch,
+    key: Array,
+    *,
+    model: Module,
+    objective: Objective,
+    accumulate: int = 1,
+) -> tuple[PyTree, Array, Metrics, PyTree]:
+    """Gradient of the *sum* of losses over the batch, its count, the metrics and the model's new state."""
+
+    def loss_sum(params, model_state, batch, key):
+        outputs, model_state = _apply(model, params, model_state, batch, key)
+        metrics = objective(outputs, batch)
+        return metrics["loss"][0], (metrics, model_state)
+
+    gradient = jax.grad(loss_sum, has_aux=True)
+    if accumulate == 1:
+        grads, (metrics, model_state) = gradient(params, model_state, batch, key)
+        return grads, metrics["loss"][1], metrics, model_state
+
+    # "(b k) -> k b", not "(k b)": every device keeps the examples it has
+    micro = jax.tree.map(lambda x: rearrange(x, "(b k) ... -> k b ...", k=accumulate), batch)
+
+    def body(carry, xs):
+        index, batch = xs
+        grads, metrics, model_state = carry
+        new_grads, (new_metrics, model_state) = gradient(params, model_state, batch, jax.random.fold_in(key, index))
+        grads, metrics = jax.tree.map(jnp.add, (grads, metrics), (new_grads, new_metrics))
+        return (grads, metrics, model_state), None
+
+    first = jax.tree.map(lambda x: x[0], micro)
+    shapes = jax.eval_shape(gradient, params, model_state, first, key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1][0]))
+    (grads, metrics, model_state), _ = jax.lax.scan(
+        body, (*zeros, model_state), (jnp.arange(accumulate, dtype=jnp.uint32), micro)
+    )
+    return grads, metrics["loss"][1], metrics, model_state
+
+
+def eval_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Module,
+    objective: Objective,
+    preprocess: Callable[[Batch], Batch] = lambda batch: batch,
+) -> tuple[Metrics, Array]:
+    """Sums and counts of the objective's metrics over one batch, and its confusion matrix [classes, classes]."""
+    batch = preprocess(batch)
+    logits = predict_step(state, batch["image"], model=model)
+    return objective(logits, batch), confusion_counts(logits, batch)
+
+
+def predict_step(state: TrainState, image: Array, *, model: Module) -> Array:
+    """Model outputs for a preprocessed batch, with the parameters that evaluation uses."""
+    return model.apply({"params": gather_fsdp(state.eval_params), **state.model_state}, image, train=False)
+
+
+def _apply(model: Module, params: PyTree, model_state: PyTree, batch: Batch, key: Array) -> tuple[Any, PyTree]:
+    variables, rngs = {"params": gather_fsdp(params), **model_state}, {"dropout": key}
+    if not model_state:
+        return model.apply(variables, batch["image"], train=True, rngs=rngs), model_state
+    return model.apply(variables, batch["image"], train=True, rngs=rngs, mutable=list(model_state))
