@@ -111,13 +111,8 @@ def bitflip(base: Path, *, times: int, steps: int, seed: int) -> bool:
 
 
 def flip_bit(checkpoint: Path, rng: random.Random) -> str:
-    """Flips one random bit of the files that hold a checkpoint's arrays, and says where.
-
-    The small index nodes beside them are left out: Orbax keeps them twice and reads one copy.
-    """
-    files = sorted(p for p in (checkpoint / "state").rglob("d/*") if p.is_file())
-    largest = max(p.stat().st_size for p in files)
-    files = [p for p in files if p.stat().st_size * 10 > largest]
+    """Flips one random bit of the files that hold a checkpoint's arrays, and says where."""
+    files = sorted((checkpoint / "state").glob("*/[0-9]*"))
     path = rng.choices(files, [p.stat().st_size for p in files])[0]
     data = bytearray(path.read_bytes())
     bit = rng.randrange(8 * len(data))

@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.workdir:
         raise ConfigError("--workdir=DIR is missing: where checkpoints and results go")
     config = load_config(args.config, overrides)
-    if _several_processes():
-        jax.distributed.initialize()
+    _start_distributed()
     try:
         train(config, args.workdir)
     except NonFiniteError as e:
@@ -77,16 +76,24 @@ def _overrides(rest: list[str]) -> list[str]:
     return found
 
 
-def _several_processes() -> bool:
-    """Whether the environment says that this is one process of several (jax.distributed then finds the others)."""
+def _start_distributed() -> None:
+    """Joins the other processes if the environment says that there are some.
+
+    Slurm, Open MPI, Kubernetes and TPU pods are found by jax itself; anywhere else, set ``JAX_COORDINATOR_ADDRESS``
+    (host:port of the first process), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` in every process.
+    """
     env = os.environ
-    return (
+    if "JAX_COORDINATOR_ADDRESS" in env and "JAX_NUM_PROCESSES" in env and "JAX_PROCESS_ID" in env:
+        count, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], count, index)
+    elif (
         "JAX_COORDINATOR_ADDRESS" in env
         or int(env.get("SLURM_NTASKS", 1)) > 1
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
         or "MEGASCALE_COORDINATOR_ADDRESS" in env
-    )
+    ):
+        jax.distributed.initialize()
 
 
 if __name__ == "__main__":

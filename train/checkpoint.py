@@ -6,9 +6,12 @@ array is split, so a checkpoint can be verified on any mesh. A checkpoint that f
 ``checkpoints/`` and the next older one is used.
 """
 
+import contextlib
+import gc
 import json
+import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,12 @@ class Checkpoints:
         self.read_only = read_only
         self._policy = _LatestAndBest(keep_last, keep_best)
         self._in_flight: int | None = None
+        # one zarr directory per array: every byte is read back, and any zarr reader can open it. OCDBT, the default,
+        # keeps parts of the data twice and reads one copy
+        handlers = {"state": ocp.PyTreeCheckpointHandler(use_ocdbt=False), "host": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
             self.directory,
+            item_handlers=handlers,
             options=ocp.CheckpointManagerOptions(
                 create=not read_only, read_only=read_only, preservation_policy=self._policy
             ),
@@ -66,7 +73,7 @@ class Checkpoints:
         try:
             if step in self._manager.all_steps():
                 return
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(saved))
+            args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(saved))
             self._in_flight = step
             self._manager.save(step, args=args, force=True)
         except Exception as e:
@@ -139,11 +146,16 @@ class Checkpoints:
         if checksum != _json_checksum(saved):
             raise _Damaged("host data fails its checksum")
         _require_same_arrays(arrays, like, step)
-        try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-            state = self._manager.restore(step, args=args)["state"]
-        except Exception as e:
-            raise _Damaged(f"arrays unreadable: {_one_line(e)}") from e
+        state, fault = None, ""
+        with _without_abandoned_coroutines():
+            try:
+                how = ocp.checkpoint_utils.construct_restore_args(like)
+                args = ocp.args.Composite(state=ocp.args.PyTreeRestore(like, restore_args=how))
+                state = self._manager.restore(step, args=args)["state"]
+            except Exception as e:
+                fault = _one_line(e)
+        if state is None:
+            raise _Damaged(f"arrays unreadable: {fault}")
         for name, array in _digests(state).items():
             if array["digest"] != arrays[name]["digest"]:
                 raise _Damaged(f"array {name} fails its digest")
@@ -179,6 +191,18 @@ class Checkpoints:
                 "Free some space and run the same command again: it goes on from there"
             )
         return CheckpointError(f"cannot save the {what} in {self.directory}: {_one_line(error)}; {kept}")
+
+
+@contextlib.contextmanager
+def _without_abandoned_coroutines() -> Iterator[None]:
+    """When one array cannot be read, Orbax drops the reads of the others, and Python reports each as it is collected."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda report: None
+    try:
+        yield
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 class _Damaged(Exception):

@@ -32,7 +32,7 @@ from train.optim import make_schedule
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import TrainState
-from train.workdir import claim, write_card
+from train.workdir import claimed, write_card
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any] | None:
@@ -44,16 +44,14 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     Raises:
       ConfigError, DataError, WorkdirError, CheckpointError, NonFiniteError: each with a one-line message.
     """
-    lock = claim(workdir, config)
-    run = build(config)
-    if jax.process_index() == 0:
-        write_card(workdir, run.card)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
-    )
     with contextlib.ExitStack() as stack:
-        if lock is not None:
-            stack.enter_context(lock)
+        stack.enter_context(claimed(workdir, config))
+        run = build(config)
+        if jax.process_index() == 0:
+            write_card(workdir, run.card)
+        checkpoints = Checkpoints(
+            workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+        )
         stop = stack.enter_context(_stop_signal())
         restored = checkpoints.restore(run.shapes, warn=cli.warn)
         state, progress = (restored[0], Progress(**restored[1])) if restored else (run.init(), Progress())
@@ -85,7 +83,7 @@ class Progress:
     """What the loop carries besides the state; JSON values, saved with each checkpoint."""
 
     loader: dict[str, Any] | None = None  # Grain's state
-    window: dict[str, tuple[float, float]] = field(default_factory=dict)  # sums since the last log line
+    window: dict[str, Any] = field(default_factory=dict)  # sums since the last log line
     evaluated: int = 0  # last step with an evaluation
     seconds: float = 0.0  # since the very start, over all resumptions
     step_seconds: float = 0.0  # of them in training steps

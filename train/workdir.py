@@ -1,15 +1,17 @@
 """The directory of a run: who may write to it, and what it says of itself (``config.json``, ``dataset.json``)."""
 
+import contextlib
 import dataclasses
 import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import jax
 
 from input_pipeline import DatasetCard
 from train import config as config_lib
+from train.checkpoint import is_disk_full
 from train.config import Config, ConfigError
 from train.metrics import write_atomically
 
@@ -18,27 +20,36 @@ class WorkdirError(RuntimeError):
     """The workdir cannot be used; the message is one line and meant for the user."""
 
 
-def claim(workdir: Path, config: Config) -> IO[str] | None:
-    """Makes the workdir this run's own and writes ``config.json``.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Config) -> Iterator[None]:
+    """Makes the workdir this run's own for as long as the context lasts, and writes ``config.json``.
 
-    Returns:
-      The lock, to be kept open as long as the run writes (None on processes other than the first).
+    Only the first process of several does anything. The lock goes with the process, however it ends.
 
     Raises:
       WorkdirError: not writable, in use by another run, or of a run with another config (the fields are named).
     """
     if jax.process_index() != 0:
-        return None
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / "lock").open("w")
     except OSError as e:
+        if is_disk_full(e):
+            raise
         raise WorkdirError(f"workdir {workdir} is not writable: {e.strerror}; choose another --workdir") from e
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise WorkdirError(f"workdir {workdir} is in use by another run; choose another --workdir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirError(f"workdir {workdir} is in use by another run; choose another --workdir") from None
+        _require_same_config(workdir, config)
+        write_atomically(workdir / "config.json", config_lib.to_json(config))
+        yield
+
+
+def _require_same_config(workdir: Path, config: Config) -> None:
     if (workdir / "config.json").exists():
         try:
             changed = config_lib.differences(read_config(workdir), config)
@@ -51,8 +62,6 @@ def claim(workdir: Path, config: Config) -> IO[str] | None:
             )
     elif (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
         raise WorkdirError(f"workdir {workdir} has checkpoints but no config.json; choose another --workdir")
-    write_atomically(workdir / "config.json", config_lib.to_json(config))
-    return lock
 
 
 def write_card(workdir: Path, card: DatasetCard) -> None:

@@ -1,0 +1,85 @@
+"""The house rules: who imports whom, nothing heavy or foreign at run time, what the wheel holds."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("configs", "train", "jaxmodels", "input_pipeline")
+MAY_IMPORT = {
+    "configs": {"train"},
+    "train": {"train", "jaxmodels", "input_pipeline"},
+    "jaxmodels": {"jaxmodels"},
+    "input_pipeline": {"input_pipeline"},
+}
+FOREIGN = {"torch", "torchvision", "transformers", "tensorflow"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_import_directions(room):
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imports(path):
+            top = name.partition(".")[0]
+            assert top not in ROOMS or top in MAY_IMPORT[room], f"{path}: {name}"
+            assert top not in FOREIGN or path.name == "compare.py", f"{path}: {name}"
+            if room == "jaxmodels":
+                assert top not in ("optax", "orbax", "grain", "tensorflow_datasets"), f"{path}: {name}"
+
+
+def test_linen_is_behind_the_wall():
+    for path in [*(ROOT / "train").rglob("*.py"), *(ROOT / "input_pipeline").rglob("*.py")]:
+        assert not {"flax.linen", "flax.nnx"} & set(imports(path)), path
+
+
+def test_a_first_run_needs_neither_tensorflow_nor_torch(tmp_path):
+    """``import tensorflow`` raises, and a data set is prepared, read and trained on in a fresh process."""
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(FOREIGN)!r}:
+            raise ImportError(name + " must not be imported")
+sys.meta_path.insert(0, Refuse())
+import importlib.util  # etils asks whether tensorflow is installed, without importing it
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "tensorflow" else find_spec(name, package)
+from train.__main__ import main
+main(["--config=configs/digits_cnn.py", "--workdir={tmp_path}/w", "--config.data.data_dir={tmp_path}/data",
+      "--config.steps=20", "--config.optim.warmup_steps=2", "--config.log_every=10"])
+import tensorflow_datasets as tfds
+assert len(tfds.data_source("digits", data_dir="{tmp_path}/data", split="train")) == 1438
+assert not {{"tensorflow", "torch"}} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "w" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("module", ["jaxmodels", "input_pipeline", "train.loop", "train.predict"])
+def test_imports_without_warnings(module):
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import {module}"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_the_wheel_holds_jaxmodels_only(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {n.partition("/")[0] for n in zipfile.ZipFile(wheel).namelist()}
+    assert names == {"jaxmodels", wheel.name.partition("-py3")[0] + ".dist-info"}

@@ -1,0 +1,335 @@
+"""Whole runs: exact resume, signals, foreign workdirs, NaN, and what is left in the workdir."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from train import config as config_lib
+from train import evaluate, loop, predict, setup
+from train.checkpoint import Checkpoints
+from train.loop import train
+from train.nonfinite import NonFiniteError
+from train.workdir import WorkdirError
+
+ROOT = Path(__file__).parent.parent
+
+
+def with_steps(config, **fields):
+    return dataclasses.replace(config, **fields)
+
+
+def final_state(workdir):
+    run = setup.build(evaluate.read_config(workdir))
+    return jax.device_get(evaluate.restore(run, workdir))
+
+
+def assert_same_run(a: Path, b: Path):
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    one, other = final_state(a), final_state(b)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """A finished run of the embedded data set with everything switched on, shared by the tests that only look."""
+    workdir = tmp_path_factory.mktemp("finished")
+    summary = train(full_config(data_dir), workdir)
+    return workdir, summary
+
+
+def full_config(data_dir):
+    return config_lib.Config(
+        model="mlp",
+        model_fields={"hidden_sizes": (128,), "dropout_rate": 0.1},
+        data=config_lib.DataConfig(data_dir=data_dir, crop_padding=1, erasing=0.1, mixup=0.1),
+        optim=config_lib.OptimConfig(
+            learning_rate=1e-2, warmup_steps=5, weight_decay=1e-2, ema_decay=0.9, clip_norm=1.0
+        ),
+        checkpoint=config_lib.CheckpointConfig(every=50),
+        steps=200,
+        batch_size=64,
+        accumulate=2,
+        eval_every=75,
+        eval_batch_size=128,
+        log_every=30,
+        label_smoothing=0.05,
+    )
+
+
+def test_a_run_learns_and_leaves_everything(finished):
+    workdir, summary = finished
+    assert summary == json.loads((workdir / "summary.json").read_text())
+    assert {"train", "test", "steps", "seconds", "examples_per_second"} <= set(summary)
+    assert summary["test"]["accuracy"] > 0.9 and summary["train"]["accuracy"] > 0.9
+    assert summary["train"]["examples"] == 1438 and summary["test"]["examples"] == 359
+    assert summary["steps"] == 200 and summary["seconds"] > 0 and summary["examples_per_second"] > 0
+    confusion = np.asarray(summary["test"]["confusion"])
+    assert confusion.sum() == 359
+    assert np.trace(confusion) / 359 == pytest.approx(summary["test"]["accuracy"], rel=1e-6)
+    assert [c["support"] for c in summary["test"]["per_class"].values()] == confusion.sum(1).tolist()
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = {kind: [r["step"] for r in records if r["split"] == kind] for kind in ("train", "test")}
+    assert steps == {"train": [30, 60, 90, 120, 150, 180, 200], "test": [75, 150]}
+    assert {"loss", "accuracy", "top5", "grad_norm", "learning_rate"} <= set(records[0])
+    assert config_lib.from_json((workdir / "config.json").read_text()) is not None
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(workdir / name) as image:
+            assert min(image.size) > 200 and len(np.unique(np.asarray(image.convert("L")))) > 20
+    timings = [json.loads(line) for line in (workdir / "timings.jsonl").read_text().splitlines()]
+    assert {"examples_per_second", "step_ms", "data_wait_percent"} <= set(timings[0])
+
+
+def test_tensorboard_events_hold_the_records(finished):
+    workdir, _ = finished
+    scalars = {}
+    for path in (workdir / "tensorboard").glob("events*"):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # TFRecord: length, its checksum, the event, its checksum
+            length = int.from_bytes(data[at : at + 8], "little")
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                scalars[event.step, value.tag] = value.simple_value
+    for record in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()):
+        tag = f"{record['split']}/loss"
+        assert scalars[record["step"], tag] == pytest.approx(record["loss"], rel=1e-6)
+
+
+def test_evaluate_reproduces_the_summary(finished, capsys):
+    workdir, summary = finished
+    assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == summary["test"]
+    assert evaluate.main([f"--workdir={workdir}", "--split=train", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {k: found[k] for k in summary["train"]} == summary["train"]
+    assert evaluate.main([f"--workdir={workdir}", "--step=best"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_predict_labels_files_and_folders_and_names_broken_ones(finished, tmp_path, capsys, data_dir):
+    workdir, _ = finished
+    run = setup.build(evaluate.read_config(workdir))
+    batch = next(iter(run.loader("test", train=False)))
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for i in range(20):
+        Image.fromarray(batch["image"][i, :, :, 0]).save(folder / f"{i:02}.png")
+    large = Image.fromarray(batch["image"][0, :, :, 0]).convert("RGBA").resize((80, 80), Image.Resampling.NEAREST)
+    large.save(folder / "sub" / "large.png")
+    (folder / "broken.png").write_bytes((folder / "00.png").read_bytes()[:40])
+    (folder / "notes.txt").write_text("not an image")
+    code = predict.main([f"--workdir={workdir}", "--batch_size=8", "--json", str(folder), str(tmp_path / "no.png")])
+    captured = capsys.readouterr()
+    found = {Path(r["file"]).name: r["labels"][0] for r in map(json.loads, captured.out.splitlines())}
+    assert code == 1 and len(found) == 21
+    right = [found[f"{i:02}.png"]["label"] == str(batch["label"][i]) for i in range(20)]
+    assert np.mean(right) >= 0.8
+    assert found["large.png"]["label"] == found["00.png"]["label"]
+    assert found["large.png"]["probability"] == pytest.approx(found["00.png"]["probability"], abs=0.1)
+    assert "broken.png" in captured.err and "no.png: no such file" in captured.err and "2 of 23" in captured.err
+    assert "Traceback" not in captured.err
+    logits = run.model.apply(
+        {"params": evaluate.restore(run, workdir).eval_params},
+        jnp.asarray((batch["image"][:1] / 255.0 - 0.5) / 0.5, jnp.float32),
+        train=False,
+    )
+    assert found["00.png"]["probability"] == pytest.approx(float(jax.nn.softmax(logits).max()), rel=1e-4)
+
+
+def test_two_runs_are_bit_equal_and_another_seed_is_not(tiny, tmp_path):
+    train(tiny, tmp_path / "a")
+    train(tiny, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    train(with_steps(tiny, seed=1), tmp_path / "c")
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() != (tmp_path / "c" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 8, 12, 16])
+def test_stopping_at_any_step_and_resuming_changes_nothing(tiny, tmp_path, monkeypatch, stop_at):
+    """8 is an evaluation, 12 a checkpoint and a log line, 16 the end; 5 lies inside a log window."""
+    tiny.accumulate, tiny.optim.ema_decay = 2, 0.9
+    train(tiny, tmp_path / "whole")
+
+    def reached(self, step):
+        self.asked, self.name = self.asked or step == stop_at, "SIGTERM"
+        return self.asked
+
+    monkeypatch.setattr(loop._Stop, "reached", reached)
+    assert train(tiny, tmp_path / "parts") is None
+    assert not (tmp_path / "parts" / "summary.json").exists()
+    monkeypatch.undo()
+    summary = train(tiny, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["test"] == whole["test"] and summary["train"] == whole["train"]
+
+
+def test_resuming_on_another_mesh_goes_on_with_the_same_batches(tiny, tmp_path, monkeypatch):
+    train(tiny, tmp_path / "whole")
+    monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 9) or step == 9)
+    train(tiny, tmp_path / "parts")
+    monkeypatch.undo()
+    train(with_steps(tiny, mesh=config_lib.MeshConfig(data=2, fsdp=4)), tmp_path / "parts")
+    whole, parts = (
+        [json.loads(line)["loss"] for line in (tmp_path / w / "metrics.jsonl").read_text().splitlines()]
+        for w in ("whole", "parts")
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+
+
+def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
+    first = train(tiny, tmp_path / "w")
+    before = (tmp_path / "w" / "metrics.jsonl").read_bytes()
+    again = train(tiny, tmp_path / "w")
+    assert again["test"] == first["test"] and (tmp_path / "w" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_foreign_workdir_is_refused_with_the_fields(tiny, tmp_path):
+    train(tiny, tmp_path / "w")
+    other = with_steps(tiny, seed=5, optim=dataclasses.replace(tiny.optim, learning_rate=0.5))
+    with pytest.raises(WorkdirError, match=r"config\.optim\.learning_rate: 0\.003 -> 0\.5; config\.seed: 0 -> 5"):
+        train(other, tmp_path / "w")
+    allowed = with_steps(tiny, mesh=config_lib.MeshConfig(fsdp=2), checkpoint=config_lib.CheckpointConfig(every=3))
+    assert train(allowed, tmp_path / "w") is not None
+
+
+def test_unusable_workdirs(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="not writable"):
+        train(tiny, tmp_path / "file" / "w")
+    with loop.claimed(tmp_path / "w", tiny), pytest.raises(WorkdirError, match="in use"):
+        train(tiny, tmp_path / "w")
+    (tmp_path / "x" / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(WorkdirError, match=r"no config\.json"):
+        train(tiny, tmp_path / "x")
+
+
+@pytest.mark.parametrize("bad_step", [1, 9])
+def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad_step):
+    """Dense layer 0 gets infinite weights just before a step; its output is the first tensor that is not finite."""
+    original = setup.Run.compile_train_step
+
+    def broken(self):
+        step, seconds, flops = original(self)
+
+        def poisoned(state, batch):
+            if int(state.step) == bad_step - 1:
+                kernel = state.params["dense_0"]["kernel"]
+                params = state.params | {"dense_0": state.params["dense_0"] | {"kernel": kernel.at[3, 3].set(3e38)}}
+                state = state.replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params)))
+            return step(state, batch)
+
+        return poisoned, seconds, flops
+
+    monkeypatch.setattr(setup.Run, "compile_train_step", broken)
+    with pytest.raises(NonFiniteError) as e:
+        train(tiny, tmp_path / "w")
+    message = str(e.value)
+    assert f"step {bad_step} " in message and "\n" not in message
+    assert "first non-finite tensor: outputs/" in message or "first non-finite tensor: loss" in message, message
+    assert ("step 8 is kept" if bad_step == 9 else "no checkpoint yet") in message
+    report = json.loads((tmp_path / "w" / "nonfinite" / f"step_{bad_step}.json").read_text())
+    assert report["first_nonfinite"] in message
+    run = setup.build(tiny)
+    with np.load(tmp_path / "w" / "nonfinite" / f"step_{bad_step}.npz") as saved:
+        loader = run.loader("train", train=True)
+        expected = [next(loader) for _ in range(bad_step)][-1]
+        np.testing.assert_array_equal(saved["image"], expected["image"])
+    monkeypatch.undo()
+    assert train(tiny, tmp_path / "w") is not None, "the last good checkpoint is untouched"
+
+
+def test_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tiny, tmp_path, monkeypatch, capsys):
+    import random
+
+    from tests.chaos import flip_bit
+
+    train(tiny, tmp_path / "whole")
+    monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 13) or step == 13)
+    train(tiny, tmp_path / "parts")
+    monkeypatch.undo()
+    flip_bit(tmp_path / "parts" / "checkpoints" / "13", random.Random(0))
+    train(tiny, tmp_path / "parts")
+    assert "step 13 is damaged" in capsys.readouterr().err
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """A run that would take minutes, with log lines after seconds."""
+    path = tmp_path / "small.py"
+    path.write_text(
+        "from train.config import *\n"
+        "def get_config():\n"
+        "    return Config(model='mlp', steps=20000, log_every=50, eval_every=5000)\n"
+    )
+    return path
+
+
+def command_line(config, workdir, data_dir, *flags, processes=None):
+    command = [sys.executable, "-m", "train", f"--config={config}", f"--workdir={workdir}"]
+    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | (processes or {})
+    flags = [f"--config.data.data_dir={data_dir}", *flags]
+    return subprocess.Popen(
+        command + flags, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path, lines: int):
+    for _ in range(1200):
+        if path.exists() and len(path.read_text().splitlines()) >= lines:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not get {lines} lines")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0)])
+def test_signals_save_and_exit_0(small_config, tmp_path, data_dir, number, code):
+    process = command_line(small_config, tmp_path / "w", data_dir)
+    wait_for(tmp_path / "w" / "metrics.jsonl", 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and err == ""
+    stopped = int(out.split(f"stopped by {number.name} after step ")[1].split(";")[0])
+    checkpoints = Checkpoints(tmp_path / "w" / "checkpoints", read_only=True)
+    assert checkpoints.steps()[-1] == stopped < 20000
+    checkpoints.close()
+
+
+def test_two_processes_equal_one(small_config, tmp_path, data_dir):
+    """One command per host; jax.distributed starts because the environment asks for it."""
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    flags = ["--config.steps=40", "--config.log_every=10", "--config.eval_every=20", "--config.mesh.fsdp=2"]
+    two = []
+    for i in range(2):
+        env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)}
+        two.append(command_line(small_config, tmp_path / "two", data_dir, *flags, processes=env))
+    results = [p.communicate(timeout=150) for p in two]
+    assert [p.returncode for p in two] == [0, 0], results
+    assert "summary.json" in results[0][0] and "step" not in results[1][0]
+    one = command_line(small_config, tmp_path / "one", data_dir, *flags[:3])
+    one.communicate(timeout=100)
+    read = lambda w: [json.loads(line) for line in (tmp_path / w / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
+    a, b = read("one"), read("two")
+    assert [r["step"] for r in a] == [r["step"] for r in b]
+    np.testing.assert_allclose([r["loss"] for r in b], [r["loss"] for r in a], rtol=1e-5)
+    one, two = (json.loads((tmp_path / w / "summary.json").read_text()) for w in ("one", "two"))
+    assert one["test"]["examples"] == two["test"]["examples"] == 359

@@ -1,0 +1,66 @@
+"""Sums, per-class scores against scikit-learn, and records that survive kills."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_fscore_support
+
+from train.hardware import mfu
+from train.metrics import Sums, Writers, per_class, read_records
+
+
+def test_sums_are_exact_over_unequal_batches():
+    sums = Sums()
+    sums.add({"loss": (6.0, 3.0), "accuracy": (1.0, 3.0)})
+    sums.add({"loss": (4.0, 1.0), "accuracy": (1.0, 1.0)})
+    assert sums.means() == {"loss": 2.5, "accuracy": 0.5}
+    again = Sums(json.loads(json.dumps(sums.values)))
+    assert again.means() == sums.means()
+    assert math.isnan(Sums({"loss": (0.0, 0.0)}).means()["loss"])
+
+
+def test_per_class_scores_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.integers(0, 5, 300), rng.integers(0, 4, 300)  # class 4 is never predicted
+    true[true == 2] = 1  # class 2 never occurs
+    confusion = np.zeros((5, 5))
+    np.add.at(confusion, (true, predicted), 1)
+    found = per_class(confusion)
+    expected = precision_recall_fscore_support(true, predicted, labels=range(5), zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
+
+
+def test_mfu():
+    assert mfu(197e12, 2.0, "TPU v5e", 1) == 0.5
+    assert mfu(1e12, 1.0, "cpu", 1) is None
+
+
+def test_records_after_a_kill_are_those_of_one_run(tmp_path):
+    def write(start, steps, path=tmp_path):
+        writers = Writers(path, start=start, steps=10)
+        for step in steps:
+            writers.record(step, "train", {"loss": 1 / 3 / step}, {"step_ms": 1.0})
+        writers.close()
+
+    write(0, range(1, 8))
+    with (tmp_path / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 8, "split": "tr')  # cut off by a kill
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == list(range(1, 8))
+    write(5, range(6, 11))
+    (tmp_path / "other").mkdir()
+    write(0, range(1, 11), tmp_path / "other")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (tmp_path / "other" / "metrics.jsonl").read_bytes()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_only_one_process_writes(tmp_path, quiet, capsys):
+    writers = Writers(tmp_path, start=0, steps=3, quiet=quiet)
+    writers.record(1, "train", {"loss": 1.0}, {"step_ms": 2.0})
+    writers.progress(1)
+    writers.close()
+    assert (list(tmp_path.iterdir()) == []) == quiet
+    assert ("loss 1" in capsys.readouterr().out) == (not quiet)
