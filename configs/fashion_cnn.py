@@ -11,8 +11,8 @@ from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 def get_config() -> Config:
     return Config(
         model="cnn",
-        model_fields={"features": (32, 64), "pool": "each", "hidden_size": 256, "dropout_rate": 0.5},
-        data=DataConfig(name="fashion_mnist", mean=(0.2860,), std=(0.3530,), crop_padding=2, flip=True),
+        model_fields={"features": (32, 64), "pool": "each", "hidden_size": 256, "dropout_rate": 0.4},
+        data=DataConfig(name="fashion_mnist", mean=(0.2860,), std=(0.3530,), flip=True),
         optim=OptimConfig(name="adamw", learning_rate=2e-3, warmup_steps=500, weight_decay=0.05, ema_decay=0.999),
         checkpoint=CheckpointConfig(every=1000),
         steps=12_000,

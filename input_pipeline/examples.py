@@ -101,7 +101,7 @@ class RecordExamples:
         self._image_size = image_size
         self._shape = image_shape(builder, image_size)
         self._source: Any = builder.as_data_source(split=split, decoders={self._key: tfds.decode.SkipDecoding()})
-        expected = sum(stop - start for _, start, stop in _parts(builder, split))
+        expected = sum(stop - start for _, start, stop in split_parts(builder, split))
         if len(self._source) != expected:
             raise DataError(f"{builder.data_dir} holds {len(self._source)} examples of {split!r}, expected {expected}")
 
@@ -161,7 +161,7 @@ def open_examples(
         DataError: unknown or empty split, unusable features, images that vary in size without `image_size`.
     """
     shape = image_shape(builder, image_size)
-    parts = _parts(builder, split)
+    parts = split_parts(builder, split)
     names = {name for name, _, _ in parts}
     num_bytes = sum(builder.info.splits[name].num_examples for name in names) * math.prod(shape)
     if num_bytes > in_memory_bytes:
@@ -177,7 +177,7 @@ def open_examples(
     )
 
 
-def _parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str, int, int]]:
+def split_parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str, int, int]]:
     """Returns the absolute slices (whole split's name, start, stop) that `split` stands for."""
     splits = builder.info.splits
     try:

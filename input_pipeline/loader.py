@@ -12,12 +12,20 @@ import functools
 import math
 import os
 import sys
+from collections.abc import Sequence
 
 import grain
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import ArrayExamples, RecordExamples, image_and_label, image_shape, open_examples
+from input_pipeline.examples import (
+    ArrayExamples,
+    RecordExamples,
+    image_and_label,
+    image_shape,
+    open_examples,
+    split_parts,
+)
 from input_pipeline.prepare import open_builder
 
 
@@ -50,16 +58,20 @@ def describe(
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
     image_size: int | None = None,
+    require: Sequence[str] = (),
 ) -> DatasetCard:
     """Returns the card of a data set, preparing it first if it is a built-in one.
 
     Args:
-        name: see `make_loader`, as are the other arguments.
+        name: see `make_loader`, as are data_dir, raw_dir and image_size.
+        require: TFDS split strings that must be there.
 
     Raises:
         DataError: the data set cannot be found, prepared or used.
     """
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
+    for split in require:
+        split_parts(builder, split)
     _, _, label = image_and_label(builder)
     return DatasetCard(
         name=name,

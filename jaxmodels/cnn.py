@@ -10,7 +10,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxmodels.layers import at_least_float32, constrain_batch, he_normal, lecun_normal, zeros
+from jaxmodels.layers import (
+    at_least_float32,
+    constrain_batch,
+    he_normal,
+    lecun_normal,
+    require_positive,
+    require_rate,
+    zeros,
+)
 
 
 class CNN(nn.Module):
@@ -40,6 +48,10 @@ class CNN(nn.Module):
         """Maps images to float32 (or wider) logits. Dropout draws from the ``dropout`` RNG."""
         if self.pool not in ("none", "last", "each"):
             raise ValueError(f"pool {self.pool!r} is not one of none, last, each")
+        require_positive(num_classes=self.num_classes, features=self.features)
+        require_rate(dropout_rate=self.dropout_rate)
+        if self.hidden_size < 0:
+            raise ValueError(f"hidden_size {self.hidden_size} must be at least 0")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": zeros}
         for i, size in enumerate(self.features):
             # padding=1 as in PyTorch: equal to SAME here, but not once a stride appears

@@ -18,6 +18,20 @@ zeros = nn.initializers.zeros
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "sigmoid": nn.sigmoid}
 
 
+def require_positive(**sizes: int | tuple[int, ...]) -> None:
+    """Raises ValueError, naming the field, unless every size is at least 1."""
+    for name, size in sizes.items():
+        if any(s < 1 for s in (size if isinstance(size, tuple) else (size,))):
+            raise ValueError(f"{name} {size} must be at least 1")
+
+
+def require_rate(**rates: float) -> None:
+    """Raises ValueError, naming the field, unless every rate is in [0, 1)."""
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} {rate} must be at least 0 and below 1")
+
+
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Widens bfloat16 or float16 to float32 and leaves float32 and float64 alone (logits and losses need the bits)."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -11,7 +11,16 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxmodels.layers import ACTIVATIONS, at_least_float32, constrain_batch, he_normal, lecun_normal, zeros
+from jaxmodels.layers import (
+    ACTIVATIONS,
+    at_least_float32,
+    constrain_batch,
+    he_normal,
+    lecun_normal,
+    require_positive,
+    require_rate,
+    zeros,
+)
 
 
 class MLP(nn.Module):
@@ -37,6 +46,8 @@ class MLP(nn.Module):
         """Maps a batch of images or vectors to float32 (or wider) logits. Dropout draws from the ``dropout`` RNG."""
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        require_positive(num_classes=self.num_classes, hidden_sizes=self.hidden_sizes)
+        require_rate(dropout_rate=self.dropout_rate)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": zeros}
         x = rearrange(x, "b ... -> b (...)")
         for i, size in enumerate(self.hidden_sizes):

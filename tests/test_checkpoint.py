@@ -50,9 +50,26 @@ def test_round_trip_is_exact(saved):
     assert equal(state, make_state(3)) and host == {"position": 3, "x": 0.1}
     state, host = checkpoints.restore(like(make_state(0)), step=2)
     assert equal(state, make_state(2)) and host["position"] == 2
+    flip_bit(saved / "2", random.Random(0))
+    with pytest.raises(CheckpointError, match=r"step 2 is damaged .* \[1, 2, 3\]"):
+        checkpoints.restore(like(make_state(0)), step=2)
     with pytest.raises(CheckpointError, match=r"step 7 .* \[1, 2, 3\]"):
         checkpoints.restore(like(make_state(0)), step=7)
     checkpoints.close()
+
+
+def test_what_is_saved_is_what_was_there_when_save_was_called(tmp_path):
+    """Orbax writes the host data in another thread, later."""
+    for attempt in range(4):
+        host = {"window": {"loss": [1.0, 2.0]}, "position": 0}
+        checkpoints = Checkpoints(tmp_path / str(attempt))
+        checkpoints.save(make_state(1), host)
+        host["window"]["loss"] = [3.0, 4.0]
+        host["position"] = 1
+        checkpoints.close()
+        again = Checkpoints(tmp_path / str(attempt))
+        assert again.restore(like(make_state(0)))[1] == {"window": {"loss": [1.0, 2.0]}, "position": 0}
+        again.close()
 
 
 def test_nothing_saved_is_not_an_error(tmp_path):
@@ -66,8 +83,9 @@ def test_keeps_the_last_and_the_best_also_after_a_restart(tmp_path):
         checkpoints = Checkpoints(tmp_path / "c", keep_last=2, keep_best=1)
         checkpoints.restore(like(make_state(0)))
         for step in steps:
-            score = {2: 0.9, 3: 0.5, 6: 0.7}.get(step)
-            checkpoints.save(make_state(step), {}, metric=score)
+            if step in (2, 3, 6):
+                checkpoints.score(step, {2: 0.9, 3: 0.5, 6: 0.7}[step])
+            checkpoints.save(make_state(step), {})
             checkpoints.wait()
         assert checkpoints.best_step() == 2
         checkpoints.close()

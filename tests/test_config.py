@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from input_pipeline import DatasetCard
 from train import config as config_lib
+from train import setup
 from train.config import Config, ConfigError, check_batch, from_json, load_config, to_json
 from train.sharding import make_mesh
 
@@ -71,7 +73,8 @@ def test_overrides_are_read_by_annotation():
         ("optim.name=adamm", ["config.optim.name", "'adamm'", "'adamw'"]),
         ("optim.schedule=cosin", ["'cosin'", "'cosine'"]),
         ("optim.nesterov=2", ["config.optim.nesterov", "True or False"]),
-        ("optim.b1=1.5", ["config.optim.b1", "nearest: 1"]),
+        ("optim.b1=1.5", ["config.optim.b1", "below 1"]),
+        ("optim.end_factor=1.5", ["config.optim.end_factor", "nearest: 1"]),
         ("optim.warmup_steps=5000", ["config.optim.warmup_steps", "5000", "config.steps"]),
         ("optim=adamw", ["config.optim", "section"]),
         ("dtype=float16", ["config.dtype", "'float16'"]),
@@ -81,6 +84,16 @@ def test_overrides_are_read_by_annotation():
         ("data.std=0", ["config.data.std", "positive"]),
         ("data.mean=(0.1,0.2)", ["config.data.mean", "config.data.std"]),
         ("steps", ["--config.steps", "VALUE"]),
+        ("steps={[]:1}", ["config.steps", "int"]),
+        ("data=1", ["config.data", "section", "train_split"]),
+        ("data.mean=(0.5,'x')", ["config.data.mean", "'x'"]),
+        ("data.mean=(inf,)", ["config.data.mean"]),
+        ("data.image_size=True", ["config.data.image_size", "True"]),
+        ("model_fields.features=(True,)", ["config.model_fields.features"]),
+        ("optim.b2=1", ["config.optim.b2", "below 1"]),
+        ("optim.learning_rate=1" + 400 * "0", ["config.optim.learning_rate", "float"]),
+        ("seed=4294967296", ["config.seed", "nearest: 4294967295"]),
+        ("batch_size=1" + 30 * "0", ["config.batch_size", "at most"]),
     ],
 )
 def test_mistakes_are_named_in_one_line(override, words):
@@ -121,6 +134,23 @@ def test_meshes_that_do_not_fit_the_devices():
         make_mesh(config_lib.MeshConfig(fsdp=3))
     with pytest.raises(ConfigError, match="8 device"):
         make_mesh(config_lib.MeshConfig(data=2, fsdp=2))
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "words"),
+    [
+        ("mlp", {"hidden_sizes": (-5,)}, "hidden_sizes (-5,) must be at least 1"),
+        ("mlp", {"hidden_sizes": (8, 0)}, "hidden_sizes (8, 0) must be at least 1"),
+        ("cnn", {"dropout_rate": 2.0}, "dropout_rate 2.0 must be at least 0 and below 1"),
+        ("cnn", {"pool": "each", "features": (4, 4, 4, 4, 4)}, "2x2 pool"),
+        ("cnn", {"num_classes": 3}, "num_classes = 3 is below the 10 classes"),
+    ],
+)
+def test_sizes_that_no_model_can_have(model, fields, words):
+    card = DatasetCard("digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), "")
+    with pytest.raises(ConfigError) as e:
+        setup.build(Config(model=model, model_fields=fields, eval_batch_size=128), card=card)
+    assert words in str(e.value)
 
 
 def test_differences_leave_out_what_may_change():

@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from input_pipeline import DataError
 from train import config as config_lib
 from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
 from train.loop import train
 from train.nonfinite import NonFiniteError
-from train.workdir import WorkdirError
+from train.workdir import WorkdirError, read_card
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,8 +83,8 @@ def test_a_run_learns_and_leaves_everything(finished):
     assert np.trace(confusion) / 359 == pytest.approx(summary["test"]["accuracy"], rel=1e-6)
     assert [c["support"] for c in summary["test"]["per_class"].values()] == confusion.sum(1).tolist()
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    steps = {kind: [r["step"] for r in records if r["split"] == kind] for kind in ("train", "test")}
-    assert steps == {"train": [30, 60, 90, 120, 150, 180, 200], "test": [75, 150]}
+    steps = {kind: [r["step"] for r in records if r["kind"] == kind] for kind in ("train", "eval")}
+    assert steps == {"train": [30, 60, 90, 120, 150, 180, 200], "eval": [75, 150, 200]}
     assert {"loss", "accuracy", "top5", "grad_norm", "learning_rate"} <= set(records[0])
     assert config_lib.from_json((workdir / "config.json").read_text()) is not None
     for name in ("curves.png", "confusion.png"):
@@ -105,7 +106,7 @@ def test_tensorboard_events_hold_the_records(finished):
             for value in event.summary.value:
                 scalars[event.step, value.tag] = value.simple_value
     for record in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()):
-        tag = f"{record['split']}/loss"
+        tag = f"{record['kind']}/loss"
         assert scalars[record["step"], tag] == pytest.approx(record["loss"], rel=1e-6)
 
 
@@ -178,6 +179,40 @@ def test_stopping_at_any_step_and_resuming_changes_nothing(tiny, tmp_path, monke
     assert summary["test"] == whole["test"] and summary["train"] == whole["train"]
 
 
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("cut", [8, 16])
+def test_a_signal_during_an_evaluation_loses_nothing(tiny, tmp_path, monkeypatch, cut):
+    """The evaluation after step 8 (or the last) is cut short, later made good, and killed before the next save."""
+    train(tiny, tmp_path / "whole")
+    original = loop.evaluate
+
+    def cut_short(run, step, state, split, *, stopping):
+        if int(state.step) == cut:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(run, step, state, split, stopping=stopping)
+
+    monkeypatch.setattr(loop, "evaluate", cut_short)
+    assert train(tiny, tmp_path / "parts") is None
+    monkeypatch.undo()
+    assert [r["step"] for r in records(tmp_path / "parts") if r["kind"] == "eval"] == ([] if cut == 8 else [8])
+    made_good = loop._Loop._evaluate
+
+    def killed_after(self, state, step):
+        made_good(self, state, step)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(loop._Loop, "_evaluate", killed_after)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tiny, tmp_path / "parts")
+    monkeypatch.undo()
+    train(tiny, tmp_path / "parts")
+    assert [r["step"] for r in records(tmp_path / "parts") if r["kind"] == "eval"] == [8, 16]
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_resuming_on_another_mesh_goes_on_with_the_same_batches(tiny, tmp_path, monkeypatch):
     train(tiny, tmp_path / "whole")
     monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 9) or step == 9)
@@ -205,6 +240,25 @@ def test_a_foreign_workdir_is_refused_with_the_fields(tiny, tmp_path):
         train(other, tmp_path / "w")
     allowed = with_steps(tiny, mesh=config_lib.MeshConfig(fsdp=2), checkpoint=config_lib.CheckpointConfig(every=3))
     assert train(allowed, tmp_path / "w") is not None
+
+
+def test_a_mistake_found_late_claims_nothing(tiny, tmp_path):
+    with pytest.raises(DataError, match="did you mean digits"):
+        train(with_steps(tiny, data=dataclasses.replace(tiny.data, name="digitz")), tmp_path / "w")
+    with pytest.raises(DataError, match=r"no split 'valid'"):
+        train(with_steps(tiny, data=dataclasses.replace(tiny.data, eval_split="valid")), tmp_path / "w")
+    assert train(tiny, tmp_path / "w") is not None
+
+
+@pytest.mark.parametrize("text", ['{"model"', "[]", '{"optim": 1}', '{"stepz": 3}', ""])
+def test_a_damaged_config_is_named(tiny, tmp_path, text):
+    train(with_steps(tiny, steps=4), tmp_path / "w")
+    (tmp_path / "w" / "config.json").write_text(text)
+    with pytest.raises(WorkdirError, match=r"config\.json is damaged"):
+        train(tiny, tmp_path / "w")
+    (tmp_path / "w" / "dataset.json").write_text(text)
+    with pytest.raises(WorkdirError, match=r"dataset\.json is damaged"):
+        read_card(tmp_path / "w")
 
 
 def test_unusable_workdirs(tiny, tmp_path):

@@ -40,14 +40,14 @@ def test_mfu():
 
 def test_records_after_a_kill_are_those_of_one_run(tmp_path):
     def write(start, steps, path=tmp_path):
-        writers = Writers(path, start=start, steps=10)
+        writers = Writers(path, start=start, evaluated=start, steps=10)
         for step in steps:
             writers.record(step, "train", {"loss": 1 / 3 / step}, {"step_ms": 1.0})
         writers.close()
 
     write(0, range(1, 8))
     with (tmp_path / "metrics.jsonl").open("a") as f:
-        f.write('{"step": 8, "split": "tr')  # cut off by a kill
+        f.write('{"step": 8, "kind": "tr')  # cut off by a kill
     assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == list(range(1, 8))
     write(5, range(6, 11))
     (tmp_path / "other").mkdir()
@@ -58,7 +58,7 @@ def test_records_after_a_kill_are_those_of_one_run(tmp_path):
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_only_one_process_writes(tmp_path, quiet, capsys):
-    writers = Writers(tmp_path, start=0, steps=3, quiet=quiet)
+    writers = Writers(tmp_path, start=0, evaluated=0, steps=3, quiet=quiet)
     writers.record(1, "train", {"loss": 1.0}, {"step_ms": 2.0})
     writers.progress(1)
     writers.close()

@@ -18,7 +18,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
@@ -48,16 +50,18 @@ class Checkpoints:
         # one zarr directory per array: every byte is read back, and any zarr reader can open it. OCDBT, the default,
         # keeps parts of the data twice and reads one copy
         handlers = {"state": ocp.PyTreeCheckpointHandler(use_ocdbt=False), "host": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            item_handlers=handlers,
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only, read_only=read_only, preservation_policy=self._policy
-            ),
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only, read_only=read_only, preservation_policy=self._policy
         )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
+        except (OSError, ValueError) as e:
+            raise CheckpointError(f"cannot open the checkpoints in {self.directory}: {_one_line(e)}") from e
 
-    def save(self, state: TrainState, host: dict[str, Any], *, metric: float | None = None) -> None:
-        """Starts an asynchronous save of ``state`` and of ``host`` (JSON values). ``state`` may be donated afterwards.
+    def save(self, state: TrainState, host: dict[str, Any]) -> None:
+        """Starts an asynchronous save of ``state`` and of ``host`` (JSON values).
+
+        ``state`` may be donated and ``host`` changed as soon as this returns.
 
         A step that is already saved is left as it is. Waits for the save before, if it has not finished.
 
@@ -66,9 +70,9 @@ class Checkpoints:
         """
         self.wait()
         step = int(state.step)
-        if metric is not None:
-            self._policy.scores[step] = metric
-        saved = {"host": host, "arrays": _digests(state), "scores": list(self._policy.scores.items())}
+        # a copy: Orbax turns it into text later, in another thread
+        host = json.loads(json.dumps(host))
+        saved = {"host": host, "arrays": _digests(state), "scores": [list(x) for x in self._policy.scores.items()]}
         saved["checksum"] = _json_checksum(saved)
         try:
             if step in self._manager.all_steps():
@@ -79,6 +83,10 @@ class Checkpoints:
         except Exception as e:
             raise self._save_error(e, step) from e
 
+    def score(self, step: int, value: float) -> None:
+        """Notes the score of ``step``, higher being better; kept from the next save on."""
+        self._policy.scores[step] = value
+
     def wait(self) -> None:
         """Waits for the save in flight. Raises CheckpointError if it failed."""
         try:
@@ -87,7 +95,7 @@ class Checkpoints:
             raise self._save_error(e, self._in_flight) from e
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, oldest first."""
+        """Steps of the checkpoints, oldest first; one whose save is in flight counts until it fails."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
@@ -118,6 +126,10 @@ class Checkpoints:
             try:
                 state, host = self._restore(candidate, like)
             except _Damaged as e:
+                if step is not None:
+                    raise CheckpointError(
+                        f"checkpoint of step {step} is damaged ({e}); there are {self.steps()}"
+                    ) from e
                 damaged.append(candidate)
                 warn(f"checkpoint of step {candidate} is damaged ({e}); trying the one before")
                 continue
@@ -136,26 +148,29 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        fault = ""
         try:
             args = ocp.args.Composite(host=ocp.args.JsonRestore())
             saved = self._manager.restore(step, args=args)["host"]
             checksum, arrays, host = saved.pop("checksum"), saved["arrays"], saved["host"]
             scores = dict(saved["scores"])
+            if checksum != _json_checksum(saved):
+                fault = "host data fails its checksum"
         except Exception as e:
-            raise _Damaged(f"host data unreadable: {_one_line(e)}") from e
-        if checksum != _json_checksum(saved):
-            raise _Damaged("host data fails its checksum")
+            fault = f"host data unreadable: {_one_line(e)}"
+            _require_damage(e, step)
+        _agree(fault)
         _require_same_arrays(arrays, like, step)
-        state, fault = None, ""
+        state = None
         with _without_abandoned_coroutines():
             try:
                 how = ocp.checkpoint_utils.construct_restore_args(like)
                 args = ocp.args.Composite(state=ocp.args.PyTreeRestore(like, restore_args=how))
                 state = self._manager.restore(step, args=args)["state"]
             except Exception as e:
-                fault = _one_line(e)
-        if state is None:
-            raise _Damaged(f"arrays unreadable: {fault}")
+                fault = f"arrays unreadable: {_one_line(e)}"
+                _require_damage(e, step)
+        _agree(fault)
         for name, array in _digests(state).items():
             if array["digest"] != arrays[name]["digest"]:
                 raise _Damaged(f"array {name} fails its digest")
@@ -175,6 +190,8 @@ class Checkpoints:
                         break
                     target = aside / f"{step}-{n}"
                 (self.directory / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
         self._manager.reload()
 
     def _save_error(self, error: Exception, step: int | None) -> CheckpointError:
@@ -193,9 +210,24 @@ class Checkpoints:
         return CheckpointError(f"cannot save the {what} in {self.directory}: {_one_line(error)}; {kept}")
 
 
+def _agree(fault: str) -> None:
+    """Raises _Damaged on every process if there is a fault on any: those that go on would wait for it forever."""
+    anywhere = bool(fault)
+    if jax.process_count() > 1:
+        anywhere = bool(multihost_utils.process_allgather(np.asarray(anywhere)).any())
+    if anywhere:
+        raise _Damaged(fault or "unreadable on another process")
+
+
+def _require_damage(error: Exception, step: int) -> None:
+    """Lets errors pass that say nothing about the files."""
+    if isinstance(error, PermissionError | MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error):
+        raise CheckpointError(f"cannot read the checkpoint of step {step}: {_one_line(error)}") from error
+
+
 @contextlib.contextmanager
 def _without_abandoned_coroutines() -> Iterator[None]:
-    """When one array cannot be read, Orbax drops the reads of the others, and Python reports each as it is collected."""
+    """When one array cannot be read, Orbax drops the reads of the others; Python reports each when collected."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda report: None
     try:

@@ -8,28 +8,38 @@ from collections.abc import Callable
 
 import absl.logging
 
-from input_pipeline import DataError
-from train.checkpoint import CheckpointError, is_disk_full
 from train.config import ConfigError
-from train.workdir import WorkdirError
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a command; a user's mistake becomes ``error: ...`` on standard error and exit code 2 (full disk: 1)."""
+    """Runs a command; what a user can mend becomes ``error: ...`` on standard error.
+
+    Exit codes: 2 for a mistake, 1 for a full disk, 3 for NaN or Inf in training, 130 for Ctrl-C.
+    """
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
     logging.getLogger("jax").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
         return main()
-    except (ConfigError, DataError, WorkdirError, CheckpointError) as e:
-        return _fail(str(e), 1 if is_disk_full(e) else 2)
+    except ConfigError as e:
+        return _fail(str(e), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # output piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as e:
-        if is_disk_full(e):
+    except Exception as e:
+        # imported here: a misspelt key is answered without waiting for orbax and tfds
+        from input_pipeline import DataError
+        from train.checkpoint import CheckpointError, is_disk_full
+        from train.nonfinite import NonFiniteError
+        from train.workdir import WorkdirError
+
+        if isinstance(e, NonFiniteError):
+            return _fail(str(e), 3)
+        if isinstance(e, DataError | WorkdirError | CheckpointError):
+            return _fail(str(e), 1 if is_disk_full(e) else 2)
+        if isinstance(e, OSError) and is_disk_full(e):
             return _fail(
                 f"disk full while writing {e.filename or 'the workdir'}; finished checkpoints are kept. "
                 "Free some space and run the same command again: it goes on from the last one",

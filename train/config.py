@@ -10,14 +10,13 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-from beartype.door import is_bearable
 
 import jaxmodels
 
@@ -28,9 +27,15 @@ class ConfigError(ValueError):
     """A mistake in a config file or on the command line; the message is one line and meant for the user."""
 
 
-def limit(*, low: Number | None = None, above: Number | None = None, high: Number | None = None) -> dict[str, Any]:
-    """Metadata of a numeric field: ``low <= value <= high`` and ``value > above``, each optional."""
-    return {"low": low, "above": above, "high": high}
+def limit(
+    *,
+    low: Number | None = None,
+    above: Number | None = None,
+    high: Number | None = None,
+    below: Number | None = None,
+) -> dict[str, Any]:
+    """Metadata of a numeric field: ``low <= value <= high`` and ``above < value < below``, each optional."""
+    return {"low": low, "above": above, "high": high, "below": below}
 
 
 RESUMABLE = {"resumable": True}  # may differ when a workdir is resumed: does not change what is computed
@@ -65,12 +70,12 @@ class OptimConfig:
     end_factor: float = field(default=0.0, metadata=limit(low=0, high=1))  # last learning rate / peak (cosine, linear)
     weight_decay: float = field(default=0.0, metadata=limit(low=0))  # on parameters with two or more dimensions
     clip_norm: float | None = field(default=None, metadata=limit(above=0))  # of the gradients, global
-    b1: float = field(default=0.9, metadata=limit(low=0, high=1))  # adamw, lion
-    b2: float = field(default=0.999, metadata=limit(low=0, high=1))  # adamw, lion
+    b1: float = field(default=0.9, metadata=limit(low=0, below=1))  # adamw, lion
+    b2: float = field(default=0.999, metadata=limit(low=0, below=1))  # adamw, lion
     eps: float = field(default=1e-8, metadata=limit(above=0))  # adamw
-    momentum: float = field(default=0.9, metadata=limit(low=0, high=1))  # sgd
+    momentum: float = field(default=0.9, metadata=limit(low=0, below=1))  # sgd
     nesterov: bool = False  # sgd
-    ema_decay: float = field(default=0.0, metadata=limit(low=0, high=1))  # of the parameters; evaluated when > 0
+    ema_decay: float = field(default=0.0, metadata=limit(low=0, below=1))  # of the parameters; evaluated when > 0
 
 
 @dataclass
@@ -93,7 +98,10 @@ class CheckpointConfig:
 
 @dataclass
 class Config:
-    """One run. The same config and seed give the same run, bit for bit, on the same mesh."""
+    """One run. The same config gives the same run, bit for bit, on the same kind and number of devices.
+
+    On GPUs that takes XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+    """
 
     model: str = "cnn"  # a name of jaxmodels.list_models()
     model_fields: dict[str, Any] = field(default_factory=dict)  # fields of that module; num_classes comes from the data
@@ -101,9 +109,11 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = field(default=0, metadata=limit(low=0))
-    steps: int = field(default=1000, metadata=limit(low=1))  # optimiser steps
-    batch_size: int = field(default=128, metadata=limit(low=1))  # examples per optimiser step, over all devices
+    seed: int = field(default=0, metadata=limit(low=0, high=2**32 - 1))
+    steps: int = field(default=1000, metadata=limit(low=1, high=2**31 - 1))  # optimiser steps
+    batch_size: int = field(
+        default=128, metadata=limit(low=1, high=2**31 - 1)
+    )  # examples per optimiser step, over all devices
     accumulate: int = field(default=1, metadata=limit(low=1))  # micro-batches per optimiser step
     eval_batch_size: int = field(default=512, metadata=limit(low=1))
     eval_every: int = field(default=500, metadata=limit(low=1))  # steps
@@ -162,7 +172,7 @@ def set_field(config: Any, key: str, text: str) -> None:
     _require_field(holder, name, full)
     hint = typing.get_type_hints(type(holder))[name]
     if dataclasses.is_dataclass(hint):
-        raise ConfigError(f"{full} is a section; set one of its fields: {', '.join(_names(holder))}")
+        raise ConfigError(f"{full} is a section; set one of its fields: {', '.join(_names(getattr(holder, name)))}")
     value = text if hint is str else _literal(text)
     setattr(holder, name, value)
 
@@ -253,7 +263,9 @@ def _differences(a: Any, b: Any, path: str) -> list[str]:
     return found
 
 
-def _fill(section: Any, values: Mapping[str, Any], path: str) -> None:
+def _fill(section: Any, values: Any, path: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path} = {values!r} is not a section")
     for key, value in values.items():
         _require_field(section, key, f"{path}.{key}")
         if dataclasses.is_dataclass(getattr(section, key)):
@@ -273,7 +285,7 @@ def _check_section(section: Any, path: str) -> None:
             continue
         value = _coerce(value, hint)
         _check_type(value, hint, name)
-        _check_limits(value, f.metadata, hint, name)
+        _check_limits(value, f.metadata, name)
         setattr(section, f.name, value)
 
 
@@ -281,7 +293,7 @@ def _coerce(value: Any, hint: Any) -> Any:
     """Lossless readings that a person expects: 1 for a float, a list or one number for a tuple."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
-        if option is float and type(value) is int:
+        if option is float and type(value) is int and abs(value) < 2**53:
             return float(value)
         if typing.get_origin(option) is tuple and not isinstance(value, str):
             inner = typing.get_args(option)[0]
@@ -298,24 +310,40 @@ def _check_type(value: Any, hint: Any, name: str) -> None:
             nearest = f"; nearest: {close[0]!r}" if close else ""
             raise ConfigError(f"{name} = {value!r} is not one of {', '.join(choices)}{nearest}")
         return
-    if is_bearable(value, hint) and not (isinstance(value, bool) and hint in (int, float)):
+    if _fits(value, hint):
         return
     wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
     raise ConfigError(f"{name} = {value!r} is not of type {wanted}{_nearest_value(value, hint)}")
 
 
-def _check_limits(value: Any, metadata: Mapping[str, Any], hint: Any, name: str) -> None:
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type, all the way down; bool is not int, and a float is finite."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(key, arguments[0]) for key in value)
+    if hint is Any:
+        return True
+    if hint is float:
+        return type(value) is float and math.isfinite(value)
+    return type(value) is hint
+
+
+def _check_limits(value: Any, metadata: Mapping[str, Any], name: str) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{name} = {value} is not finite")
-    low, above, high = (metadata.get(k) for k in ("low", "above", "high"))
+    low, above, high, below = (metadata.get(k) for k in ("low", "above", "high", "below"))
     if low is not None and value < low:
         raise ConfigError(f"{name} = {value} must be at least {low}; nearest: {low}")
     if above is not None and value <= above:
         raise ConfigError(f"{name} = {value} must be above {above}")
     if high is not None and value > high:
         raise ConfigError(f"{name} = {value} must be at most {high}; nearest: {high}")
+    if below is not None and value >= below:
+        raise ConfigError(f"{name} = {value} must be below {below}")
 
 
 def _check_model(config: Config) -> None:
@@ -366,5 +394,5 @@ def _literal(text: str) -> Any:
         return words[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text

@@ -4,6 +4,7 @@ Every example counts exactly once: the last batch is padded with weight 0, and s
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -15,10 +16,10 @@ import numpy as np
 
 from train import cli
 from train.checkpoint import CheckpointError, Checkpoints
-from train.config import Config
+from train.config import Config, ConfigError
 from train.metrics import Sums, per_class
 from train.setup import Run, build
-from train.sharding import put_batch
+from train.sharding import batch_shards, make_mesh, put_batch
 from train.state import TrainState
 from train.workdir import read_config
 
@@ -33,14 +34,15 @@ def evaluate(
     """
     sums, confusion = Sums(), 0
     pending = None
-    for batch in run.loader(split, train=False):
-        done, pending = pending, step(state, put_batch(batch, run.mesh))  # fetch one batch late: the device stays busy
-        if done is not None:
-            metrics, counts = jax.device_get(done)
-            sums.add(metrics)
-            confusion = confusion + counts.astype(np.int64)
-        if stopping():
-            return None
+    with contextlib.closing(run.loader(split, train=False)) as loader:
+        for batch in loader:
+            done, pending = pending, step(state, put_batch(batch, run.mesh))  # fetched late: the device stays busy
+            if done is not None:
+                metrics, counts = jax.device_get(done)
+                sums.add(metrics)
+                confusion = confusion + counts.astype(np.int64)
+            if stopping():
+                return None
     metrics, counts = jax.device_get(pending)
     sums.add(metrics)
     return sums.means(), confusion + counts.astype(np.int64)
@@ -76,26 +78,30 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
         raise CheckpointError(f"{workdir} has no checkpoints yet")
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     try:
-        warn = cli.warn
-        restored = checkpoints.restore(run.shapes, warn=warn)
+        number = int(step) if step not in ("last", "best") else None
+        restored = checkpoints.restore(run.shapes, step=number, warn=cli.warn)
+        if step == "best":
+            number = checkpoints.best_step()  # known from the newest
+            if number is None:
+                raise CheckpointError(f"{workdir} has no checkpoint with a score; use --step=last")
+            restored = checkpoints.restore(run.shapes, step=number)
         if restored is None:
             raise CheckpointError(f"{workdir} has no finished checkpoint yet")
-        if step == "last":
-            return restored[0]
-        number = checkpoints.best_step() if step == "best" else int(step)
-        if number is None:
-            raise CheckpointError(f"{workdir} has no checkpoint with a score; use --step=last")
-        exact = checkpoints.restore(run.shapes, step=number, warn=warn)
-        assert exact is not None
-        return exact[0]
+        return restored[0]
     finally:
         checkpoints.close()
 
 
 def for_this_machine(config: Config) -> Config:
-    """The config with all devices of this machine on the data axis: values do not depend on the mesh."""
-    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = -1, 1, 1
-    shards = jax.device_count()
+    """The config on the mesh of its run where that fits this machine, else with all devices on the data axis.
+
+    On another mesh sums have another order: scores agree to rounding, not to the last bit.
+    """
+    try:
+        shards = batch_shards(make_mesh(config.mesh))
+    except ConfigError:
+        config.mesh.data, config.mesh.fsdp, config.mesh.tensor = -1, 1, 1
+        shards = jax.device_count()
     config.eval_batch_size = -(-config.eval_batch_size // shards) * shards
     config.batch_size = -(-config.batch_size // (shards * config.accumulate)) * shards * config.accumulate
     return config

@@ -1,6 +1,7 @@
 """Peak rates of known chips, for model FLOP/s utilisation (MFU)."""
 
-PEAK_BF16_FLOPS: dict[str, float] = {
+PEAK_FLOPS: dict[str, float] = {
+    # dense bfloat16, or float16 on chips without it (V100, T4), whatever the run computes in
     # per JAX device: up to v3 and for v7x that is half a chip. Source: the vendors' data sheets, dense
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -24,6 +25,6 @@ PEAK_BF16_FLOPS: dict[str, float] = {
 
 
 def mfu(flops: float, seconds: float, device_kind: str, devices: int) -> float | None:
-    """Fraction of the devices' bfloat16 peak that ``flops`` in ``seconds`` reach; None for an unknown chip."""
-    peak = PEAK_BF16_FLOPS.get(device_kind)
+    """Fraction of the devices' 16-bit peak that ``flops`` in ``seconds`` reach; None for an unknown chip."""
+    peak = PEAK_FLOPS.get(device_kind)
     return flops / seconds / (peak * devices) if peak and flops and seconds else None

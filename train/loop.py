@@ -32,14 +32,15 @@ from train.optim import make_schedule
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import TrainState
-from train.workdir import claimed, write_card
+from train.workdir import claimed, write_identity
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     """Trains from the newest good checkpoint of ``workdir``, or from the start, to ``config.steps``.
 
     Returns:
-      What ``summary.json`` holds; None if a signal stopped the run before the end (its state is saved).
+      What ``summary.json`` holds ({} on processes other than the first); None if a signal stopped the run before the
+      end (its state is saved).
 
     Raises:
       ConfigError, DataError, WorkdirError, CheckpointError, NonFiniteError: each with a one-line message.
@@ -48,7 +49,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         stack.enter_context(claimed(workdir, config))
         run = build(config)
         if jax.process_index() == 0:
-            write_card(workdir, run.card)
+            write_identity(workdir, config, run.card)
         checkpoints = Checkpoints(
             workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
         )
@@ -56,13 +57,13 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         restored = checkpoints.restore(run.shapes, warn=cli.warn)
         state, progress = (restored[0], Progress(**restored[1])) if restored else (run.init(), Progress())
         quiet = jax.process_index() != 0
-        writers = Writers(workdir, start=int(state.step), steps=config.steps, quiet=quiet)
+        writers = Writers(workdir, start=int(state.step), evaluated=progress.evaluated, steps=config.steps, quiet=quiet)
         stack.callback(writers.close)
         writers.line(report.header(run, workdir, int(state.step)))
         loop = _Loop(run, workdir, checkpoints, writers, stop, progress)
         try:
             state = loop.run_steps(state)
-            done = int(state.step) == config.steps and loop.finish(state)
+            summary = loop.finish(state) if int(state.step) == config.steps else None
         finally:
             # also after an error: the save in flight must not be cut off, and its own failure must not hide the cause
             if sys.exc_info()[0] is None:
@@ -70,12 +71,12 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             else:
                 with contextlib.suppress(Exception):
                     checkpoints.close()
-        if not done:
+        if summary is None:
             writers.line(
                 f"stopped by {stop.name} after step {int(state.step)}; all is saved: run the same command to go on"
             )
             return None
-        return done
+        return summary
 
 
 @dataclass
@@ -105,14 +106,16 @@ class _Loop:
         self.schedule = make_schedule(run.config.optim, run.config.steps)
         self.eval_step = run.compile_eval_step()
         self.started = time.perf_counter() - progress.seconds
-        self.score: float | None = None
+        self.last_evaluation: tuple[int, dict[str, float], np.ndarray] | None = None
         self.flops = 0.0
 
     def run_steps(self, state: TrainState) -> TrainState:
         """Steps until ``config.steps`` or a signal, whichever comes first; saves at the end in either case."""
         config, step = self.config, int(state.step)
-        if step % config.eval_every == 0 and 0 < step < config.steps and self.progress.evaluated != step:
-            self._evaluate(state, step)  # a signal had cut this one short
+        due = step % config.eval_every == 0 or step == config.steps
+        # a signal had cut this evaluation short
+        if due and 0 < step != self.progress.evaluated and not self._evaluate(state, step):
+            return state
         if step == config.steps:
             return state
         train_step, compile_seconds, self.flops = self.run.compile_train_step()
@@ -151,8 +154,8 @@ class _Loop:
                 self.progress.loader = loader.get_state()
                 if log or last:
                     self._log(step)
-                if due and not last and not stopping:
-                    self._evaluate(state, step)
+                if (due or last) and not stopping:
+                    stopping = not self._evaluate(state, step)
                 if due or save or last or stopping:
                     self._save(state, step)
                 if stopping:
@@ -162,12 +165,15 @@ class _Loop:
 
     def finish(self, state: TrainState) -> dict[str, Any] | None:
         """Final scores, summary and pictures; None if a signal came first."""
-        config, found = self.config, {}
-        for name, split in (("train", config.data.train_split), ("test", config.data.eval_split)):
-            result = self._measure(state, split)
-            if result is None:
-                return None
-            found[name] = result
+        config = self.config
+        if self.last_evaluation is not None and self.last_evaluation[0] == config.steps:
+            test_result = self.last_evaluation[1:]
+        else:
+            test_result = self._measure(state, config.data.eval_split)
+        train_result = self._measure(state, config.data.train_split)
+        if train_result is None or test_result is None:
+            return None
+        found = {"train": train_result, "test": test_result}
         if jax.process_index() != 0:
             return {}
         means, confusion = found["test"]
@@ -224,17 +230,20 @@ class _Loop:
         self.window = Sums()
         self.window_steps, self.window_seconds, self.window_wait = 0, 0.0, 0.0
 
-    def _evaluate(self, state: TrainState, step: int) -> None:
+    def _evaluate(self, state: TrainState, step: int) -> bool:
+        """Records the scores on eval_split; False if a signal cut it short."""
         start = time.perf_counter()
         result = self._measure(state, self.config.data.eval_split)
         if result is None:
-            return
+            return False
         means, confusion = result
         seconds = time.perf_counter() - start
         timings = {"examples_per_second": float(confusion.sum()) / seconds}
-        self.writers.record(step, self.config.data.eval_split, means, timings)
+        self.writers.record(step, "eval", means, timings)
         self.progress.evaluated = step
-        self.score = means.get("accuracy")
+        self.last_evaluation = (step, means, confusion)
+        self.checkpoints.score(step, means["accuracy"])
+        return True
 
     def _measure(self, state: TrainState, split: str) -> tuple[dict[str, float], np.ndarray] | None:
         # several processes must leave the collective evaluation together, so only a single one may leave early
@@ -244,8 +253,8 @@ class _Loop:
     def _save(self, state: TrainState, step: int) -> None:
         self.progress.window = self.window.values
         self.progress.seconds = time.perf_counter() - self.started
-        score = self.score if self.progress.evaluated == step else None
-        self.checkpoints.save(state, vars(self.progress), metric=score)
+        self.writers.sync()
+        self.checkpoints.save(state, vars(self.progress))
 
 
 class _Stop:
@@ -263,7 +272,7 @@ class _Stop:
     def reached(self, step: int) -> bool:
         """True at the same step on every process."""
         if jax.process_count() > 1:
-            self.name = self.name or "SIGTERM to another process"
+            self.name = "SIGTERM to one of the processes"
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked
 
@@ -271,7 +280,8 @@ class _Stop:
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
     stop = _Stop()
-    handled = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)  # jax takes SIGTERM
+    # of several processes jax takes SIGTERM, and Ctrl-C stays what it is: one process cannot stop alone
+    handled = () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, stop.ask) for number in handled}

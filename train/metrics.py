@@ -4,15 +4,20 @@
 was interrupted; times go to ``timings.jsonl``. TensorBoard gets both.
 """
 
+import contextlib
 import json
 import math
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 
@@ -62,22 +67,31 @@ class Writers:
     Args:
       workdir: an existing directory.
       start: step from which the run goes on; records of later steps, left by an interrupted run, are dropped.
+      evaluated: last step whose evaluation counts; records of later evaluations are dropped.
       steps: total, for the progress bar.
       quiet: print and write nothing (every process but the first).
     """
 
-    def __init__(self, workdir: Path, *, start: int, steps: int, quiet: bool = False):
+    def __init__(self, workdir: Path, *, start: int, evaluated: int, steps: int, quiet: bool = False):
         self.quiet = quiet
-        self._last = 0
+        self._last = start
+        self._open = contextlib.ExitStack()
         if quiet:
             return
         for name in ("metrics.jsonl", "timings.jsonl"):
-            _keep_until(workdir / name, start)
-        self._metrics = (workdir / "metrics.jsonl").open("a")
-        self._timings = (workdir / "timings.jsonl").open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=True)
-        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        self._last = start
+            kept = [
+                r for r in read_records(workdir / name) if r["step"] <= (evaluated if r["kind"] == "eval" else start)
+            ]
+            write_atomically(workdir / name, "".join(json.dumps(r) + "\n" for r in kept))
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        # not SummaryWriter: it writes in a thread, and blocks forever once that thread has met a full disk
+        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        self._open.callback(self._events.close)
+        self._events.write_event(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._metrics = self._open.enter_context((workdir / "metrics.jsonl").open("a"))
+        self._timings = self._open.enter_context((workdir / "timings.jsonl").open("a"))
+        bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._bar = self._open.enter_context(bar)
 
     def progress(self, step: int) -> None:
         """Moves the bar to ``step``."""
@@ -92,25 +106,28 @@ class Writers:
             sys.stdout.flush()
 
     def record(self, step: int, kind: str, values: Mapping[str, float], timings: Mapping[str, float]) -> None:
-        """Writes the metrics of ``kind`` (``train`` or a split) after ``step`` steps, and prints them in one line."""
+        """Writes the metrics of ``kind`` (``train`` or ``eval``) after ``step`` steps, and prints them in one line."""
         if self.quiet:
             return
-        self._metrics.write(json.dumps({"step": step, "split": kind, **values}) + "\n")
+        self._metrics.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._metrics.flush()
-        self._timings.write(json.dumps({"step": step, "split": kind, **timings}) + "\n")
+        self._timings.write(json.dumps({"step": step, "kind": kind, **timings}) + "\n")
         self._timings.flush()
         for name, value in {**values, **timings}.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+            summary = Summary(value=[Summary.Value(tag=f"{kind}/{name}", simple_value=value)])
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._events.flush()
         numbers = "  ".join(f"{k} {v:.4g}" for k, v in {**values, **timings}.items())
         self.line(f"step {step:>6}  {kind:<5}  {numbers}")
 
+    def sync(self) -> None:
+        """Puts the records on the disk, so that a checkpoint saved next never outlives them, even in a power cut."""
+        if not self.quiet:
+            os.fsync(self._metrics.fileno())
+
     def close(self) -> None:
         """Flushes and closes everything."""
-        if not self.quiet:
-            self._bar.close()
-            self._metrics.close()
-            self._timings.close()
-            self._events.close()
+        self._open.close()
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -119,7 +136,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return records
 
@@ -127,10 +144,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file so that a kill leaves the old or the new text, never half of it."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
-
-
-def _keep_until(path: Path, step: int) -> None:
-    kept = [r for r in read_records(path) if r["step"] <= step]
-    write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))

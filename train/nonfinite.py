@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from train.setup import Run
 from train.sharding import path_name, put_batch
@@ -29,16 +30,20 @@ def report(run: Run, state: TrainState, batch: dict[str, np.ndarray], step: int,
     name = first_nonfinite(run, state, batch)
     if jax.process_index() == 0:
         directory = workdir / "nonfinite"
-        directory.mkdir(exist_ok=True)
-        np.savez_compressed(directory / f"step_{step}.npz", **batch)
-        (directory / f"step_{step}.json").write_text(json.dumps({"step": step, "first_nonfinite": name}) + "\n")
+        try:
+            directory.mkdir(exist_ok=True)
+            np.savez_compressed(directory / f"step_{step}.npz", **batch)
+            (directory / f"step_{step}.json").write_text(json.dumps({"step": step, "first_nonfinite": name}) + "\n")
+        except OSError as e:
+            return f"{name} (the batch could not be written: {e.strerror})"
     return name
 
 
 def first_nonfinite(run: Run, state: TrainState, batch: dict[str, np.ndarray]) -> str:
     """Replays the step with every module's output captured, and names the first tensor that is not finite.
 
-    Order: parameters, inputs, module outputs as they are computed, loss, gradients, update.
+    Order: parameters, inputs, module outputs as they are computed, loss, gradients and their norm, updates and theirs.
+    Micro-batches are replayed as one batch, and dropout then draws other masks.
     """
     for name, value in _tensors(run, state, put_batch(batch, run.mesh)):
         if jnp.issubdtype(value.dtype, jnp.inexact) and not bool(jnp.isfinite(value).all()):
@@ -72,8 +77,10 @@ def _tensors(run: Run, state: TrainState, batch: Any) -> Iterator[tuple[str, jax
     (loss, _), grads = jax.value_and_grad(forward, has_aux=True)(state.params)
     yield "loss", loss
     yield from _named("grads", grads)
+    yield "norm of the gradients", optax.tree.norm(grads)
     updates, _ = run.tx.update(grads, state.opt_state, state.params)
     yield from _named("updates", updates)
+    yield "norm of the updates", optax.tree.norm(updates)
 
 
 def _named(prefix: str, tree: Any) -> Iterator[tuple[str, jax.Array]]:

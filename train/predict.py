@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from train import cli
 from train.config import ConfigError
@@ -20,7 +20,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 def load_image(path: Path, shape: tuple[int, ...], *, invert: bool = False) -> np.ndarray:
-    """Reads an image file as uint8 [h, w, c]: grey or RGB as the model was trained, resized by bilinear filtering.
+    """Reads an image file as uint8 [h, w, c], as the data pipeline does: shorter side resized, centre cropped.
+
+    Camera orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits.
 
     Raises:
       ValueError: missing, unreadable or broken file, in one line.
@@ -28,10 +30,15 @@ def load_image(path: Path, shape: tuple[int, ...], *, invert: bool = False) -> n
     height, width, channels = shape
     try:
         with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).round().astype(np.uint8))
+            if image.has_transparency_data and channels < 4:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
             if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image, np.uint8).reshape(height, width, -1)
+                image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:

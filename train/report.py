@@ -23,11 +23,12 @@ def header(run: Run, workdir: Path, start: int) -> str:
     mesh = " x ".join(f"{name} {n}" for name, n in run.mesh.shape.items())
     precision = jax.config.jax_default_matmul_precision or f"{device.platform}'s default"
     splits = ", ".join(f"{name} {n:,}" for name, n in card.splits.items())
+    stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
     optim = config.optim
     rows = {
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} processes",
         "mesh": mesh,
-        "dtypes": f"parameters float32, computation {config.dtype}, matrix products at {precision} precision",
+        "dtypes": f"parameters {stored}, computation {config.dtype}, matrix products at {precision} precision",
         "model": f"{config.model} {config.model_fields or ''}: {count:,} parameters, {size / 1e6:.2f} MB",
         "data": f"{card.name} {card.version}: {splits}; images {'x'.join(map(str, card.image_shape))} uint8",
         "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
@@ -41,7 +42,7 @@ def header(run: Run, workdir: Path, start: int) -> str:
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Loss, accuracy and learning rate over steps, one line per split.
+    """Loss, accuracy, learning rate and gradient norm over steps, for training and evaluation.
 
     Args:
       records: of ``metrics.jsonl``.
@@ -51,11 +52,11 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for i, name in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
-        for split in dict.fromkeys(r["split"] for r in records):
-            points = [(r["step"], r[name]) for r in records if r["split"] == split and name in r]
+        for kind in dict.fromkeys(r["kind"] for r in records):
+            points = [(r["step"], r[name]) for r in records if r["kind"] == kind and name in r]
             if points:
                 steps, values = zip(*points, strict=True)
-                axes.plot(steps, values, label=split, marker="." if len(points) < 40 else "")
+                axes.plot(steps, values, label=kind, marker="." if len(points) < 40 else "")
         axes.set(title=name.replace("_", " "), xlabel="step")
         positive = all(r[name] > 0 for r in records if name in r)
         if name in ("loss", "grad_norm") and positive:

@@ -1,6 +1,5 @@
 """From a config to everything a run needs: data card, mesh, model, optimiser, and compiled steps."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,17 +105,19 @@ class Run:
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
         config, data = self.config, self.config.data
+        size = config.batch_size if train else config.eval_batch_size
+        index, count = sharding.local_rows(self.mesh, size)
         return input_pipeline.make_loader(
             data.name,
             split,
-            batch_size=config.batch_size if train else config.eval_batch_size,
+            batch_size=size,
             seed=config.seed,
             train=train,
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
             image_size=data.image_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=index,
+            process_count=count,
         )
 
     def _batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -140,7 +141,11 @@ def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.
     data = config.data
     if card is None:
         card = input_pipeline.describe(
-            data.name, data_dir=data.data_dir, raw_dir=data.raw_dir, image_size=data.image_size
+            data.name,
+            data_dir=data.data_dir,
+            raw_dir=data.raw_dir,
+            image_size=data.image_size,
+            require=(data.train_split, data.eval_split),
         )
     channels = card.image_shape[-1]
     if len(data.mean) not in (1, channels):
@@ -150,7 +155,8 @@ def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.
     tx = make_optimizer(config.optim, config.steps)
     try:
         shapes = jax.eval_shape(_initialiser(config, card, model, tx), jax.random.key(0))
-    except ValueError as e:  # a size that the architecture cannot take; the models say which
+    # a size that the architecture cannot take: the models say which, or, for absurd ones, jax does
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as e:
         raise ConfigError(f"config.model = {config.model!r} with {config.model_fields}: {e}") from e
     where = sharding.shardings_of(shapes, mesh)
     shapes = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
@@ -166,8 +172,3 @@ def parameter_count(run: Run) -> tuple[int, int]:
     """Number of parameters and their bytes, over all devices once."""
     leaves = jax.tree.leaves(run.shapes.params)
     return sum(p.size for p in leaves), sum(p.size * p.dtype.itemsize for p in leaves)
-
-
-def with_mesh(config: Config, **sizes: int) -> Config:
-    """The same config on another mesh."""
-    return dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))

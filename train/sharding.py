@@ -5,6 +5,7 @@ largest dimension that divides. Optimiser state and moving averages follow the s
 the parameter's. Batches are split over ``data`` and ``fsdp``.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
-    fixed = int(np.prod([s for s in sizes if s != -1]))
+    fixed = math.prod(s for s in sizes if s != -1)
     text = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
         near = max(d for d in range(1, len(devices) + 1) if len(devices) % d == 0 and d <= fixed)
@@ -98,6 +99,25 @@ def path_name(path: tuple[Any, ...]) -> str:
 def batch_shards(mesh: Mesh) -> int:
     """Number of parts that a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """Which rows of a global batch this process feeds, as (index, count): part ``index`` of ``count`` equal parts.
+
+    Processes that a batch is not split between, because a tensor axis spans them, feed the same rows.
+
+    Raises:
+      ConfigError: the process's devices hold rows that are not one such part.
+    """
+    indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
+    spans = sorted({index[0].indices(batch_size)[:2] for index in indices.values()})
+    start, stop = spans[0][0], spans[-1][1]
+    size = sum(b - a for a, b in spans)
+    if size != stop - start or batch_size % size or start % size:
+        raise ConfigError(
+            f"config.mesh gives process {jax.process_index()} rows {spans} of a batch: not one equal part"
+        )
+    return start // size, batch_size // size
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -12,7 +12,7 @@ import jax
 from input_pipeline import DatasetCard
 from train import config as config_lib
 from train.checkpoint import is_disk_full
-from train.config import Config, ConfigError
+from train.config import Config
 from train.metrics import write_atomically
 
 
@@ -22,7 +22,7 @@ class WorkdirError(RuntimeError):
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: Config) -> Iterator[None]:
-    """Makes the workdir this run's own for as long as the context lasts, and writes ``config.json``.
+    """Makes the workdir this run's own for as long as the context lasts.
 
     Only the first process of several does anything. The lock goes with the process, however it ends.
 
@@ -44,17 +44,15 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WorkdirError(f"workdir {workdir} is in use by another run; choose another --workdir") from None
+        except OSError:
+            pass  # a network file system without locks
         _require_same_config(workdir, config)
-        write_atomically(workdir / "config.json", config_lib.to_json(config))
         yield
 
 
 def _require_same_config(workdir: Path, config: Config) -> None:
     if (workdir / "config.json").exists():
-        try:
-            changed = config_lib.differences(read_config(workdir), config)
-        except ConfigError as e:
-            raise WorkdirError(f"workdir {workdir} is of another version of this program ({e})") from e
+        changed = config_lib.differences(read_config(workdir), config)
         if changed:
             raise WorkdirError(
                 f"workdir {workdir} belongs to a run with another config ({'; '.join(changed)}); "
@@ -64,24 +62,37 @@ def _require_same_config(workdir: Path, config: Config) -> None:
         raise WorkdirError(f"workdir {workdir} has checkpoints but no config.json; choose another --workdir")
 
 
-def write_card(workdir: Path, card: DatasetCard) -> None:
-    """Writes ``dataset.json``: what :func:`read_card` reads."""
+def write_identity(workdir: Path, config: Config, card: DatasetCard) -> None:
+    """Writes ``config.json`` and ``dataset.json``: only once the config is known to be good."""
+    write_atomically(workdir / "config.json", config_lib.to_json(config))
     write_atomically(workdir / "dataset.json", json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> Config:
     """The config that the run in ``workdir`` was started with."""
-    return config_lib.from_json(_read(workdir, "config.json"))
+    text = _read(workdir, "config.json")
+    try:
+        return config_lib.from_json(text)
+    except ValueError as e:  # ConfigError and JSONDecodeError among them
+        raise WorkdirError(
+            f"{workdir}/config.json is damaged or of another version of this program ({e}); restore it, or choose "
+            "another --workdir"
+        ) from e
 
 
 def read_card(workdir: Path) -> DatasetCard:
     """What the run in ``workdir`` was trained on: image shape and label names, without the data."""
-    card = json.loads(_read(workdir, "dataset.json"))
-    return DatasetCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in card.items()})
+    text = _read(workdir, "dataset.json")
+    try:
+        return DatasetCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
+    except (ValueError, TypeError, AttributeError) as e:
+        raise WorkdirError(f"{workdir}/dataset.json is damaged or of another version of this program ({e})") from e
 
 
 def _read(workdir: Path, name: str) -> str:
     try:
         return (workdir / name).read_text()
+    except UnicodeDecodeError as e:
+        raise WorkdirError(f"{workdir}/{name} is damaged: it is not text") from e
     except OSError as e:
         raise WorkdirError(f"{workdir} is not the workdir of a run: {name}: {e.strerror}") from e
