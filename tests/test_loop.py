@@ -371,18 +371,20 @@ def test_two_processes_equal_one(small_config, tmp_path, data_dir):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    flags = ["--config.steps=40", "--config.log_every=10", "--config.eval_every=20", "--config.mesh.fsdp=2"]
+    flags = ["--config.steps=40", "--config.log_every=10", "--config.eval_every=20"]
+    flags += ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    devices = "--xla_force_host_platform_device_count="
     two = []
     for i in range(2):
         env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)}
+        env["XLA_FLAGS"] = devices + "2"
         two.append(command_line(small_config, tmp_path / "two", data_dir, *flags, processes=env))
     results = [p.communicate(timeout=150) for p in two]
     assert [p.returncode for p in two] == [0, 0], results
     assert "summary.json" in results[0][0] and "step" not in results[1][0]
-    one = command_line(small_config, tmp_path / "one", data_dir, *flags[:3])
+    one = command_line(small_config, tmp_path / "one", data_dir, *flags, processes={"XLA_FLAGS": devices + "4"})
     one.communicate(timeout=100)
-    read = lambda w: [json.loads(line) for line in (tmp_path / w / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
-    a, b = read("one"), read("two")
+    a, b = records(tmp_path / "one"), records(tmp_path / "two")
     assert [r["step"] for r in a] == [r["step"] for r in b]
     np.testing.assert_allclose([r["loss"] for r in b], [r["loss"] for r in a], rtol=1e-5)
     one, two = (json.loads((tmp_path / w / "summary.json").read_text()) for w in ("one", "two"))

@@ -107,7 +107,7 @@ class _Loop:
         self.eval_step = run.compile_eval_step()
         self.started = time.perf_counter() - progress.seconds
         self.last_evaluation: tuple[int, dict[str, float], np.ndarray] | None = None
-        self.flops = 0.0
+        self.flops = self.compile_seconds = 0.0
 
     def run_steps(self, state: TrainState) -> TrainState:
         """Steps until ``config.steps`` or a signal, whichever comes first; saves at the end in either case."""
@@ -118,9 +118,9 @@ class _Loop:
             return state
         if step == config.steps:
             return state
-        train_step, compile_seconds, self.flops = self.run.compile_train_step()
+        train_step, self.compile_seconds, self.flops = self.run.compile_train_step()
         self.writers.line(
-            f"compiled the training step in {compile_seconds:.1f} s, {self.flops / 1e9:.3g} GFLOP per step"
+            f"compiled the training step in {self.compile_seconds:.1f} s, {self.flops / 1e9:.3g} GFLOP per step"
         )
         loader = self.run.loader(config.data.train_split, train=True)
         if self.progress.loader is not None:
@@ -226,6 +226,8 @@ class _Loop:
         use = hardware.mfu(self.flops, seconds / self.window_steps, jax.devices()[0].device_kind, jax.device_count())
         if use is not None:
             timings["mfu_percent"] = 100 * use
+        if self.compile_seconds:  # with the first line only: no part of the step's time
+            timings["compile_s"], self.compile_seconds = self.compile_seconds, 0.0
         self.writers.record(step, "train", values, timings)
         self.window = Sums()
         self.window_steps, self.window_seconds, self.window_wait = 0, 0.0, 0.0
