@@ -26,15 +26,21 @@ def data_dir(tmp_path_factory) -> str:
 
 @pytest.fixture
 def tiny(data_dir) -> Config:
-    """Sixteen fast steps of an MLP on the embedded digits."""
+    """Sixteen fast steps of an MLP on the embedded digits, with all that has state switched on."""
+    return make_tiny(data_dir)
+
+
+def make_tiny(data_dir: str) -> Config:
+    """See ``tiny``; a fresh one, for fixtures that live longer."""
     return Config(
         model="mlp",
         model_fields={"hidden_sizes": (32,)},
         data=DataConfig(name="digits", data_dir=data_dir, crop_padding=1),
-        optim=OptimConfig(learning_rate=3e-3, warmup_steps=2, weight_decay=1e-2),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=2, weight_decay=1e-2, ema_decay=0.9),
         checkpoint=CheckpointConfig(every=6),
         steps=16,
         batch_size=64,
+        accumulate=2,
         eval_every=8,
         eval_batch_size=128,
         log_every=4,

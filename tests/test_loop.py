@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from input_pipeline import DataError
+from tests.chaos import flip_bit
+from tests.conftest import make_tiny
 from train import config as config_lib
 from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
@@ -25,10 +29,6 @@ from train.nonfinite import NonFiniteError
 from train.workdir import WorkdirError, read_card
 
 ROOT = Path(__file__).parent.parent
-
-
-def with_steps(config, **fields):
-    return dataclasses.replace(config, **fields)
 
 
 def final_state(workdir):
@@ -69,6 +69,14 @@ def full_config(data_dir):
         log_every=30,
         label_smoothing=0.05,
     )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_dir):
+    """Workdir of ``tiny`` run to its end without any disturbance."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train(make_tiny(data_dir), workdir)
+    return workdir
 
 
 def test_a_run_learns_and_leaves_everything(finished):
@@ -151,19 +159,16 @@ def test_predict_labels_files_and_folders_and_names_broken_ones(finished, tmp_pa
     assert found["00.png"]["probability"] == pytest.approx(float(jax.nn.softmax(logits).max()), rel=1e-4)
 
 
-def test_two_runs_are_bit_equal_and_another_seed_is_not(tiny, tmp_path):
-    train(tiny, tmp_path / "a")
-    train(tiny, tmp_path / "b")
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-    train(with_steps(tiny, seed=1), tmp_path / "c")
-    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() != (tmp_path / "c" / "metrics.jsonl").read_bytes()
+def test_two_runs_are_bit_equal_and_another_seed_is_not(tiny, whole, tmp_path):
+    train(tiny, tmp_path / "same")
+    assert_same_run(whole, tmp_path / "same")
+    train(dataclasses.replace(tiny, seed=1), tmp_path / "other")
+    assert records(whole)[0]["loss"] != records(tmp_path / "other")[0]["loss"]
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 8, 12, 16])
-def test_stopping_at_any_step_and_resuming_changes_nothing(tiny, tmp_path, monkeypatch, stop_at):
+def test_stopping_at_any_step_and_resuming_changes_nothing(tiny, whole, tmp_path, monkeypatch, stop_at):
     """8 is an evaluation, 12 a checkpoint and a log line, 16 the end; 5 lies inside a log window."""
-    tiny.accumulate, tiny.optim.ema_decay = 2, 0.9
-    train(tiny, tmp_path / "whole")
 
     def reached(self, step):
         self.asked, self.name = self.asked or step == stop_at, "SIGTERM"
@@ -174,9 +179,9 @@ def test_stopping_at_any_step_and_resuming_changes_nothing(tiny, tmp_path, monke
     assert not (tmp_path / "parts" / "summary.json").exists()
     monkeypatch.undo()
     summary = train(tiny, tmp_path / "parts")
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
-    assert summary["test"] == whole["test"] and summary["train"] == whole["train"]
+    assert_same_run(whole, tmp_path / "parts")
+    expected = json.loads((whole / "summary.json").read_text())
+    assert summary["test"] == expected["test"] and summary["train"] == expected["train"]
 
 
 def records(workdir):
@@ -184,9 +189,8 @@ def records(workdir):
 
 
 @pytest.mark.parametrize("cut", [8, 16])
-def test_a_signal_during_an_evaluation_loses_nothing(tiny, tmp_path, monkeypatch, cut):
+def test_a_signal_during_an_evaluation_loses_nothing(tiny, whole, tmp_path, monkeypatch, cut):
     """The evaluation after step 8 (or the last) is cut short, later made good, and killed before the next save."""
-    train(tiny, tmp_path / "whole")
     original = loop.evaluate
 
     def cut_short(run, step, state, split, *, stopping):
@@ -210,20 +214,16 @@ def test_a_signal_during_an_evaluation_loses_nothing(tiny, tmp_path, monkeypatch
     monkeypatch.undo()
     train(tiny, tmp_path / "parts")
     assert [r["step"] for r in records(tmp_path / "parts") if r["kind"] == "eval"] == [8, 16]
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole, tmp_path / "parts")
 
 
-def test_resuming_on_another_mesh_goes_on_with_the_same_batches(tiny, tmp_path, monkeypatch):
-    train(tiny, tmp_path / "whole")
+def test_resuming_on_another_mesh_goes_on_with_the_same_batches(tiny, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 9) or step == 9)
     train(tiny, tmp_path / "parts")
     monkeypatch.undo()
-    train(with_steps(tiny, mesh=config_lib.MeshConfig(data=2, fsdp=4)), tmp_path / "parts")
-    whole, parts = (
-        [json.loads(line)["loss"] for line in (tmp_path / w / "metrics.jsonl").read_text().splitlines()]
-        for w in ("whole", "parts")
-    )
-    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+    train(dataclasses.replace(tiny, mesh=config_lib.MeshConfig(data=2, fsdp=4)), tmp_path / "parts")
+    losses = [[r["loss"] for r in records(workdir)] for workdir in (whole, tmp_path / "parts")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
@@ -235,24 +235,26 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
 
 def test_a_foreign_workdir_is_refused_with_the_fields(tiny, tmp_path):
     train(tiny, tmp_path / "w")
-    other = with_steps(tiny, seed=5, optim=dataclasses.replace(tiny.optim, learning_rate=0.5))
+    other = dataclasses.replace(tiny, seed=5, optim=dataclasses.replace(tiny.optim, learning_rate=0.5))
     with pytest.raises(WorkdirError, match=r"config\.optim\.learning_rate: 0\.003 -> 0\.5; config\.seed: 0 -> 5"):
         train(other, tmp_path / "w")
-    allowed = with_steps(tiny, mesh=config_lib.MeshConfig(fsdp=2), checkpoint=config_lib.CheckpointConfig(every=3))
+    allowed = dataclasses.replace(
+        tiny, mesh=config_lib.MeshConfig(fsdp=2), checkpoint=config_lib.CheckpointConfig(every=3)
+    )
     assert train(allowed, tmp_path / "w") is not None
 
 
 def test_a_mistake_found_late_claims_nothing(tiny, tmp_path):
     with pytest.raises(DataError, match="did you mean digits"):
-        train(with_steps(tiny, data=dataclasses.replace(tiny.data, name="digitz")), tmp_path / "w")
+        train(dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, name="digitz")), tmp_path / "w")
     with pytest.raises(DataError, match=r"no split 'valid'"):
-        train(with_steps(tiny, data=dataclasses.replace(tiny.data, eval_split="valid")), tmp_path / "w")
+        train(dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, eval_split="valid")), tmp_path / "w")
     assert train(tiny, tmp_path / "w") is not None
 
 
 @pytest.mark.parametrize("text", ['{"model"', "[]", '{"optim": 1}', '{"stepz": 3}', ""])
 def test_a_damaged_config_is_named(tiny, tmp_path, text):
-    train(with_steps(tiny, steps=4), tmp_path / "w")
+    train(dataclasses.replace(tiny, steps=4), tmp_path / "w")
     (tmp_path / "w" / "config.json").write_text(text)
     with pytest.raises(WorkdirError, match=r"config\.json is damaged"):
         train(tiny, tmp_path / "w")
@@ -307,19 +309,14 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
     assert train(tiny, tmp_path / "w") is not None, "the last good checkpoint is untouched"
 
 
-def test_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tiny, tmp_path, monkeypatch, capsys):
-    import random
-
-    from tests.chaos import flip_bit
-
-    train(tiny, tmp_path / "whole")
+def test_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tiny, whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 13) or step == 13)
     train(tiny, tmp_path / "parts")
     monkeypatch.undo()
     flip_bit(tmp_path / "parts" / "checkpoints" / "13", random.Random(0))
     train(tiny, tmp_path / "parts")
     assert "step 13 is damaged" in capsys.readouterr().err
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole, tmp_path / "parts")
 
 
 @pytest.fixture
@@ -366,8 +363,6 @@ def test_signals_save_and_exit_0(small_config, tmp_path, data_dir, number, code)
 
 def test_two_processes_equal_one(small_config, tmp_path, data_dir):
     """One command per host; jax.distributed starts because the environment asks for it."""
-    import socket
-
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
