@@ -3,6 +3,9 @@
 Command    python -m train --config=configs/fashion_cnn.py --workdir=runs/fashion_cnn
 Data       fashion_mnist: 60,000 training and 10,000 test images of 28x28 pixels, 10 classes (Debian's package
            dataset-fashion-mnist, --config.data.raw_dir=DIR, or a download)
+Measured   test accuracy 0.9339 after 12,000 steps (25.6 epochs), 46 minutes on 2 CPU cores shared with other work,
+           824,458 parameters
+Published  0.876 to 0.925 for networks with two convolutions (table of github.com/zalandoresearch/fashion-mnist)
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig

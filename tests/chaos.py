@@ -26,6 +26,7 @@ import numpy as np
 from train import cli, setup
 from train.checkpoint import Checkpoints
 from train.evaluate import restore
+from train.metrics import read_records
 from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
@@ -52,34 +53,45 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
     reference, victim = base / "reference", base / "victim"
     seconds = undisturbed(reference, steps)
     start_up = undisturbed(base / "short", 20)
-    # lives long enough to get past start-up half of the time, short enough that all kills fit into the run
-    longest = start_up + 1.6 * max(seconds - start_up, 1.0) / times
-    killed = 0
-    for _ in range(10 * times):
-        if killed == times:
-            break
+    records = victim / "metrics.jsonl"
+    for killed in range(times):
+        done = newest_checkpoint(victim)
         with (base / "victim.log").open("a") as log:
             process = subprocess.Popen(command(victim, steps), cwd=ROOT, stdout=log, stderr=log)
-            try:
-                code = process.wait(rng.uniform(0.3, longest))
-                if code != 0:
-                    print(f"a resumed run failed with exit code {code}: see {base / 'victim.log'}")
-                    return False
-                print("the run ended before it was killed: more --steps are needed for so many kills")
-                break
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-        killed += 1
-        saved = sorted(int(p.name) for p in (victim / "checkpoints").glob("[0-9]*") if p.name.isdigit())
-        print(f"kill {killed:>2}: newest checkpoint {saved[-1] if saved else 'none'}", flush=True)
+            if rng.random() < 0.25:
+                time.sleep(rng.uniform(0.3, start_up))
+            else:
+                before = records.stat().st_mtime_ns if records.exists() else 0
+                while process.poll() is None and not stepped(records, before, done):
+                    time.sleep(0.05)
+                # a share of what is left, so that the run does not end before the last kill
+                share = max(seconds - start_up, 1.0) * (1 - done / steps) / (times - killed)
+                time.sleep(rng.uniform(0, 0.7 * share))
+            if process.poll() is not None:
+                print(f"the run ended by itself with exit code {process.returncode}: see {base / 'victim.log'}")
+                return False
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        print(f"kill {killed + 1:>2}: newest checkpoint {newest_checkpoint(victim) or 'none'}", flush=True)
     undisturbed(victim, steps)
     same_lines = (reference / "metrics.jsonl").read_bytes() == (victim / "metrics.jsonl").read_bytes()
     run = setup.build(read_config(reference))
     one, other = (jax.tree.leaves(restore(run, w)) for w in (reference, victim))
     same_arrays = all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
-    print(f"{killed} kills; metrics.jsonl equal: {same_lines}; all {len(one)} arrays of the state equal: {same_arrays}")
-    return same_lines and same_arrays and killed == times
+    print(f"{times} kills; metrics.jsonl equal: {same_lines}; all {len(one)} arrays of the state equal: {same_arrays}")
+    return same_lines and same_arrays
+
+
+def newest_checkpoint(workdir: Path) -> int:
+    """Step of the newest finished checkpoint, or 0."""
+    return max((int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0)
+
+
+def stepped(records: Path, before: int, done: int) -> bool:
+    """Whether a run started since the file was as ``before`` has logged a step after ``done``."""
+    if not records.exists() or records.stat().st_mtime_ns == before:
+        return False
+    return any(r["step"] > done for r in read_records(records)[-1:])
 
 
 def bitflip(base: Path, *, times: int, steps: int, seed: int) -> bool:
@@ -131,7 +143,7 @@ def main() -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     with tempfile.TemporaryDirectory() as base:
         if args.fault == "kill":
-            ok = kill(Path(base), times=args.times, steps=args.steps or 150 * args.times, seed=args.seed)
+            ok = kill(Path(base), times=args.times, steps=args.steps or 100 * args.times, seed=args.seed)
         else:
             ok = bitflip(Path(base), times=args.times, steps=args.steps or 80, seed=args.seed)
     print("held" if ok else "FAILED")
