@@ -119,9 +119,10 @@ def test_float32_loss_curve_of_20_sgd_steps_equals_one_device(model):
 
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
 def test_initial_values_do_not_depend_on_the_mesh(mesh):
+    """The same draws; XLA (seen with jaxlib 0.12) rounds the inverse error function of a shard in another last bit."""
     one, many = build(config_of()).init(), build(config_of(**mesh)).init()
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", jaxmodels.list_models())

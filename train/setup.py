@@ -35,7 +35,7 @@ class Run:
     shapes: TrainState
 
     def init(self) -> TrainState:
-        """The state at step 0, every array made where it lies; the values do not depend on the mesh."""
+        """The state at step 0, every array made where it lies; values depend on the mesh by rounding only."""
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
         with jax.set_mesh(self.mesh):
             return jax.jit(_initialiser(self.config, self.card, self.model, self.tx), out_shardings=shardings)(
