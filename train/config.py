@@ -111,9 +111,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = field(default=0, metadata=limit(low=0, high=2**32 - 1))
     steps: int = field(default=1000, metadata=limit(low=1, high=2**31 - 1))  # optimiser steps
-    batch_size: int = field(
-        default=128, metadata=limit(low=1, high=2**31 - 1)
-    )  # examples per optimiser step, over all devices
+    batch_size: int = field(default=128, metadata=limit(low=1, high=2**31 - 1))  # examples per step, on all devices
     accumulate: int = field(default=1, metadata=limit(low=1))  # micro-batches per optimiser step
     eval_batch_size: int = field(default=512, metadata=limit(low=1))
     eval_every: int = field(default=500, metadata=limit(low=1))  # steps

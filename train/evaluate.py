@@ -84,7 +84,8 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
             number = checkpoints.best_step()  # known from the newest
             if number is None:
                 raise CheckpointError(f"{workdir} has no checkpoint with a score; use --step=last")
-            restored = checkpoints.restore(run.shapes, step=number)
+            if restored is None or number != int(restored[0].step):
+                restored = checkpoints.restore(run.shapes, step=number)
         if restored is None:
             raise CheckpointError(f"{workdir} has no finished checkpoint yet")
         return restored[0]
