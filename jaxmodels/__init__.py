@@ -7,14 +7,42 @@ from functools import partial
 
 from flax.linen import Module
 
+from jaxmodels.alexnet import AlexNet, alexnet
 from jaxmodels.cnn import CNN
 from jaxmodels.mlp import MLP
+from jaxmodels.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56, resnet101, resnet152
+from jaxmodels.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
+from jaxmodels.vit import ViT, vit_b_16, vit_b_16_hf, vit_b_32, vit_h_14, vit_l_16, vit_l_32, vit_s_16, vit_ti_16
 
 __version__ = "0.1.0"
 
 MODELS: dict[str, Callable[..., Module]] = {
     "mlp": partial(MLP),
     "cnn": partial(CNN),
+    "alexnet": alexnet,
+    "vgg11": vgg11,
+    "vgg11_bn": vgg11_bn,
+    "vgg13": vgg13,
+    "vgg13_bn": vgg13_bn,
+    "vgg16": vgg16,
+    "vgg16_bn": vgg16_bn,
+    "vgg19": vgg19,
+    "vgg19_bn": vgg19_bn,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "resnet152": resnet152,
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+    "vit_ti_16": vit_ti_16,
+    "vit_s_16": vit_s_16,
+    "vit_b_16": vit_b_16,
+    "vit_b_32": vit_b_32,
+    "vit_l_16": vit_l_16,
+    "vit_l_32": vit_l_32,
+    "vit_h_14": vit_h_14,
+    "vit_b_16_hf": vit_b_16_hf,
 }
 
 
@@ -53,4 +81,4 @@ def _nearest(word: str, known) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-__all__ = ["CNN", "MLP", "MODELS", "Module", "create", "list_models", "model_fields"]
+__all__ = ["CNN", "MLP", "MODELS", "VGG", "AlexNet", "Module", "ResNet", "ViT", "create", "list_models", "model_fields"]

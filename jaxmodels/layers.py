@@ -1,21 +1,69 @@
-"""Pieces that two or more families share.
+"""Pieces that two or more families share, each equal to its PyTorch namesake where it has one.
 
-Weight initialisation follows He et al. 2015 ("Delving Deep into Rectifiers", arXiv:1502.01852) for layers that feed a
-ReLU and LeCun 1998 for the last one. PyTorch's own defaults (uniform, gain 1/sqrt(3), random biases) differ.
+Images are laid out batch, height, width, channel. What PyTorch does by default differs from Flax in padding, pooling,
+batch statistics and initial values; ``docs/differences.md`` lists it. Initial values follow He et al. 2015
+(arXiv:1502.01852) and LeCun 1998 where the family's reference implementation does not say otherwise.
 """
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+Initializer = jax.nn.initializers.Initializer
 
 he_normal = nn.initializers.he_normal()
 lecun_normal = nn.initializers.lecun_normal()
 zeros = nn.initializers.zeros
+ones = nn.initializers.ones
+normal = nn.initializers.normal
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "sigmoid": nn.sigmoid}
+kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""``torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu")``: torchvision's convolutions."""
+
+xavier_uniform = nn.initializers.xavier_uniform()
+
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""PyTorch's default for the weights of Linear and Conv: uniform within 1 / sqrt(fan_in)."""
+
+
+def torch_bias(fan_in: int) -> Initializer:
+    """PyTorch's default for the bias of Linear and Conv: uniform within 1 / sqrt(fan_in) of the layer's *weights*."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Gaussian error linear unit by the error function, PyTorch's default; ``jax.nn.gelu`` alone is the tanh form."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """``torch.nn.GELU(approximate="tanh")``, as GPT-2 has it."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "sigmoid": nn.sigmoid,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "tanh": jnp.tanh,
+}
+
+
+class AuxiliaryLogits(NamedTuple):
+    """Training outputs of a classifier with auxiliary heads, each [b, classes]."""
+
+    logits: Float[Array, "b classes"]
+    auxiliary: tuple[Float[Array, "b classes"], ...]
 
 
 def require_positive(**sizes: int | tuple[int, ...]) -> None:
@@ -30,6 +78,12 @@ def require_rate(**rates: float) -> None:
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise ValueError(f"{name} {rate} must be at least 0 and below 1")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -48,3 +102,174 @@ def constrain_batch(x: jax.Array) -> jax.Array:
         return x
     rest = (P.UNCONSTRAINED,) * (x.ndim - 1)
     return jax.lax.with_sharding_constraint(x, P(axes, *rest))
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) from one number or two."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def conv(
+    features: int,
+    kernel_size: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    padding: int | tuple[int, int] = 0,
+    use_bias: bool = True,
+    kernel_init: Initializer = torch_uniform,
+    bias_init: Initializer = zeros,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    name: str,
+) -> nn.Conv:
+    """A convolution that pads ``padding`` zeros on each side, as ``torch.nn.Conv2d``; SAME differs once it strides."""
+    return nn.Conv(
+        features,
+        pair(kernel_size),
+        strides=pair(stride),
+        padding=tuple((p, p) for p in pair(padding)),
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
+    )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, as ``torch.nn.BatchNorm2d`` (Ioffe & Szegedy 2015).
+
+    In training the batch is normalised by its own mean and *biased* variance; the running variance is moved towards the
+    *unbiased* one (Flax: the biased one): ``running = (1 - momentum) * running + momentum * batch``. Statistics are
+    computed in at least float32, in two passes. Under a mesh they are those of the global batch.
+
+    Attributes:
+      momentum: weight of the new batch (PyTorch 0.1 is Flax 0.9).
+      epsilon: added to the variance.
+      scale_init: of the scale; 0 makes a residual branch start as nothing (Goyal et al. 2017).
+      dtype: of the result; param_dtype: of scale and bias.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    scale_init: Initializer = ones
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ... c"], *, train: bool) -> Float[Array, "b ... c"]:
+        """Normalises ``x``; in training also updates ``mean``, ``var`` and ``count`` of collection batch_stats."""
+        channels = (x.shape[-1],)
+        wide = jnp.promote_types(self.param_dtype, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels, self.param_dtype)
+        bias = self.param("bias", zeros, channels, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, wide)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, wide)
+        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)  # batches seen; PyTorch saves it
+        x = at_least_float32(x)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            number = x.size // x.shape[-1]
+            if number < 2:
+                raise ValueError(f"batch normalisation of {x.shape} in training needs more than 1 value per channel")
+            mean = x.mean(axes)
+            var = jnp.square(x - mean).mean(axes)
+            if not self.is_initializing():
+                move = self.momentum
+                running_mean.value = (1 - move) * running_mean.value + move * mean
+                running_var.value = (1 - move) * running_var.value + move * var * (number / (number - 1))
+                count.value = count.value + 1
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+
+def _windows(
+    size: int, window: int, stride: int, padding: int, ceil_mode: bool
+) -> tuple[int, int]:  # (windows, zeros to add after the right padding)
+    span = size + 2 * padding - window
+    if span < 0:
+        raise ValueError(f"a pool of {window} cannot take a map of {size}: fewer pools, larger images")
+    count = -(-span // stride) + 1 if ceil_mode else span // stride + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:  # PyTorch: a window must start inside the map
+        count -= 1
+    return count, max(0, (count - 1) * stride + window - size - 2 * padding)
+
+
+def _pool_padding(
+    x: jax.Array, window: int, stride: int, padding: int, ceil_mode: bool
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    if 2 * padding > window:
+        raise ValueError(f"padding {padding} is more than half of the pool's window {window}")
+    extra = [_windows(n, window, stride, padding, ceil_mode)[1] for n in x.shape[1:3]]
+    return (padding, padding + extra[0]), (padding, padding + extra[1])
+
+
+def max_pool(
+    x: Float[Array, "b h w c"], window: int, *, stride: int, padding: int = 0, ceil_mode: bool = False
+) -> Float[Array, "b h2 w2 c"]:
+    """``torch.nn.functional.max_pool2d``: padding is -inf; with ``ceil_mode`` a last window may overhang."""
+    pads = _pool_padding(x, window, stride, padding, ceil_mode)
+    return nn.max_pool(x, (window, window), strides=(stride, stride), padding=pads)
+
+
+def avg_pool(
+    x: Float[Array, "b h w c"],
+    window: int,
+    *,
+    stride: int,
+    padding: int = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Float[Array, "b h2 w2 c"]:
+    """``torch.nn.functional.avg_pool2d``: zeros of the padding count, unless told otherwise; an overhang never does."""
+    pads = _pool_padding(x, window, stride, padding, ceil_mode)
+    dims, strides = (1, window, window, 1), (1, stride, stride, 1)
+    zero = np.zeros((), x.dtype)
+    total = jax.lax.reduce_window(x, zero, jax.lax.add, dims, strides, ((0, 0), *pads, (0, 0)))
+    counted = np.ones(x.shape[1:3])
+    inner = tuple((padding, padding) for _ in range(2))
+    counted = np.pad(counted, inner, constant_values=float(count_include_pad))
+    counted = np.pad(counted, tuple((0, after - padding) for _, after in pads))
+    starts = [np.arange(n) * stride for n in total.shape[1:3]]
+    counts = np.array([[counted[i : i + window, j : j + window].sum() for j in starts[1]] for i in starts[0]])
+    return total / jnp.asarray(counts[:, :, None], total.dtype)
+
+
+def adaptive_avg_pool(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b h2 w2 c"]:
+    """``torch.nn.functional.adaptive_avg_pool2d``: means over ``size`` bins that may overlap, or repeat small maps."""
+
+    def bins(length: int, count: int) -> np.ndarray:  # [count, length], rows sum to 1
+        matrix = np.zeros((count, length))
+        for i in range(count):
+            start, stop = i * length // count, -(-(i + 1) * length // count)
+            matrix[i, start:stop] = 1 / (stop - start)
+        return matrix
+
+    if size == (1, 1):
+        return x.mean((1, 2), keepdims=True)
+    if size == x.shape[1:3]:
+        return x
+    rows, columns = (jnp.asarray(bins(n, m), x.dtype) for n, m in zip(x.shape[1:3], size, strict=True))
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns)
+
+
+def local_response_norm(
+    x: Float[Array, "... c"], size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Float[Array, "... c"]:
+    """``torch.nn.LocalResponseNorm``: ``x / (k + alpha / size * sum of squares over size channels) ** beta``.
+
+    Krizhevsky et al. 2012 write alpha where PyTorch has alpha / size, and use k=2, size=5, alpha=1e-4, beta=0.75.
+    """
+    window = (1,) * (x.ndim - 1) + (size,)
+    pads = ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),)
+    squares = jax.lax.reduce_window(jnp.square(x), np.zeros((), x.dtype), jax.lax.add, window, (1,) * x.ndim, pads)
+    return x * (k + alpha / size * squares) ** -beta
+
+
+def attention_weights(query: Float[Array, "b h q d"], key: Float[Array, "b h k d"]) -> Float[Array, "b h q k"]:
+    """softmax(query key^T / sqrt(d)) in at least float32 (Vaswani et al. 2017, equation 1)."""
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query / math.sqrt(query.shape[-1]), key)
+    return jax.nn.softmax(at_least_float32(scores))

@@ -35,8 +35,13 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for the leaves that weight decay acts on: two or more dimensions, so no bias and no norm scale."""
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    """True for the leaves that weight decay acts on: two or more dimensions and neither a bias nor a norm's scale.
+
+    The names matter for scanned layers, whose biases are stacked to two dimensions.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p.ndim >= 2 and path[-1].key not in ("bias", "scale"), params
+    )
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:

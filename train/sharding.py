@@ -27,9 +27,9 @@ RULES: tuple[tuple[str, P], ...] = (
     # the classifier takes the features as the layer before left them: split
     (r"(^|/)head/kernel$", P("tensor", None)),
     (r"(^|/)head/bias$", P(None)),
-    (r"(^|/)dense(_\d+)?/kernel$", P(None, "tensor")),
-    (r"(^|/)conv(_\d+)?/kernel$", P(None, None, None, "tensor")),
-    (r"(^|/)(dense|conv)(_\d+)?/bias$", P("tensor")),
+    (r"(^|/)dense(_\w+)?/kernel$", P(None, "tensor")),
+    (r"(^|/)conv(_\w+)?/kernel$", P(None, None, None, "tensor")),
+    (r"(^|/)(dense|conv|bn)(_\w+)?/(bias|scale|mean|var)$", P("tensor")),
 )
 
 

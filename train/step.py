@@ -30,6 +30,7 @@ def train_step(
     model: Module,
     tx: optax.GradientTransformation,
     objective: Objective,
+    inputs: tuple[str, ...] = ("image",),
     preprocess: Callable[[Array, Batch], Batch] = lambda key, batch: batch,
     seed: int = 0,
     accumulate: int = 1,
@@ -43,6 +44,7 @@ def train_step(
 
     Args:
       batch: arrays with leading dimension b.
+      inputs: keys of the batch that the model takes, in order.
       preprocess: (key, batch) -> batch, run on the device: augmentation, normalisation.
       accumulate: micro-batches, run one after the other; must divide b.
       ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1 + t) / (10 + t).
@@ -58,6 +60,7 @@ def train_step(
         key_model,
         model=model,
         objective=objective,
+        inputs=inputs,
         accumulate=accumulate,
     )
     grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
@@ -85,12 +88,13 @@ def accumulated_gradients(
     *,
     model: Module,
     objective: Objective,
+    inputs: tuple[str, ...] = ("image",),
     accumulate: int = 1,
 ) -> tuple[PyTree, Array, Metrics, PyTree]:
     """Gradient of the *sum* of losses over the batch, its count, the metrics and the model's new state."""
 
     def loss_sum(params, model_state, batch, key):
-        outputs, model_state = _apply(model, params, model_state, batch, key)
+        outputs, model_state = _apply(model, params, model_state, [batch[k] for k in inputs], key)
         metrics = objective(outputs, batch)
         return metrics["loss"][0], (metrics, model_state)
 
@@ -132,13 +136,13 @@ def eval_step(
     return objective(logits, batch), confusion_counts(logits, batch)
 
 
-def predict_step(state: TrainState, image: Array, *, model: Module) -> Array:
+def predict_step(state: TrainState, *inputs: Array, model: Module) -> Any:
     """Model outputs for a preprocessed batch, with the parameters that evaluation uses."""
-    return model.apply({"params": gather_fsdp(state.eval_params), **state.model_state}, image, train=False)
+    return model.apply({"params": gather_fsdp(state.eval_params), **state.model_state}, *inputs, train=False)
 
 
-def _apply(model: Module, params: PyTree, model_state: PyTree, batch: Batch, key: Array) -> tuple[Any, PyTree]:
+def _apply(model: Module, params: PyTree, model_state: PyTree, inputs: list[Array], key: Array) -> tuple[Any, PyTree]:
     variables, rngs = {"params": gather_fsdp(params), **model_state}, {"dropout": key}
     if not model_state:
-        return model.apply(variables, batch["image"], train=True, rngs=rngs), model_state
-    return model.apply(variables, batch["image"], train=True, rngs=rngs, mutable=list(model_state))
+        return model.apply(variables, *inputs, train=True, rngs=rngs), model_state
+    return model.apply(variables, *inputs, train=True, rngs=rngs, mutable=list(model_state))
