@@ -1,0 +1,318 @@
+"""Weights of PyTorch models for ours and back: ``from_torch``, ``to_torch``, ``load``, ``save``.
+
+    model, variables = weights.load("google/vit-base-patch16-224")
+    logits = model.apply(variables, images, train=False)
+    weights.save("exported", model, variables, format="transformers")
+
+Nothing here needs PyTorch. Every tensor is accounted for: one that is missing, left over, of another shape or another
+type is an error that names it. The two directions are each other's inverse, bit for bit.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+import jaxmodels
+from jaxmodels.weights.families import Shape, family_of, fields_from_transformers, transformers_config
+from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
+from jaxmodels.weights.rules import Pair, Rule, Source, WeightsError, module_pairs, resolve, to_ours, to_theirs
+
+Variables = dict[str, Any]
+
+
+def from_torch(
+    model: nn.Module,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    image_shape: Shape | None = None,
+    format: str | None = None,
+    skip: Sequence[str] = (),
+    cast: bool = False,
+) -> Variables:
+    """Our variables, as NumPy arrays, from the tensors of a PyTorch state dict.
+
+    Args:
+      image_shape: (h, w, c) that the model takes; default: what the family's pretrained models take.
+      format: of the names, see ``formats``; default: the one that fits best.
+      skip: patterns of whole path components, with wildcards (``"head"``, ``"stage_[34]_*"``); parameters below a
+        match are left out of the result, and whatever there is for them in ``tensors`` is ignored.
+      cast: convert floating-point tensors of another type to the model's ``param_dtype``; without it they are an error.
+        Batch counters that no tensor of the file has (as before PyTorch 0.4.1) count as 0.
+
+    Raises:
+      WeightsError: tensors that are missing, left over, of another shape or of another type; the first few are named.
+    """
+    leaves, shape = _leaves(model, image_shape)
+    name = format or _best_format(model, shape, leaves, tensors)
+    rules = _rules(model, name, shape)
+    counted = any(n.endswith("num_batches_tracked") for n in tensors)
+    result: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    faults: list[str] = []
+    for path, leaf in leaves.items():
+        source = resolve(rules, path, leaf.shape)
+        used.update(source.names)
+        if _skipped(path, skip):
+            continue
+        if source.tensor.counter and not counted:
+            result[path] = np.zeros(leaf.shape, np.int32)
+            continue
+        parts = []
+        for torch_name in source.names:
+            if torch_name not in tensors:
+                faults.append(f"{torch_name} is missing")
+                continue
+            try:
+                parts.append(_converted(source, np.asarray(tensors[torch_name]), leaf, torch_name, cast))
+            except ValueError as e:
+                faults.append(f"{torch_name} {e}")
+        if len(parts) == len(source.names):
+            result[path] = np.stack(parts) if source.stacked else parts[0]
+    faults += [f"{n} is left over" for n in tensors if n not in used]
+    if faults:
+        faults = list(dict.fromkeys(faults))  # one packed tensor may be wrong for several of ours
+        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise WeightsError(
+            f"weights in {name} format do not fit {type(model).__name__} with images {shape}: "
+            f"{'; '.join(faults[:5])}{more}"
+        )
+    return _nested(result)
+
+
+def to_torch(
+    model: nn.Module, variables: Variables, *, image_shape: Shape | None = None, format: str | None = None
+) -> dict[str, np.ndarray]:
+    """The tensors of a PyTorch state dict from our variables: the inverse of :func:`from_torch`, bit for bit.
+
+    Raises:
+      WeightsError: variables that are missing, left over or of another shape.
+    """
+    leaves, shape = _leaves(model, image_shape)
+    rules = _rules(model, format or next(iter(family_of(model).formats)), shape)
+    given = {path: np.asarray(value) for path, value in _flat(variables).items()}
+    faults = [f"{p} is missing" for p in leaves if p not in given]
+    for path, value in given.items():
+        if path not in leaves:
+            faults.append(f"{path} is left over")
+        elif value.shape != leaves[path].shape:
+            faults.append(f"{path} has shape {value.shape}, not {leaves[path].shape}")
+    if faults:
+        raise WeightsError(f"variables do not fit {type(model).__name__} with images {shape}: {'; '.join(faults[:5])}")
+    whole: dict[str, np.ndarray] = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    for path, value in given.items():
+        source = resolve(rules, path, value.shape)
+        for torch_name, one in zip(source.names, value if source.stacked else [value], strict=True):
+            theirs = to_theirs(source.tensor, one)
+            if source.tensor.part:
+                parts.setdefault(torch_name, {})[source.tensor.part[0]] = theirs
+            else:
+                whole[torch_name] = np.ascontiguousarray(theirs)
+    joined = {name: np.concatenate([found[i] for i in sorted(found)]) for name, found in parts.items()}
+    return whole | joined
+
+
+def load(
+    source: str | Path,
+    model: nn.Module | None = None,
+    *,
+    image_shape: Shape | None = None,
+    format: str | None = None,
+    skip: Sequence[str] = (),
+    cast: bool = False,
+) -> tuple[nn.Module, Variables]:
+    """A model and its variables (NumPy arrays) from safetensors.
+
+    Args:
+      source: a file; a directory that :func:`save` or transformers wrote; or the id of a Hugging Face hub repository
+        (``"owner/name"``, ``"owner/name@revision"``).
+      model: what the weights are for; may be left out if there is a ``config.json``.
+      image_shape, format, skip, cast: see :func:`from_torch`.
+
+    Raises:
+      WeightsError: not found, damaged, or not fitting the model.
+    """
+    path = resolve_source(source)
+    if path.is_dir() and (path / "config.json").exists():
+        described, described_shape, described_format = _described(path / "config.json")
+        model = model or described
+        image_shape = image_shape or described_shape
+        format = format or described_format
+    if model is None:
+        raise WeightsError(f"{source} has no config.json that describes a model; pass model=jaxmodels.create(...)")
+    try:
+        tensors = read_tensors(path)
+        return model, from_torch(model, tensors, image_shape=image_shape, format=format, skip=skip, cast=cast)
+    except WeightsError as e:
+        raise WeightsError(str(e) if str(source) in str(e) else f"{source}: {e}") from e
+
+
+def save(
+    directory: str | Path,
+    model: nn.Module,
+    variables: Variables,
+    *,
+    image_shape: Shape | None = None,
+    format: str | None = None,
+) -> None:
+    """Writes ``model.safetensors`` and ``config.json``.
+
+    :func:`load` reads them with nothing else. In format ``torchvision``, ``load_state_dict`` of the torchvision model
+    takes ``safetensors.torch.load_file(...)``; in format ``transformers`` the directory is one for ``from_pretrained``.
+    """
+    format = format or next(iter(family_of(model).formats))
+    shape = _leaves(model, image_shape)[1]
+    tensors = to_torch(model, variables, image_shape=shape, format=format)
+    config = transformers_config(model, shape) if format == "transformers" else {}
+    name, fields = _preset(model)
+    config["jaxmodels"] = {"model": name, "fields": fields, "image_shape": list(shape), "format": format}
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory / "model.safetensors", tensors)
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def formats(model: nn.Module) -> tuple[str, ...]:
+    """Names of the PyTorch formats that there are for a model, the preferred one first."""
+    return tuple(family_of(model).formats)
+
+
+def torch_modules(model: nn.Module, *, image_shape: Shape | None = None, format: str | None = None) -> dict[str, Pair]:
+    """PyTorch module path -> our module, where they compute the same from the same weights."""
+    leaves, shape = _leaves(model, image_shape)
+    return module_pairs(_rules(model, format or formats(model)[0], shape), leaves)
+
+
+def torch_names(
+    model: nn.Module, *, image_shape: Shape | None = None, format: str | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Our leaf path -> the names of the PyTorch tensors it is made of."""
+    leaves, shape = _leaves(model, image_shape)
+    rules = _rules(model, format or formats(model)[0], shape)
+    return {path: resolve(rules, path, leaf.shape).names for path, leaf in leaves.items()}
+
+
+def _converted(source: Source, value: np.ndarray, leaf: Any, name: str, cast: bool) -> np.ndarray:
+    """One tensor in our layout and type; ValueError says what is wrong with it, to follow its name."""
+    ours = to_ours(source.tensor, value)
+    expected = leaf.shape[1:] if source.stacked else leaf.shape
+    if ours.shape != expected:
+        theirs = to_theirs(source.tensor, np.broadcast_to(np.zeros((), np.int8), expected)).shape
+        if source.tensor.part:
+            theirs = (theirs[0] * source.tensor.part[1], *theirs[1:])
+        raise ValueError(f"has shape {value.shape}, the model has {theirs}")
+    if ours.dtype != leaf.dtype:
+        floating = jnp.issubdtype(ours.dtype, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        if not (cast and floating):
+            way_out = f"; pass cast=True to convert it to {leaf.dtype}" if floating else ""
+            raise ValueError(f"is {ours.dtype}, the model has {leaf.dtype}{way_out}")
+        ours = ours.astype(leaf.dtype)
+    return ours
+
+
+def _leaves(model: nn.Module, image_shape: Shape | None) -> tuple[dict[str, jax.ShapeDtypeStruct], Shape]:
+    """Shapes and types of all variables by path, and the image shape they are for."""
+    shape = image_shape or family_of(model).image_shape
+    if shape is None:
+        raise WeightsError(f"{type(model).__name__} needs image_shape=(height, width, channels)")
+    wide = jnp.dtype(getattr(model, "param_dtype", jnp.float32)) == jnp.float64
+    with jax.enable_x64(wide):
+        inputs = family_of(model).inputs(model, shape)
+        tree = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *inputs)
+    return _flat(tree), tuple(shape)
+
+
+def _rules(model: nn.Module, format: str, shape: Shape) -> tuple[Rule, ...]:
+    known = family_of(model).formats
+    if format not in known:
+        raise WeightsError(f"{type(model).__name__} has no format {format!r}; there are {', '.join(known)}")
+    return known[format](model, shape)
+
+
+def _best_format(model: nn.Module, shape: Shape, leaves: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
+    """The format most of whose names are there."""
+
+    def hits(format: str) -> int:
+        rules = _rules(model, format, shape)
+        return sum(n in tensors for path, leaf in leaves.items() for n in resolve(rules, path, leaf.shape).names)
+
+    return max(family_of(model).formats, key=hits)
+
+
+def _skipped(path: str, patterns: Sequence[str]) -> bool:
+    components = path.split("/")[1:]
+    return any(
+        all(fnmatchcase(c, p) for c, p in zip(components, pattern.split("/"), strict=False))
+        and len(pattern.split("/")) <= len(components)
+        for pattern in patterns
+    )
+
+
+def _described(path: Path) -> tuple[nn.Module, Shape, str | None]:
+    """Model, image shape and format that a ``config.json`` describes."""
+    try:
+        config = json.loads(path.read_text())
+        ours = config.get("jaxmodels")
+        if ours is not None:
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in ours["fields"].items()}
+            return jaxmodels.create(ours["model"], **fields), tuple(ours["image_shape"]), ours["format"]
+        cls, fields, shape = fields_from_transformers(config)
+        return cls(**fields), shape, "transformers"
+    except WeightsError as e:
+        raise WeightsError(f"{path}: {e}") from e
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise WeightsError(f"{path} does not describe a model ({type(e).__name__}: {' '.join(str(e).split())})") from e
+
+
+def _preset(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """The preset that agrees with a model in the most fields, and the fields in which they differ (without dtypes)."""
+    defaults = {f.name: f.default for f in dataclasses.fields(type(model))}
+    given = {k: getattr(model, k) for k in defaults if k not in ("dtype", "param_dtype", "parent", "name")}
+    best: tuple[str, dict[str, Any]] | None = None
+    for name, preset in jaxmodels.MODELS.items():
+        if preset.func is type(model):
+            different = {k: v for k, v in given.items() if (defaults | preset.keywords)[k] != v}
+            if best is None or len(different) < len(best[1]):
+                best = (name, different)
+    if best is None:
+        raise WeightsError(f"{type(model).__name__} is not a model of jaxmodels")
+    return best
+
+
+def _flat(tree: Variables) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _nested(flat: Mapping[str, Any]) -> Variables:
+    tree: Variables = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+__all__ = [
+    "WeightsError",
+    "formats",
+    "from_torch",
+    "load",
+    "read_tensors",
+    "save",
+    "to_torch",
+    "torch_modules",
+    "torch_names",
+    "write_tensors",
+]

@@ -1,0 +1,263 @@
+"""Which PyTorch formats each model family has, and their rules.
+
+``torchvision`` and ``transformers`` are those libraries' state dicts, the latter as it lies on disk and on the hub, and
+``transformers5`` as transformers 5 has it in memory; ``torch`` is a plain ``torch.nn`` model as one would write it,
+given in each function; ``cifar`` has the names of akamaster/pytorch_resnet_cifar10.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmodels.alexnet import AlexNet
+from jaxmodels.cnn import CNN
+from jaxmodels.mlp import MLP
+from jaxmodels.resnet import ResNet
+from jaxmodels.vgg import VGG
+from jaxmodels.vit import ViT
+from jaxmodels.weights.rules import (
+    BATCH_NORM,
+    CONV,
+    LAYER_NORM,
+    LINEAR,
+    Rule,
+    Tensor,
+    WeightsError,
+    linear,
+    linear_after_flatten,
+    packed_attention,
+)
+
+Shape = tuple[int, ...]
+Rules = tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family meets PyTorch.
+
+    Attributes:
+      formats: by name, the preferred first: functions of a model and its image shape (h, w, c) to rules.
+      image_shape: what the pretrained models take; None where there is nothing to assume.
+      inputs: a model and its image shape to an example of what it is called with, one example long.
+    """
+
+    formats: Mapping[str, Callable[[Any, Shape], Rules]]
+    image_shape: Shape | None = (224, 224, 3)
+    inputs: Callable[[Any, Shape], tuple[jax.Array, ...]] = lambda model, shape: (jnp.zeros((1, *shape)),)
+
+
+def _mlp(model: MLP, shape: Shape) -> Rules:
+    """``Sequential(Flatten, Linear, ReLU, ..., Linear)``: Linear i is module 1 + 2 i."""
+    count = len(model.hidden_sizes)
+    first = linear_after_flatten(*shape[:2]) if len(shape) == 3 else LINEAR
+    names = [*(f"dense_{i}" for i in range(count)), "head"]
+    return tuple(Rule(f"{1 + 2 * i}", name, first if i == 0 else LINEAR) for i, name in enumerate(names))
+
+
+def _cnn(model: CNN, shape: Shape) -> Rules:
+    """Modules ``convs.i``, ``dense`` (optional) and ``head``; the flattening is channel first."""
+    pools = {"none": 0, "last": 1, "each": len(model.features)}[model.pool]
+    first = linear_after_flatten(shape[0] // 2**pools, shape[1] // 2**pools)
+    rules = (Rule("convs.{i}", "conv_{i}", CONV), Rule("head", "head", LINEAR if model.hidden_size else first))
+    return (*rules, Rule("dense", "dense", first)) if model.hidden_size else rules
+
+
+def _alexnet(model: AlexNet, shape: Shape) -> Rules:
+    convs = tuple(Rule(f"features.{n}", f"conv_{i}", CONV) for i, n in enumerate((0, 3, 6, 8, 10)))
+    return convs + _classifier(model, [1 + 3 * i for i in range(len(model.hidden_sizes))], offset=2)
+
+
+def _vgg(model: VGG, shape: Shape) -> Rules:
+    rules, n = [], 0
+    for stage, blocks in enumerate(model.stage_sizes):
+        for block in range(blocks):
+            rules.append(Rule(f"features.{n}", f"conv_{stage}_{block}", CONV))
+            if model.batch_norm:
+                rules.append(Rule(f"features.{n + 1}", f"bn_{stage}_{block}", BATCH_NORM))
+            n += 3 if model.batch_norm else 2  # convolution, batch norm, ReLU
+        n += 1  # pool
+    return tuple(rules) + _classifier(model, [3 * i for i in range(len(model.hidden_sizes))], offset=3)
+
+
+def _classifier(model: AlexNet | VGG, places: list[int], *, offset: int) -> Rules:
+    """Dense layers at ``classifier.N``; the head stands ``offset`` behind the last hidden one."""
+    last = places[-1] + offset if places else 0
+    first = linear_after_flatten(model.pooled_size, model.pooled_size)
+    names = [*(f"dense_{i}" for i in range(len(places))), "head"]
+    kinds = [first] + [LINEAR] * len(places)
+    return tuple(
+        Rule(f"classifier.{n}", name, kind) for n, name, kind in zip([*places, last], names, kinds, strict=True)
+    )
+
+
+def _resnet(head: str) -> Callable[[ResNet, Shape], Rules]:
+    rules = (
+        Rule("conv1", "conv_stem", CONV),
+        Rule("bn1", "bn_stem", BATCH_NORM),
+        Rule("layer{i}.{j}.conv{k}", "stage_{i}_block_{j}/conv_{k}", CONV),
+        Rule("layer{i}.{j}.bn{k}", "stage_{i}_block_{j}/bn_{k}", BATCH_NORM),
+        Rule("layer{i}.{j}.downsample.0", "stage_{i}_block_{j}/conv_shortcut", CONV),
+        Rule("layer{i}.{j}.downsample.1", "stage_{i}_block_{j}/bn_shortcut", BATCH_NORM),
+        Rule(head, "head", LINEAR),
+    )
+    # conv_{k} and bn_{k} would match the shortcut's names too
+    numbered = [r for r in rules if "{k}" in r.ours]
+    fixed = tuple(r for r in rules if r not in numbered)
+    numbered = tuple(
+        Rule(r.torch.replace("{k}", str(k)), r.ours.replace("{k}", str(k)), r.kind) for r in numbered for k in (1, 2, 3)
+    )
+    return lambda model, shape: fixed + numbered
+
+
+def _vit_torchvision(model: ViT, shape: Shape) -> Rules:
+    block, theirs = _vit_block(model), "encoder.layers.encoder_layer_{i}"
+    return (
+        Rule("conv_proj", "patch_embed", _patches(model)),
+        Rule("", "", (Tensor("class_token", "class_token"),)),
+        Rule("encoder", "", (Tensor("pos_embedding", "position"),)),
+        Rule(f"{theirs}.ln_1", f"{block}/norm_1", LAYER_NORM),
+        Rule(f"{theirs}.self_attention", f"{block}/attention", packed_attention()),
+        Rule(f"{theirs}.ln_2", f"{block}/norm_2", LAYER_NORM),
+        Rule(f"{theirs}.mlp.0", f"{block}/mlp_in", LINEAR),
+        Rule(f"{theirs}.mlp.3", f"{block}/mlp_out", LINEAR),
+        Rule("encoder.ln", "norm", LAYER_NORM),
+        Rule("heads.pre_logits", "dense", LINEAR),
+        Rule("heads.head", "head", LINEAR),
+    )
+
+
+def _vit_transformers(model: ViT, shape: Shape) -> Rules:
+    block, theirs = _vit_block(model), "vit.encoder.layer.{i}"
+    return (
+        Rule("vit.embeddings.patch_embeddings.projection", "patch_embed", _patches(model)),
+        Rule("vit.embeddings", "", (Tensor("cls_token", "class_token"), Tensor("position_embeddings", "position"))),
+        Rule(f"{theirs}.layernorm_before", f"{block}/norm_1", LAYER_NORM),
+        *(
+            Rule(f"{theirs}.attention.attention.{name}", f"{block}/attention/{name}", LINEAR)
+            for name in ("query", "key", "value")
+        ),
+        Rule(f"{theirs}.attention.output.dense", f"{block}/attention/out", LINEAR),
+        Rule(f"{theirs}.layernorm_after", f"{block}/norm_2", LAYER_NORM),
+        Rule(f"{theirs}.intermediate.dense", f"{block}/mlp_in", LINEAR),
+        Rule(f"{theirs}.output.dense", f"{block}/mlp_out", LINEAR),
+        Rule("vit.layernorm", "norm", LAYER_NORM),
+        Rule("classifier", "head", LINEAR),
+    )
+
+
+VIT_IN_MEMORY = {
+    "encoder.layer.": "layers.",
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "}.output.dense": "}.mlp.fc2",
+}
+
+
+def _renamed(rules: Rules, names: Mapping[str, str]) -> Rules:
+    renamed = []
+    for rule in rules:
+        torch = rule.torch
+        for old, new in names.items():
+            torch = torch.replace(old, new)
+        renamed.append(Rule(torch, rule.ours, rule.kind))
+    return tuple(renamed)
+
+
+def _vit_block(model: ViT) -> str:
+    return "blocks[{i}]" if model.scan else "block_{i}"
+
+
+def _patches(model: ViT) -> tuple[Tensor, ...]:
+    """A convolution with stride = kernel is one matrix over the flattened patch."""
+    return linear("d c p q -> (p q c) d", p=model.patch_size, q=model.patch_size)
+
+
+FAMILIES: dict[type[nn.Module], Family] = {
+    MLP: Family({"torch": _mlp}, None),
+    CNN: Family({"torch": _cnn}, None),
+    AlexNet: Family({"torchvision": _alexnet}),
+    VGG: Family({"torchvision": _vgg}),
+    ResNet: Family({"torchvision": _resnet("fc"), "cifar": _resnet("linear")}),
+    ViT: Family(
+        {
+            "torchvision": _vit_torchvision,
+            "transformers": _vit_transformers,
+            "transformers5": lambda model, shape: _renamed(_vit_transformers(model, shape), VIT_IN_MEMORY),
+        }
+    ),
+}
+
+
+def family_of(model: nn.Module) -> Family:
+    """The family of a model. Raises WeightsError if its class has no map."""
+    if type(model) not in FAMILIES:
+        raise WeightsError(f"{type(model).__name__} has no map to PyTorch's tensors")
+    return FAMILIES[type(model)]
+
+
+def fields_from_transformers(config: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any], Shape]:
+    """Our class, fields and image shape for a ``config.json`` of transformers.
+
+    Raises:
+      WeightsError: a model type, or a setting, that we do not have.
+    """
+    kind = config.get("model_type")
+    if kind != "vit":
+        raise WeightsError(f"config.json is of model type {kind!r}; there is a map for 'vit'")
+    activations = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+    activation = config.get("hidden_act", "gelu")
+    if activation not in activations:
+        raise WeightsError(f"config.json has hidden_act {activation!r}; there are {', '.join(activations)}")
+    if not config.get("qkv_bias", True):
+        raise WeightsError("config.json has qkv_bias false, which the ViT here does not have")
+    size = config.get("image_size", 224)
+    height, width = size if isinstance(size, list) else (size, size)
+    labels = config.get("id2label") or {str(i): "" for i in range(config.get("num_labels", 2))}
+    fields = {
+        "num_classes": len(labels),
+        "patch_size": config.get("patch_size", 16),
+        "num_layers": config.get("num_hidden_layers", 12),
+        "num_heads": config.get("num_attention_heads", 12),
+        "hidden_size": config.get("hidden_size", 768),
+        "mlp_dim": config.get("intermediate_size", 3072),
+        "activation": activations[activation],
+        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+        "dropout_rate": float(config.get("hidden_dropout_prob", 0.0)),
+        "attention_dropout_rate": float(config.get("attention_probs_dropout_prob", 0.0)),
+    }
+    return ViT, fields, (height, width, config.get("num_channels", 3))
+
+
+def transformers_config(model: ViT, shape: Shape) -> dict[str, Any]:
+    """``config.json`` with which transformers loads what is exported in its format."""
+    if model.representation_size or model.pool != "cls" or model.position != "learned":
+        raise WeightsError("transformers' ViT has neither representation_size, nor mean pool, nor sine positions")
+    activations = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+    if model.activation not in activations:
+        raise WeightsError(f"activation {model.activation!r} has no name in transformers")
+    return {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "image_size": shape[0] if shape[0] == shape[1] else list(shape[:2]),
+        "num_channels": shape[2],
+        "patch_size": model.patch_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.mlp_dim,
+        "hidden_act": activations[model.activation],
+        "layer_norm_eps": model.norm_eps,
+        "hidden_dropout_prob": model.dropout_rate,
+        "attention_probs_dropout_prob": model.attention_dropout_rate,
+        "qkv_bias": True,
+        "id2label": {str(i): f"LABEL_{i}" for i in range(model.num_classes)},
+        "label2id": {f"LABEL_{i}": i for i in range(model.num_classes)},
+    }

@@ -1,0 +1,188 @@
+"""Declarative maps between our variables and PyTorch's tensors, each used in both directions.
+
+A rule says that one PyTorch module is one of ours, for instance
+``Rule("layer{i}.{j}.conv1", "stage_{i}_block_{j}/conv_1", CONV)``. A placeholder stands for one path component or a part
+of it. Its kind lists the module's tensors: names on both sides, the layout, and whether ours is one of several parts of
+theirs. ``blocks[{i}]`` on our side means the i-th slice along the first axis: layers that ``nn.scan`` has stacked.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+
+class WeightsError(ValueError):
+    """Weights cannot be read or do not fit the model; the message is one line and meant for the user."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a module.
+
+    Attributes:
+      torch: name below the PyTorch module.
+      ours: name below our module.
+      collection: of Linen, ``params`` or ``batch_stats``.
+      layout: einops pattern from theirs to ours; empty: as it stands. The other direction is the pattern reversed.
+      sizes: axis lengths that the pattern needs.
+      part: (i, n): ours is the i-th of n equal parts of theirs along its first axis, before the layout.
+      counter: an int64 scalar there, int32 here.
+    """
+
+    torch: str
+    ours: str
+    collection: str = "params"
+    layout: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    part: tuple[int, int] | None = None
+    counter: bool = False
+
+
+Kind = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A PyTorch module path and ours, with placeholders, and the kind of module; ``""`` is the model itself."""
+
+    torch: str
+    ours: str
+    kind: Kind
+
+
+def linear(layout: str = "o i -> i o", **sizes: int) -> Kind:
+    """``torch.nn.Linear``; ``layout`` also reorders inputs that were flattened from an image."""
+    return (Tensor("weight", "kernel", layout=layout, sizes=sizes), Tensor("bias", "bias"))
+
+
+def linear_after_flatten(height: int, width: int) -> Kind:
+    """A Linear over a flattened map: channel, height, width there; height, width, channel here."""
+    return linear("o (c h w) -> (h w c) o", h=height, w=width)
+
+
+def packed_attention() -> Kind:
+    """``torch.nn.MultiheadAttention``: query, key and value stacked in one tensor."""
+    parts = []
+    for i, name in enumerate(("query", "key", "value")):
+        parts += [
+            Tensor("in_proj_weight", f"{name}/kernel", layout="o i -> i o", part=(i, 3)),
+            Tensor("in_proj_bias", f"{name}/bias", part=(i, 3)),
+        ]
+    return (*parts, Tensor("out_proj.weight", "out/kernel", layout="o i -> i o"), Tensor("out_proj.bias", "out/bias"))
+
+
+LINEAR = linear()
+CONV = (Tensor("weight", "kernel", layout="o i h w -> h w i o"), Tensor("bias", "bias"))
+CONV_TRANSPOSE = (Tensor("weight", "kernel", layout="i o h w -> h w o i"), Tensor("bias", "bias"))
+LAYER_NORM = (Tensor("weight", "scale"), Tensor("bias", "bias"))
+BATCH_NORM = (
+    *LAYER_NORM,
+    Tensor("running_mean", "mean", "batch_stats"),
+    Tensor("running_var", "var", "batch_stats"),
+    Tensor("num_batches_tracked", "count", "batch_stats", counter=True),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one of our leaves comes from: the tensors of ``names``, stacked if ``stacked``, as ``tensor`` says.
+
+    ``modules`` are the PyTorch modules they belong to, one for each name; ``module`` is ours.
+    """
+
+    names: tuple[str, ...]
+    modules: tuple[str, ...]
+    module: str
+    tensor: Tensor
+    stacked: bool
+
+
+def resolve(rules: Sequence[Rule], path: str, shape: tuple[int, ...]) -> Source:
+    """The source of our leaf ``path`` (``params/stage_1_block_0/conv_1/kernel``) by the one rule that matches it.
+
+    Raises:
+      LookupError: no rule or several rules match: a fault of the map.
+    """
+    found = []
+    for rule in rules:
+        stacked = re.search(r"\[\{(\w+)\}\]", rule.ours)
+        ours = re.sub(r"\[\{\w+\}\]", "", rule.ours)
+        for tensor in rule.kind:
+            template = "/".join(part for part in (tensor.collection, ours, tensor.ours) if part)
+            match = re.fullmatch(_pattern(template), path)
+            if not match:
+                continue
+            values = match.groupdict()
+            indices = [{stacked[1]: i} for i in range(shape[0])] if stacked else [{}]
+            modules = tuple(rule.torch.format(**values, **index) for index in indices)
+            names = tuple(f"{module}.{tensor.torch}" if module else tensor.torch for module in modules)
+            module = ours.format(**values)
+            if tensor.ours.count("/"):  # query/kernel: the module is query
+                module = f"{module}/{tensor.ours.rpartition('/')[0]}"
+            found.append(Source(names, modules, module, tensor, bool(stacked)))
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} rules match {path}: {[s.names[0] for s in found]}")
+    return found[0]
+
+
+def _pattern(template: str) -> str:
+    return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(template))
+
+
+def to_ours(tensor: Tensor, value: np.ndarray) -> np.ndarray:
+    """One PyTorch tensor as ours: the part, then the layout. Raises ValueError if its shape does not allow it."""
+    if tensor.counter:
+        if value.shape != () or value.dtype != np.int64 or not 0 <= value < 2**31:
+            raise ValueError(f"is {value.dtype} {value.shape}, not an int64 count below 2^31")
+        return value.astype(np.int32)
+    if tensor.part:
+        i, n = tensor.part
+        if value.ndim == 0 or len(value) % n:
+            raise ValueError(f"has shape {value.shape}, not {n} equal parts")
+        value = value[i * len(value) // n : (i + 1) * len(value) // n]
+    if not tensor.layout:
+        return value
+    try:
+        return rearrange(value, tensor.layout, **tensor.sizes)
+    except Exception as e:  # einops has an exception type of its own, with a message of several lines
+        raise ValueError(f"has shape {value.shape}, which is not {tensor.layout.split('->')[0].strip()}") from e
+
+
+def to_theirs(tensor: Tensor, value: np.ndarray) -> np.ndarray:
+    """One of our leaves (one slice, if stacked) as PyTorch's tensor, or as its part."""
+    if tensor.counter:
+        return value.astype(np.int64)
+    if not tensor.layout:
+        return value
+    theirs, ours = (side.strip() for side in tensor.layout.split("->"))
+    return rearrange(value, f"{ours} -> {theirs}", **tensor.sizes)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A PyTorch module and ours that compute the same from the same weights.
+
+    Attributes:
+      module: path of ours.
+      index: along the scanned axis, or None.
+      weight: the tensor called ``weight``; its layout says how inputs that were flattened are ordered.
+    """
+
+    module: str
+    index: int | None
+    weight: Tensor
+
+
+def module_pairs(rules: Sequence[Rule], leaves: Mapping[str, Any]) -> dict[str, Pair]:
+    """PyTorch module -> our module, for the modules that are one on both sides."""
+    pairs = {}
+    for path, leaf in leaves.items():
+        source = resolve(rules, path, leaf.shape)
+        for i, module in enumerate(source.modules):
+            if module and source.tensor.torch == "weight":
+                pairs[module] = Pair(source.module, i if source.stacked else None, source.tensor)
+    return pairs

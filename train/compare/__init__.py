@@ -1,0 +1,1 @@
+"""Certificates that a model equals its PyTorch original: ``python -m train.compare MODEL``."""

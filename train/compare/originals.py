@@ -1,0 +1,275 @@
+"""The PyTorch originals: torchvision's, transformers' and plain ``torch.nn`` models, from the fields of ours.
+
+Only this package and the tests import PyTorch.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import jaxmodels
+from jaxmodels.alexnet import AlexNet
+from jaxmodels.cnn import CNN
+from jaxmodels.mlp import MLP
+from jaxmodels.resnet import ResNet
+from jaxmodels.vgg import VGG
+from jaxmodels.vit import ViT
+from train.config import ConfigError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A PyTorch model.
+
+    Attributes:
+      source: library, version and model.
+      format: of its state dict in ``jaxmodels.weights``.
+      unpack: what the module returns to logits and auxiliary logits, in our order.
+    """
+
+    module: nn.Module
+    source: str
+    format: str
+    unpack: Callable[[Any], tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = lambda outputs: (outputs, ())
+
+
+def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
+    """The PyTorch original of a model, dropout and all, in training mode, with its own random initial values.
+
+    Raises:
+      ConfigError: there is no original with these fields, or its library is not installed.
+    """
+    for cls, builder in BUILDERS.items():
+        if type(model) is cls:
+            return builder(model, image_shape)
+    raise ConfigError(f"{type(model).__name__} has no PyTorch original here")
+
+
+@functools.cache
+def torchvision():
+    """The models of torchvision, with or without its compiled operators.
+
+    Beside a CPU build of PyTorch those do not load, and declaring their shapes fails the import; no model needs them.
+    """
+    with _lenient_register_fake():
+        try:
+            import torchvision.models as models
+        except ImportError as e:
+            raise ConfigError(f"this comparison needs torchvision ({e}): pip install -e .[compare]") from e
+    return models
+
+
+@contextlib.contextmanager
+def _lenient_register_fake() -> Iterator[None]:
+    register_fake = torch.library.register_fake
+
+    def lenient(op, *args, **kwargs):
+        if isinstance(op, str) and op.startswith("torchvision::"):
+            return lambda function: function
+        return register_fake(op, *args, **kwargs)
+
+    torch.library.register_fake = lenient
+    try:
+        yield
+    finally:
+        torch.library.register_fake = register_fake
+
+
+def _torchvision_source(name: str) -> str:
+    return f"torchvision {importlib.metadata.version('torchvision')} {name}"
+
+
+def _require_defaults(model: jaxmodels.Module, **needed: Any) -> None:
+    wrong = [f"{k}={getattr(model, k)!r} (it has {v!r})" for k, v in needed.items() if getattr(model, k) != v]
+    if wrong:
+        raise ConfigError(f"the original of {type(model).__name__} has no {', '.join(wrong)}")
+
+
+def _mlp(model: MLP, shape: Shape) -> Original:
+    sizes = [int(torch.tensor(shape).prod()), *model.hidden_sizes]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, size in enumerate(model.hidden_sizes):
+        layers += [nn.Linear(sizes[i], size), nn.ReLU() if model.activation == "relu" else nn.Sigmoid()]
+    return Original(nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes)), "torch.nn", "torch")
+
+
+class TorchCNN(nn.Module):
+    """Convolutions, pools, an optional dense layer and a classifier, as anybody would write it in PyTorch."""
+
+    def __init__(self, model: CNN, shape: Shape):
+        super().__init__()
+        channels = [shape[2], *model.features]
+        self.pool, height, width = model.pool, *shape[:2]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(channels))
+        pools = {"none": 0, "last": 1, "each": len(model.features)}[model.pool]
+        flat = channels[-1] * (height // 2**pools) * (width // 2**pools)
+        self.dense = nn.Linear(flat, model.hidden_size) if model.hidden_size else None
+        self.head = nn.Linear(model.hidden_size or flat, model.num_classes)
+
+    def forward(self, x):
+        for i, conv in enumerate(self.convs):
+            x = F.relu(conv(x))
+            if self.pool == "each" or (self.pool == "last" and i == len(self.convs) - 1):
+                x = F.max_pool2d(x, 2)
+        x = x.flatten(1)
+        return self.head(x if self.dense is None else F.relu(self.dense(x)))
+
+
+def _cnn(model: CNN, shape: Shape) -> Original:
+    return Original(TorchCNN(model, shape), "torch.nn", "torch")
+
+
+def _alexnet(model: AlexNet, shape: Shape) -> Original:
+    _require_defaults(model, features=(64, 192, 384, 256, 256), hidden_sizes=(4096, 4096), lrn=False, pooled_size=6)
+    module = torchvision().AlexNet(num_classes=model.num_classes, dropout=model.dropout_rate)
+    if model.stem == "small":
+        module.features[0] = nn.Conv2d(shape[2], 64, 5, padding=2)
+    elif shape[2] != 3:
+        module.features[0] = nn.Conv2d(shape[2], 64, 11, stride=4, padding=2)
+    return Original(module, _torchvision_source("alexnet"), "torchvision")
+
+
+def _vgg(model: VGG, shape: Shape) -> Original:
+    vgg = torchvision().vgg
+    plan: list[int | str] = []
+    for blocks, features in zip(model.stage_sizes, model.stage_features, strict=True):
+        plan += [features] * blocks + ["M"]
+    features = vgg.make_layers(plan, batch_norm=model.batch_norm)
+    if shape[2] != 3:
+        features[0] = nn.Conv2d(shape[2], model.stage_features[0], 3, padding=1)
+    module = vgg.VGG(features, num_classes=model.num_classes, dropout=model.dropout_rate)
+    side, hidden = model.pooled_size, model.hidden_sizes
+    if (side, model.stage_features[-1], hidden) != (7, 512, (4096, 4096)):
+        module.avgpool = nn.AdaptiveAvgPool2d((side, side))
+        sizes = [model.stage_features[-1] * side * side, *hidden]
+        layers: list[nn.Module] = []
+        for a, b in zip(sizes, hidden, strict=False):
+            layers += [nn.Linear(a, b), nn.ReLU(), nn.Dropout(model.dropout_rate)]
+        module.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes))
+    return Original(module, _torchvision_source("vgg"), "torchvision")
+
+
+def _resnet(model: ResNet, shape: Shape) -> Original:
+    resnet = torchvision().resnet
+    if model.shortcut == "pad":
+        _require_defaults(model, block="basic", stem="small", zero_init_residual=False)
+        return Original(TorchCIFARResNet(model, shape[2]), "He et al. 2016 section 4.2 in torch.nn", "cifar")
+    _require_defaults(model, width=64)
+    if len(model.stage_sizes) != 4:
+        raise ConfigError(f"torchvision's ResNet has four stages, not {len(model.stage_sizes)}")
+    block = resnet.BasicBlock if model.block == "basic" else resnet.Bottleneck
+    module = resnet.ResNet(
+        block,
+        list(model.stage_sizes),
+        num_classes=model.num_classes,
+        zero_init_residual=model.zero_init_residual,
+    )
+    if model.stem == "small":
+        module.conv1, module.maxpool = nn.Conv2d(shape[2], 64, 3, padding=1, bias=False), nn.Identity()
+    elif shape[2] != 3:
+        module.conv1 = nn.Conv2d(shape[2], 64, 7, stride=2, padding=3, bias=False)
+    return Original(module, _torchvision_source("resnet"), "torchvision")
+
+
+class TorchCIFARResNet(nn.Module):
+    """The CIFAR networks of He et al. 2016, with the module names of akamaster/pytorch_resnet_cifar10."""
+
+    def __init__(self, model: ResNet, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, model.width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(model.width)
+        width = model.width
+        for i, blocks in enumerate(model.stage_sizes):
+            out = model.width * 2**i
+            strides = [2 if i else 1] + [1] * (blocks - 1)
+            layer = nn.Sequential(*(TorchCIFARBlock(width if j == 0 else out, out, s) for j, s in enumerate(strides)))
+            setattr(self, f"layer{i + 1}", layer)
+            width = out
+        self.stages = len(model.stage_sizes)
+        self.linear = nn.Linear(width, model.num_classes)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        for i in range(self.stages):
+            x = getattr(self, f"layer{i + 1}")(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class TorchCIFARBlock(nn.Module):
+    """Two 3x3 convolutions; where the shape changes, the shortcut takes every second pixel and adds zero channels."""
+
+    def __init__(self, width: int, out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.stride, self.missing = stride, out - width
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride != 1 or self.missing:
+            before = self.missing // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before))
+        return F.relu(x + y)
+
+
+def _vit(model: ViT, shape: Shape) -> Original:
+    if shape[0] != shape[1]:
+        raise ConfigError(f"the originals of ViT take square images, not {shape[0]}x{shape[1]}")
+    _require_defaults(model, pool="cls", position="learned", activation="gelu")
+    if model.norm_eps == 1e-12:
+        return _vit_transformers(model, shape)
+    module = torchvision().VisionTransformer(
+        image_size=shape[0],
+        patch_size=model.patch_size,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        hidden_dim=model.hidden_size,
+        mlp_dim=model.mlp_dim,
+        dropout=model.dropout_rate,
+        attention_dropout=model.attention_dropout_rate,
+        num_classes=model.num_classes,
+        representation_size=model.representation_size or None,
+        norm_layer=functools.partial(nn.LayerNorm, eps=model.norm_eps),
+    )
+    if shape[2] != 3:
+        p = model.patch_size
+        module.conv_proj = nn.Conv2d(shape[2], model.hidden_size, p, stride=p)
+    return Original(module, _torchvision_source("vision_transformer"), "torchvision")
+
+
+def _vit_transformers(model: ViT, shape: Shape) -> Original:
+    torchvision()  # transformers imports it, if it is there
+    try:
+        import transformers
+    except ImportError as e:
+        raise ConfigError(f"this comparison needs transformers ({e}): pip install -e .[compare]") from e
+    from jaxmodels.weights.families import transformers_config
+
+    config = transformers.ViTConfig(**transformers_config(model, shape))
+    # the eager attention takes its softmax in float32 whatever the type
+    config._attn_implementation = "sdpa"
+    module = transformers.ViTForImageClassification(config)
+    source = f"transformers {transformers.__version__} ViTForImageClassification"
+    return Original(module, source, "transformers5", lambda outputs: (outputs.logits, ()))
+
+
+BUILDERS: dict[type, Callable[[Any, Shape], Original]] = {
+    MLP: _mlp,
+    CNN: _cnn,
+    AlexNet: _alexnet,
+    VGG: _vgg,
+    ResNet: _resnet,
+    ViT: _vit,
+}
