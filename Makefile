@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: train test lint format bench chaos clean
+.PHONY: train test lint format bench certificates chaos clean
 
 train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train ARGS="--config.steps=500"
 	$(BIN)/python -m train --config=configs/digits_cnn.py --workdir=runs/digits_cnn $(ARGS)
@@ -23,6 +23,9 @@ format: $(VENV)/.dev  ## mends style and format
 
 bench: $(VENV)/.train  ## measures the loader
 	$(BIN)/python -m input_pipeline digits --bench
+
+certificates: $(VENV)/.dev  ## compares every model with its PyTorch original and renews the table in README.md; hours
+	$(BIN)/python -m train.compare --all --table README.md --json docs/certificates.json $(ARGS)
 
 chaos: $(VENV)/.train  ## kills a run 20 times and flips 20 bits of a checkpoint; takes about 10 minutes
 	$(BIN)/python -m tests.chaos kill --times=20

@@ -4,13 +4,17 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from flax.linen import Module
 
 from jaxmodels.alexnet import AlexNet, alexnet
 from jaxmodels.cnn import CNN
+from jaxmodels.googlenet import GoogLeNet
+from jaxmodels.inception import InceptionV3
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56, resnet101, resnet152
+from jaxmodels.vae import VAE, vae, vae_conv
 from jaxmodels.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxmodels.vit import ViT, vit_b_16, vit_b_16_hf, vit_b_32, vit_h_14, vit_l_16, vit_l_32, vit_s_16, vit_ti_16
 
@@ -28,6 +32,8 @@ MODELS: dict[str, Callable[..., Module]] = {
     "vgg16_bn": vgg16_bn,
     "vgg19": vgg19,
     "vgg19_bn": vgg19_bn,
+    "googlenet": partial(GoogLeNet),
+    "inception_v3": partial(InceptionV3),
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,
@@ -35,6 +41,8 @@ MODELS: dict[str, Callable[..., Module]] = {
     "resnet152": resnet152,
     "resnet20": resnet20,
     "resnet56": resnet56,
+    "vae": vae,
+    "vae_conv": vae_conv,
     "vit_ti_16": vit_ti_16,
     "vit_s_16": vit_s_16,
     "vit_b_16": vit_b_16,
@@ -51,7 +59,7 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def model_fields(name: str) -> dict[str, type]:
+def model_fields(name: str) -> dict[str, Any]:
     """The fields that ``create(name, ...)`` takes, with their annotated types.
 
     Raises:
@@ -81,4 +89,19 @@ def _nearest(word: str, known) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-__all__ = ["CNN", "MLP", "MODELS", "VGG", "AlexNet", "Module", "ResNet", "ViT", "create", "list_models", "model_fields"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "MODELS",
+    "VAE",
+    "VGG",
+    "AlexNet",
+    "GoogLeNet",
+    "InceptionV3",
+    "Module",
+    "ResNet",
+    "ViT",
+    "create",
+    "list_models",
+    "model_fields",
+]

@@ -34,8 +34,8 @@ class AlexNet(nn.Module):
       num_classes: number of logits.
       features: channels of the five convolutions.
       hidden_sizes: widths of the dense ReLU layers.
-      stem: ``"imagenet"`` (11x11 convolution with stride 4; images from 63 pixels) or ``"small"`` (5x5, stride 1; images
-        from 15 pixels).
+      stem: ``"imagenet"`` (11x11 convolution with stride 4; images from 63 pixels) or ``"small"`` (5x5, stride 1;
+        images from 15 pixels).
       pooled_size: height and width that the last map is averaged to before the dense layers; small images want 1 to 3.
       lrn: local response normalisation after the first two ReLUs, with the paper's constants.
       dropout_rate: before each hidden dense layer, when training.

@@ -190,9 +190,9 @@ def _windows(
     size: int, window: int, stride: int, padding: int, ceil_mode: bool
 ) -> tuple[int, int]:  # (windows, zeros to add after the right padding)
     span = size + 2 * padding - window
-    if span < 0:
-        raise ValueError(f"a pool of {window} cannot take a map of {size}: fewer pools, larger images")
     count = -(-span // stride) + 1 if ceil_mode else span // stride + 1
+    if count < 1:  # a negative span alone is none: with ceil_mode even the first window may overhang
+        raise ValueError(f"a pool of {window} cannot take a map of {size}: fewer pools, larger images")
     if ceil_mode and (count - 1) * stride >= size + padding:  # PyTorch: a window must start inside the map
         count -= 1
     return count, max(0, (count - 1) * stride + window - size - 2 * padding)
@@ -273,3 +273,46 @@ def attention_weights(query: Float[Array, "b h q d"], key: Float[Array, "b h k d
     """softmax(query key^T / sqrt(d)) in at least float32 (Vaswani et al. 2017, equation 1)."""
     scores = jnp.einsum("bhqd,bhkd->bhqk", query / math.sqrt(query.shape[-1]), key)
     return jax.nn.softmax(at_least_float32(scores))
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, batch normalisation with epsilon 1e-3, ReLU: torchvision's ``BasicConv2d``.
+
+    Attributes: see :func:`conv`.
+    """
+
+    features: int
+    kernel_size: int | tuple[int, int]
+    stride: int = 1
+    padding: int | tuple[int, int] = 0
+    kernel_init: Initializer = torch_uniform
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
+        """Applies the three; training updates collection ``batch_stats``."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = conv(
+            self.features,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            name="conv",
+            **dtypes,
+        )(x)
+        return nn.relu(BatchNorm(epsilon=1e-3, name="bn", **dtypes)(x, train=train))
+
+
+def imagenet_to_half(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """From ImageNet's mean and standard deviation of each colour to 0.5: torchvision's ``transform_input``.
+
+    Raises:
+      ValueError: the images do not have three channels.
+    """
+    if x.shape[-1] != 3:
+        raise ValueError(f"transform_input is for 3 colours, not for {x.shape[-1]} channel(s); set it to False")
+    mean, std = jnp.asarray((0.485, 0.456, 0.406), x.dtype), jnp.asarray((0.229, 0.224, 0.225), x.dtype)
+    return (x * std + mean - 0.5) / 0.5

@@ -1,8 +1,8 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
 Parity references: ``torchvision.models.vision_transformer`` (LayerNorm epsilon 1e-6) and ``ViTForImageClassification``
-of transformers (epsilon 1e-12): the same module, two weight maps. The plain ViT of Beyer et al. 2022 (arXiv:2205.01580),
-with global average pooling and fixed sine positions, is a matter of two fields.
+of transformers (epsilon 1e-12): the same module, two weight maps. The plain ViT of Beyer et al. 2022
+(arXiv:2205.01580), with global average pooling and fixed sine positions, is a matter of two fields.
 
 Deliberate difference: patches are cut out and multiplied by one matrix, which is what the reference's convolution with
 stride = kernel computes.
@@ -52,8 +52,8 @@ class ViT(nn.Module):
       activation: of the MLP; ``"gelu"`` is the exact one.
       norm_eps: of every LayerNorm; torchvision 1e-6, transformers 1e-12.
       dropout_rate: after the embedding, after attention and in the MLP; attention_dropout_rate: on attention weights.
-      scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow with
-        depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
+      scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
+        with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
     """
 

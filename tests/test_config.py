@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from input_pipeline import DatasetCard
@@ -16,6 +18,12 @@ from train.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
+SHAPES = {  # data set -> image shape, classes
+    "digits": ((8, 8, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "imagenet2012": ((224, 224, 3), 1000),
+}
 DIGITS = ROOT / "configs" / "digits_cnn.py"
 
 
@@ -27,6 +35,23 @@ def test_every_config_loads_has_a_card_and_survives_json(path):
     assert docstring
     for word in ("Command    python -m train --config=configs/" + path.name, "Data  ", "Measured  "):
         assert word in docstring, word
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_builds(path):
+    """Model, optimiser and shapes of the very training step, without data: a card stands in for the data set's."""
+    config = load_config(path)
+    shape, classes = SHAPES[config.data.name]
+    splits = {config.data.train_split.partition("[")[0]: 1000, config.data.eval_split: 100}
+    shape = shape if config.data.image_size is None else (config.data.image_size, config.data.image_size, shape[-1])
+    names = tuple(map(str, range(classes)))
+    run = setup.build(config, card=DatasetCard(config.data.name, "1.0.0", splits, shape, classes, names, ""))
+    count, _ = setup.parameter_count(run)
+    assert count > 1000
+    batch = run._batch_shapes(config.batch_size)
+    state, metrics = jax.eval_shape(run.step_function(), run.shapes, batch)
+    assert metrics["loss"][0].shape == ()
+    assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, run.shapes.params)
 
 
 def test_overrides_are_read_by_annotation():

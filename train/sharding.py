@@ -30,6 +30,24 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)dense(_\w+)?/kernel$", P(None, "tensor")),
     (r"(^|/)conv(_\w+)?/kernel$", P(None, None, None, "tensor")),
     (r"(^|/)(dense|conv|bn)(_\w+)?/(bias|scale|mean|var)$", P("tensor")),
+    # autoencoders; the kernel of a transposed convolution is [h, w, out, in]
+    (r"(^|/)(encoder|decoder)_dense_\d+/kernel$", P(None, "tensor")),
+    (r"(^|/)encoder_conv_\d+/kernel$", P(None, None, None, "tensor")),
+    (r"(^|/)decoder_conv_\d+/kernel$", P(None, None, "tensor", None)),
+    (r"(^|/)(encoder|decoder)_(dense|conv)_\d+/bias$", P("tensor")),
+    (r"(^|/)(mean|log_variance|decoder_out)/kernel$", P("tensor", None)),
+    (r"(^|/)(mean|log_variance|decoder_out)/bias$", P(None)),
+    (r"(^|/)log_sigma$", P()),
+    # transformers: heads and the inner features of the MLP are split, the residual stream is not
+    (r"(^|/)attention/(query|key|value)/kernel$", P(None, "tensor")),
+    (r"(^|/)attention/(query|key|value)/bias$", P("tensor")),
+    (r"(^|/)mlp_in/kernel$", P(None, "tensor")),
+    (r"(^|/)mlp_in/bias$", P("tensor")),
+    (r"(^|/)(attention/out|mlp_out)/kernel$", P("tensor", None)),
+    (r"(^|/)(attention/out|mlp_out|patch_embed)/bias$", P(None)),
+    (r"(^|/)patch_embed/kernel$", P(None, None)),
+    (r"(^|/)norm(_\d+)?/(scale|bias)$", P(None)),
+    (r"(^|/)(class_token|position)$", P(None, None, None)),
 )
 
 
@@ -57,7 +75,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsdp: bool = True) -> P:
     """Where one array of the state lies: the rule of its path as far as its shape allows, then ``fsdp``."""
     axes: list[str | None] = [None] * len(shape)
-    for pattern, spec in RULES:
+    scanned = (None,) if re.search(r"(^|/)blocks/", path) else ()  # nn.scan stacks the layers along a first axis
+    for pattern, rule in RULES:
+        spec = (*scanned, *rule)
         # a factored statistic ends with the parameter's path but has fewer dimensions
         if re.search(pattern, path) and len(spec) == len(shape):
             axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]

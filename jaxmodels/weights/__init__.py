@@ -85,7 +85,7 @@ def from_torch(
             f"weights in {name} format do not fit {type(model).__name__} with images {shape}: "
             f"{'; '.join(faults[:5])}{more}"
         )
-    return _nested(result)
+    return nested(result)
 
 
 def to_torch(
@@ -116,7 +116,7 @@ def to_torch(
             if source.tensor.part:
                 parts.setdefault(torch_name, {})[source.tensor.part[0]] = theirs
             else:
-                whole[torch_name] = np.ascontiguousarray(theirs)
+                whole[torch_name] = np.asarray(theirs, order="C")  # ascontiguousarray would give scalars an axis
     joined = {name: np.concatenate([found[i] for i in sorted(found)]) for name, found in parts.items()}
     return whole | joined
 
@@ -201,6 +201,11 @@ def torch_names(
     return {path: resolve(rules, path, leaf.shape).names for path, leaf in leaves.items()}
 
 
+def shapes(model: nn.Module, *, image_shape: Shape | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of every variable by its path (``params/head/kernel``)."""
+    return _leaves(model, image_shape)[0]
+
+
 def _converted(source: Source, value: np.ndarray, leaf: Any, name: str, cast: bool) -> np.ndarray:
     """One tensor in our layout and type; ValueError says what is wrong with it, to follow its name."""
     ours = to_ours(source.tensor, value)
@@ -221,7 +226,7 @@ def _converted(source: Source, value: np.ndarray, leaf: Any, name: str, cast: bo
 
 def _leaves(model: nn.Module, image_shape: Shape | None) -> tuple[dict[str, jax.ShapeDtypeStruct], Shape]:
     """Shapes and types of all variables by path, and the image shape they are for."""
-    shape = image_shape or family_of(model).image_shape
+    shape = image_shape or getattr(model, "image_shape", None) or family_of(model).image_shape
     if shape is None:
         raise WeightsError(f"{type(model).__name__} needs image_shape=(height, width, channels)")
     wide = jnp.dtype(getattr(model, "param_dtype", jnp.float32)) == jnp.float64
@@ -243,7 +248,10 @@ def _best_format(model: nn.Module, shape: Shape, leaves: Mapping[str, Any], tens
 
     def hits(format: str) -> int:
         rules = _rules(model, format, shape)
-        return sum(n in tensors for path, leaf in leaves.items() for n in resolve(rules, path, leaf.shape).names)
+        try:
+            return sum(n in tensors for path, leaf in leaves.items() for n in resolve(rules, path, leaf.shape).names)
+        except WeightsError:
+            return -1
 
     return max(family_of(model).formats, key=hits)
 
@@ -293,7 +301,8 @@ def _flat(tree: Variables) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _nested(flat: Mapping[str, Any]) -> Variables:
+def nested(flat: Mapping[str, Any]) -> Variables:
+    """Variables as nested dicts from leaves by path."""
     tree: Variables = {}
     for path, value in flat.items():
         *parents, last = path.split("/")
@@ -309,8 +318,10 @@ __all__ = [
     "formats",
     "from_torch",
     "load",
+    "nested",
     "read_tensors",
     "save",
+    "shapes",
     "to_torch",
     "torch_modules",
     "torch_names",

@@ -15,13 +15,18 @@ from flax import linen as nn
 
 from jaxmodels.alexnet import AlexNet
 from jaxmodels.cnn import CNN
+from jaxmodels.googlenet import GoogLeNet
+from jaxmodels.inception import BLOCKS as INCEPTION_BLOCKS
+from jaxmodels.inception import InceptionV3, branch_names
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
+from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
 from jaxmodels.weights.rules import (
     BATCH_NORM,
     CONV,
+    CONV_TRANSPOSE,
     LAYER_NORM,
     LINEAR,
     Rule,
@@ -29,6 +34,7 @@ from jaxmodels.weights.rules import (
     WeightsError,
     linear,
     linear_after_flatten,
+    linear_before_unflatten,
     packed_attention,
 )
 
@@ -114,6 +120,54 @@ def _resnet(head: str) -> Callable[[ResNet, Shape], Rules]:
     return lambda model, shape: fixed + numbered
 
 
+def _conv_bn(torch: str, ours: str) -> Rules:
+    """torchvision's BasicConv2d."""
+    return Rule(f"{torch}.conv", f"{ours}/conv", CONV), Rule(f"{torch}.bn", f"{ours}/bn", BATCH_NORM)
+
+
+def _googlenet(model: GoogLeNet, shape: Shape) -> Rules:
+    rules = _conv_bn("conv{i}", "conv_{i}") + _conv_bn("inception{b}.branch1", "inception_{b}/branch_1")
+    for branch, layer in ((2, 0), (2, 1), (3, 0), (3, 1), (4, 1)):
+        rules += _conv_bn(f"inception{{b}}.branch{branch}.{layer}", f"inception_{{b}}/branch_{branch}_{layer}")
+    return (
+        *rules,
+        *_conv_bn("aux{i}.conv", "aux_{i}/conv"),
+        Rule("aux{i}.fc1", "aux_{i}/dense_0", linear_after_flatten(4, 4)),
+        Rule("aux{i}.fc2", "aux_{i}/head", LINEAR),
+        Rule("fc", "head", LINEAR),
+    )
+
+
+def _inception_v3(model: InceptionV3, shape: Shape) -> Rules:
+    rules = _conv_bn("Conv2d_{n}", "conv_{n}") + _conv_bn("AuxLogits.conv{i}", "aux/conv_{i}")
+    for name in sorted({name for branches in INCEPTION_BLOCKS.values() for name in branch_names(branches)}):
+        theirs = "branch_pool" if name == "branch_pool" else name.replace("branch_", "branch", 1)
+        rules += _conv_bn(f"Mixed_{{b}}.{theirs}", f"mixed_{{b}}/{name}")
+    return (*rules, Rule("AuxLogits.fc", "aux/head", LINEAR), Rule("fc", "head", LINEAR))
+
+
+def _vae(model: VAE, shape: Shape) -> Rules:
+    """Module lists with our names; images and maps are flattened channel first."""
+    height, width = shape[:2]
+    if model.kind == "mlp":
+        image = linear_after_flatten(height, width)
+        encoder = tuple(
+            Rule(f"encoder_dense.{i}", f"encoder_dense_{i}", LINEAR if i else image)
+            for i in range(len(model.hidden_sizes))
+        )
+        decoder = (Rule("decoder_dense.{i}", "decoder_dense_{i}", LINEAR),)
+        last, code = (Rule("decoder_out", "decoder_out", linear_before_unflatten(height, width)),), LINEAR
+    else:
+        unit = 2 ** len(model.features)
+        encoder = (Rule("encoder_conv.{i}", "encoder_conv_{i}", CONV),)
+        first = linear_before_unflatten(height // unit, width // unit)
+        decoder = (Rule("decoder_dense.0", "decoder_dense_0", first),)
+        last = (Rule("decoder_conv.{i}", "decoder_conv_{i}", CONV_TRANSPOSE),)
+        code = linear_after_flatten(height // unit, width // unit)
+    heads = (Rule("mean", "mean", code), Rule("log_variance", "log_variance", code))
+    return encoder + heads + decoder + last + (Rule("", "", (Tensor("log_sigma", "log_sigma"),)),)
+
+
 def _vit_torchvision(model: ViT, shape: Shape) -> Rules:
     block, theirs = _vit_block(model), "encoder.layers.encoder_layer_{i}"
     return (
@@ -185,6 +239,13 @@ FAMILIES: dict[type[nn.Module], Family] = {
     CNN: Family({"torch": _cnn}, None),
     AlexNet: Family({"torchvision": _alexnet}),
     VGG: Family({"torchvision": _vgg}),
+    GoogLeNet: Family({"torchvision": _googlenet}),
+    InceptionV3: Family({"torchvision": _inception_v3}, (299, 299, 3)),
+    VAE: Family(
+        {"torch": _vae},
+        None,
+        lambda model, shape: (jnp.zeros((1, *shape)), jnp.zeros((1, model.latent_size))),
+    ),
     ResNet: Family({"torchvision": _resnet("fc"), "cifar": _resnet("linear")}),
     ViT: Family(
         {

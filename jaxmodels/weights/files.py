@@ -29,7 +29,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
       OSError: the disk is full or the directory not writable.
     """
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     part = path.with_name(path.name + ".part")
     try:
         save_file(arrays, part, metadata={"format": "pt", DIGEST: _digest(arrays)})

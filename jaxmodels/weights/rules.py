@@ -1,9 +1,9 @@
 """Declarative maps between our variables and PyTorch's tensors, each used in both directions.
 
 A rule says that one PyTorch module is one of ours, for instance
-``Rule("layer{i}.{j}.conv1", "stage_{i}_block_{j}/conv_1", CONV)``. A placeholder stands for one path component or a part
-of it. Its kind lists the module's tensors: names on both sides, the layout, and whether ours is one of several parts of
-theirs. ``blocks[{i}]`` on our side means the i-th slice along the first axis: layers that ``nn.scan`` has stacked.
+``Rule("layer{i}.{j}.conv1", "stage_{i}_block_{j}/conv_1", CONV)``. A placeholder stands for one path component or a
+part of it. Its kind lists the module's tensors: names on both sides, the layout, and whether ours is one of several
+parts of theirs. ``blocks[{i}]`` on our side means the i-th slice along the first axis: what ``nn.scan`` has stacked.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from einops import rearrange
+from einops import EinopsError, rearrange
 
 
 class WeightsError(ValueError):
@@ -57,6 +57,15 @@ class Rule:
 def linear(layout: str = "o i -> i o", **sizes: int) -> Kind:
     """``torch.nn.Linear``; ``layout`` also reorders inputs that were flattened from an image."""
     return (Tensor("weight", "kernel", layout=layout, sizes=sizes), Tensor("bias", "bias"))
+
+
+def linear_before_unflatten(height: int, width: int) -> Kind:
+    """A Linear whose result is read as a map: channel, height, width there; height, width, channel here."""
+    sizes = {"h": height, "w": width}
+    return (
+        Tensor("weight", "kernel", layout="(c h w) i -> i (h w c)", sizes=sizes),
+        Tensor("bias", "bias", layout="(c h w) -> (h w c)", sizes=sizes),
+    )
 
 
 def linear_after_flatten(height: int, width: int) -> Kind:
@@ -105,7 +114,8 @@ def resolve(rules: Sequence[Rule], path: str, shape: tuple[int, ...]) -> Source:
     """The source of our leaf ``path`` (``params/stage_1_block_0/conv_1/kernel``) by the one rule that matches it.
 
     Raises:
-      LookupError: no rule or several rules match: a fault of the map.
+      WeightsError: no rule matches: the format does not have what the model's fields ask for.
+      LookupError: several rules match, a fault of the map.
     """
     found = []
     for rule in rules:
@@ -124,8 +134,10 @@ def resolve(rules: Sequence[Rule], path: str, shape: tuple[int, ...]) -> Source:
             if tensor.ours.count("/"):  # query/kernel: the module is query
                 module = f"{module}/{tensor.ours.rpartition('/')[0]}"
             found.append(Source(names, modules, module, tensor, bool(stacked)))
-    if len(found) != 1:
-        raise LookupError(f"{len(found)} rules match {path}: {[s.names[0] for s in found]}")
+    if not found:
+        raise WeightsError(f"this format has no place for {path}")
+    if len(found) > 1:
+        raise LookupError(f"several rules match {path}: {[s.names[0] for s in found]}")
     return found[0]
 
 
@@ -148,7 +160,7 @@ def to_ours(tensor: Tensor, value: np.ndarray) -> np.ndarray:
         return value
     try:
         return rearrange(value, tensor.layout, **tensor.sizes)
-    except Exception as e:  # einops has an exception type of its own, with a message of several lines
+    except EinopsError as e:  # its message has several lines
         raise ValueError(f"has shape {value.shape}, which is not {tensor.layout.split('->')[0].strip()}") from e
 
 

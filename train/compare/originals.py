@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib.metadata
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,17 @@ from torch.nn import functional as F
 import jaxmodels
 from jaxmodels.alexnet import AlexNet
 from jaxmodels.cnn import CNN
+from jaxmodels.googlenet import GoogLeNet
+from jaxmodels.inception import InceptionV3
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
+from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
+ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu}
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,17 @@ class Original:
     Attributes:
       source: library, version and model.
       format: of its state dict in ``jaxmodels.weights``.
-      unpack: what the module returns to logits and auxiliary logits, in our order.
+      main: of what the module returns, the part that is compared (logits), laid out as ours.
+      loss: (what the module returns, batch) -> mean loss, as our objective defines it.
     """
 
     module: nn.Module
     source: str
     format: str
-    unpack: Callable[[Any], tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = lambda outputs: (outputs, ())
+    main: Callable[[Any], torch.Tensor] = lambda outputs: outputs
+    loss: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor] = lambda outputs, batch: F.cross_entropy(
+        outputs, batch["label"]
+    )
 
 
 def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
@@ -96,7 +105,7 @@ def _require_defaults(model: jaxmodels.Module, **needed: Any) -> None:
 
 
 def _mlp(model: MLP, shape: Shape) -> Original:
-    sizes = [int(torch.tensor(shape).prod()), *model.hidden_sizes]
+    sizes = [math.prod(shape), *model.hidden_sizes]
     layers: list[nn.Module] = [nn.Flatten()]
     for i, size in enumerate(model.hidden_sizes):
         layers += [nn.Linear(sizes[i], size), nn.ReLU() if model.activation == "relu" else nn.Sigmoid()]
@@ -130,12 +139,22 @@ def _cnn(model: CNN, shape: Shape) -> Original:
 
 
 def _alexnet(model: AlexNet, shape: Shape) -> Original:
-    _require_defaults(model, features=(64, 192, 384, 256, 256), hidden_sizes=(4096, 4096), lrn=False, pooled_size=6)
+    _require_defaults(model, lrn=False)
     module = torchvision().AlexNet(num_classes=model.num_classes, dropout=model.dropout_rate)
+    a, b, c, d, e = model.features
+    if (shape[2], *model.features) != (3, 64, 192, 384, 256, 256):
+        module.features[3], module.features[6] = nn.Conv2d(a, b, 5, padding=2), nn.Conv2d(b, c, 3, padding=1)
+        module.features[8], module.features[10] = nn.Conv2d(c, d, 3, padding=1), nn.Conv2d(d, e, 3, padding=1)
+        module.features[0] = nn.Conv2d(shape[2], a, 11, stride=4, padding=2)
     if model.stem == "small":
-        module.features[0] = nn.Conv2d(shape[2], 64, 5, padding=2)
-    elif shape[2] != 3:
-        module.features[0] = nn.Conv2d(shape[2], 64, 11, stride=4, padding=2)
+        module.features[0] = nn.Conv2d(shape[2], a, 5, padding=2)
+    side, hidden = model.pooled_size, model.hidden_sizes
+    if (side, e, hidden) != (6, 256, (4096, 4096)):
+        module.avgpool = nn.AdaptiveAvgPool2d((side, side))
+        layers: list[nn.Module] = []
+        for n, m in itertools.pairwise([e * side * side, *hidden]):
+            layers += [nn.Dropout(model.dropout_rate), nn.Linear(n, m), nn.ReLU()]
+        module.classifier = nn.Sequential(*layers, nn.Linear(hidden[-1], model.num_classes))
     return Original(module, _torchvision_source("alexnet"), "torchvision")
 
 
@@ -157,6 +176,109 @@ def _vgg(model: VGG, shape: Shape) -> Original:
             layers += [nn.Linear(a, b), nn.ReLU(), nn.Dropout(model.dropout_rate)]
         module.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes))
     return Original(module, _torchvision_source("vgg"), "torchvision")
+
+
+def _with_auxiliary(module: nn.Module, source: str) -> Original:
+    """A classifier of the Inception family: a tuple in training, logits first, and logits otherwise."""
+
+    def main(outputs):
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+    def loss(outputs, batch):
+        auxiliary = outputs[1:] if isinstance(outputs, tuple) else ()
+        losses = [F.cross_entropy(x, batch["label"]) for x in (main(outputs), *auxiliary)]
+        return losses[0] + 0.3 * sum(losses[1:])
+
+    return Original(module, source, "torchvision", main=main, loss=loss)
+
+
+def _googlenet(model: GoogLeNet, shape: Shape) -> Original:
+    _require_defaults(model, stem="imagenet")
+    module = torchvision().GoogLeNet(
+        num_classes=model.num_classes,
+        aux_logits=model.aux_heads,
+        transform_input=model.transform_input,
+        init_weights=True,
+        dropout=model.dropout_rate,
+        dropout_aux=model.aux_dropout_rate,
+    )
+    if shape[2] != 3:
+        module.conv1.conv = nn.Conv2d(shape[2], 64, 7, stride=2, padding=3, bias=False)
+    return _with_auxiliary(module, _torchvision_source("googlenet"))
+
+
+def _inception_v3(model: InceptionV3, shape: Shape) -> Original:
+    module = torchvision().Inception3(
+        num_classes=model.num_classes,
+        aux_logits=model.aux_heads,
+        transform_input=model.transform_input,
+        init_weights=True,
+        dropout=model.dropout_rate,
+    )
+    if shape[2] != 3:
+        module.Conv2d_1a_3x3.conv = nn.Conv2d(shape[2], 32, 3, stride=2, bias=False)
+    return _with_auxiliary(module, _torchvision_source("inception_v3"))
+
+
+class TorchVAE(nn.Module):
+    """Kingma & Welling 2014 as in pytorch/examples, or with convolutions; the noise is an input."""
+
+    def __init__(self, model: VAE, shape: Shape):
+        super().__init__()
+        height, width, channels = shape
+        self.conv, self.activation = model.kind == "conv", ACTIVATIONS[model.activation]
+        if self.conv:
+            unit, sizes = 2 ** len(model.features), [channels, *model.features]
+            self.map = (sizes[-1], height // unit, width // unit)
+            flat = math.prod(self.map)
+            self.encoder_conv = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(sizes))
+            self.decoder_dense = nn.ModuleList([nn.Linear(model.latent_size, flat)])
+            pairs = itertools.pairwise(sizes[::-1])
+            self.decoder_conv = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairs)
+        else:
+            sizes, flat = [math.prod(shape), *model.hidden_sizes], model.hidden_sizes[-1]
+            self.map = (channels, height, width)
+            self.encoder_dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+            pairs = itertools.pairwise([model.latent_size, *model.hidden_sizes[::-1]])
+            self.decoder_dense = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+            self.decoder_out = nn.Linear(model.hidden_sizes[0], math.prod(shape))
+        self.mean, self.log_variance = nn.Linear(flat, model.latent_size), nn.Linear(flat, model.latent_size)
+        self.log_sigma = nn.Parameter(torch.zeros(())) if model.likelihood == "gaussian" else None
+
+    def forward(self, x, noise):
+        if self.conv:
+            for layer in self.encoder_conv:
+                x = self.activation(layer(x))
+        x = x.flatten(1)
+        if not self.conv:
+            for layer in self.encoder_dense:
+                x = self.activation(layer(x))
+        mean, log_variance = self.mean(x), self.log_variance(x)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        for layer in self.decoder_dense:
+            z = self.activation(layer(z))
+        z = z.unflatten(1, self.map) if self.conv else self.decoder_out(z).unflatten(1, self.map)
+        if self.conv:
+            for i, layer in enumerate(self.decoder_conv):
+                z = layer(self.activation(z) if i else z)
+        return z, mean, log_variance
+
+
+def _vae(model: VAE, shape: Shape) -> Original:
+    module = TorchVAE(model, shape)
+
+    def loss(outputs, batch):
+        decoded, mean, log_variance = outputs
+        if module.log_sigma is None:
+            reconstruction = F.binary_cross_entropy_with_logits(decoded, batch["image"], reduction="sum")
+        else:
+            normal = torch.distributions.Normal(decoded, module.log_sigma.exp())
+            reconstruction = -normal.log_prob(batch["image"]).sum()
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum()
+        return (reconstruction + kl) / len(decoded)
+
+    source = "Kingma & Welling 2014 in torch.nn"
+    return Original(module, source, "torch", main=lambda outputs: outputs[0].permute(0, 2, 3, 1), loss=loss)
 
 
 def _resnet(model: ResNet, shape: Shape) -> Original:
@@ -262,12 +384,21 @@ def _vit_transformers(model: ViT, shape: Shape) -> Original:
     config._attn_implementation = "sdpa"
     module = transformers.ViTForImageClassification(config)
     source = f"transformers {transformers.__version__} ViTForImageClassification"
-    return Original(module, source, "transformers5", lambda outputs: (outputs.logits, ()))
+    return Original(
+        module,
+        source,
+        "transformers5",
+        main=lambda outputs: outputs.logits,
+        loss=lambda outputs, batch: F.cross_entropy(outputs.logits, batch["label"]),
+    )
 
 
 BUILDERS: dict[type, Callable[[Any, Shape], Original]] = {
     MLP: _mlp,
     CNN: _cnn,
+    VAE: _vae,
+    GoogLeNet: _googlenet,
+    InceptionV3: _inception_v3,
     AlexNet: _alexnet,
     VGG: _vgg,
     ResNet: _resnet,

@@ -1,0 +1,256 @@
+"""Certificates: every family against its original at light sizes, and faults made on purpose are found and located."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxmodels
+import jaxmodels.resnet
+from jaxmodels import weights
+from train.compare import __main__ as command
+from train.compare import cases, certificate, originals, report
+from train.compare.cases import CASES, Case
+from train.compare.certificate import certify
+
+KEYS = (
+    "model params_equal logits_rel_f64 grad_rel_f64 worst_grad bn_rel_f64 adamw_loss_rel_f64 sgd_loss_rel_f64 "
+    "logits_rel_f32 torch_logits_rel_f32 grad_rel_f32 torch_grad_rel_f32 roundtrip_bitwise ratio_train ratio_infer pass"
+).split()
+
+SMALL_VGG = {"stage_features": (4, 5, 6, 7, 8), "hidden_sizes": (16, 12), "pooled_size": 2}
+SMALL_VIT = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48}
+
+
+def case(name, shape, batch_size=4, classes=7, **fields):
+    return dataclasses.replace(
+        CASES[name], image_shape=shape, batch_size=batch_size, classes=classes, fields=fields, note=""
+    )
+
+
+LIGHT = {  # id -> (case, steps of each optimiser)
+    "mlp": (case("mlp", (6, 5, 3), hidden_sizes=(24, 16)), 5),
+    "mlp-linear": (case("mlp", (8, 8, 1), hidden_sizes=()), 0),
+    "mlp-sigmoid": (case("mlp", (4, 4, 2), hidden_sizes=(16, 16, 16), activation="sigmoid"), 0),
+    "cnn-last": (case("cnn", (9, 7, 3), features=(4, 6), hidden_size=16), 5),
+    "cnn-each": (case("cnn", (12, 12, 1), features=(4, 6), pool="each"), 0),
+    "cnn-none": (case("cnn", (6, 6, 2), features=(4, 8, 12), pool="none"), 0),
+    "alexnet": (case("alexnet", (80, 72, 3), features=(4, 6, 8, 7, 5), hidden_sizes=(16, 12)), 5),
+    "alexnet-small": (
+        case("alexnet", (28, 28, 1), features=(4, 6, 8, 7, 5), hidden_sizes=(16, 12), stem="small", pooled_size=3),
+        0,
+    ),
+    "vgg": (case("vgg11", (40, 32, 1), **SMALL_VGG), 0),
+    "vgg-bn": (case("vgg13_bn", (32, 40, 3), **SMALL_VGG), 5),
+    "resnet-basic": (case("resnet18", (48, 40, 3), stage_sizes=(1, 1, 1, 1)), 5),
+    "resnet-bottleneck": (case("resnet50", (24, 24, 1), stage_sizes=(1, 2, 1, 1), stem="small"), 0),
+    "resnet-cifar": (case("resnet20", (13, 15, 1), stage_sizes=(1, 2, 1), width=4), 5),
+    "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL_VIT, representation_size=20), 5),
+    "vit-scan": (case("vit_ti_16", (24, 24, 1), patch_size=8, **SMALL_VIT, scan=True), 5),
+    "vit-transformers": (case("vit_b_16_hf", (24, 24, 3), patch_size=8, **SMALL_VIT, scan=True, remat=True), 0),
+    "vae": (case("vae", (6, 4, 2), hidden_sizes=(24, 16), latent_size=5), 5),
+    "vae-conv": (case("vae_conv", (8, 12, 2), features=(4, 6), latent_size=5, likelihood="gaussian"), 5),
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_every_family_equals_its_original(name):
+    light, steps = LIGHT[name]
+    result = certify(light, steps=steps, dtypes=("float64", "float32"))
+    assert not result.failures
+    assert result.first_divergence is None
+    assert len(result.blocks) >= 1
+    assert all(d.norm > 1e-3 for d in result.blocks), "comparing zeros proves nothing"
+    assert all(v > 1e-6 for v in result.norms.values())
+    assert result.torch_grad_rel_f32 > 0
+    for curves in result.curves.values():
+        assert len(curves["ours"]) == steps
+        assert np.ptp(curves["torch"]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_deep_ones_in_evaluation(name):
+    """Logits of the whole network; gradients and steps are in the full certificates, they take a minute to compile."""
+    small = case(name, (80, 80, 3), batch_size=2)
+    with jax.enable_x64(True), certificate.deterministic_torch(0):
+        fields = {"aux_heads": False} if name == "inception_v3" else {}  # its auxiliary head wants 299 pixels
+        model = cases.make_model(dataclasses.replace(small, fields=fields), jnp.float64)
+        original = originals.build(model, small.image_shape)
+        original.module.double().eval()
+        certificate.randomise(original.module)
+        tensors = {k: v.numpy() for k, v in original.module.state_dict().items()}
+        batch = certificate.make_batch(small, np.float64, 0)
+        with torch.no_grad():
+            expected = original.main(original.module(certificate.as_torch(batch["image"]))).numpy()
+        variables = weights.from_torch(model, tensors, image_shape=(299, 299, 3), format=original.format)
+        logits = jax.jit(partial(model.apply, train=False))(variables, jnp.asarray(batch["image"]))
+    assert np.linalg.norm(expected) > 1e-3
+    np.testing.assert_allclose(logits, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_are_counted_at_full_size(name):
+    result = certificate.Certificate(name)
+    certificate._count(CASES[name], result)
+    assert result.params_equal
+    assert result.params == result.torch_params > 0
+
+
+def test_no_model_escapes_its_certificate():
+    assert sorted(CASES) == jaxmodels.list_models()
+
+
+def test_same_instead_of_torch_padding_is_located(monkeypatch):
+    conv = jaxmodels.resnet.conv
+
+    def faulty(features, kernel_size, **fields):
+        layer = conv(features, kernel_size, **fields)
+        one = fields.get("stride", 1) == 2 and features == 16 and kernel_size == 3
+        return layer.clone(padding="SAME", parent=None) if one else layer
+
+    small = case("resnet20", (16, 16, 3), stage_sizes=(1, 1, 1), width=8)
+    monkeypatch.setattr(jaxmodels.resnet, "conv", faulty)
+    result = certify(small, steps=0, dtypes=())
+    assert result.failures
+    assert result.first_divergence.startswith("stage_2_block_0/conv_1 (PyTorch: layer2.0.conv1): same input, output")
+
+
+def test_tanh_instead_of_exact_gelu_is_located():
+    small = case("vit_ti_16", (16, 16, 3), patch_size=8, **SMALL_VIT)
+    result = certify(small, steps=0, dtypes=(), change=lambda model: model.clone(activation="gelu_tanh"))
+    assert result.failures
+    assert result.first_divergence.startswith(
+        "before block_0/mlp_out (PyTorch: encoder.layers.encoder_layer_0.mlp.3): its input differs by"
+    )
+    assert "block_0/mlp_in before it agrees" in result.first_divergence
+
+
+def test_epsilon_of_layer_norm_is_located():
+    small = case("vit_ti_16", (16, 16, 3), patch_size=8, **SMALL_VIT, scan=True)
+    result = certify(small, steps=0, dtypes=(), change=lambda model: model.clone(norm_eps=1e-5))
+    assert result.first_divergence.startswith(
+        "blocks/norm_1 (PyTorch: encoder.layers.encoder_layer_0.ln_1): same input"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"epsilon": 1e-6}, "bn_stem (PyTorch: bn1): same input, output differs"),
+        ({"momentum": 0.01}, "the running statistics differ"),
+    ],
+)
+def test_faults_of_batch_norm_are_located(monkeypatch, fault, words):
+    batch_norm = jaxmodels.resnet.BatchNorm
+    small = case("resnet20", (16, 16, 3), stage_sizes=(1, 1, 1), width=8)
+    monkeypatch.setattr(jaxmodels.resnet, "BatchNorm", partial(batch_norm, **fault))
+    result = certify(small, steps=0, dtypes=())
+    assert result.failures
+    assert words in result.first_divergence
+    assert "bn" in result.first_divergence
+
+
+def test_a_fault_of_the_optimizer_fails(monkeypatch):
+    small = case("mlp", (4, 4, 1), hidden_sizes=(8,))
+    make = certificate.make_optimizer
+    monkeypatch.setattr(
+        certificate, "make_optimizer", lambda config, n: make(dataclasses.replace(config, weight_decay=0.0), n)
+    )
+    result = certify(small, steps=5, dtypes=())
+    assert [f.partition(" ")[0] for f in result.failures] == ["adamw_loss_rel_f64", "sgd_loss_rel_f64"]
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(cases.CASES, "mlp", case("mlp", (4, 4, 1), hidden_sizes=(8,)))
+    json_file, html_file = tmp_path / "c.json", tmp_path / "c.html"
+    arguments = ["mlp", "--steps=2", "--timing=eager", f"--json={json_file}", f"--html={html_file}"]
+    assert command.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "pass" in printed
+    (found,) = json.loads(json_file.read_text())
+    assert list(found)[: len(KEYS) - 1] == KEYS[:-1]
+    assert found["pass"] is True
+    assert found["ratio_train"] > 0
+    assert found["bf16_logits_rel"] > found["logits_rel_f32"] > 0
+    page = html_file.read_text()
+    assert "data:image/png;base64" in page
+    assert "dense_0" in page
+    text = report.with_table("a\n" + "\nold\n".join(report.MARKS) + "\nb\n", [found])
+    assert "| `mlp` |" in text
+    assert "old" not in text
+    assert text.startswith("a\n")
+    assert text.endswith("\nb\n")
+
+    monkeypatch.setattr(certificate, "BARS", dict.fromkeys(certificate.BARS, 1e-30))
+    assert command.main(["mlp", "--steps=0", "--timing=none", f"--json={json_file}"]) == 1
+    assert json.loads(json_file.read_text())[0]["pass"] is False
+    assert "FAIL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name models, or say --all"),
+        (["mlp", "--all"], "name models, or say --all"),
+        (["mlp", "--dtype=float16"], "--dtype=float16 is not one of"),
+        (["mlp", "--steps=-1"], "must be positive"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_a_model_without_an_original_is_named():
+    with pytest.raises(ValueError, match="'resnet19' has no PyTorch original"):
+        command.main(["resnet19"])
+    model = jaxmodels.create("alexnet", num_classes=3, lrn=True)
+    with pytest.raises(ValueError, match=r"the original of AlexNet has no lrn=True \(it has False\)"):
+        originals.build(model, (64, 64, 3))
+
+
+INITIAL = {  # the project's own choice for mlp and cnn is He's
+    "alexnet": ((64, 64, 3), {"hidden_sizes": (128, 96), "pooled_size": 2}),
+    "vgg11_bn": ((32, 32, 3), {"hidden_sizes": (128, 96), "pooled_size": 2}),
+    "googlenet": ((224, 224, 3), {}),
+    "inception_v3": ((299, 299, 3), {}),
+    "resnet18": ((64, 64, 3), {"zero_init_residual": True}),
+    "vit_ti_16": ((32, 32, 3), {"num_layers": 2, "representation_size": 64}),
+    "vae": ((28, 28, 1), {}),
+    "vae_conv": ((28, 28, 1), {}),
+}
+
+
+@pytest.mark.parametrize("name", INITIAL)
+def test_initial_values_are_drawn_as_the_originals(name):
+    """Same mean, spread and bound for every tensor, as far as its size lets one tell."""
+    shape, fields = INITIAL[name]
+    model = cases.make_model(Case(name, shape, fields=fields, objective=CASES[name].objective), jnp.float32)
+    with certificate.deterministic_torch(0):
+        original = originals.build(model, shape)
+    tensors = {k: v.numpy() for k, v in original.module.state_dict().items()}
+    theirs = certificate._flat(weights.from_torch(model, tensors, image_shape=shape, format=original.format))
+    inputs = weights.families.family_of(model).inputs(model, shape)
+    ours = certificate._flat(jax.jit(partial(model.init, train=False))(jax.random.key(0), *inputs))
+    assert sorted(ours) == sorted(theirs)
+    drawn = 0
+    for path, a in ours.items():
+        b = theirs[path]
+        assert (a.std() == 0) == (b.std() == 0), path
+        if b.std() == 0:
+            np.testing.assert_array_equal(a, b, err_msg=path)
+        elif b.size >= 1000:
+            slack = 5 / np.sqrt(b.size)
+            assert abs(a.std() / b.std() - 1) < slack, path
+            assert abs(a.mean() - b.mean()) < 2 * slack * b.std(), path
+            assert 0.6 < np.abs(a).max() / np.abs(b).max() < 1.6, path
+            drawn += 1
+        else:
+            assert 0.5 < a.std() / b.std() < 2 or b.size < 40, path
+    assert drawn >= 2

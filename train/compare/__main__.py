@@ -1,0 +1,140 @@
+"""``python -m train.compare MODEL...``: certificates, timings, and the table that the README shows."""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from train import cli
+from train.config import ConfigError
+from train.metrics import write_atomically
+
+DTYPES = ("float64", "float32", "bfloat16")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a certificate for each model. Exit code 1 if a bar fails."""
+    args = _parse(argv)
+    from train.compare import report
+    from train.compare.cases import CASES
+
+    names = list(CASES) if args.all else args.models
+    for name in names:
+        if name not in CASES:
+            raise ConfigError(f"model {name!r} has no PyTorch original here; there are {', '.join(CASES)}")
+    if len(names) > 1:
+        return _each_alone(names, args)
+    (name,) = names
+    result = _one(_sized(CASES[name], args), args)
+    if args.json:
+        write_atomically(args.json, json.dumps([result.to_json()], indent=1) + "\n")
+    if args.html:
+        write_atomically(args.html, report.page([result]))
+    print(report.summary(result), flush=True)
+    return 1 if result.failures else 0
+
+
+def _one(case: Any, args: argparse.Namespace) -> Any:
+    from train.compare.certificate import certify
+    from train.compare.timing import measure
+
+    def say(text: str) -> None:
+        print(f"{case.model}: {text}", file=sys.stderr, flush=True)
+
+    result = certify(case, steps=args.steps, dtypes=args.dtype, seed=args.seed, say=say)
+    if args.timing != "none":
+        full = args.timing == "full"
+        result.timings = measure(case, compile=full, memory=full, say=say, seed=args.seed)
+        result.ratio_train, result.ratio_infer = result.timings["ratio_train"], result.timings["ratio_infer"]
+    return result
+
+
+def _each_alone(names: list[str], args: argparse.Namespace) -> int:
+    """Every model in a process of its own, so that none lives in another's memory; files grow model by model."""
+    from train.compare import report
+
+    found: list[dict[str, Any]] = []
+    failed = []
+    if args.table:
+        report.with_table(args.table.read_text(), found)  # a mistake shows now, not after the first model
+    with tempfile.TemporaryDirectory() as folder:
+        pages = []
+        for name in names:
+            json_file, html_file = Path(folder, "result.json"), Path(folder, "result.html")
+            json_file.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "train.compare", name, "--json", str(json_file), "--html", str(html_file)]
+            command += ["--steps", str(args.steps), "--dtype", ",".join(args.dtype), "--seed", str(args.seed)]
+            command += ["--timing", args.timing]
+            for flag in ("image_size", "batch_size"):
+                command += [f"--{flag}", str(getattr(args, flag))] if getattr(args, flag) else []
+            code = subprocess.run(command).returncode
+            if code:
+                failed.append(name)
+            if not json_file.exists():
+                cli.warn(f"{name} gave no certificate (exit code {code})")
+                continue
+            found += json.loads(json_file.read_text())
+            pages.append(html_file.read_text())
+            if args.json:
+                write_atomically(args.json, json.dumps(found, indent=1) + "\n")
+            if args.html:
+                write_atomically(args.html, "\n".join(pages))
+            if args.table:
+                write_atomically(args.table, report.with_table(args.table.read_text(), found))
+    print(report.table(found))
+    if failed:
+        print(f"{len(failed)} of {len(names)} failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _sized(case: Any, args: argparse.Namespace) -> Any:
+    if args.image_size:
+        case = dataclasses.replace(case, image_shape=(args.image_size, args.image_size, case.image_shape[2]))
+    if args.batch_size:
+        case = dataclasses.replace(case, batch_size=args.batch_size, timing_batch_size=args.batch_size)
+    return case
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.compare",
+        description="Does a model equal its PyTorch original, and which is faster? Needs pip install -e .[compare]",
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="names of jaxmodels.list_models()")
+    parser.add_argument("--all", action="store_true", help="every model, each in a process of its own")
+    parser.add_argument("--steps", type=int, default=20, help="of each optimiser (default 20; 0: none)")
+    parser.add_argument(
+        "--dtype",
+        default=",".join(DTYPES),
+        help="what to compare in besides float64, which is the truth: float32, bfloat16 (default: both)",
+    )
+    parser.add_argument("--image_size", type=int, help="pixels; default: small, see train/compare/cases.py")
+    parser.add_argument("--batch_size", type=int, help="examples, of comparison and timing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--timing",
+        choices=("full", "eager", "none"),
+        default="full",
+        help="full: against PyTorch eager and torch.compile, with memory; eager: without torch.compile and memory",
+    )
+    parser.add_argument("--json", type=Path, help="write the certificates here, as a list")
+    parser.add_argument("--html", type=Path, help="write them here as a page, with loss curves and every layer")
+    parser.add_argument("--table", type=Path, help="with several models: Markdown file whose table is renewed")
+    args = parser.parse_args(argv)
+    if args.all == bool(args.models):
+        parser.error("name models, or say --all")
+    args.dtype = tuple(d for d in args.dtype.split(",") if d)
+    for dtype in args.dtype:
+        if dtype not in DTYPES:
+            parser.error(f"--dtype={dtype} is not one of {', '.join(DTYPES)}")
+    if args.steps < 0 or (args.image_size or 1) < 1 or (args.batch_size or 1) < 1:
+        parser.error("--steps, --image_size and --batch_size must be positive")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

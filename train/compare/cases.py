@@ -1,0 +1,100 @@
+"""What is compared: for every preset the size at which its certificate is made.
+
+Architectures are the full ones. Images are small, because every layer is exercised all the same and float64 on a CPU
+is slow; a few classifiers and depths are cut where the full model's optimiser state would not fit a small machine, and
+the certificate says so. The number of parameters is always compared at full size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jaxmodels
+from train.objectives import classification, elbo
+from train.step import Objective
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+      model: preset.
+      image_shape: (h, w, c) of the batches.
+      full_shape: (h, w, c) at which parameters are counted.
+      fields: of the model, besides the number of classes.
+      batch_size: of the float64 and float32 comparisons; timing_batch_size: of the timings.
+      classes, full_classes: of the comparison and of the parameter count.
+      objective: as ``train.config.Config.objective``.
+      note: how this is smaller than the full model.
+    """
+
+    model: str
+    image_shape: Shape
+    full_shape: Shape = (224, 224, 3)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 4
+    timing_batch_size: int = 8
+    classes: int = 10
+    full_classes: int = 1000
+    objective: str = "classification"
+    note: str = ""
+
+
+CASES: dict[str, Case] = {
+    case.model: case
+    for case in (
+        Case("mlp", (28, 28, 1), (28, 28, 1), batch_size=16, timing_batch_size=128, full_classes=10),
+        Case("cnn", (28, 28, 1), (28, 28, 1), batch_size=8, timing_batch_size=64, full_classes=10),
+        *(
+            Case(name, (28, 28, 1), (28, 28, 1), batch_size=8, timing_batch_size=128, objective="elbo")
+            for name in ("vae", "vae_conv")
+        ),
+        Case("alexnet", (64, 64, 3)),
+        *(
+            Case(f"vgg{n}{bn}", (32, 32, 3), fields={"hidden_sizes": (512, 512)}, note="dense layers of 512")
+            for n in (11, 13, 16, 19)
+            for bn in ("", "_bn")
+        ),
+        Case("googlenet", (64, 64, 3)),
+        Case("inception_v3", (299, 299, 3), (299, 299, 3), batch_size=2, timing_batch_size=2),
+        *(Case(f"resnet{n}", (64, 64, 3)) for n in (18, 34, 50, 101, 152)),
+        *(
+            Case(f"resnet{n}", (32, 32, 3), (32, 32, 3), batch_size=8, timing_batch_size=64, full_classes=10)
+            for n in (20, 56)
+        ),
+        Case("vit_ti_16", (64, 64, 3)),
+        Case("vit_s_16", (64, 64, 3), fields={"scan": True}, note="scanned"),
+        Case("vit_b_16", (64, 64, 3), fields={"scan": True}, note="scanned"),
+        Case("vit_b_32", (64, 64, 3), fields={"scan": True}, note="scanned"),
+        Case("vit_l_16", (64, 64, 3), fields={"scan": True, "num_layers": 4}, note="scanned, 4 of 24 layers"),
+        Case("vit_l_32", (64, 64, 3), fields={"scan": True, "num_layers": 4}, note="scanned, 4 of 24 layers"),
+        Case("vit_h_14", (56, 56, 3), fields={"scan": True, "num_layers": 2}, note="scanned, 2 of 32 layers"),
+        Case("vit_b_16_hf", (64, 64, 3), fields={"scan": True, "remat": True}, note="scanned, rematerialised"),
+    )
+}
+
+
+def inputs_of(case: Case) -> tuple[str, ...]:
+    """Keys of the batch that the model takes, in order."""
+    return ("image", "noise") if case.objective == "elbo" else ("image",)
+
+
+def objective_of(case: Case) -> Objective:
+    """The training objective."""
+    return elbo if case.objective == "elbo" else classification
+
+
+def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Module:
+    """The model of a case in one dtype; ``full``: as it is counted."""
+    fields = {} if full else dict(case.fields)
+    if case.objective == "classification":
+        fields["num_classes"] = case.full_classes if full else case.classes
+    else:
+        fields["image_shape"] = case.full_shape if full else case.image_shape
+    for name in jaxmodels.model_fields(case.model):
+        if name.endswith("dropout_rate"):
+            fields[name] = 0.0  # the two sides draw other masks
+    return jaxmodels.create(case.model, **fields, dtype=dtype, param_dtype=dtype)

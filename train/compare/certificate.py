@@ -1,0 +1,524 @@
+"""Whether a model computes what its PyTorch original does: forward, gradients, statistics, optimiser steps, weights.
+
+In float64 both are the truth up to rounding, so the bars are absolute. In float32 the yardstick is PyTorch itself: our
+distance from the float64 truth is at most three times PyTorch's own. Every parameter is random and no running statistic
+is at its initial value, because zeros agree with anything; dropout is off on both sides.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+import jaxmodels
+from jaxmodels import weights
+from train.compare import originals
+from train.compare.cases import Case, inputs_of, make_model, objective_of
+from train.compare.originals import Original
+from train.compare.trace import Difference, as_torch, differences, first_divergence, trace_ours, trace_torch
+from train.config import OptimConfig
+from train.optim import decay_mask, make_optimizer
+from train.sharding import path_name
+from train.state import TrainState
+from train.step import accumulated_gradients, train_step
+
+Batch = dict[str, np.ndarray]
+
+BARS = {  # float64, relative by norm
+    "logits_rel_f64": 1e-10,
+    "grad_rel_f64": 1e-8,
+    "bn_rel_f64": 1e-10,
+    "adamw_loss_rel_f64": 1e-6,
+    "sgd_loss_rel_f64": 1e-6,
+}
+FLOAT32_FACTOR, FLOAT32_FLOOR, FLOAT32_BATCHES = 3.0, 1e-6, 8
+ZERO_GRADIENT = 1e-11
+"""A gradient smaller than this times the norm of the whole gradient is 0 by construction: a bias that batch
+normalisation or softmax takes away again. Both sides must find it so; there is nothing else to compare."""
+
+OPTIMIZERS = {
+    "adamw": OptimConfig(name="adamw", learning_rate=3e-4, schedule="constant", weight_decay=0.05),
+    "sgd": OptimConfig(name="sgd", schedule="constant", weight_decay=5e-4, momentum=0.9),
+}
+SGD_LENGTH = 0.02
+"""Of the first step of SGD: its learning rate is this over the norm of the gradient. With steps that are too long the
+loss depends on the weights chaotically, and rounding alone would part the two curves."""
+
+
+@dataclass
+class Certificate:
+    """What was found; the first fields are the keys of the JSON file, None where a model has no such thing."""
+
+    model: str
+    params_equal: bool = False
+    logits_rel_f64: float | None = None
+    grad_rel_f64: float | None = None
+    worst_grad: str | None = None
+    bn_rel_f64: float | None = None
+    adamw_loss_rel_f64: float | None = None
+    sgd_loss_rel_f64: float | None = None
+    logits_rel_f32: float | None = None
+    torch_logits_rel_f32: float | None = None
+    grad_rel_f32: float | None = None
+    torch_grad_rel_f32: float | None = None
+    roundtrip_bitwise: bool = False
+    ratio_train: float | None = None
+    ratio_infer: float | None = None
+    # beyond the table
+    original: str = ""
+    note: str = ""
+    params: int = 0
+    torch_params: int = 0
+    image_shape: tuple[int, ...] = ()
+    batch_size: int = 0
+    first_divergence: str | None = None
+    loss_rel_f64: float | None = None
+    bn_rel_f32: float | None = None
+    torch_bn_rel_f32: float | None = None
+    bf16_logits_rel: float | None = None
+    default_precision_logits_rel: float | None = None
+    zero_gradients: list[str] = field(default_factory=list)
+    norms: dict[str, float] = field(default_factory=dict)
+    blocks: list[Difference] = field(default_factory=list)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; NaN and Inf, which JSON does not have, as text."""
+        values = dataclasses.asdict(self)
+        values["pass"] = not self.failures
+        return json_values(values)
+
+
+def json_values(value: Any) -> Any:
+    """``value`` with NaN and Inf as text, all the way down."""
+    if isinstance(value, Mapping):
+        return {k: json_values(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass
+class Side:
+    """What one framework computed for one batch: everything as NumPy, parameters by the names of our leaves."""
+
+    logits: np.ndarray  # evaluation mode
+    loss: float
+    grads: dict[str, np.ndarray]
+    stats: dict[str, np.ndarray]  # batch statistics after the step
+
+
+def certify(
+    case: Case,
+    *,
+    steps: int = 20,
+    dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16"),
+    seed: int = 0,
+    change: Callable[[jaxmodels.Module], jaxmodels.Module] = lambda model: model,
+    say: Callable[[str], None] = lambda text: None,
+) -> Certificate:
+    """Compares a model with its original at the sizes of ``case``.
+
+    Args:
+      steps: of each optimiser; 0 leaves them out.
+      dtypes: what to compare in; float64 is the truth and always there.
+      change: applied to our side only; for tests, which break it on purpose.
+      say: told of each stage.
+    """
+    result = Certificate(
+        case.model, image_shape=case.image_shape, batch_size=case.batch_size, note=case.note, params=0, torch_params=0
+    )
+    say("counting parameters at full size")
+    _count(case, result)
+    with _float64(), deterministic_torch(seed):
+        model = make_model(case, jnp.float64)
+        original = originals.build(model, case.image_shape)
+        result.original = original.source
+        module = original.module.double()
+        randomise(module)
+        state_dict = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        tensors = {k: v.numpy() for k, v in state_dict.items()}
+        _round_trip(model, tensors, original, case, result)
+        model = change(model)
+        variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
+        batches = [make_batch(case, np.float64, seed + i) for i in range(FLOAT32_BATCHES)]
+        say("float64: forward, gradients and statistics")
+        truths = []
+        for batch in batches[:FLOAT32_BATCHES]:
+            module.load_state_dict(state_dict)
+            truths.append(_torch_side(original, model, case, batch))
+        truth = truths[0]
+        mine = _our_side(model, case)(variables, batches[0])
+        _blocks(model, variables, original, state_dict, case, batches[0], result)
+        _compare_float64(mine, truth, result)
+        for name in OPTIMIZERS if steps else ():
+            say(f"float64: {steps} steps of {name}")
+            module.load_state_dict(state_dict)
+            config = OPTIMIZERS[name]
+            if name == "sgd":
+                config = dataclasses.replace(config, learning_rate=SGD_LENGTH / result.norms["gradient"])
+            turns = [batches[i % len(batches)] for i in range(steps)]
+            theirs = _torch_curve(original, model, case, turns, config)
+            ours = _our_curve(model, variables, case, turns, config)
+            result.curves[name] = {"torch": theirs, "ours": ours}
+            setattr(result, f"{name}_loss_rel_f64", _relative(np.array(ours), np.array(theirs)))
+        module.load_state_dict(state_dict)
+    for name in dtypes:
+        if name == "float32":
+            say("float32: forward, gradients and statistics")
+            _compare_float32(case, change, tensors, batches[:FLOAT32_BATCHES], truths, result)
+        elif name == "bfloat16":
+            say("bfloat16 and default precision: logits")
+            _cost_of_precision(case, change, tensors, original.format, batches[0], truth, result)
+    _judge(result)
+    return result
+
+
+def randomise(module: torch.nn.Module) -> None:
+    """Random values for every parameter and running statistic, at a scale that keeps activations alive."""
+    norms = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
+    scales = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, norms)}
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if name in scales:
+                value.copy_(1 + 0.2 * torch.randn_like(value))
+            elif value.ndim >= 2 and "embed" not in name and "token" not in name:
+                value.copy_(torch.randn_like(value) * (1.5 / value[0].numel()) ** 0.5)
+            else:
+                value.copy_(0.1 * torch.randn_like(value))
+        for name, value in module.named_buffers():
+            if name.endswith("running_mean"):
+                value.copy_(0.2 * torch.randn_like(value))
+            elif name.endswith("running_var"):
+                value.copy_(0.5 + torch.rand_like(value))
+            elif name.endswith("num_batches_tracked"):
+                value.fill_(3)
+
+
+def make_batch(case: Case, dtype: Any, seed: int, *, size: int | None = None) -> Batch:
+    """A random batch, neither centred nor symmetric: noise over a slope, different for each channel."""
+    rng = np.random.default_rng(seed)
+    h, w, c = case.image_shape
+    size = size or case.batch_size
+    slope = np.linspace(-1, 1, h)[:, None, None] + 0.5 * np.linspace(0, 1, w)[:, None] + 0.2 * np.arange(c)
+    image = 0.3 + 0.5 * slope + rng.normal(size=(size, h, w, c))
+    batch = {"label": rng.integers(0, case.classes, size).astype(np.int32), "weight": np.ones(size, dtype)}
+    if case.objective == "elbo":
+        image = 1 / (1 + np.exp(-image))
+        batch["noise"] = rng.normal(size=(size, make_model(case, jnp.float32).latent_size)).astype(dtype)
+    return {"image": image.astype(dtype), **batch}
+
+
+@contextlib.contextmanager
+def deterministic_torch(seed: int) -> Iterator[None]:
+    """PyTorch's generator at a seed, and given back as it was."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def _count(case: Case, result: Certificate) -> None:
+    model = make_model(case, jnp.float32, full=True)
+    leaves = weights.shapes(model, image_shape=case.full_shape)
+    result.params = sum(math.prod(v.shape) for k, v in leaves.items() if k.startswith("params/"))
+    with torch.device("meta"):
+        module = originals.build(model, case.full_shape).module
+    result.torch_params = sum(p.numel() for p in module.parameters())
+    result.params_equal = result.params == result.torch_params
+
+
+def _round_trip(model: Any, tensors: Batch, original: Original, case: Case, result: Certificate) -> None:
+    variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
+    back = weights.to_torch(model, variables, image_shape=case.image_shape, format=original.format)
+    result.roundtrip_bitwise = set(back) == set(tensors) and all(
+        back[k].dtype == v.dtype and back[k].shape == v.shape and back[k].tobytes() == v.tobytes()
+        for k, v in tensors.items()
+    )
+
+
+def torch_batch(batch: Batch) -> dict[str, torch.Tensor]:
+    """A batch as PyTorch takes it: images channel first, labels int64."""
+    return {k: torch.from_numpy(v).long() if k == "label" else as_torch(v) for k, v in batch.items()}
+
+
+def torch_loss(original: Original, case: Case, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean loss of the original for a batch of :func:`torch_batch`."""
+    return original.loss(original.module(*(batch[k] for k in inputs_of(case))), batch)
+
+
+def main_output(outputs: Any) -> jax.Array:
+    """Of what our models return, the part that is compared: logits, or the reconstruction."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def _torch_side(original: Original, model: Any, case: Case, batch: Batch) -> Side:
+    module = original.module
+    tensors = torch_batch(batch)
+    module.eval()
+    with torch.no_grad():
+        logits = original.main(module(*(tensors[k] for k in inputs_of(case)))).numpy()
+    module.train()
+    module.zero_grad()
+    loss = torch_loss(original, case, tensors)
+    loss.backward()
+    grads = {k: v.grad.numpy() for k, v in module.named_parameters()}
+    named = {k: v.clone().numpy() for k, v in module.state_dict().items()} | grads
+    leaves = _flat(weights.from_torch(model, named, image_shape=case.image_shape, format=original.format))
+    module.zero_grad()
+    return Side(logits, loss.item(), *_split(leaves))
+
+
+def _split(leaves: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    grads = {k: v for k, v in leaves.items() if k.startswith("params/")}
+    return grads, {k: v for k, v in leaves.items() if k.startswith("batch_stats/") and not k.endswith("/count")}
+
+
+def _flat(tree: Any) -> dict[str, np.ndarray]:
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _our_side(model: Any, case: Case) -> Callable[[Any, Batch], Side]:
+    """A function of variables and a batch, compiled once."""
+
+    @jax.jit
+    def run(variables, batch):
+        params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+        found = accumulated_gradients(
+            params,
+            state,
+            batch,
+            jax.random.key(0),
+            model=model,
+            objective=objective_of(case),
+            inputs=inputs_of(case),
+        )
+        grads, count, metrics, state = found
+        logits = main_output(model.apply(variables, *(batch[k] for k in inputs_of(case)), train=False))
+        return logits, metrics["loss"][0] / count, {"params": jax.tree.map(lambda g: g / count, grads), **state}
+
+    def side(variables: Any, batch: Batch) -> Side:
+        logits, loss, leaves = jax.device_get(run(*jax.tree.map(jnp.asarray, (variables, batch))))
+        return Side(logits, float(loss), *_split(_flat(leaves)))
+
+    return side
+
+
+def _blocks(
+    model: Any, variables: Any, original: Original, state_dict: Any, case: Case, batch: Batch, result: Certificate
+) -> None:
+    """Every layer's input and output, in evaluation and in training mode."""
+    pairs = weights.torch_modules(model, image_shape=case.image_shape, format=original.format)
+    tensors = torch_batch(batch)
+    inputs = tuple(jnp.asarray(batch[k]) for k in inputs_of(case))
+    variables = jax.tree.map(jnp.asarray, variables)
+    for train in (False, True):
+        original.module.load_state_dict(state_dict)
+        original.module.train(train)
+        with torch.no_grad():
+            theirs = trace_torch(original.module, list(pairs), [tensors[k] for k in inputs_of(case)])
+        ours = trace_ours(model, variables, inputs, train=train, rngs={"dropout": jax.random.key(0)})
+        found = differences(pairs, theirs, ours)
+        result.blocks = [d for d in found if d.what == "output"]
+        result.first_divergence = result.first_divergence or first_divergence(found, BARS["logits_rel_f64"])
+
+
+def _relative(a: np.ndarray, b: np.ndarray) -> float:
+    """Distance by norm, relative to ``b``; NaN and zeros are never close."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norm = np.linalg.norm(b)
+    return float(np.linalg.norm(a - b) / norm) if norm > 0 and np.isfinite(norm) else math.inf
+
+
+def _worst(values: Mapping[str, float]) -> tuple[str, float]:
+    """The largest, NaN counting as larger than anything."""
+    return max(values.items(), key=lambda item: (math.isnan(item[1]), item[1]))
+
+
+def _compare_float64(mine: Side, truth: Side, result: Certificate) -> None:
+    result.logits_rel_f64 = _relative(mine.logits, truth.logits)
+    result.loss_rel_f64 = abs(mine.loss - truth.loss) / abs(truth.loss)
+    whole = math.sqrt(sum(float(np.vdot(g, g)) for g in truth.grads.values()))
+    zero = [k for k, g in truth.grads.items() if np.linalg.norm(g) < ZERO_GRADIENT * whole]
+    result.zero_gradients = zero
+    errors = {}
+    for k, g in truth.grads.items():
+        if k in zero:  # at the bar if it is as large as a zero may be
+            errors[k] = np.linalg.norm(mine.grads[k]) / (ZERO_GRADIENT * whole) * BARS["grad_rel_f64"]
+        else:
+            errors[k] = _relative(mine.grads[k], g)
+    result.worst_grad, result.grad_rel_f64 = _worst({k: float(v) for k, v in errors.items()})
+    if truth.stats:
+        worst, result.bn_rel_f64 = _worst({k: _relative(mine.stats[k], v) for k, v in truth.stats.items()})
+        if not result.bn_rel_f64 <= BARS["bn_rel_f64"] and result.first_divergence is None:
+            result.first_divergence = f"{worst}: the running statistics differ by {result.bn_rel_f64:.1e}"
+    if not result.grad_rel_f64 <= BARS["grad_rel_f64"] and result.first_divergence is None:
+        result.first_divergence = f"{result.worst_grad}: its gradient differs by {result.grad_rel_f64:.1e}"
+    result.norms = {
+        "logits": float(np.linalg.norm(truth.logits)),
+        "loss": truth.loss,
+        "gradient": whole,
+        "smallest compared gradient": min(float(np.linalg.norm(g)) for k, g in truth.grads.items() if k not in zero),
+        **(
+            {"batch statistics": math.sqrt(sum(float(np.vdot(s, s)) for s in truth.stats.values()))}
+            if truth.stats
+            else {}
+        ),
+    }
+
+
+def _compare_float32(
+    case: Case, change: Any, tensors: Batch, batches: list[Batch], truths: list[Side], result: Certificate
+) -> None:
+    """Distances from the truth, for each tensor the smallest over several batches, on both sides.
+
+    A ReLU whose input is within rounding of 0 is open in one precision and shut in another, on either side, and the
+    gradients before it jump: one batch would compare the luck of the two. What is wrong in every batch stays.
+    """
+    narrow = _narrowed(tensors, np.float32)
+    batches = [{k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in b.items()} for b in batches]
+    model = make_model(case, jnp.float32)
+    original = originals.build(model, case.image_shape)
+    state_dict = {k: torch.from_numpy(np.array(v)) for k, v in narrow.items()}
+    ours_of = _our_side(change(model), case)
+    variables = weights.from_torch(change(model), narrow, image_shape=case.image_shape, format=original.format)
+    distances: dict[str, list[tuple[float, float]]] = {}
+    for batch, truth in zip(batches, truths, strict=True):
+        original.module.load_state_dict(state_dict)
+        theirs = _torch_side(original, model, case, batch)
+        with jax.default_matmul_precision("highest"):
+            mine = ours_of(variables, batch)
+        compared = {k: g for k, g in truth.grads.items() if k not in result.zero_gradients} | truth.stats
+        for k, true in {"logits": truth.logits, **compared}.items():
+            a, b = (side.logits if k == "logits" else (side.grads | side.stats)[k] for side in (mine, theirs))
+            distances.setdefault(k, []).append((_relative(a, true), _relative(b, true)))
+    smallest = {k: tuple(np.min(v, axis=0).tolist()) for k, v in distances.items()}
+    result.logits_rel_f32, result.torch_logits_rel_f32 = smallest["logits"]
+    for what, prefix in (("grad", "params/"), ("bn", "batch_stats/")):
+        group = {k: v for k, v in smallest.items() if k.startswith(prefix)}
+        if group:
+            setattr(result, f"{what}_rel_f32", _worst({k: v[0] for k, v in group.items()})[1])
+            setattr(result, f"torch_{what}_rel_f32", _worst({k: v[1] for k, v in group.items()})[1])
+    for k, (ours, torchs) in smallest.items():
+        if not ours <= max(FLOAT32_FLOOR, FLOAT32_FACTOR * torchs):
+            result.failures.append(f"float32 {k}: {ours:.1e} from float64, PyTorch {torchs:.1e}")
+
+
+def _cost_of_precision(
+    case: Case, change: Any, tensors: Batch, format: str, batch: Batch, truth: Side, result: Certificate
+) -> None:
+    """How far logits are from the truth in bfloat16, and in float32 at the backend's default precision."""
+    narrow = _narrowed(tensors, np.float32)
+    for name, dtype in (("default_precision_logits_rel", jnp.float32), ("bf16_logits_rel", jnp.bfloat16)):
+        if dtype == jnp.float32 and jax.default_backend() == "cpu":  # its default is the highest
+            result.default_precision_logits_rel = result.logits_rel_f32
+            continue
+        model = change(make_model(case, jnp.float32).clone(dtype=dtype))
+        variables = weights.from_torch(model, narrow, image_shape=case.image_shape, format=format)
+        inputs = [jnp.asarray(batch[k], dtype) for k in inputs_of(case)]
+        outputs = jax.jit(partial(model.apply, train=False))(jax.tree.map(jnp.asarray, variables), *inputs)
+        setattr(result, name, _relative(np.asarray(main_output(outputs), np.float64), truth.logits))
+
+
+def _narrowed(tensors: Batch, dtype: Any) -> Batch:
+    return {k: v.astype(dtype) if v.dtype == np.float64 else v for k, v in tensors.items()}
+
+
+def parameter_groups(original: Original, model: Any, case: Case, config: OptimConfig) -> list[dict[str, Any]]:
+    """PyTorch's parameter groups: weight decay on the tensors that our mask lets decay."""
+    shapes = weights.shapes(model, image_shape=case.image_shape)
+    params = {k.removeprefix("params/"): v for k, v in shapes.items() if k.startswith("params/")}
+    tree = weights.nested(params)
+    mask = {path_name(path): value for path, value in jax.tree_util.tree_leaves_with_path(decay_mask(tree))}
+    names = weights.torch_names(model, image_shape=case.image_shape, format=original.format)
+    decayed = {n for path, flag in mask.items() if flag for n in names[f"params/{path}"]}
+    groups: dict[bool, list[Any]] = {True: [], False: []}
+    for name, parameter in original.module.named_parameters():
+        groups[name in decayed].append(parameter)
+    return [
+        {"params": groups[True], "weight_decay": config.weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+
+
+def torch_optimizer(original: Original, model: Any, case: Case, config: OptimConfig) -> torch.optim.Optimizer:
+    """PyTorch's optimiser for one of ours."""
+    groups = parameter_groups(original, model, case, config)
+    if config.name == "adamw":
+        betas = (config.b1, config.b2)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def _torch_curve(original: Original, model: Any, case: Case, batches: list[Batch], config: OptimConfig) -> list[float]:
+    original.module.train()
+    optimizer = torch_optimizer(original, model, case, config)
+    losses = []
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = torch_loss(original, case, torch_batch(batch))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def our_state(variables: Any, tx: optax.GradientTransformation) -> TrainState:
+    """A TrainState at step 0 with these variables."""
+    variables = jax.tree.map(jnp.asarray, variables)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        model_state={k: v for k, v in variables.items() if k != "params"},
+        opt_state=tx.init(variables["params"]),
+        ema_params=None,
+        finite=jnp.ones((), bool),
+    )
+
+
+def our_step(model: Any, tx: optax.GradientTransformation, case: Case) -> partial:
+    """The training step of every run, for this case."""
+    return partial(train_step, model=model, tx=tx, objective=objective_of(case), inputs=inputs_of(case))
+
+
+def _our_curve(model: Any, variables: Any, case: Case, batches: list[Batch], config: OptimConfig) -> list[float]:
+    tx = make_optimizer(config, len(batches))
+    state = our_state(variables, tx)
+    step = jax.jit(our_step(model, tx, case), donate_argnums=0)
+    losses = []
+    for batch in batches:
+        state, metrics = step(state, jax.tree.map(jnp.asarray, batch))
+        losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    return losses
+
+
+def _judge(result: Certificate) -> None:
+    if not result.params_equal:
+        result.failures.append(f"{result.params:,} parameters, the original has {result.torch_params:,}")
+    if not result.roundtrip_bitwise:
+        result.failures.append("weights do not come back bit for bit")
+    for name, bar in BARS.items():
+        value = getattr(result, name)
+        if value is not None and not value <= bar:
+            result.failures.append(f"{name} {value:.1e} is above {bar:.0e}")
+    if result.first_divergence:
+        result.failures.append(f"first difference: {result.first_divergence}")

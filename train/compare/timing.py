@@ -1,0 +1,173 @@
+"""Time and memory of a training step and of inference: PyTorch eager, torch.compile and ours, in one run.
+
+The three take turns, round after round, so that whatever else the machine does hits all of them; the medians over the
+rounds are compared. All start from the same weights, take the same batches in float32 and step with AdamW.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from jaxmodels import weights
+from train.compare import originals
+from train.compare.cases import Case, inputs_of, make_model
+from train.compare.certificate import (
+    OPTIMIZERS,
+    deterministic_torch,
+    main_output,
+    make_batch,
+    our_state,
+    our_step,
+    torch_batch,
+    torch_optimizer,
+)
+from train.optim import make_optimizer
+
+ROUNDS = 7
+ROUND_SECONDS = 0.3
+"""A contender repeats its step within a round until this much time has passed."""
+
+
+def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], None], seed: int = 0) -> dict[str, Any]:
+    """Times in seconds per step and ratios; PyTorch's best over ours, so above 1 we are ahead.
+
+    Args:
+      compile: also time torch.compile; where it does not work, the reason is in the result.
+      memory: also measure peak memory, in processes of their own.
+
+    Returns:
+      ``train`` and ``infer``: for each contender the median, smallest and largest time of a step; ``ratio_train``,
+      ``ratio_infer``; ``compile_s``; ``peak_memory_mb``.
+    """
+    batch = make_batch(case, np.float32, seed, size=case.timing_batch_size)
+    result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
+    model = make_model(case, jnp.float32)
+    with deterministic_torch(seed):
+        original = originals.build(model, case.image_shape)
+    tensors = {k: v.numpy() for k, v in original.module.state_dict().items()}
+    variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
+    for mode, torch_of, ours_of in (("infer", _torch_infer, _our_infer), ("train", _torch_train, _our_train)):
+        contenders = {"torch": torch_of(original, original.module, model, case, batch)}
+        if compile:
+            say(f"torch.compile, {mode}")
+            try:
+                start = time.perf_counter()
+                step = torch_of(original, torch.compile(original.module), model, case, batch)
+                step()
+                result["compile_s"][f"torch_compile_{mode}"] = time.perf_counter() - start
+                contenders["torch_compile"] = step
+            except Exception as e:  # no C++ compiler, an operator it does not know: many kinds
+                result["torch_compile_error"] = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        say(f"timing, {mode}")
+        start = time.perf_counter()
+        contenders["ours"] = ours_of(variables, model, case, batch)
+        result["compile_s"][f"ours_{mode}"] = time.perf_counter() - start
+        result[mode] = alternate(contenders)
+        theirs = min(v["median"] for k, v in result[mode].items() if k != "ours")
+        result[f"ratio_{mode}"] = theirs / result[mode]["ours"]["median"]
+    if memory:
+        say("peak memory")
+        result["peak_memory_mb"] = {side: _peak_memory(case.model, side) for side in ("torch", "ours")}
+    return result
+
+
+def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
+    """Seconds per call of each contender, taking turns; each round's order is turned by one."""
+    names = list(contenders)
+    for step in contenders.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start, calls = time.perf_counter(), 0
+            while calls == 0 or time.perf_counter() - start < ROUND_SECONDS:
+                contenders[name]()
+                calls += 1
+            times[name].append((time.perf_counter() - start) / calls)
+    return {k: {"median": statistics.median(v), "min": min(v), "max": max(v)} for k, v in times.items()}
+
+
+def _torch_infer(original: Any, module: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
+    inputs = [torch_batch(batch)[k] for k in inputs_of(case)]
+
+    def step() -> None:
+        original.module.eval()
+        with torch.inference_mode():
+            module(*inputs)
+
+    return step
+
+
+def _torch_train(original: Any, module: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
+    optimizer = torch_optimizer(original, model, case, OPTIMIZERS["adamw"])
+    tensors = torch_batch(batch)
+
+    def step() -> None:
+        original.module.train()
+        optimizer.zero_grad()
+        loss = original.loss(module(*(tensors[k] for k in inputs_of(case))), tensors)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _our_infer(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
+    variables, inputs = jax.tree.map(jnp.asarray, (variables, [batch[k] for k in inputs_of(case)]))
+    compiled = jax.jit(lambda v, inputs: main_output(model.apply(v, *inputs, train=False))).lower(variables, inputs)
+    compiled = compiled.compile()
+    return lambda: jax.block_until_ready(compiled(variables, inputs))
+
+
+def _our_train(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
+    tx = make_optimizer(OPTIMIZERS["adamw"], 1)
+    state, batch = our_state(variables, tx), jax.tree.map(jnp.asarray, batch)
+    compiled = jax.jit(our_step(model, tx, case), donate_argnums=0).lower(state, batch).compile()
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready(metrics)
+
+    return step
+
+
+def _peak_memory(model: str, side: str) -> float | str:
+    """Peak resident memory that two training steps add to a fresh process, in MB; or why it is not known."""
+    command = [sys.executable, "-m", "train.compare.timing", model, side]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = done.stdout.split()
+    return float(lines[-1]) if done.returncode == 0 and lines else f"failed: {done.stderr.strip()[-200:]}"
+
+
+def _two_steps(case: Case, side: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = make_model(case, jnp.float32)
+    original = originals.build(model, case.image_shape)
+    batch = make_batch(case, np.float32, 0, size=case.timing_batch_size)
+    if side == "torch":
+        step = _torch_train(original, original.module, model, case, batch)
+    else:
+        shapes = weights.shapes(model, image_shape=case.image_shape)
+        zeros = weights.nested({k: np.zeros(v.shape, v.dtype) for k, v in shapes.items()})
+        del original
+        step = _our_train(zeros, model, case, batch)
+    step()
+    step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1024 if sys.platform != "darwin" else 2**20)
+
+
+if __name__ == "__main__":
+    from train.compare.cases import CASES
+
+    originals.torchvision()
+    print(_two_steps(CASES[sys.argv[1]], sys.argv[2]))

@@ -1,0 +1,148 @@
+"""What every layer takes and gives, on both sides, and the first place where they differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from einops import rearrange
+from flax import linen as nn
+from torch import nn as torch_nn
+
+from jaxmodels.weights.rules import Pair, to_ours
+
+Traced = dict[str, tuple[np.ndarray, np.ndarray]]  # module -> (first input, output)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one layer's input or output is from the original's, relative by norm.
+
+    Attributes:
+      torch, ours: module paths.
+      what: ``"input"`` or ``"output"``.
+      norm: of the original's.
+    """
+
+    torch: str
+    ours: str
+    what: str
+    relative: float
+    norm: float
+
+
+def trace_torch(module: torch_nn.Module, names: list[str], inputs: Sequence[torch.Tensor]) -> Traced:
+    """Runs ``module`` and keeps what its parts ``names`` took and gave, in the order of execution."""
+    found: Traced = {}
+
+    def hook_of(name):
+        def hook(_, inputs, output):
+            # a copy was taken before the module ran: an in-place ReLU may have written over it since
+            found[name] = (found.pop(name), output.detach().clone().numpy())
+
+        return hook
+
+    def pre_hook_of(name):
+        def pre_hook(_, inputs):
+            found[name] = inputs[0].detach().clone().numpy()
+
+        return pre_hook
+
+    handles = []
+    for name in names:
+        part = module.get_submodule(name)
+        handles += [part.register_forward_pre_hook(pre_hook_of(name)), part.register_forward_hook(hook_of(name))]
+    try:
+        module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: pair for name, pair in found.items() if isinstance(pair, tuple)}
+
+
+def trace_ours(model: nn.Module, variables: Any, inputs: tuple[Any, ...], *, train: bool, rngs: Any) -> dict[str, Any]:
+    """Our modules' first inputs and outputs: ``{path: (input, output)}``, stacked where the layers are scanned."""
+
+    def keep(next_function, args, kwargs, context):
+        output = next_function(*args, **kwargs)
+        if context.method_name == "__call__" and args and isinstance(args[0], jax.Array):
+            value = output[0] if isinstance(output, tuple) else output
+            context.module.sow("intermediates", "traced", (args[0], value))
+        return output
+
+    def run(variables, inputs, rngs):
+        with nn.intercept_methods(keep):
+            collections = [c for c in variables if c != "params"]
+            _, changed = model.apply(
+                variables, *inputs, train=train, rngs=rngs, mutable=[*(collections if train else ()), "intermediates"]
+            )
+        return changed["intermediates"]
+
+    found = {}
+
+    def walk(tree, path):
+        for name, value in tree.items():
+            if name == "traced":
+                found["/".join(path)] = value[0]
+            else:
+                walk(value, [*path, name])
+
+    walk(jax.device_get(jax.jit(run)(variables, inputs, rngs)), [])
+    return found
+
+
+def differences(pairs: dict[str, Pair], theirs: Traced, ours: dict[str, Any]) -> list[Difference]:
+    """Differences of the inputs and outputs of all paired layers, in the original's order of execution."""
+    found = []
+    for name, values in theirs.items():
+        pair = pairs[name]
+        if pair.module not in ours:
+            continue
+        mine = [v if pair.index is None else v[pair.index] for v in ours[pair.module]]
+        for what, a, b in zip(("input", "output"), mine, values, strict=True):
+            reference = _channels_last(b, pair, what)
+            value = np.asarray(a)
+            if value.size != reference.size or value.shape[-1] != reference.shape[-1]:
+                continue  # patches, cut out on one side only
+            norm = float(np.linalg.norm(reference))
+            relative = float(np.linalg.norm(value.reshape(reference.shape) - reference)) / max(norm, 1e-300)
+            found.append(Difference(name, pair.module, what, relative, norm))
+    return found
+
+
+def first_divergence(found: list[Difference], limit: float) -> str | None:
+    """One line on the first input or output that differs by more than ``limit``; None if there is none.
+
+    A layer that gets the same and gives something else is at fault itself; if its input differs already, the fault lies
+    between the layers that agree and it: an activation, a pool, a sum.
+    """
+    agreed = None
+    for d in found:
+        if not d.relative <= limit:  # also NaN
+            if d.what == "output":
+                return f"{d.ours} (PyTorch: {d.torch}): same input, output differs by {d.relative:.1e}"
+            after = f"; {agreed} before it agrees" if agreed else ""
+            return f"before {d.ours} (PyTorch: {d.torch}): its input differs by {d.relative:.1e}{after}"
+        agreed = d.ours
+    return None
+
+
+def _channels_last(value: np.ndarray, pair: Pair, what: str) -> np.ndarray:
+    value, layout = np.asarray(value), pair.weight.layout
+    if value.ndim == 4:
+        return rearrange(value, "b c h w -> b h w c")
+    # flattened maps are channel first there; the weight's layout says so, and does to a batch what it does to rows
+    if value.ndim == 2 and what == "input" and layout.startswith("o ("):
+        return to_ours(pair.weight, value).T
+    if value.ndim == 2 and what == "output" and layout.startswith("("):
+        return to_ours(pair.weight, value.T)
+    return value
+
+
+def as_torch(value: np.ndarray) -> torch.Tensor:
+    """A batch array as PyTorch takes it: images channel first."""
+    if value.ndim == 4:
+        return torch.from_numpy(np.ascontiguousarray(rearrange(value, "b h w c -> b c h w")))
+    return torch.from_numpy(np.ascontiguousarray(value))
