@@ -23,7 +23,7 @@ def make(dtype=jnp.float32, *, model="cnn", optim=None, ema=False, **fields):
     module = jaxmodels.create(model, num_classes=CLASSES, dtype=dtype, param_dtype=dtype, **fields)
     tx = make_optimizer(optim or OptimConfig(name="sgd", learning_rate=0.1, schedule="constant"), 100)
     image = jax.ShapeDtypeStruct((1, *SHAPE), dtype)
-    state = init_state(jax.random.key(0), model=module, tx=tx, image=image, ema=ema)
+    state = init_state(jax.random.key(0), model=module, tx=tx, inputs=(image,), ema=ema)
     return state, partial(train_step, model=module, tx=tx, objective=classification)
 
 

@@ -6,6 +6,7 @@ array is split, so a checkpoint can be verified on any mesh. A checkpoint that f
 ``checkpoints/`` and the next older one is used.
 """
 
+import contextlib
 import inspect
 import json
 import sys
@@ -141,12 +142,53 @@ class Checkpoints:
             )
         return None
 
+    def restore_part(
+        self, choose: Callable[[dict[str, jax.ShapeDtypeStruct]], Any], *, warn: Callable[[str], None] = print
+    ) -> tuple[Any, int] | None:
+        """Reads some arrays of the best checkpoint, or of the newest where none has a score, for another run to use.
+
+        Args:
+          choose: all arrays of a checkpoint by name (``params/dense_0/kernel``) -> those to read, as nested dicts of
+            ShapeDtypeStructs with shardings.
+          warn: told in one line of each damaged checkpoint that is passed over.
+
+        Returns:
+          The arrays and the step, or None if there is no checkpoint at all.
+
+        Raises:
+          CheckpointError: none is good.
+        """
+        newest_first = self.steps()[::-1]
+        for step in newest_first:
+            with contextlib.suppress(_Damaged):
+                self._policy.scores = self._read_host(step)[2]
+                break
+        best = self.best_step()
+        for step in [s for s in newest_first if s == best] + [s for s in newest_first if s != best]:
+            try:
+                _, arrays, _ = self._read_host(step)
+                kinds = {k: jax.ShapeDtypeStruct(a["shape"], jnp.dtype(a["dtype"])) for k, a in arrays.items()}
+                return self._read_arrays(step, choose(kinds), arrays, part=True), step
+            except _Damaged as e:
+                warn(f"checkpoint of step {step} is damaged ({e}); trying another")
+        if newest_first:
+            raise CheckpointError(f"no good checkpoint in {self.directory}: damaged are {newest_first}")
+        return None
+
     def close(self) -> None:
         """Waits for the save in flight and frees threads."""
         self.wait()
         self._manager.close()
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        host, arrays, scores = self._read_host(step)
+        _require_same_arrays(arrays, like, step)
+        state = self._read_arrays(step, like, arrays)
+        self._policy.scores = scores
+        return state, host
+
+    def _read_host(self, step: int) -> tuple[dict[str, Any], dict[str, Any], dict[int, float]]:
+        """Host data, description and digest of each array, scores."""
         fault = ""
         try:
             args = ocp.args.Composite(host=ocp.args.JsonRestore())
@@ -159,11 +201,14 @@ class Checkpoints:
             fault = f"host data unreadable: {_one_line(e)}"
             _require_damage(e, step)
         _agree(fault)
-        _require_same_arrays(arrays, like, step)
+        return host, arrays, scores
 
+    def _read_arrays(self, step: int, like: Any, arrays: dict[str, Any], *, part: bool = False) -> Any:
+        """The arrays of ``like``, all of the checkpoint or a ``part``, verified."""
+        fault = ""
         try:
             how = ocp.checkpoint_utils.construct_restore_args(like)
-            args = ocp.args.Composite(state=ocp.args.PyTreeRestore(like, restore_args=how))
+            args = ocp.args.Composite(state=ocp.args.PyTreeRestore(like, restore_args=how, partial_restore=part))
             state = self._manager.restore(step, args=args)["state"]
         except Exception as e:
             _silence_abandoned_reads()
@@ -173,8 +218,7 @@ class Checkpoints:
         for name, array in _digests(state).items():
             if array["digest"] != arrays[name]["digest"]:
                 raise _Damaged(f"array {name} fails its digest")
-        self._policy.scores = scores
-        return state, host
+        return state
 
     def _move_aside(self, steps: list[int]) -> None:
         if self.read_only or not steps:
@@ -299,7 +343,7 @@ def _digest_tree(tree: Any) -> list[Array]:
     return [digest(x) for x in jax.tree.leaves(tree)]
 
 
-def _digests(state: TrainState) -> dict[str, dict[str, Any]]:
+def _digests(state: Any) -> dict[str, dict[str, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     values = jax.device_get(_digest_tree(state))
     return {

@@ -39,6 +39,7 @@ def limit(
 
 
 RESUMABLE = {"resumable": True}  # may differ when a workdir is resumed: does not change what is computed
+ORDERED = {"ordered": True}  # a dict whose order counts
 
 
 @dataclass
@@ -76,6 +77,8 @@ class OptimConfig:
     momentum: float = field(default=0.9, metadata=limit(low=0, below=1))  # sgd
     nesterov: bool = False  # sgd
     ema_decay: float = field(default=0.0, metadata=limit(low=0, below=1))  # of the parameters; evaluated when > 0
+    freeze: tuple[str, ...] = ()  # patterns (see Config) of parameters that stay as they are
+    rates: dict[str, float] = field(default_factory=dict, metadata=ORDERED)  # pattern -> times the rate; first match
 
 
 @dataclass
@@ -93,7 +96,15 @@ class CheckpointConfig:
 
     every: int = field(default=500, metadata=limit(low=1) | RESUMABLE)  # steps
     keep_last: int = field(default=2, metadata=limit(low=1) | RESUMABLE)
-    keep_best: int = field(default=1, metadata=limit(low=0) | RESUMABLE)  # by accuracy on eval_split
+    keep_best: int = field(default=1, metadata=limit(low=0) | RESUMABLE)  # by accuracy (or ELBO) on eval_split
+
+
+@dataclass
+class VAEConfig:
+    """Of objective elbo."""
+
+    beta: float = field(default=1.0, metadata=limit(low=0))  # weight of the Kullback-Leibler divergence in the loss
+    importance_samples: int = field(default=64, metadata=limit(low=1))  # draws per image for log p(x) at the end
 
 
 @dataclass
@@ -101,14 +112,28 @@ class Config:
     """One run. The same config gives the same run, bit for bit, on the same kind and number of devices.
 
     On GPUs that takes XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+
+    Patterns name parameters by the first components of their paths, with shell wildcards inside a component:
+    ``stage_1_block_0`` is that whole block, ``*/bn_1/scale`` one parameter of every block, ``stage_[12]_*`` two stages.
+    One that matches nothing is an error.
+
+    A module all of whose parameters are frozen (``optim.freeze``) runs as in evaluation: no dropout in it, batch norm
+    by its running statistics, which stay as they are. Factors of ``optim.rates`` act on the whole update, decoupled
+    weight decay included, as a PyTorch parameter group's own rate; ``--config.optim.rates.head=10`` sets one.
     """
 
     model: str = "cnn"  # a name of jaxmodels.list_models()
-    model_fields: dict[str, Any] = field(default_factory=dict)  # fields of that module; num_classes comes from the data
+    model_fields: dict[str, Any] = field(default_factory=dict)  # of that module; the data say num_classes, image_shape
+    objective: Literal["classification", "elbo"] = "classification"  # elbo: for the models vae and vae_conv
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    # initial parameters: the workdir of another run (its best checkpoint, or the last where none has a score), a
+    # .safetensors file or a directory of them, or a Hugging Face hub id; read once, when a run begins
+    init_from: str | None = None
+    init_skip: tuple[str, ...] = ("head",)  # patterns of what starts fresh all the same; (): nothing
     seed: int = field(default=0, metadata=limit(low=0, high=2**32 - 1))
     steps: int = field(default=1000, metadata=limit(low=1, high=2**31 - 1))  # optimiser steps
     batch_size: int = field(default=128, metadata=limit(low=1, high=2**31 - 1))  # examples per step, on all devices
@@ -205,6 +230,15 @@ def check(config: Config) -> None:
     for name, size in sizes.items():
         if size < 1 and size != -1:
             raise ConfigError(f"config.mesh.{name} = {size} must be a number of devices or -1; nearest: 1")
+    if config.objective == "elbo":
+        for name, value in (("label_smoothing", config.label_smoothing), ("data.mixup", config.data.mixup)):
+            if value:
+                raise ConfigError(f"config.{name} = {value} is for labels, and objective elbo has none; nearest: 0")
+    for pattern, rate in config.optim.rates.items():
+        if rate <= 0:
+            raise ConfigError(
+                f"config.optim.rates.{pattern} = {rate} must be above 0; config.optim.freeze stops training"
+            )
     _check_model(config)
 
 
@@ -221,15 +255,20 @@ def check_batch(config: Config, shards: int) -> None:
             raise ConfigError(f"config.{name} = {size} is not divisible by {of}; nearest: {near}")
 
 
-def resolve_model_fields(config: Config, num_classes: int) -> dict[str, Any]:
-    """``config.model_fields`` plus the number of classes of the data, if the config does not set it."""
-    given = config.model_fields.get("num_classes", num_classes)
-    if given < num_classes:
+def resolve_model_fields(config: Config, num_classes: int, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """``config.model_fields`` plus what the model has to know of the data: number of classes, shape of the images."""
+    known, fields = jaxmodels.model_fields(config.model), dict(config.model_fields)
+    if "num_classes" in known and fields.setdefault("num_classes", num_classes) < num_classes:
         raise ConfigError(
-            f"config.model_fields.num_classes = {given} is below the {num_classes} classes of "
+            f"config.model_fields.num_classes = {fields['num_classes']} is below the {num_classes} classes of "
             f"{config.data.name}; nearest: {num_classes}"
         )
-    return {**config.model_fields, "num_classes": given}
+    if "image_shape" in known and fields.setdefault("image_shape", image_shape) != image_shape:
+        raise ConfigError(
+            f"config.model_fields.image_shape = {fields['image_shape']} is not that of {config.data.name}'s images; "
+            f"nearest: {image_shape}"
+        )
+    return fields
 
 
 def to_json(config: Config) -> str:
@@ -256,7 +295,7 @@ def _differences(a: Any, b: Any, path: str) -> list[str]:
         x, y, name = getattr(a, f.name), getattr(b, f.name), f"{path}.{f.name}"
         if dataclasses.is_dataclass(x):
             found += _differences(x, y, name)
-        elif x != y and not f.metadata.get("resumable"):
+        elif (x != y or (f.metadata.get("ordered") and [*x] != [*y])) and not f.metadata.get("resumable"):
             found.append(f"{name}: {x!r} -> {y!r}")
     return found
 
@@ -293,7 +332,9 @@ def _coerce(value: Any, hint: Any) -> Any:
     for option in options:
         if option is float and type(value) is int and abs(value) < 2**53:
             return float(value)
-        if typing.get_origin(option) is tuple and not isinstance(value, str):
+        if typing.get_origin(option) is dict and isinstance(value, dict):
+            return {k: _coerce(v, typing.get_args(option)[1]) for k, v in value.items()}
+        if typing.get_origin(option) is tuple and (not isinstance(value, str) or typing.get_args(option)[0] is str):
             inner = typing.get_args(option)[0]
             items = value if isinstance(value, list | tuple) else [value]
             return tuple(_coerce(item, inner) for item in items)
@@ -322,7 +363,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(key, arguments[0]) for key in value)
+        return isinstance(value, dict) and all(
+            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
+        )
     if hint is Any:
         return True
     if hint is float:
@@ -356,6 +399,11 @@ def _check_model(config: Config) -> None:
             raise ConfigError(f"{name} is not a field of model {config.model!r}{hint}")
         value = config.model_fields[key] = _coerce(value, known[key])
         _check_type(value, known[key], name)
+    needed = {"classification": "num_classes", "elbo": "latent_size"}
+    if needed[config.objective] not in known:
+        fitting = [objective for objective, field_name in needed.items() if field_name in known]
+        hint = f"; nearest: config.objective = {fitting[0]!r}" if fitting else ""
+        raise ConfigError(f"config.objective = {config.objective!r} does not fit model {config.model!r}{hint}")
 
 
 def _require_field(section: Any, key: str, full: str) -> None:

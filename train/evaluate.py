@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +25,63 @@ from train.state import TrainState
 from train.workdir import read_config
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found on a split: means of the metrics, the examples they count, and, for classes, the confusion."""
+
+    means: dict[str, float]
+    examples: int
+    confusion: np.ndarray | None  # int64 [classes, classes]
+
+
 def evaluate(
     run: Run, step: Any, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
-) -> tuple[dict[str, float], np.ndarray] | None:
-    """Means over a whole split, and its confusion matrix [classes, classes]; None if ``stopping`` said so.
+) -> Evaluation | None:
+    """Evaluates a whole split; None if ``stopping`` said so.
 
     Args:
-      step: ``run.compile_eval_step()``.
+      step: ``run.compile_eval_step()`` or ``run.compile_final_step()``.
     """
-    sums, confusion = Sums(), 0
+    sums, confusion = Sums(), None
+
+    def add(metrics: dict[str, Any], counts: np.ndarray | None) -> None:
+        nonlocal confusion
+        sums.add(metrics)
+        if counts is not None:
+            confusion = counts.astype(np.int64) + (0 if confusion is None else confusion)
+
     pending = None
     with contextlib.closing(run.loader(split, train=False)) as loader:
         for batch in loader:
             done, pending = pending, step(state, put_batch(batch, run.mesh))  # fetched late: the device stays busy
             if done is not None:
-                metrics, counts = jax.device_get(done)
-                sums.add(metrics)
-                confusion = confusion + counts.astype(np.int64)
+                add(*jax.device_get(done))
             if stopping():
                 return None
-    metrics, counts = jax.device_get(pending)
-    sums.add(metrics)
-    return sums.means(), confusion + counts.astype(np.int64)
+    add(*jax.device_get(pending))
+    count = next(iter(sums.values.values()))[1]
+    return Evaluation(sums.means(), int(count), confusion)
 
 
-def scores(run: Run, means: dict[str, float], confusion: np.ndarray) -> dict[str, Any]:
-    """JSON values: the means, the number of examples, per-class scores and the confusion matrix."""
+def final_means(
+    run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
+) -> dict[str, float] | None:
+    """Means of what a task measures only when a run ends ({} for most); None if ``stopping`` said so."""
+    if run.task.final_step is None:
+        return {}
+    found = evaluate(run, run.compile_final_step(), state, split, stopping=stopping)
+    return None if found is None else found.means
+
+
+def scores(run: Run, found: Evaluation) -> dict[str, Any]:
+    """JSON values: the means, the number of examples and, for classes, per-class scores and the confusion matrix."""
+    confusion, result = found.confusion, {**found.means, "examples": found.examples}
+    if confusion is None:
+        return result
     classes = per_class(confusion.astype(np.float64))
     names = [run.card.label_names[i] if i < len(run.card.label_names) else str(i) for i in range(len(confusion))]
     return {
-        **means,
-        "examples": int(confusion.sum()),
+        **result,
         "macro_f1": float(classes["f1"].mean()),
         "per_class": {
             name: {k: float(v[i]) for k, v in classes.items()} | {"support": int(classes["support"][i])}
@@ -124,15 +151,16 @@ def main(argv: list[str] | None = None) -> int:
     run = build(config)
     state = restore(run, args.workdir, args.step)
     split = args.split or config.data.eval_split
-    found = evaluate(run, run.compile_eval_step(), state, split)
-    assert found is not None
-    result = scores(run, *found)
+    found, extra = evaluate(run, run.compile_eval_step(), state, split), final_means(run, state, split)
+    assert found is not None and extra is not None
+    result = scores(run, found) | extra
     if args.json:
         print(json.dumps(result, indent=2))
     else:
-        print(table(result))
-        means = "  ".join(f"{k} {v:.6g}" for k, v in found[0].items())
-        print(f"step {int(state.step)}  {split}  {means}  examples {result['examples']}")
+        if found.confusion is not None:
+            print(table(result))
+        means = "  ".join(f"{k} {v:.6g}" for k, v in (found.means | extra).items())
+        print(f"step {int(state.step)}  {split}  {means}  examples {found.examples}")
     return 0
 
 

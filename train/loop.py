@@ -21,10 +21,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train import cli, hardware, report
+from train import cli, generate, hardware, report
 from train.checkpoint import Checkpoints
 from train.config import Config
-from train.evaluate import evaluate, scores, table
+from train.evaluate import Evaluation, evaluate, final_means, scores, table
 from train.metrics import Sums, Writers, read_records, write_atomically
 from train.nonfinite import NonFiniteError
 from train.nonfinite import report as report_nonfinite
@@ -48,18 +48,22 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(claimed(workdir, config))
         run = build(config)
-        if jax.process_index() == 0:
-            write_identity(workdir, config, run.card)
         checkpoints = Checkpoints(
             workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
         )
         stop = stack.enter_context(_stop_signal())
         restored = checkpoints.restore(run.shapes, warn=cli.warn)
-        state, progress = (restored[0], Progress(**restored[1])) if restored else (run.init(), Progress())
+        if restored:
+            state, progress = restored[0], Progress(**restored[1])
+            origin = f"{config.init_from}, when the run began" if config.init_from else ""
+        else:
+            (state, origin), progress = run.start(warn=cli.warn), Progress()
+        if jax.process_index() == 0:  # only now: a mistake in init_from must not claim the workdir
+            write_identity(workdir, config, run.card)
         quiet = jax.process_index() != 0
         writers = Writers(workdir, start=int(state.step), evaluated=progress.evaluated, steps=config.steps, quiet=quiet)
         stack.callback(writers.close)
-        writers.line(report.header(run, workdir, int(state.step)))
+        writers.line(report.header(run, workdir, int(state.step), origin))
         loop = _Loop(run, workdir, checkpoints, writers, stop, progress)
         try:
             state = loop.run_steps(state)
@@ -106,7 +110,8 @@ class _Loop:
         self.schedule = make_schedule(run.config.optim, run.config.steps)
         self.eval_step = run.compile_eval_step()
         self.started = time.perf_counter() - progress.seconds
-        self.last_evaluation: tuple[int, dict[str, float], np.ndarray] | None = None
+        self.last_evaluation: tuple[int, Evaluation] | None = None
+        self.draw = generate.compile_pictures(run) if run.task.pictures else None
         self.flops = self.compile_seconds = 0.0
 
     def run_steps(self, state: TrainState) -> TrainState:
@@ -167,33 +172,36 @@ class _Loop:
         """Final scores, summary and pictures; None if a signal came first."""
         config = self.config
         if self.last_evaluation is not None and self.last_evaluation[0] == config.steps:
-            test_result = self.last_evaluation[1:]
+            test = self.last_evaluation[1]
         else:
-            test_result = self._measure(state, config.data.eval_split)
-        train_result = self._measure(state, config.data.train_split)
-        if train_result is None or test_result is None:
+            test = self._measure(state, config.data.eval_split)
+        extra = final_means(self.run, state, config.data.eval_split, stopping=self._may_leave)
+        train = self._measure(state, config.data.train_split)
+        if train is None or test is None or extra is None:
             return None
-        found = {"train": train_result, "test": test_result}
         if jax.process_index() != 0:
             return {}
-        means, confusion = found["test"]
-        test = scores(self.run, means, confusion)
         examples = config.steps * config.batch_size
         summary = {
-            "train": found["train"][0] | {"examples": int(found["train"][1].sum())},
-            "test": test,
+            "train": train.means | {"examples": train.examples},
+            "test": scores(self.run, test) | extra,
             "steps": config.steps,
             "seconds": round(time.perf_counter() - self.started, 3),
             "examples_per_second": round(examples / max(self.progress.step_seconds, 1e-9), 1),
         }
         report.plot_curves(read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png")
-        report.plot_confusion(confusion, list(test["per_class"]), self.workdir / "confusion.png")
+        written = "summary.json, metrics.jsonl, curves.png, tensorboard/"
+        if test.confusion is not None:
+            report.plot_confusion(test.confusion, list(summary["test"]["per_class"]), self.workdir / "confusion.png")
+            self.writers.line(table(summary["test"]))
+            written += ", confusion.png"
+        if self.draw:
+            written += ", samples/"
         write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self.writers.line(table(test))
-        for name in ("train", "test"):
-            numbers = "  ".join(f"{k} {v:.4f}" for k, v in found[name][0].items())
-            self.writers.line(f"final {name:<5} {numbers}  ({int(found[name][1].sum()):,} examples)")
-        self.writers.line(f"wrote {self.workdir}/summary.json, metrics.jsonl, curves.png, confusion.png, tensorboard/")
+        for name, means, count in (("train", train.means, train.examples), ("test", test.means | extra, test.examples)):
+            numbers = "  ".join(f"{k} {v:.4f}" for k, v in means.items())
+            self.writers.line(f"final {name:<5} {numbers}  ({count:,} examples)")
+        self.writers.line(f"wrote {self.workdir}/{written}")
         return summary
 
     def _settle(self, pending: tuple[int, Any, dict[str, np.ndarray]] | None, state: TrainState) -> None:
@@ -233,24 +241,28 @@ class _Loop:
         self.window_steps, self.window_seconds, self.window_wait = 0, 0.0, 0.0
 
     def _evaluate(self, state: TrainState, step: int) -> bool:
-        """Records the scores on eval_split; False if a signal cut it short."""
+        """Records the scores on eval_split, and pictures; False if a signal cut it short."""
         start = time.perf_counter()
-        result = self._measure(state, self.config.data.eval_split)
-        if result is None:
+        found = self._measure(state, self.config.data.eval_split)
+        if found is None:
             return False
-        means, confusion = result
-        seconds = time.perf_counter() - start
-        timings = {"examples_per_second": float(confusion.sum()) / seconds}
-        self.writers.record(step, "eval", means, timings)
+        timings = {"examples_per_second": found.examples / (time.perf_counter() - start)}
+        self.writers.record(step, "eval", found.means, timings)
+        if self.draw:
+            pictures = self.draw(state)
+            if jax.process_index() == 0:
+                report.write_pictures(pictures, self.workdir / "samples", step)
         self.progress.evaluated = step
-        self.last_evaluation = (step, means, confusion)
-        self.checkpoints.score(step, means["accuracy"])
+        self.last_evaluation = (step, found)
+        self.checkpoints.score(step, found.means[self.run.task.score])
         return True
 
-    def _measure(self, state: TrainState, split: str) -> tuple[dict[str, float], np.ndarray] | None:
+    def _measure(self, state: TrainState, split: str) -> Evaluation | None:
+        return evaluate(self.run, self.eval_step, state, split, stopping=self._may_leave)
+
+    def _may_leave(self) -> bool:
         # several processes must leave the collective evaluation together, so only a single one may leave early
-        alone = jax.process_count() == 1
-        return evaluate(self.run, self.eval_step, state, split, stopping=lambda: alone and self.stop.asked)
+        return jax.process_count() == 1 and self.stop.asked
 
     def _save(self, state: TrainState, step: int) -> None:
         self.progress.window = self.window.values

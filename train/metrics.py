@@ -141,11 +141,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file so that a kill leaves the old or the new text, never half of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file so that a kill leaves the old or the new content, never half of it."""
     part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
+    with part.open("w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmodels.frozen import evaluating
 from train.setup import Run
 from train.sharding import path_name, put_batch
 from train.state import TrainState
+from train.transfer import frozen_modules, merge, split
 
 
 class NonFiniteError(RuntimeError):
@@ -59,22 +61,26 @@ def _tensors(run: Run, state: TrainState, batch: Any) -> Iterator[tuple[str, jax
     batch = step.keywords["preprocess"](key_data, batch)
     yield from _named("batch", batch)
 
-    def forward(params):
-        variables = {"params": params, **state.model_state}
-        outputs, captured = run.model.apply(
-            variables,
-            batch["image"],
-            train=True,
-            rngs={"dropout": key_model},
-            capture_intermediates=True,
-            mutable=["intermediates", *state.model_state],
-        )
+    freeze = run.config.optim.freeze
+    trained, frozen = split(state.params, freeze)
+
+    def forward(trained):
+        variables = {"params": merge(trained, frozen), **state.model_state}
+        with evaluating(frozen_modules(state.params, freeze)):
+            outputs, captured = run.model.apply(
+                variables,
+                *(batch[k] for k in run.task.inputs),
+                train=True,
+                rngs={"dropout": key_model},
+                capture_intermediates=True,
+                mutable=["intermediates", *state.model_state],
+            )
         metrics = step.keywords["objective"](outputs, batch)
         return metrics["loss"][0] / metrics["loss"][1], captured["intermediates"]
 
-    _, intermediates = forward(state.params)  # not under jit, which would sort the outputs by name
+    _, intermediates = forward(trained)  # not under jit, which would sort the outputs by name
     yield from _in_order("outputs", intermediates)
-    (loss, _), grads = jax.value_and_grad(forward, has_aux=True)(state.params)
+    (loss, _), grads = jax.value_and_grad(forward, has_aux=True)(trained)
     yield "loss", loss
     yield from _named("grads", grads)
     yield "norm of the gradients", optax.tree.norm(grads)

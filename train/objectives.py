@@ -3,12 +3,16 @@
 Only the training step divides, once, by the global count; so accumulation, padding (weight 0) and evaluation are exact.
 """
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from jaxmodels.layers import AuxiliaryLogits
+from jaxmodels.vae import VAEOutputs
 
 Metric = tuple[Float[Array, ""], Float[Array, ""]]  # sum, count
 
@@ -53,3 +57,64 @@ def confusion_counts(logits: Float[Array, "b classes"], batch: dict[str, Array])
     classes = logits.shape[-1]
     true = jax.nn.one_hot(batch["label"], classes) * batch["weight"][:, None]
     return true.T @ jax.nn.one_hot(logits.argmax(-1), classes)
+
+
+def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> dict[str, Metric]:
+    """Negative evidence lower bound of a variational autoencoder in nats, as weighted sums over images.
+
+    ``loss = sum_b w_b (-log p(x_b | z_b) + beta KL(q(z | x_b) || N(0, 1)))`` with one draw ``z_b`` of q, and, for the
+    diagonal normal q, ``KL = 1/2 sum_i (mean_i^2 + exp(v_i) - 1 - v_i)`` with v the log variance (Kingma & Welling
+    2014, appendix B). ``beta`` other than 1 is the beta-VAE (Higgins et al. 2017); ``elbo`` is the bound itself, with
+    beta = 1 and higher being better, ``reconstruction`` is ``-log p(x | z)``.
+
+    Args:
+      batch: ``image`` as the model got it; ``weight`` float [b], 0 for padding.
+    """
+    mean, log_variance = outputs.mean, outputs.log_variance
+    weight = batch["weight"].astype(mean.dtype)
+    count = weight.sum()
+    kl = 0.5 * (jnp.square(mean) + jnp.expm1(log_variance) - log_variance).sum(-1)  # [b]
+    reconstruction = -log_likelihood(outputs, batch["image"])  # [b]
+    values = {
+        "loss": reconstruction + beta * kl,
+        "elbo": -(reconstruction + kl),
+        "reconstruction": reconstruction,
+        "kl": kl,
+    }
+    return {name: ((value * weight).sum(), count) for name, value in values.items()}
+
+
+def log_likelihood(outputs: VAEOutputs, image: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+    """log p(x | z) of each image: Bernoulli by logits, or normal where the model has a ``log_sigma``."""
+    decoded = outputs.reconstruction
+    image = image.astype(decoded.dtype)
+    if outputs.log_sigma is None:
+        values = -optax.sigmoid_binary_cross_entropy(decoded, image)
+    else:
+        distance = (image - decoded) * jnp.exp(-outputs.log_sigma)
+        values = -0.5 * jnp.square(distance) - outputs.log_sigma - 0.5 * math.log(2 * math.pi)
+    return values.sum((1, 2, 3))
+
+
+def importance_weighted_log_likelihood(
+    forward: Callable[[Array, Array], VAEOutputs], image: Float[Array, "b h w c"], noise: Float[Array, "k b latent"]
+) -> Float[Array, " b"]:
+    """Estimates log p(x) of each image from k draws of z (Burda et al. 2016, arXiv:1509.00519, equation 8).
+
+    ``log 1/k sum_k p(x, z_k) / q(z_k | x)``, in expectation a lower bound of log p(x) that rises with k; with one draw
+    it is the ELBO with the Kullback-Leibler divergence taken at that draw.
+
+    Args:
+      forward: (image, noise [b, latent]) -> outputs; called for one k at a time, so memory is that of one.
+      noise: standard normal.
+    """
+
+    def log_weight(noise: Float[Array, "b latent"]) -> Float[Array, " b"]:
+        outputs = forward(image, noise)
+        noise = noise.astype(outputs.mean.dtype)
+        latent = outputs.mean + jnp.exp(0.5 * outputs.log_variance) * noise
+        # log p(z) - log q(z | x); the constants cancel, and (z - mean) / deviation is the noise
+        ratio = 0.5 * (jnp.square(noise) - jnp.square(latent) + outputs.log_variance).sum(-1)
+        return log_likelihood(outputs, image) + ratio
+
+    return jax.nn.logsumexp(jax.lax.map(log_weight, noise), axis=0) - math.log(len(noise))

@@ -1,5 +1,7 @@
 """Schedules and optimisers, through Optax. Order of the chain: clip, then the optimiser with its weight decay."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from train.config import OptimConfig
+from train.sharding import path_name
+from train.transfer import rate_of, split
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -50,6 +54,9 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     ``adamw`` is Loshchilov & Hutter 2019 (decay times learning rate, as PyTorch); ``sgd`` adds ``weight_decay * p`` to
     the gradient before the momentum, as PyTorch; ``lion`` is Chen et al. 2023; ``adafactor`` is Shazeer & Stern 2018
     with the given learning rate as it stands (no scaling by the parameter's size) and decay decoupled.
+
+    Factors of ``config.rates`` scale the finished updates. Frozen parameters are taken out of what is given, so they
+    count in no norm, and the update and the state have None in their places.
     """
     rate, decay = make_schedule(config, steps), config.weight_decay
     if config.name == "adamw":
@@ -68,4 +75,22 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
             optax.add_decayed_weights(decay, mask=decay_mask) if decay else optax.identity(),
             optax.scale_by_learning_rate(rate),
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx) if config.clip_norm else tx
+    if config.rates:
+        tx = optax.chain(tx, optax.stateless(partial(_scale, rates=config.rates)))
+    if config.clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    return _of_the_rest(tx, config.freeze) if config.freeze else tx
+
+
+def _scale(updates: Any, params: Any, *, rates: Mapping[str, float]) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, u: rate_of(rates, path_name(path)) * u, updates)
+
+
+def _of_the_rest(tx: optax.GradientTransformation, freeze: Sequence[str]) -> optax.GradientTransformation:
+    def init(params):
+        return tx.init(split(params, freeze)[0])
+
+    def update(grads, state, params):
+        return tx.update(split(grads, freeze)[0], state, split(params, freeze)[0])
+
+    return optax.GradientTransformation(init, update)

@@ -71,6 +71,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.top < 1 or args.batch_size < 1:
         parser.error("--top and --batch_size must be at least 1")
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
+    if config.objective != "classification":
+        raise ConfigError(
+            f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows no labels; "
+            "python -m train.generate --help says what it can draw"
+        )
     files = expand(args.files)
     if not files:
         raise ConfigError(

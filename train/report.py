@@ -1,6 +1,7 @@
-"""What a run leaves for people: the header at the start, and ``curves.png`` and ``confusion.png`` at the end."""
+"""What a run leaves for people: the header at the start, pictures on the way, ``curves.png`` and ``confusion.png``."""
 
 import importlib.metadata
+import io
 import platform
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,22 @@ import jax
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
-from train import setup
+from train import setup, transfer
+from train.metrics import write_atomically
 from train.setup import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
-def header(run: Run, workdir: Path, start: int) -> str:
-    """Devices, mesh, precision, size, data and versions of a run, as aligned lines."""
+def header(run: Run, workdir: Path, start: int, origin: str) -> str:
+    """Devices, mesh, precision, size, data and versions of a run, as aligned lines.
+
+    Args:
+      start: step from which it goes on.
+      origin: where the parameters came from, empty for random ones.
+    """
     config, card, device = run.config, run.card, jax.devices()[0]
     count, size = setup.parameter_count(run)
     mesh = " x ".join(f"{name} {n}" for name, n in run.mesh.shape.items())
@@ -25,6 +33,7 @@ def header(run: Run, workdir: Path, start: int) -> str:
     splits = ", ".join(f"{name} {n:,}" for name, n in card.splits.items())
     stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
     optim = config.optim
+    frozen = transfer.frozen_size(run.shapes.params, optim.freeze)
     rows = {
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} processes",
         "mesh": mesh,
@@ -33,21 +42,25 @@ def header(run: Run, workdir: Path, start: int) -> str:
         "data": f"{card.name} {card.version}: {splits}; images {'x'.join(map(str, card.image_shape))} uint8",
         "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
         f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)",
+        "rates": ", ".join(f"{pattern} x {rate:g}" for pattern, rate in optim.rates.items()),
+        "initial": origin,
+        "frozen": f"{frozen:,} parameters: {', '.join(optim.freeze)}" if frozen else "",
         "backend": f"convolutions and matrix products by XLA:{device.platform}; augmentation on the device",
         "versions": f"python {platform.python_version()}, "
         + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES),
         "workdir": f"{workdir}" + (f", going on from step {start}" if start else ""),
     }
-    return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+    return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Loss, accuracy, learning rate and gradient norm over steps, for training and evaluation.
+    """Loss and its parts, accuracy, learning rate and gradient norm over steps, for training and evaluation.
 
     Args:
       records: of ``metrics.jsonl``.
     """
-    panels = [k for k in ("loss", "accuracy", "learning_rate", "grad_norm") if any(k in r for r in records)]
+    names = ("loss", "accuracy", "reconstruction", "kl", "learning_rate", "grad_norm")
+    panels = [k for k in names if any(k in r for r in records)]
     figure = Figure(figsize=(5 * max(1, len(panels)), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for i, name in enumerate(panels):
@@ -85,3 +98,17 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
                 j, i, f"{confusion[i, j]}", ha="center", va="center", color="white" if dark else "black", fontsize=8
             )
     figure.savefig(path, dpi=110)
+
+
+def write_pictures(pictures: dict[str, np.ndarray], directory: Path, step: int) -> None:
+    """Writes ``NAME_STEP.png`` of each picture, uint8 [h, w, c]; a run that is resumed writes the same files again."""
+    for name, pixels in pictures.items():
+        write_png(directory / f"{name}_{step}.png", pixels)
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes uint8 [h, w, c] with c = 1, 3 or 4, replacing a file of that name at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    write_atomically(path, file.getvalue())

@@ -1,7 +1,8 @@
 """From a config to everything a run needs: data card, mesh, model, optimiser, and compiled steps."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,12 +16,12 @@ from jax.sharding import Mesh, NamedSharding
 import input_pipeline
 import jaxmodels
 from input_pipeline import DatasetCard, image
-from train import sharding
+from train import sharding, transfer
 from train.config import Config, ConfigError, check_batch, resolve_model_fields
-from train.objectives import classification
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step
+from train.task import Task, make_task
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Run:
     card: DatasetCard
     mesh: Mesh
     model: jaxmodels.Module
+    task: Task
     tx: optax.GradientTransformation
     shapes: TrainState
 
@@ -38,32 +40,41 @@ class Run:
         """The state at step 0, every array made where it lies; values depend on the mesh by rounding only."""
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
         with jax.set_mesh(self.mesh):
-            return jax.jit(_initialiser(self.config, self.card, self.model, self.tx), out_shardings=shardings)(
-                jax.random.key(self.config.seed)
-            )
+            init = _initialiser(self.config, self.card, self.model, self.task, self.tx)
+            return jax.jit(init, out_shardings=shardings)(jax.random.key(self.config.seed))
+
+    def start(self, *, warn: Callable[[str], None] = print) -> tuple[TrainState, str]:
+        """The state at step 0 with what ``config.init_from`` gives, and in words what that is.
+
+        Raises:
+          ConfigError: the source cannot be read or does not fit.
+        """
+        config, state = self.config, self.init()
+        if config.init_from is None:
+            return state, ""
+        return transfer.load(
+            config.init_from,
+            state,
+            skip=config.init_skip,
+            model=self.model,
+            image_shape=self.card.image_shape,
+            warn=warn,
+        )
 
     def step_function(self) -> partial:
         """:func:`train.step.train_step` with everything but (state, batch) bound."""
-        config, data = self.config, self.config.data
+        config = self.config
         return partial(
             train_step,
             model=self.model,
             tx=self.tx,
-            objective=partial(classification, label_smoothing=config.label_smoothing),
-            preprocess=partial(
-                image.preprocess_train,
-                mean=data.mean,
-                std=data.std,
-                num_classes=self.model.num_classes,
-                crop_padding=data.crop_padding,
-                flip=data.flip,
-                erasing=data.erasing,
-                mixup=data.mixup,
-                dtype=jnp.dtype(config.dtype),
-            ),
+            objective=self.task.train_objective,
+            inputs=self.task.inputs,
+            preprocess=self.task.train_batch,
             seed=config.seed,
             accumulate=config.accumulate,
             ema_decay=config.optim.ema_decay,
+            freeze=config.optim.freeze,
         )
 
     def compile_train_step(self) -> tuple[Any, float, float]:
@@ -82,10 +93,24 @@ class Run:
         return compiled, seconds, float(cost.get("flops", 0.0))
 
     def compile_eval_step(self) -> Any:
-        """The compiled evaluation step: (state, batch) -> metrics, confusion matrix."""
-        data = self.config.data
-        preprocess = partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=jnp.dtype(self.config.dtype))
-        step = partial(eval_step, model=self.model, objective=classification, preprocess=preprocess)
+        """The compiled evaluation step: (state, batch) -> metrics, confusion matrix or None."""
+        task = self.task
+        return self._compile_eval(
+            partial(
+                eval_step,
+                model=self.model,
+                objective=task.eval_objective,
+                inputs=task.inputs,
+                preprocess=task.eval_batch,
+                confusion=task.confusion,
+            )
+        )
+
+    def compile_final_step(self) -> Any:
+        """The compiled ``task.final_step`` in the form of an evaluation step: (state, batch) -> metrics, None."""
+        return self._compile_eval(lambda state, batch: (self.task.final_step(state, batch), None))
+
+    def _compile_eval(self, step: Callable[..., Any]) -> Any:
         with jax.set_mesh(self.mesh):
             return jax.jit(step).lower(self.shapes, self._batch_shapes(self.config.eval_batch_size)).compile()
 
@@ -104,29 +129,29 @@ class Run:
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
-        config, data = self.config, self.config.data
-        size = config.batch_size if train else config.eval_batch_size
+        size = self.config.batch_size if train else self.config.eval_batch_size
         index, count = sharding.local_rows(self.mesh, size)
+        return self._make_loader(split, batch_size=size, train=train, process_index=index, process_count=count)
+
+    def examples(self, split: str, count: int) -> dict[str, np.ndarray]:
+        """The first ``count`` examples of a split, the same on every process."""
+        with contextlib.closing(self._make_loader(split, batch_size=count, train=False)) as loader:
+            return next(loader)
+
+    def _make_loader(self, split: str, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
+        data = self.config.data
         return input_pipeline.make_loader(
             data.name,
             split,
-            batch_size=size,
-            seed=config.seed,
-            train=train,
+            seed=self.config.seed,
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
             image_size=data.image_size,
-            process_index=index,
-            process_count=count,
+            **kwargs,
         )
 
     def _batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        where = NamedSharding(self.mesh, sharding.BATCH)
-        return {
-            "image": jax.ShapeDtypeStruct((size, *self.card.image_shape), jnp.uint8, sharding=where),
-            "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=where),
-            "weight": jax.ShapeDtypeStruct((size,), jnp.float32, sharding=where),
-        }
+        return _batch_shapes(self.card, size, NamedSharding(self.mesh, sharding.BATCH))
 
 
 def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.Device] | None = None) -> Run:
@@ -150,22 +175,36 @@ def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.
     channels = card.image_shape[-1]
     if len(data.mean) not in (1, channels):
         raise ConfigError(f"config.data.mean = {data.mean} has {len(data.mean)} values for {channels} channel(s)")
-    fields = resolve_model_fields(config, card.num_classes)
+    fields = resolve_model_fields(config, card.num_classes, card.image_shape)
     model = jaxmodels.create(config.model, **fields, dtype=jnp.dtype(config.dtype))
+    task = make_task(config, model)
     tx = make_optimizer(config.optim, config.steps)
     try:
-        shapes = jax.eval_shape(_initialiser(config, card, model, tx), jax.random.key(0))
+        shapes = jax.eval_shape(_initialiser(config, card, model, task, tx), jax.random.key(0))
     # a size that the architecture cannot take: the models say which, or, for absurd ones, jax does
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as e:
         raise ConfigError(f"config.model = {config.model!r} with {config.model_fields}: {e}") from e
+    transfer.check_patterns(config.optim, shapes.params)
     where = sharding.shardings_of(shapes, mesh)
     shapes = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
-    return Run(config, card, mesh, model, tx, shapes)
+    return Run(config, card, mesh, model, task, tx, shapes)
 
 
-def _initialiser(config: Config, card: DatasetCard, model: jaxmodels.Module, tx: optax.GradientTransformation):
-    example = jax.ShapeDtypeStruct((1, *card.image_shape), jnp.dtype(config.dtype))
-    return partial(init_state, model=model, tx=tx, image=example, ema=config.optim.ema_decay > 0)
+def _initialiser(
+    config: Config, card: DatasetCard, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation
+):
+    batch = jax.eval_shape(task.eval_batch, _batch_shapes(card, 1))
+    inputs = tuple(batch[k] for k in task.inputs)
+    return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
+
+
+def _batch_shapes(card: DatasetCard, size: int, where: NamedSharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Batches as loaded."""
+    return {
+        "image": jax.ShapeDtypeStruct((size, *card.image_shape), jnp.uint8, sharding=where),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=where),
+        "weight": jax.ShapeDtypeStruct((size,), jnp.float32, sharding=where),
+    }
 
 
 def parameter_count(run: Run) -> tuple[int, int]:

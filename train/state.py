@@ -41,16 +41,16 @@ class TrainState(struct.PyTreeNode):
 
 
 def init_state(
-    key: jax.Array, *, model: Module, tx: optax.GradientTransformation, image: Any, ema: bool = False
+    key: jax.Array, *, model: Module, tx: optax.GradientTransformation, inputs: tuple[Any, ...], ema: bool = False
 ) -> TrainState:
     """The state at step 0. Pure: run it under ``jit(..., out_shardings=...)`` or ``eval_shape``.
 
     Args:
       key: PRNG key.
-      image: an input batch [b, ...] or its ShapeDtypeStruct; only its shape counts.
+      inputs: of the model, in order: batches [b, ...] or their ShapeDtypeStructs; only their shapes count.
       ema: keep a moving average of the parameters.
     """
-    variables = model.init(key, jnp.zeros(image.shape, image.dtype), train=False)
+    variables = model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs), train=False)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

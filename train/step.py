@@ -13,9 +13,11 @@ from einops import rearrange
 from jaxtyping import Array
 
 from jaxmodels import Module
+from jaxmodels.frozen import evaluating
 from train.objectives import Metric, confusion_counts
 from train.sharding import gather_fsdp
 from train.state import PyTree, TrainState
+from train.transfer import frozen_modules, merge, split
 
 Batch = dict[str, Array]
 Metrics = dict[str, Metric]
@@ -35,6 +37,7 @@ def train_step(
     seed: int = 0,
     accumulate: int = 1,
     ema_decay: float = 0.0,
+    freeze: tuple[str, ...] = (),
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step.
 
@@ -48,6 +51,7 @@ def train_step(
       preprocess: (key, batch) -> batch, run on the device: augmentation, normalisation.
       accumulate: micro-batches, run one after the other; must divide b.
       ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1 + t) / (10 + t).
+      freeze: patterns (see ``train.config.Config``) of the parameters that stay as they are; ``tx`` must know them too.
 
     Returns:
       The new state, and sums and counts of the objective's metrics, ``grad_norm`` and ``update_norm``.
@@ -62,16 +66,18 @@ def train_step(
         objective=objective,
         inputs=inputs,
         accumulate=accumulate,
+        freeze=freeze,
     )
     grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    params = optax.apply_updates(state.params, updates)
-    ema_params = state.ema_params
+    trained = optax.apply_updates(split(state.params, freeze)[0], updates)
+    params, ema_params = merge(trained, state.params), state.ema_params
     if ema_params is not None:
         t = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
-        ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+        averaged = optax.incremental_update(trained, split(ema_params, freeze)[0], 1 - decay)
+        ema_params = merge(averaged, ema_params)
     finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["update_norm"])
     finite &= state.finite
     new = TrainState(state.step + 1, params, model_state, opt_state, ema_params, finite)
@@ -90,17 +96,25 @@ def accumulated_gradients(
     objective: Objective,
     inputs: tuple[str, ...] = ("image",),
     accumulate: int = 1,
+    freeze: tuple[str, ...] = (),
 ) -> tuple[PyTree, Array, Metrics, PyTree]:
-    """Gradient of the *sum* of losses over the batch, its count, the metrics and the model's new state."""
+    """Gradient of the *sum* of losses over the batch, its count, the metrics and the model's new state.
 
-    def loss_sum(params, model_state, batch, key):
-        outputs, model_state = _apply(model, params, model_state, [batch[k] for k in inputs], key)
+    Frozen parameters have no gradient, but None, and modules of nothing else run as in evaluation.
+    """
+    trained, frozen = split(params, freeze)
+    evaluated = frozen_modules(params, freeze)
+
+    def loss_sum(trained, model_state, batch, key):
+        with evaluating(evaluated):
+            params = merge(trained, frozen)
+            outputs, model_state = _apply(model, params, model_state, [batch[k] for k in inputs], key)
         metrics = objective(outputs, batch)
         return metrics["loss"][0], (metrics, model_state)
 
     gradient = jax.grad(loss_sum, has_aux=True)
     if accumulate == 1:
-        grads, (metrics, model_state) = gradient(params, model_state, batch, key)
+        grads, (metrics, model_state) = gradient(trained, model_state, batch, key)
         return grads, metrics["loss"][1], metrics, model_state
 
     # "(b k) -> k b", not "(k b)": every device keeps the examples it has
@@ -109,12 +123,12 @@ def accumulated_gradients(
     def body(carry, xs):
         index, batch = xs
         grads, metrics, model_state = carry
-        new_grads, (new_metrics, model_state) = gradient(params, model_state, batch, jax.random.fold_in(key, index))
+        new_grads, (new_metrics, model_state) = gradient(trained, model_state, batch, jax.random.fold_in(key, index))
         grads, metrics = jax.tree.map(jnp.add, (grads, metrics), (new_grads, new_metrics))
         return (grads, metrics, model_state), None
 
     first = jax.tree.map(lambda x: x[0], micro)
-    shapes = jax.eval_shape(gradient, params, model_state, first, key)
+    shapes = jax.eval_shape(gradient, trained, model_state, first, key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1][0]))
     (grads, metrics, model_state), _ = jax.lax.scan(
         body, (*zeros, model_state), (jnp.arange(accumulate, dtype=jnp.uint32), micro)
@@ -128,17 +142,28 @@ def eval_step(
     *,
     model: Module,
     objective: Objective,
+    inputs: tuple[str, ...] = ("image",),
     preprocess: Callable[[Batch], Batch] = lambda batch: batch,
-) -> tuple[Metrics, Array]:
-    """Sums and counts of the objective's metrics over one batch, and its confusion matrix [classes, classes]."""
+    confusion: bool = True,
+) -> tuple[Metrics, Array | None]:
+    """Sums and counts of the objective's metrics over one batch, and its confusion matrix [classes, classes] or None.
+
+    Args:
+      confusion: count by true and predicted class; only for a model whose outputs are logits.
+    """
     batch = preprocess(batch)
-    logits = predict_step(state, batch["image"], model=model)
-    return objective(logits, batch), confusion_counts(logits, batch)
+    outputs = predict_step(state, *(batch[k] for k in inputs), model=model)
+    return objective(outputs, batch), confusion_counts(outputs, batch) if confusion else None
 
 
 def predict_step(state: TrainState, *inputs: Array, model: Module) -> Any:
     """Model outputs for a preprocessed batch, with the parameters that evaluation uses."""
-    return model.apply({"params": gather_fsdp(state.eval_params), **state.model_state}, *inputs, train=False)
+    return model.apply(eval_variables(state), *inputs, train=False)
+
+
+def eval_variables(state: TrainState) -> PyTree:
+    """What ``model.apply`` takes, with the parameters that evaluation uses."""
+    return {"params": gather_fsdp(state.eval_params), **state.model_state}
 
 
 def _apply(model: Module, params: PyTree, model_state: PyTree, inputs: list[Array], key: Array) -> tuple[Any, PyTree]:

@@ -21,10 +21,11 @@ import torch
 
 import jaxmodels
 from jaxmodels import weights
+from jaxmodels.capture import capture
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model, objective_of
 from train.compare.originals import Original
-from train.compare.trace import Difference, as_torch, differences, first_divergence, trace_ours, trace_torch
+from train.compare.trace import Difference, as_torch, differences, first_divergence, trace_torch
 from train.config import OptimConfig
 from train.optim import decay_mask, make_optimizer
 from train.sharding import path_name
@@ -326,17 +327,18 @@ def _our_side(model: Any, case: Case) -> Callable[[Any, Batch], Side]:
 def _blocks(
     model: Any, variables: Any, original: Original, state_dict: Any, case: Case, batch: Batch, result: Certificate
 ) -> None:
-    """Every layer's input and output, in evaluation and in training mode."""
+    """Every layer's input and output, in training mode, and in evaluation where that is something else."""
     pairs = weights.torch_modules(model, image_shape=case.image_shape, format=original.format)
     tensors = torch_batch(batch)
     inputs = tuple(jnp.asarray(batch[k]) for k in inputs_of(case))
     variables = jax.tree.map(jnp.asarray, variables)
-    for train in (False, True):
+    for train in (False, True) if "batch_stats" in variables else (True,):
         original.module.load_state_dict(state_dict)
         original.module.train(train)
         with torch.no_grad():
             theirs = trace_torch(original.module, list(pairs), [tensors[k] for k in inputs_of(case)])
-        ours = trace_ours(model, variables, inputs, train=train, rngs={"dropout": jax.random.key(0)})
+        forward = jax.jit(partial(capture, model, train=train))
+        ours = jax.device_get(forward(variables, *inputs, rngs={"dropout": jax.random.key(0)}))
         found = differences(pairs, theirs, ours)
         result.blocks = [d for d in found if d.what == "output"]
         result.first_divergence = result.first_divergence or first_divergence(found, BARS["logits_rel_f64"])

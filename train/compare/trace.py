@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from einops import rearrange
-from flax import linen as nn
-from torch import nn as torch_nn
+from torch import nn
 
 from jaxmodels.weights.rules import Pair, to_ours
 
@@ -33,7 +31,7 @@ class Difference:
     norm: float
 
 
-def trace_torch(module: torch_nn.Module, names: list[str], inputs: Sequence[torch.Tensor]) -> Traced:
+def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tensor]) -> Traced:
     """Runs ``module`` and keeps what its parts ``names`` took and gave, in the order of execution."""
     found: Traced = {}
 
@@ -60,37 +58,6 @@ def trace_torch(module: torch_nn.Module, names: list[str], inputs: Sequence[torc
         for handle in handles:
             handle.remove()
     return {name: pair for name, pair in found.items() if isinstance(pair, tuple)}
-
-
-def trace_ours(model: nn.Module, variables: Any, inputs: tuple[Any, ...], *, train: bool, rngs: Any) -> dict[str, Any]:
-    """Our modules' first inputs and outputs: ``{path: (input, output)}``, stacked where the layers are scanned."""
-
-    def keep(next_function, args, kwargs, context):
-        output = next_function(*args, **kwargs)
-        if context.method_name == "__call__" and args and isinstance(args[0], jax.Array):
-            value = output[0] if isinstance(output, tuple) else output
-            context.module.sow("intermediates", "traced", (args[0], value))
-        return output
-
-    def run(variables, inputs, rngs):
-        with nn.intercept_methods(keep):
-            collections = [c for c in variables if c != "params"]
-            _, changed = model.apply(
-                variables, *inputs, train=train, rngs=rngs, mutable=[*(collections if train else ()), "intermediates"]
-            )
-        return changed["intermediates"]
-
-    found = {}
-
-    def walk(tree, path):
-        for name, value in tree.items():
-            if name == "traced":
-                found["/".join(path)] = value[0]
-            else:
-                walk(value, [*path, name])
-
-    walk(jax.device_get(jax.jit(run)(variables, inputs, rngs)), [])
-    return found
 
 
 def differences(pairs: dict[str, Pair], theirs: Traced, ours: dict[str, Any]) -> list[Difference]:

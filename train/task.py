@@ -1,0 +1,130 @@
+"""What differs between the objectives of a run; everything else in ``train/`` is the same for all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from input_pipeline import image
+from jaxmodels import Module
+from train.config import Config, ConfigError
+from train.objectives import classification, elbo, importance_weighted_log_likelihood
+from train.state import TrainState
+from train.step import Batch, Metrics, Objective, predict_step
+
+
+@dataclass(frozen=True)
+class Task:
+    """An objective with what it needs of a run.
+
+    Attributes:
+      train_objective: (model outputs, batch) -> sums and counts; its ``"loss"`` is minimised.
+      eval_objective: the same for evaluation.
+      train_batch: (key of the step, batch as loaded) -> batch: augmentation, normalisation, noise.
+      eval_batch: the same for evaluation, without chance.
+      inputs: keys of the batch that the model takes, in order.
+      score: metric by which a checkpoint is the best; higher is better.
+      confusion: whether outputs are logits of classes, with a confusion matrix and scores of each class.
+      pictures: whether the model draws images (see train/generate.py) at every evaluation.
+      final_step: (state, batch as loaded) -> sums and counts of what is too slow for every evaluation, or None;
+        measured on ``data.eval_split`` when the run ends.
+    """
+
+    train_objective: Objective
+    eval_objective: Objective
+    train_batch: Callable[[PRNGKeyArray, Batch], Batch]
+    eval_batch: Callable[[Batch], Batch]
+    inputs: tuple[str, ...]
+    score: str
+    confusion: bool = False
+    pictures: bool = False
+    final_step: Callable[[TrainState, Batch], Metrics] | None = None
+
+
+def make_task(config: Config, model: Module) -> Task:
+    """The task that ``config.objective`` names.
+
+    Raises:
+      ConfigError: the data do not suit the objective.
+    """
+    return _elbo(config, model) if config.objective == "elbo" else _classification(config, model)
+
+
+def _classification(config: Config, model: Module) -> Task:
+    data, dtype = config.data, jnp.dtype(config.dtype)
+    return Task(
+        train_objective=partial(classification, label_smoothing=config.label_smoothing),
+        eval_objective=classification,
+        train_batch=partial(
+            image.preprocess_train,
+            mean=data.mean,
+            std=data.std,
+            num_classes=model.num_classes,
+            crop_padding=data.crop_padding,
+            flip=data.flip,
+            erasing=data.erasing,
+            mixup=data.mixup,
+            dtype=dtype,
+        ),
+        eval_batch=partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype),
+        inputs=("image",),
+        score="accuracy",
+        confusion=True,
+    )
+
+
+def _elbo(config: Config, model: Module) -> Task:
+    data = config.data
+    low, high = (
+        [(x - m) / s for m, s in zip(data.mean, data.std, strict=True)] for x in (0.0, 1.0)
+    )  # what black and white become
+    if model.likelihood == "bernoulli" and (min(low) < 0 or max(high) > 1):
+        raise ConfigError(
+            f"config.data.mean = {data.mean} and config.data.std = {data.std} take pixels to [{min(low):g}, "
+            f"{max(high):g}], and the Bernoulli likelihood is for [0, 1]; nearest: mean 0 and std 1, or "
+            "config.model_fields.likelihood=gaussian"
+        )
+
+    def draw(key: PRNGKeyArray, batch: Batch) -> Float[Array, "b latent"]:
+        return jax.random.normal(key, (len(batch["image"]), model.latent_size))
+
+    def fixed_key(use: int) -> PRNGKeyArray:
+        # no step has the number 2**32 - 1, so training never draws from these
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1), use)
+
+    def train_batch(key: PRNGKeyArray, batch: Batch) -> Batch:
+        augment_key, noise_key = jax.random.split(key)
+        pixels = image.augment(
+            augment_key, batch["image"], crop_padding=data.crop_padding, flip=data.flip, erasing=data.erasing
+        )
+        # float32 whatever the model computes in: these are also the targets
+        return {**batch, "image": image.normalize(pixels, data.mean, data.std), "noise": draw(noise_key, batch)}
+
+    def eval_batch(batch: Batch) -> Batch:
+        """Noise is drawn from (seed, place in the batch), so every evaluation has the same, and so has every batch."""
+        keys = jax.vmap(partial(jax.random.fold_in, fixed_key(0)))(jnp.arange(len(batch["image"]), dtype=jnp.uint32))
+        noise = jax.vmap(lambda key: jax.random.normal(key, (model.latent_size,)))(keys)
+        return {**batch, "image": image.normalize(batch["image"], data.mean, data.std), "noise": noise}
+
+    def final_step(state: TrainState, batch: Batch) -> Metrics:
+        batch = eval_batch(batch)
+        keys = jax.random.split(fixed_key(1), config.vae.importance_samples)
+        noise = jax.vmap(draw, (0, None))(keys, batch)
+        forward = partial(predict_step, state, model=model)
+        values = importance_weighted_log_likelihood(forward, batch["image"], noise)
+        return {"importance_weighted_log_likelihood": ((values * batch["weight"]).sum(), batch["weight"].sum())}
+
+    objective = partial(elbo, beta=config.vae.beta)
+    return Task(
+        train_objective=objective,
+        eval_objective=objective,
+        train_batch=train_batch,
+        eval_batch=eval_batch,
+        inputs=("image", "noise"),
+        score="elbo",
+        pictures=True,
+        final_step=final_step,
+    )

@@ -1,0 +1,219 @@
+"""Transfer learning: parameters that come from elsewhere, and parameters that stay as they are.
+
+``train.config.Config`` says what a pattern is and what freezing means. Frozen parameters are kept out of everything:
+:func:`split` leaves ``None`` in their place, which is no leaf to jax, so they get no gradient, no optimiser state and
+no update.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from jaxmodels import Module
+from train.checkpoint import CheckpointError, Checkpoints
+from train.config import ConfigError, OptimConfig
+from train.sharding import path_name
+from train.state import PyTree, TrainState
+
+Flat = dict[str, Any]
+"""Name -> array, or what stands for one: ``params/head/kernel``, ``batch_stats/bn_stem/mean``."""
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether the components of ``pattern`` match the first components of ``path`` (``head/kernel``)."""
+    wanted, parts = pattern.split("/"), path.split("/")
+    return len(wanted) <= len(parts) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def matches_any(patterns: Iterable[str], path: str) -> bool:
+    """Whether one of the patterns matches."""
+    return any(matches(p, path) for p in patterns)
+
+
+def require_matches(patterns: Iterable[str], paths: Iterable[str], field: str) -> None:
+    """Raises ConfigError for a pattern that matches none of the paths, with the nearest component there is."""
+    paths = sorted(paths)
+    for pattern in patterns:
+        if any(matches(pattern, path) for path in paths):
+            continue
+        parts, inside = pattern.split("/"), [path.split("/") for path in paths]
+        for depth, part in enumerate(parts):
+            names = list(dict.fromkeys(p[depth] for p in inside if len(p) > depth))
+            inside = [p for p in inside if len(p) > depth and fnmatch.fnmatchcase(p[depth], part)]
+            if not inside:
+                break
+        where = f" in {'/'.join(parts[:depth])!r}" if depth else ""
+        close = difflib.get_close_matches(part, names, n=1)
+        near = f"did you mean {close[0]!r}" if close else f"there are {_few(names)}" if names else "nothing is"
+        raise ConfigError(f"{field} {pattern!r} matches no parameter; {near}{where}{'?' if close else ''}")
+
+
+def check_patterns(optim: OptimConfig, params: PyTree) -> None:
+    """Raises ConfigError for a pattern that matches no parameter, or if nothing is left to train."""
+    paths = list(_flatten(params))
+    require_matches(optim.freeze, paths, "config.optim.freeze:")
+    require_matches(optim.rates, paths, "config.optim.rates:")
+    if all(matches_any(optim.freeze, path) for path in paths):
+        raise ConfigError(f"config.optim.freeze = {optim.freeze} leaves no parameter to train; leave out one of them")
+
+
+def split(tree: PyTree, freeze: Sequence[str]) -> tuple[PyTree, PyTree]:
+    """What trains and what is frozen of a tree shaped like the parameters; None stands for the leaves of the other."""
+
+    def part(frozen: bool) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: x if matches_any(freeze, path_name(path)) == frozen else None, tree
+        )
+
+    return part(False), part(True)
+
+
+def merge(tree: PyTree, rest: PyTree) -> PyTree:
+    """``tree`` with the leaves of ``rest`` where it has None."""
+    return jax.tree.map(lambda a, b: b if a is None else a, tree, rest, is_leaf=lambda x: x is None)
+
+
+def frozen_modules(params: PyTree, freeze: Sequence[str]) -> set[str]:
+    """Paths of the modules that have parameters and all of them frozen."""
+    frozen, training = set[str](), set[str]()
+    for path in _flatten(params):
+        parts = path.split("/")
+        (frozen if matches_any(freeze, path) else training).update("/".join(parts[:i]) for i in range(len(parts)))
+    return frozen - training
+
+
+def rate_of(rates: Mapping[str, float], path: str) -> float:
+    """Factor of the learning rate of one parameter: that of the first pattern that matches, else 1."""
+    return next((rate for pattern, rate in rates.items() if matches(pattern, path)), 1.0)
+
+
+def frozen_size(params: PyTree, freeze: Sequence[str]) -> int:
+    """Number of frozen parameters."""
+    return sum(x.size for x in jax.tree.leaves(split(params, freeze)[1]))
+
+
+def load(
+    source: str,
+    state: TrainState,
+    *,
+    skip: Sequence[str],
+    model: Module,
+    image_shape: tuple[int, ...],
+    warn: Callable[[str], None],
+) -> tuple[TrainState, str]:
+    """A fresh state with the parameters and model state of ``source``, but for what ``skip`` matches.
+
+    From a run with a moving average that average is taken: it is what was evaluated.
+
+    Args:
+      source: see ``Config.init_from``.
+      state: at step 0, on the mesh.
+      model: of the state.
+      image_shape: (height, width, channels) of its inputs.
+      warn: told in one line of each damaged checkpoint that is passed over.
+
+    Returns:
+      The state, and in words what was taken from where.
+
+    Raises:
+      ConfigError: the source cannot be read, or does not fit the model; the message names the first arrays that do not.
+    """
+    wanted = _flatten({"params": state.params, **state.model_state})
+    read = _from_run if _checkpoints_of(source).is_dir() else _from_files
+    found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
+    count = sum(x.size for name, x in found.items() if name.startswith("params/"))
+    fresh = sum(x.size for name, x in wanted.items() if name.startswith("params/")) - count
+    variables = traverse_util.unflatten_dict(wanted | found, sep="/")
+    params = variables.pop("params")
+    ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+    state = state.replace(params=params, model_state=variables, ema_params=ema_params)
+    return state, f"{count:,} parameters from {where}" + (f", {fresh:,} fresh: {', '.join(skip)}" if fresh else "")
+
+
+def _from_run(
+    source: str, wanted: Flat, *, skip: Sequence[str], warn: Callable[[str], None], **_: Any
+) -> tuple[Flat, str]:
+    names = {}  # in the checkpoint -> here
+
+    def choose(arrays: dict[str, jax.ShapeDtypeStruct]) -> PyTree:
+        names.clear()  # of a damaged checkpoint
+        averaged = any(name.startswith("ema_params/") for name in arrays)
+        for prefix, here in (("ema_params/" if averaged else "params/", "params/"), ("model_state/", "")):
+            names.update({name: here + name.removeprefix(prefix) for name in arrays if name.startswith(prefix)})
+        kept = _require_fit(source, wanted, {here: arrays[name] for name, here in names.items()}, skip)
+        tree = {name: _abstract(wanted[here]) for name, here in names.items() if here in kept}
+        return traverse_util.unflatten_dict(tree, sep="/")
+
+    checkpoints = Checkpoints(_checkpoints_of(source), read_only=True)
+    try:
+        restored = checkpoints.restore_part(choose, warn=lambda text: warn(f"{source}: {text}"))
+    except CheckpointError as e:
+        raise ConfigError(f"config.init_from = {source!r}: {e}") from e
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise ConfigError(f"config.init_from = {source!r} has no finished checkpoint yet")
+    tree, step = restored
+    return {names[k]: x for k, x in _flatten(tree).items()}, f"the checkpoint of step {step} of {source}"
+
+
+def _from_files(
+    source: str, wanted: Flat, *, skip: Sequence[str], model: Module, image_shape: tuple[int, ...], **_: Any
+) -> tuple[Flat, str]:
+    from jaxmodels import weights  # here: most runs load nothing
+
+    try:
+        # a file's bfloat16 or float16 is good enough to start from
+        _, variables = weights.load(source, model=model, image_shape=image_shape, skip=skip, cast=True)
+    except weights.WeightsError as e:
+        raise ConfigError(
+            f"config.init_from = {source!r}, not the workdir of a run, as weights: {e} (config.init_skip names what is "
+            "not taken)"
+        ) from e
+    found = _flatten(variables)
+    kept = _require_fit(source, wanted, found, skip)
+    return {name: jax.device_put(found[name], wanted[name].sharding) for name in kept}, source
+
+
+def _require_fit(source: str, wanted: Flat, found: Flat, skip: Sequence[str]) -> list[str]:
+    """Names of the arrays to take; ConfigError unless they are the same, with the same shapes, on both sides."""
+    names = sorted(wanted.keys() | found.keys())
+    require_matches(skip, {n.partition("/")[2] for n in names}, "config.init_skip:")
+    names = [n for n in names if not matches_any(skip, n.partition("/")[2])]
+    wrong = []
+    for name in names:
+        there, here = ((str(x[name].dtype), x[name].shape) if name in x else None for x in (found, wanted))
+        if there != here:
+            texts = ("absent" if x is None else f"{x[0]} {x[1]}" for x in (there, here))
+            wrong.append("{} is {} there and {} here".format(name, *texts))
+    if wrong:
+        raise ConfigError(
+            f"config.init_from = {source!r} does not fit the model: {_few(wrong, ', and')}; set config.model and "
+            "config.model_fields as they were, or config.init_skip to what shall start fresh"
+        )
+    if not names:
+        raise ConfigError(f"config.init_skip = {tuple(skip)} leaves nothing to take from {source}")
+    return names
+
+
+def _checkpoints_of(source: str) -> Path:
+    return Path(source).expanduser() / "checkpoints"
+
+
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _flatten(tree: PyTree) -> Flat:
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def _few(texts: list[str], last: str = ",", limit: int = 3) -> str:
+    more = f"{last} {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
