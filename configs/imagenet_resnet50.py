@@ -4,8 +4,7 @@ Command    python -m train --config=configs/imagenet_resnet50.py --workdir=runs/
 Data       imagenet2012 (Russakovsky et al. 2015), prepared once with TFDS: 1,281,167 training and 50,000 validation
            images; it cannot be downloaded without an account at image-net.org
 Measured   not run here: the data is not freely available
-Published  0.763 (Goyal et al. 2017, arXiv:1706.02677), 0.765 (flax linen example), with crops of random size and aspect
-           at training, which this pipeline does not have yet: it resizes and crops, so expect less
+Published  0.763 (Goyal et al. 2017, arXiv:1706.02677), 0.765 (flax linen example)
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
@@ -21,7 +20,8 @@ def get_config() -> Config:
             image_size=224,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
-            crop_padding=16,
+            resize_size=256,
+            crop_area=(0.08, 1.0),
             flip=True,
         ),
         optim=OptimConfig(

@@ -4,8 +4,8 @@ Command    python -m train --config=configs/imagenet_vit_s16.py --workdir=runs/i
 Data       imagenet2012 (Russakovsky et al. 2015), prepared once with TFDS: 1,281,167 training and 50,000 validation
            images; it cannot be downloaded without an account at image-net.org
 Measured   not run here: the data is not freely available
-Published  0.765 (arXiv:2205.01580, table 1, 90 epochs), with crops of random size and RandAugment at training, which
-           this pipeline does not have yet: it resizes and crops, so expect less
+Published  0.765 (arXiv:2205.01580, table 1, 90 epochs); RandAugment here has torchvision's
+           operations, at the magnitude that big_vision's (2, 10) means
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
@@ -16,7 +16,15 @@ def get_config() -> Config:
         model="vit_s_16",
         model_fields={"pool": "mean", "position": "sincos", "representation_size": 384, "scan": True},
         data=DataConfig(
-            name="imagenet2012", eval_split="validation", image_size=224, crop_padding=16, flip=True, mixup=0.2
+            name="imagenet2012",
+            eval_split="validation",
+            image_size=224,
+            resize_size=256,
+            crop_area=(0.05, 1.0),
+            randaugment_layers=2,
+            randaugment_magnitude=1.0,
+            flip=True,
+            mixup=0.2,
         ),
         optim=OptimConfig(name="adamw", learning_rate=1e-3, warmup_steps=10_000, weight_decay=0.1, clip_norm=1.0),
         checkpoint=CheckpointConfig(every=1251),

@@ -15,6 +15,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from input_pipeline.datasets import BUILTIN
+from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import ArrayExamples, RecordExamples, open_examples
 from input_pipeline.loader import DatasetCard, describe, make_loader
@@ -42,8 +43,8 @@ def sample_sheet(examples: ArrayExamples | RecordExamples, label_names: tuple[st
 
 def images_per_second(args: argparse.Namespace, split: str) -> float:
     """Returns the median speed of the training loader at batch 256 over five runs of about a second."""
-    with_options = {"data_dir": args.data_dir, "raw_dir": args.raw_dir, "image_size": args.image_size}
-    loader = make_loader(args.name, split, batch_size=256, train=True, **with_options)
+    dirs = {"data_dir": args.data_dir, "raw_dir": args.raw_dir}
+    loader = make_loader(args.name, split, batch_size=256, train=True, decoding=Decoding(args.image_size), **dirs)
     next(loader)
     speeds = []
     for _ in range(5):
@@ -58,13 +59,12 @@ def images_per_second(args: argparse.Namespace, split: str) -> float:
 
 def show(args: argparse.Namespace) -> None:
     """Prints the card of a data set, and writes its sample sheet."""
-    card: DatasetCard = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, image_size=args.image_size)
+    decoding = Decoding(args.image_size)
+    card: DatasetCard = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, decoding=decoding)
     builder = open_builder(args.name, data_dir=args.data_dir)
     shape = " x ".join(map(str, card.image_shape))
     print(f"{card.name} {card.version}: images {shape} uint8, {card.num_classes} classes\nin {card.directory}")
-    splits = {
-        split: open_examples(builder, split, image_size=args.image_size, in_memory_bytes=2**31) for split in card.splits
-    }
+    splits = {split: open_examples(builder, split, decoding, in_memory_bytes=2**31) for split in card.splits}
     for split, examples in splits.items():
         counts = collections.Counter(examples.labels().tolist())
         per_class = ", ".join(f"{card.label_names[label]} {counts[label]}" for label in range(card.num_classes))

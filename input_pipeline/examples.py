@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
 import tqdm
 
+from input_pipeline.decode import MODES, Decoding, decode_image
 from input_pipeline.errors import DataError
 from input_pipeline.prepare import locked
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
 _CHUNK = 1024  # records read at once
-_CACHE_FORMAT = 1  # change with anything that changes decoded values
+_CACHE_FORMAT = 2  # change with anything that changes decoded values
+
+Draw = tuple[int, ...]
+"""Of what the random numbers of one example are a function."""
 
 
 def image_and_label(builder: tfds.core.DatasetBuilder) -> tuple[str, tfds.features.Image, tfds.features.ClassLabel]:
@@ -35,7 +36,7 @@ def image_and_label(builder: tfds.core.DatasetBuilder) -> tuple[str, tfds.featur
     images = {key: value for key, value in features.items() if isinstance(value, tfds.features.Image)}
     key = "image" if "image" in images or len(images) != 1 else next(iter(images))
     label = features.get("label")
-    if key not in images or images[key].np_dtype != np.uint8 or images[key].shape[-1] not in _MODES:
+    if key not in images or images[key].np_dtype != np.uint8 or images[key].shape[-1] not in MODES:
         raise DataError(f"{builder.info.full_name} needs a uint8 feature 'image', or exactly one; it has {features}")
     if not isinstance(label, tfds.features.ClassLabel):
         raise DataError(f"{builder.info.full_name} needs a feature 'label' that is a ClassLabel; it has {features}")
@@ -46,32 +47,12 @@ def image_shape(builder: tfds.core.DatasetBuilder, image_size: int | None) -> tu
     """Returns (height, width, channels) of the decoded images; raises `DataError` if they vary."""
     height, width, channels = image_and_label(builder)[1].shape
     if image_size is not None:
-        if image_size < 1:
-            raise DataError(f"image_size {image_size} must be at least 1")
         return image_size, image_size, channels
     if height is None or width is None:
         raise DataError(
             f"the images of {builder.info.full_name} vary in size: set a common one with --config.data.image_size=SIZE"
         )
     return height, width, channels
-
-
-def decode_image(encoded: bytes, channels: int, image_size: int | None) -> np.ndarray:
-    """Decodes an image file; with `image_size`, resizes the shorter side to it (bilinear) and crops the centre.
-
-    Returns:
-        uint8 [h, w, channels].
-    """
-    with PIL.Image.open(io.BytesIO(encoded)) as file:
-        image = file if file.mode == _MODES[channels] else file.convert(_MODES[channels])
-        if image_size is not None and image.size != (image_size, image_size):
-            scale = image_size / min(image.size)
-            width, height = (max(image_size, round(side * scale)) for side in image.size)
-            left, top = (width - image_size) // 2, (height - image_size) // 2
-            image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-            image = image.crop((left, top, left + image_size, top + image_size))
-        pixels = np.asarray(image, np.uint8)
-    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +69,7 @@ class ArrayExamples:
         """Returns all labels, int32 [n]."""
         return self.label
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gather(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices."""
         return self.image.take(indices, axis=0), self.label.take(indices)
 
@@ -96,10 +77,10 @@ class ArrayExamples:
 class RecordExamples:
     """Examples read and decoded when asked for; the same interface as `ArrayExamples`."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, image_size: int | None):
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding):
         self._key = image_and_label(builder)[0]
-        self._image_size = image_size
-        self._shape = image_shape(builder, image_size)
+        self._decoding = decoding
+        self._shape = image_shape(builder, decoding.image_size)
         self._source: Any = builder.as_data_source(split=split, decoders={self._key: tfds.decode.SkipDecoding()})
         expected = sum(stop - start for _, start, stop in split_parts(builder, split))
         if len(self._source) != expected:
@@ -113,12 +94,18 @@ class RecordExamples:
         chunks = self._chunks()
         return np.array([record["label"] for chunk in chunks for record in self._source.__getitems__(chunk)], np.int32)
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices."""
+    def gather(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices, decoded at random where there are draws.
+
+        Args:
+            indices: int [k].
+            draws: for each index what its random numbers are a function of; None decodes as in evaluation.
+        """
         image = np.empty((len(indices), *self._shape), np.uint8)
         label = np.empty(len(indices), np.int32)
         for i, record in enumerate(self._source.__getitems__([int(index) for index in indices])):
-            pixels = decode_image(record[self._key], self._shape[2], self._image_size)
+            rng = None if draws is None or not self._decoding.random else np.random.default_rng(draws[i])
+            pixels = decode_image(record[self._key], self._shape[2], self._decoding, rng)
             if pixels.shape != self._shape:
                 raise DataError(
                     f"example {indices[i]} has shape {pixels.shape}, the data set declares {self._shape}: "
@@ -144,15 +131,16 @@ class RecordExamples:
 
 
 def open_examples(
-    builder: tfds.core.DatasetBuilder, split: str, *, image_size: int | None, in_memory_bytes: int
+    builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding, *, in_memory_bytes: int
 ) -> ArrayExamples | RecordExamples:
     """Opens a split such as "train" or "train[:90%]+test".
 
     Args:
         builder: of a prepared data set.
         split: TFDS split string.
-        image_size: side of the square to resize to, in pixels; None keeps the images as they are.
-        in_memory_bytes: splits whose decoded images take at most this are decoded once, cached on disk, held in memory.
+        decoding: how images become pixels.
+        in_memory_bytes: splits whose decoded images take at most this are decoded once, cached on disk, held in memory;
+            negative: none.
 
     Returns:
         The examples, at least one, in the order in which TFDS stores them.
@@ -160,13 +148,13 @@ def open_examples(
     Raises:
         DataError: unknown or empty split, unusable features, images that vary in size without `image_size`.
     """
-    shape = image_shape(builder, image_size)
+    shape = image_shape(builder, decoding.image_size)
     parts = split_parts(builder, split)
     names = {name for name, _, _ in parts}
     num_bytes = sum(builder.info.splits[name].num_examples for name in names) * math.prod(shape)
     if num_bytes > in_memory_bytes:
-        return RecordExamples(builder, split, image_size)
-    whole = {name: _load_cached(builder, name, image_size) for name in names}
+        return RecordExamples(builder, split, decoding)
+    whole = {name: _load_cached(builder, name, decoding) for name in names}
     slices = [(whole[name], slice(start, stop)) for name, start, stop in parts]
     if len(slices) == 1:  # views: a part of a split costs no copy
         ((examples, rows),) = slices
@@ -196,13 +184,14 @@ def split_parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str
     return parts
 
 
-def _load_cached(builder: tfds.core.DatasetBuilder, split: str, image_size: int | None) -> ArrayExamples:
+def _load_cached(builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding) -> ArrayExamples:
     """Returns a whole split, from the decoded cache if it is sound, else decoded and, if possible, cached."""
-    records = RecordExamples(builder, split, image_size)
-    shape = image_shape(builder, image_size)
+    records = RecordExamples(builder, split, decoding)
+    shape = image_shape(builder, decoding.image_size)
     name = builder.info.full_name.replace("/", "-")
     stats = [(path.name, path.stat()) for path in map(Path, builder.info.splits[split].filepaths)]
-    identity = (_CACHE_FORMAT, image_size, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats])
+    sizes = (decoding.image_size, decoding.resize_size)
+    identity = (_CACHE_FORMAT, sizes, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats])
     fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     # full_name is name[/config]/version; a builder opened from a directory does not know its data_dir_root.
     root = Path(builder.data_dir).parents[builder.info.full_name.count("/")] / ".jaxmodels_cache"

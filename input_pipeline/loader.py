@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
+from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import (
     ArrayExamples,
@@ -57,13 +58,13 @@ def describe(
     *,
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
-    image_size: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     require: Sequence[str] = (),
 ) -> DatasetCard:
     """Returns the card of a data set, preparing it first if it is a built-in one.
 
     Args:
-        name: see `make_loader`, as are data_dir, raw_dir and image_size.
+        name: see `make_loader`, as are data_dir, raw_dir and decoding.
         require: TFDS split strings that must be there.
 
     Raises:
@@ -77,7 +78,7 @@ def describe(
         name=name,
         version=str(builder.version),
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        image_shape=image_shape(builder, image_size),
+        image_shape=image_shape(builder, decoding.image_size),
         num_classes=label.num_classes,
         label_names=tuple(label.names),
         directory=str(builder.data_dir),
@@ -104,7 +105,8 @@ class _TrainBatches:
                 for epoch in range(start // size, (stop - 1) // size + 1)
             ]
         )
-        image, label = self._examples.gather(indices)
+        draws = [(self._seed, position) for position in range(start, stop)]
+        image, label = self._examples.gather(indices, draws)
         return {"image": image, "label": label, "weight": np.ones(len(label), np.float32)}
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -147,7 +149,7 @@ def make_loader(
     train: bool,
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
-    image_size: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     process_index: int = 0,
     process_count: int = 1,
     start_batch: int = 0,
@@ -167,7 +169,8 @@ def make_loader(
         train: see above.
         data_dir: TFDS root; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
         raw_dir: where the raw files of a built-in set are; None looks in the usual places and then downloads.
-        image_size: resizes the shorter side to this many pixels and crops the centre square; None keeps the size.
+        decoding: how images become pixels; its random parts act with `train` alone, and images are then decoded anew
+            each time, whatever in_memory_bytes.
         process_index: which contiguous rows of each batch to yield, of `process_count`.
         process_count: number of processes that share each batch.
         start_batch: first batch to yield.
@@ -188,13 +191,14 @@ def make_loader(
     if not 0 <= seed < 2**64:
         raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
-    examples = open_examples(builder, split, image_size=image_size, in_memory_bytes=in_memory_bytes)
+    in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
+    examples = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes)
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
     source = _TrainBatches(examples, batch_size, rows, seed) if train else _EvalBatches(examples, batch_size, rows)
     if not 0 <= start_batch <= len(source):
         raise DataError(f"start_batch {start_batch} is not in 0 .. {len(source)}, the number of batches")
-    batch_bytes = local * math.prod(image_shape(builder, image_size))
+    batch_bytes = local * math.prod(image_shape(builder, decoding.image_size))
     iterator = iter(grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, batch_bytes)))
     iterator.set_state({"next_index": start_batch})
     return iterator

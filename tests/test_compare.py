@@ -244,6 +244,8 @@ def test_initial_values_are_drawn_as_the_originals(name):
     drawn = 0
     for path, a in ours.items():
         b = theirs[path]
+        if b.size == 1:
+            continue
         assert (a.std() == 0) == (b.std() == 0), path
         if b.std() == 0:
             np.testing.assert_array_equal(a, b, err_msg=path)
@@ -254,5 +256,5 @@ def test_initial_values_are_drawn_as_the_originals(name):
             assert 0.6 < np.abs(a).max() / np.abs(b).max() < 1.6, path
             drawn += 1
         else:
-            assert 0.5 < a.std() / b.std() < 2 or b.size < 40, path
+            assert 0.5 < a.std() / b.std() < 2 or b.size < 40, path  # too few to tell
     assert drawn >= 2

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from input_pipeline import DataError, describe, prepare
+from input_pipeline import DataError, Decoding, describe, prepare
 from input_pipeline.__main__ import main
 from input_pipeline.datasets import mnist, raw
 from input_pipeline.datasets.cifar import Cifar10, Cifar100
@@ -203,7 +203,7 @@ def test_card(data_dir):
     assert (card.name, card.version, card.image_shape, card.num_classes) == ("digits", "1.0.0", (8, 8, 1), 10)
     assert card.splits == {"train": 1438, "test": 359}
     assert card.label_names == tuple("0123456789")
-    assert describe("digits", data_dir=data_dir, image_size=16).image_shape == (16, 16, 1)
+    assert describe("digits", data_dir=data_dir, decoding=Decoding(16)).image_shape == (16, 16, 1)
 
 
 def test_unknown_name_version_and_raw_dir(tmp_path, data_dir):

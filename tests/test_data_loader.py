@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from input_pipeline import DataError, make_loader
+from input_pipeline import DataError, Decoding, make_loader
 from input_pipeline import examples as examples_module
 from input_pipeline.examples import ArrayExamples
 from input_pipeline.loader import _TrainBatches
@@ -166,7 +166,6 @@ def test_prefetching_thread_for_large_batches_changes_nothing(load):
         ({"split": "validation"}, "digits/1.0.0 has no split 'validation' .*Splits: train, test"),
         ({"split": "test[:0]"}, r"split 'test\[:0\]' of digits/1.0.0 has no examples"),
         ({"split": "test[:x%]"}, r"no split 'test\[:x%\]'"),
-        ({"image_size": 0}, "image_size 0 must be at least 1"),
     ],
 )
 def test_wrong_arguments(load, arguments, message):
@@ -249,7 +248,7 @@ def test_images_of_varying_size(tmp_path, capsys):
 
     with pytest.raises(DataError, match=r"images of varying/1\.2\.3 vary in size: .*--config\.data\.image_size=SIZE"):
         read()
-    for batches in (read(image_size=8), read(image_size=8, in_memory_bytes=0)):
+    for batches in (read(decoding=Decoding(8)), read(decoding=Decoding(8), in_memory_bytes=0)):
         (batch,) = batches
         assert batch["image"].shape == (4, 8, 8, 3)
         assert (np.diff(batch["image"].astype(int), axis=2) > 0).all()  # still brighter to the right
@@ -257,3 +256,27 @@ def test_images_of_varying_size(tmp_path, capsys):
         spans = sorted((image[0, -1, 0] - image[0, 0, 0]).item() for image in batch["image"])
         assert spans[0] < 128 < 200 < spans[1]
         assert sorted(batch["label"]) == [0, 0, 1, 1]
+    (centre,) = read(decoding=Decoding(8, resize_size=16))
+    spans = sorted((image[0, -1, 0] - image[0, 0, 0]).item() for image in centre["image"])
+    assert spans[-1] < 140  # half of it is cropped away
+
+
+def test_random_decoding_is_new_in_every_epoch_and_the_same_after_resuming(tmp_path):
+    Varying(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    decoding = Decoding(8, crop_area=(0.1, 0.5), randaugment_layers=1)
+
+    def read(count, **kwargs):
+        options = {"batch_size": 4, "train": True, "data_dir": tmp_path, "decoding": decoding} | kwargs
+        loader = make_loader("varying", "train", **options)
+        batches = take(loader, count)
+        loader.close()
+        return batches
+
+    reference = read(6)
+    assert_same(read(3, start_batch=3), reference[3:])
+    parts = [read(6, process_index=i, process_count=2) for i in range(2)]
+    assert_same([{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)], reference)
+    images = joined(reference, "image")
+    assert len(np.unique(images, axis=0)) > 20  # of 24: few coincide
+    assert not np.array_equal(joined(read(6, seed=1), "image"), images)
+    assert_same(read(1, train=False), read(1, train=False, decoding=Decoding(8)))  # evaluation has no chance in it

@@ -52,6 +52,10 @@ class DataConfig:
     data_dir: str | None = field(default=None, metadata=RESUMABLE)  # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     raw_dir: str | None = field(default=None, metadata=RESUMABLE)  # raw files of the data set, if you have them
     image_size: int | None = field(default=None, metadata=limit(low=1))  # resize to this many pixels, height and width
+    resize_size: int | None = field(default=None, metadata=limit(low=1))  # resize to this, then crop the centre
+    crop_area: tuple[float, ...] = ()  # training: random crops of (smallest, largest) share of the area, resized
+    randaugment_layers: int = field(default=0, metadata=limit(low=0))  # training: operations per image
+    randaugment_magnitude: float = field(default=0.3, metadata=limit(low=0, high=1))  # of the largest
     mean: tuple[float, ...] = (0.5,)  # of x / 255, one value or one per channel
     std: tuple[float, ...] = (0.5,)
     crop_padding: int = field(default=0, metadata=limit(low=0))  # pad by this many pixels and crop at random

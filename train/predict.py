@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from input_pipeline import decode
 from train import cli
 from train.config import ConfigError
 from train.evaluate import for_this_machine, restore
@@ -19,7 +20,9 @@ from train.workdir import read_card, read_config
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-def load_image(path: Path, shape: tuple[int, ...], *, invert: bool = False) -> np.ndarray:
+def load_image(
+    path: Path, shape: tuple[int, ...], *, resize_size: int | None = None, invert: bool = False
+) -> np.ndarray:
     """Reads an image file as uint8 [h, w, c], as the data pipeline does: shorter side resized, centre cropped.
 
     Camera orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits.
@@ -35,9 +38,7 @@ def load_image(path: Path, shape: tuple[int, ...], *, invert: bool = False) -> n
                 image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).round().astype(np.uint8))
             if image.has_transparency_data and channels < 4:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-            if image.size != (width, height):
-                image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+            image = decode.fit(image.convert(decode.MODES[channels]), (width, height), resize_size)
             pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     images, good, broken = [], [], 0
     for path in files:
         try:
-            images.append(load_image(path, card.image_shape, invert=args.invert))
+            images.append(load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=args.invert))
             good.append(path)
         except ValueError as e:
             cli.warn(f"skipped {e}")

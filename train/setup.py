@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 
 import input_pipeline
 import jaxmodels
-from input_pipeline import DatasetCard, image
+from input_pipeline import DatasetCard, Decoding, image
 from train import sharding, transfer
-from train.config import Config, ConfigError, check_batch, resolve_model_fields
+from train.config import Config, ConfigError, DataConfig, check_batch, resolve_model_fields
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step
@@ -146,7 +146,7 @@ class Run:
             seed=self.config.seed,
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
-            image_size=data.image_size,
+            decoding=_decoding(data),
             **kwargs,
         )
 
@@ -169,7 +169,7 @@ def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.
             data.name,
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
-            image_size=data.image_size,
+            decoding=_decoding(data),
             require=(data.train_split, data.eval_split),
         )
     channels = card.image_shape[-1]
@@ -188,6 +188,16 @@ def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.
     where = sharding.shardings_of(shapes, mesh)
     shapes = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
     return Run(config, card, mesh, model, task, tx, shapes)
+
+
+def _decoding(data: DataConfig) -> Decoding:
+    return Decoding(
+        image_size=data.image_size,
+        resize_size=data.resize_size,
+        crop_area=data.crop_area,
+        randaugment_layers=data.randaugment_layers,
+        randaugment_magnitude=data.randaugment_magnitude,
+    )
 
 
 def _initialiser(

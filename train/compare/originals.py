@@ -175,6 +175,10 @@ def _vgg(model: VGG, shape: Shape) -> Original:
         for a, b in zip(sizes, hidden, strict=False):
             layers += [nn.Linear(a, b), nn.ReLU(), nn.Dropout(model.dropout_rate)]
         module.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes))
+        for layer in module.classifier:
+            if isinstance(layer, nn.Linear):  # as torchvision does to its own
+                nn.init.normal_(layer.weight, 0, 0.01)
+                nn.init.zeros_(layer.bias)
     return Original(module, _torchvision_source("vgg"), "torchvision")
 
 
