@@ -4,12 +4,14 @@ The three take turns, round after round, so that whatever else the machine does 
 rounds are compared. All start from the same weights, take the same batches in float32 and step with AdamW.
 """
 
-import resource
+import ctypes
+import gc
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -142,15 +144,20 @@ def _our_train(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[
 
 
 def _peak_memory(model: str, side: str) -> float | str:
-    """Peak resident memory that two training steps add to a fresh process, in MB; or why it is not known."""
+    """Resident memory at the peak of a training step, in MB, in a process of its own; or why it is not known."""
     command = [sys.executable, "-m", "train.compare.timing", model, side]
     done = subprocess.run(command, capture_output=True, text=True)
     lines = done.stdout.split()
-    return float(lines[-1]) if done.returncode == 0 and lines else f"failed: {done.stderr.strip()[-200:]}"
+    return float(lines[-1]) if done.returncode == 0 and lines else f"unknown: {done.stderr.strip()[-200:]}"
 
 
-def _two_steps(case: Case, side: str) -> float:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _step_memory(case: Case, side: str) -> float:
+    """MB above what the process had before there was a model, at the peak of the third step: compiling is over then.
+
+    Raises:
+      OSError: not on Linux, whose kernel alone can be asked.
+    """
+    before = _resident("VmRSS")
     model = make_model(case, jnp.float32)
     original = originals.build(model, case.image_shape)
     batch = make_batch(case, np.float32, 0, size=case.timing_batch_size)
@@ -161,13 +168,25 @@ def _two_steps(case: Case, side: str) -> float:
         zeros = weights.nested({k: np.zeros(v.shape, v.dtype) for k, v in shapes.items()})
         del original
         step = _our_train(zeros, model, case, batch)
+        del zeros
     step()
     step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1024 if sys.platform != "darwin" else 2**20)
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # what compiling has freed goes back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    step()
+    return _resident("VmHWM") - before
+
+
+def _resident(what: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
 
 if __name__ == "__main__":
     from train.compare.cases import CASES
 
     originals.torchvision()
-    print(_two_steps(CASES[sys.argv[1]], sys.argv[2]))
+    jnp.zeros(()).block_until_ready()  # what starting a backend takes is not the model's
+    print(_step_memory(CASES[sys.argv[1]], sys.argv[2]))
