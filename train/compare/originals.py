@@ -94,6 +94,18 @@ def _lenient_register_fake() -> Iterator[None]:
         torch.library.register_fake = register_fake
 
 
+def residual_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
+    """The last batch norm of every residual branch."""
+    resnet = torchvision().resnet
+    found = []
+    for part in module.modules():
+        if isinstance(part, resnet.Bottleneck):
+            found.append(part.bn3)
+        elif isinstance(part, resnet.BasicBlock | TorchCIFARBlock):
+            found.append(part.bn2)
+    return found
+
+
 def _torchvision_source(name: str) -> str:
     return f"torchvision {importlib.metadata.version('torchvision')} {name}"
 

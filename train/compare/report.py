@@ -65,7 +65,7 @@ def summary(result: Certificate) -> str:
         if result.bn_rel_f32 is not None:
             pairs.append(("statistics", result.bn_rel_f32, result.torch_bn_rel_f32))
         text = ", ".join(f"{name} {_e(a)} (PyTorch {_e(b)})" for name, a, b in pairs)
-        rows.append(("float32", f"from float64: {text}; {bar}"))
+        rows.append(("float32", f"from float64, best of {result.float32_batches} batches: {text}; {bar}"))
     if result.bf16_logits_rel is not None:
         default = _e(result.default_precision_logits_rel)
         rows.append(("precision", f"logits from float64: bfloat16 {_e(result.bf16_logits_rel)}, default {default}"))

@@ -1,0 +1,133 @@
+"""``python -m train.compare.twin --workdir=DIR``: trains the PyTorch original as a run of ours was, then compares.
+
+The original starts from the same initial values and sees the same batches, augmentation and noise, with PyTorch's own
+optimiser. Losses agree at first and then part, because rounding differs and training is chaotic; scores should not
+part further than those of two seeds. The weights come back into our model for the evaluation.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from jaxmodels import weights
+from train import cli
+from train.compare import originals
+from train.compare.cases import Case
+from train.compare.certificate import deterministic_torch, torch_batch, torch_loss, torch_optimizer
+from train.config import Config, ConfigError
+from train.evaluate import evaluate, final_means, for_this_machine
+from train.optim import make_schedule
+from train.setup import build
+from train.workdir import read_config
+
+
+def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[str, float]:
+    """Scores on ``data.eval_split`` of the original after the training that ``config`` describes.
+
+    Raises:
+      ConfigError: the config asks for what the original is not trained with here, or its model has no original.
+    """
+    _require_plain(config)
+    run = build(config)
+    shape, model = run.card.image_shape, run.model
+    case = Case(config.model, shape, classes=run.card.num_classes, objective=config.objective)
+    state = run.init()
+    with deterministic_torch(config.seed):
+        original = originals.build(model, shape)
+        initial = jax.device_get({"params": state.params, **state.model_state})
+        tensors = weights.to_torch(model, initial, image_shape=shape, format=original.format)
+        original.module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
+        original.module.train()
+        optimizer = torch_optimizer(original, model, case, config.optim)
+        schedule, prepare = jax.jit(make_schedule(config.optim, config.steps)), jax.jit(_prepare(run))
+        start, total = time.perf_counter(), 0.0
+        with contextlib.closing(run.loader(config.data.train_split, train=True)) as loader:
+            for step in range(config.steps):
+                batch = torch_batch(jax.device_get(prepare(np.uint32(step), next(loader))))
+                for group in optimizer.param_groups:
+                    group["lr"] = float(schedule(step))
+                optimizer.zero_grad()
+                loss = torch_loss(original, case, batch)
+                loss.backward()
+                if config.optim.clip_norm:
+                    torch.nn.utils.clip_grad_norm_(original.module.parameters(), config.optim.clip_norm)
+                optimizer.step()
+                total += loss.item()
+                if (step + 1) % config.log_every == 0:
+                    mean, total = total / config.log_every, 0.0
+                    say(f"PyTorch step {step + 1:>6}  loss {mean:.4g}  {time.perf_counter() - start:.0f} s")
+        trained = {k: v.numpy() for k, v in original.module.state_dict().items()}
+    variables = weights.from_torch(model, trained, image_shape=shape, format=original.format)
+    params = variables.pop("params")
+    new = state.replace(params=params, model_state=variables)
+    state = jax.device_put(new, jax.tree.map(lambda x: x.sharding, state))
+    found = evaluate(run, run.compile_eval_step(), state, config.data.eval_split)
+    extra = final_means(run, state, config.data.eval_split)
+    assert found is not None and extra is not None
+    return found.means | extra
+
+
+def _prepare(run: Any) -> Callable[[Any, Any], Any]:
+    """(step, batch as loaded) -> the batch that :func:`train.step.train_step` makes of it."""
+
+    def prepare(step, batch):
+        key, _ = jax.random.split(jax.random.fold_in(jax.random.key(run.config.seed), step))
+        return run.task.train_batch(key, batch)
+
+    return prepare
+
+
+def _require_plain(config: Config) -> None:
+    optim = config.optim
+    wanted = {
+        "optim.ema_decay": (optim.ema_decay, 0),
+        "optim.freeze": (optim.freeze, ()),
+        "optim.rates": (optim.rates, {}),
+        "accumulate": (config.accumulate, 1),
+        "label_smoothing": (config.label_smoothing, 0),
+        "data.mixup": (config.data.mixup, 0),
+        "vae.beta": (config.vae.beta, 1),
+        "init_from": (config.init_from, None),
+        "dtype": (config.dtype, "float32"),
+    }
+    wrong = [f"config.{name} = {value!r}" for name, (value, plain) in wanted.items() if value != plain]
+    if optim.name not in ("adamw", "sgd"):
+        wrong.append(f"config.optim.name = {optim.name!r}")
+    if wrong:
+        raise ConfigError(f"the PyTorch twin is not trained with {', '.join(wrong)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains the twin of a finished run and prints the scores of both."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.compare.twin",
+        description="Trains the PyTorch original as a finished run was. Needs pip install -e .[compare]",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a finished run")
+    parser.add_argument("--json", type=Path, help="write both scores here")
+    args = parser.parse_args(argv)
+    config = for_this_machine(read_config(args.workdir))
+    summary = args.workdir / "summary.json"
+    if not summary.exists():
+        raise ConfigError(f"{args.workdir} is not finished: run the same python -m train command again first")
+    ours = json.loads(summary.read_text())["test"]
+    theirs = train_twin(config, say=lambda text: print(text, file=sys.stderr, flush=True))
+    rows = {name: {"ours": ours[name], "pytorch": value} for name, value in theirs.items()}
+    for name, row in rows.items():
+        print(f"{name:<36} ours {row['ours']:.6g}  PyTorch {row['pytorch']:.6g}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
