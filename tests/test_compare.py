@@ -14,8 +14,9 @@ from flax import linen as nn
 import jaxmodels
 import jaxmodels.resnet
 from jaxmodels import weights
+from train import loop
 from train.compare import __main__ as command
-from train.compare import cases, certificate, originals, report
+from train.compare import cases, certificate, originals, report, twin
 from train.compare.cases import CASES, Case
 from train.compare.certificate import certify
 
@@ -215,6 +216,25 @@ def test_a_model_without_an_original_is_named():
     model = jaxmodels.create("alexnet", num_classes=3, lrn=True)
     with pytest.raises(ValueError, match=r"the original of AlexNet has no lrn=True \(it has False\)"):
         originals.build(model, (64, 64, 3))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_twin_trains_as_a_run_of_ours(tiny, tmp_path, capsys, optimizer):
+    """Sixteen steps are too few for rounding to part the two: the same data, augmentation, schedule and clipping."""
+    tiny.optim = dataclasses.replace(tiny.optim, name=optimizer, ema_decay=0.0, clip_norm=0.5)
+    tiny.accumulate = 1
+    ours = loop.train(tiny, tmp_path / "run")["test"]
+    assert twin.main([f"--workdir={tmp_path / 'run'}", f"--json={tmp_path / 'scores.json'}"]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores.keys() == {"loss", "accuracy", "top5"}
+    assert scores["loss"]["ours"] == ours["loss"]
+    assert scores["loss"]["pytorch"] == pytest.approx(ours["loss"], rel=1e-4)
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_a_twin_refuses_what_it_does_not_do(tiny):
+    with pytest.raises(ValueError, match=r"not trained with config.optim.ema_decay = 0.9, config.accumulate = 2"):
+        twin.train_twin(tiny)
 
 
 INITIAL = {  # the project's own choice for mlp and cnn is He's

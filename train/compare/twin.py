@@ -52,7 +52,8 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
         start, total = time.perf_counter(), 0.0
         with contextlib.closing(run.loader(config.data.train_split, train=True)) as loader:
             for step in range(config.steps):
-                batch = torch_batch(jax.device_get(prepare(np.uint32(step), next(loader))))
+                batch = prepare(np.uint32(step), next(loader))
+                batch = torch_batch({k: np.array(v) for k, v in batch.items()})  # copies: PyTorch wants to write
                 for group in optimizer.param_groups:
                     group["lr"] = float(schedule(step))
                 optimizer.zero_grad()
