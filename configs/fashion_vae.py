@@ -2,6 +2,7 @@
 
 Command    python -m train --config=configs/fashion_vae.py --workdir=runs/fashion_vae
            python -m train.generate --workdir=runs/fashion_vae --count=64
+           python -m train.compare.twin --workdir=runs/fashion_vae
 Data       fashion_mnist: 60,000 training and 10,000 test images of 28x28 pixels (Debian's package
            dataset-fashion-mnist, --config.data.raw_dir=DIR, or a download); greys in [0, 1] are the targets
 Measured   test ELBO -241.23 nats per image (log p(x) from 64 importance samples: -238.98) after 14,000 steps (29.9
