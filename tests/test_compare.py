@@ -42,13 +42,13 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     "cnn-last": (case("cnn", (9, 7, 3), features=(4, 6), hidden_size=16), 5),
     "cnn-each": (case("cnn", (12, 12, 1), features=(4, 6), pool="each"), 0),
     "cnn-none": (case("cnn", (6, 6, 2), features=(4, 8, 12), pool="none"), 0),
-    "alexnet": (case("alexnet", (80, 72, 3), features=(4, 6, 8, 7, 5), hidden_sizes=(16, 12)), 5),
+    "alexnet": (case("alexnet", (96, 72, 3), features=(4, 6, 8, 7, 5), hidden_sizes=(16, 12)), 5),
     "alexnet-small": (
         case("alexnet", (28, 28, 1), features=(4, 6, 8, 7, 5), hidden_sizes=(16, 12), stem="small", pooled_size=3),
         0,
     ),
-    "vgg": (case("vgg11", (40, 32, 1), **SMALL_VGG), 0),
-    "vgg-bn": (case("vgg13_bn", (32, 40, 3), **SMALL_VGG), 5),
+    "vgg": (case("vgg11", (64, 32, 1), **SMALL_VGG), 0),
+    "vgg-bn": (case("vgg13_bn", (32, 64, 3), **SMALL_VGG), 5),
     "resnet-basic": (case("resnet18", (48, 40, 3), stage_sizes=(1, 1, 1, 1)), 5),
     "resnet-bottleneck": (case("resnet50", (24, 24, 1), stage_sizes=(1, 2, 1, 1), stem="small"), 0),
     "resnet-cifar": (case("resnet20", (13, 15, 1), stage_sizes=(1, 2, 1), width=4), 5),
@@ -156,6 +156,48 @@ def test_faults_of_batch_norm_are_located(monkeypatch, fault, words):
     assert result.failures
     assert words in result.first_divergence
     assert "bn" in result.first_divergence
+
+
+@pytest.mark.parametrize(("name", "fields"), [("vgg11", SMALL_VGG), ("alexnet", {"features": (4, 6, 8, 7, 5)})])
+def test_another_order_of_flattening_fails_at_the_size_of_the_certificate(monkeypatch, name, fields):
+    """Small maps must not be so small that the pool before the dense layers repeats one pixel."""
+    monkeypatch.setattr(
+        weights.families, "linear_after_flatten", lambda h, w: weights.rules.linear("o (c h w) -> (w h c) o", h=h, w=w)
+    )
+    small = dataclasses.replace(CASES[name], fields={**fields, "hidden_sizes": (16, 12)}, batch_size=2)
+    result = certify(small, steps=0, dtypes=())
+    assert "dense_0" in result.first_divergence
+    assert any(f.startswith("logits_rel_f64") for f in result.failures)
+
+
+def test_a_constant_in_the_loss_fails(monkeypatch):
+    objective = certificate.objective_of
+
+    def shifted(case):
+        def loss(outputs, batch):
+            metrics = objective(case)(outputs, batch)
+            total, count = metrics["loss"]
+            return metrics | {"loss": (total + 3 * count, count)}
+
+        return loss
+
+    monkeypatch.setattr(certificate, "objective_of", shifted)
+    result = certify(case("mlp", (4, 4, 1), hidden_sizes=(8,)), steps=0, dtypes=())
+    assert [f.partition(" ")[0] for f in result.failures] == ["loss_rel_f64"]
+
+
+def test_a_layer_that_is_not_compared_fails(monkeypatch):
+    found = certificate.differences
+    monkeypatch.setattr(certificate, "differences", lambda *args: [d for d in found(*args) if d.ours != "dense_0"])
+    result = certify(case("mlp", (4, 4, 1), hidden_sizes=(8,)), steps=0, dtypes=())
+    assert result.failures == ["layer dense_0 (PyTorch: 1) was not compared"]
+
+
+def test_decay_of_biases_fails(monkeypatch):
+    """The mask of weight decay: PyTorch's side takes its groups from it, so only ours is changed."""
+    monkeypatch.setattr("train.optim.decay_mask", lambda params: jax.tree.map(lambda p: True, params))
+    result = certify(CASES["mlp"], steps=5, dtypes=())
+    assert [f.partition(" ")[0] for f in result.failures] == ["adamw_loss_rel_f64", "sgd_loss_rel_f64"]
 
 
 def test_a_fault_of_the_optimizer_fails(monkeypatch):

@@ -195,6 +195,9 @@ def module_pairs(rules: Sequence[Rule], leaves: Mapping[str, Any]) -> dict[str, 
     for path, leaf in leaves.items():
         source = resolve(rules, path, leaf.shape)
         for i, module in enumerate(source.modules):
+            index = i if source.stacked else None
             if module and source.tensor.torch == "weight":
-                pairs[module] = Pair(source.module, i if source.stacked else None, source.tensor)
+                pairs[module] = Pair(source.module, index, source.tensor)
+            elif source.tensor.torch == "out_proj.weight":  # of an attention that is one module there
+                pairs[module] = Pair(source.module.rpartition("/")[0], index, source.tensor)
     return pairs

@@ -131,8 +131,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     for dtype in args.dtype:
         if dtype not in DTYPES:
             parser.error(f"--dtype={dtype} is not one of {', '.join(DTYPES)}")
+    if args.steps == 1:
+        parser.error("--steps=1 shows no step: the first loss comes before it; nearest: 2")
     if args.steps < 0 or (args.image_size or 1) < 1 or (args.batch_size or 1) < 1:
         parser.error("--steps, --image_size and --batch_size must be positive")
+    for file in (args.json, args.html, args.table):
+        if file and not file.parent.is_dir():
+            parser.error(f"the folder of {file} does not exist")
     return args
 
 

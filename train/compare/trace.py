@@ -38,6 +38,7 @@ def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tens
     def hook_of(name):
         def hook(_, inputs, output):
             # a copy was taken before the module ran: an in-place ReLU may have written over it since
+            output = output[0] if isinstance(output, tuple) else output
             found[name] = (found.pop(name), output.detach().clone().numpy())
 
         return hook
