@@ -68,13 +68,25 @@ class Decoding:
 def decode_image(
     encoded: bytes, channels: int, decoding: Decoding, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Decodes an image file to uint8 [h, w, channels], as in evaluation or, with `rng`, as in training."""
+    """Decodes an image file to uint8 [h, w, channels], as in evaluation or, with `rng`, as in training.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    try:
+        return _decode(encoded, channels, decoding, rng)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"not a readable image ({' '.join(str(error).split())})") from error
+
+
+def _decode(encoded: bytes, channels: int, decoding: Decoding, rng: np.random.Generator | None) -> np.ndarray:
     with Image.open(io.BytesIO(encoded)) as file:
         image = file if file.mode == MODES[channels] else file.convert(MODES[channels])
         size = decoding.image_size
         if rng is not None and decoding.crop_area:
-            box = crop_box(rng, image.width, image.height, decoding.crop_area)
-            image = image.resize((size, size), _BILINEAR, box=box)
+            # cropped first: resize's own box lets the filter see pixels outside of it
+            image = image.crop(crop_box(rng, image.width, image.height, decoding.crop_area))
+            image = image.resize((size, size), _BILINEAR)
         elif size is not None:
             image = fit(image, (size, size), decoding.resize_size)
         if rng is not None and decoding.randaugment_layers:
@@ -127,11 +139,7 @@ def rand_augment(rng: np.random.Generator, image: Image.Image, layers: int, magn
         layers: operations in a row, each drawn from `OPERATIONS`; those that have a direction take it at random.
         magnitude: 0..1; torchvision's 9 of 0..30 is 0.3, big_vision's 10 of 0..10 is 1.
 
-    Raises:
-        DataError: the image has an alpha channel.
     """
-    if image.mode not in ("L", "RGB"):
-        raise DataError(f"RandAugment is for grey and colour images, not for mode {image.mode}")
     for _ in range(layers):
         name = list(OPERATIONS)[rng.integers(len(OPERATIONS))]
         sign = 1 if name not in SIGNED or rng.integers(2) else -1
@@ -159,7 +167,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "Contrast": _enhance(ImageEnhance.Contrast),
     "Sharpness": _enhance(ImageEnhance.Sharpness),
     "Posterize": lambda image, m: ImageOps.posterize(image, 8 - round(4 * m)),
-    "Solarize": lambda image, m: ImageOps.solarize(image, 255 * (1 - m)),
+    "Solarize": lambda image, m: ImageOps.solarize(image, round(255 * (1 - m), 3)),  # whole thresholds stay whole
     "AutoContrast": lambda image, m: ImageOps.autocontrast(image),
     "Equalize": lambda image, m: ImageOps.equalize(image),
 }

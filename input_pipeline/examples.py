@@ -79,7 +79,7 @@ class RecordExamples:
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding):
         self._key = image_and_label(builder)[0]
-        self._decoding = decoding
+        self._name, self._decoding = f"{builder.info.full_name}/{split}", decoding
         self._shape = image_shape(builder, decoding.image_size)
         self._source: Any = builder.as_data_source(split=split, decoders={self._key: tfds.decode.SkipDecoding()})
         expected = sum(stop - start for _, start, stop in split_parts(builder, split))
@@ -105,7 +105,10 @@ class RecordExamples:
         label = np.empty(len(indices), np.int32)
         for i, record in enumerate(self._source.__getitems__([int(index) for index in indices])):
             rng = None if draws is None or not self._decoding.random else np.random.default_rng(draws[i])
-            pixels = decode_image(record[self._key], self._shape[2], self._decoding, rng)
+            try:
+                pixels = decode_image(record[self._key], self._shape[2], self._decoding, rng)
+            except DataError as error:
+                raise DataError(f"example {indices[i]} of {self._name}: {error}") from error
             if pixels.shape != self._shape:
                 raise DataError(
                     f"example {indices[i]} has shape {pixels.shape}, the data set declares {self._shape}: "

@@ -74,11 +74,14 @@ def describe(
     for split in require:
         split_parts(builder, split)
     _, _, label = image_and_label(builder)
+    shape = image_shape(builder, decoding.image_size)
+    if decoding.randaugment_layers and shape[2] not in (1, 3):
+        raise DataError(f"randaugment_layers {decoding.randaugment_layers} is for 1 or 3 channels, not for {shape[2]}")
     return DatasetCard(
         name=name,
         version=str(builder.version),
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        image_shape=image_shape(builder, decoding.image_size),
+        image_shape=shape,
         num_classes=label.num_classes,
         label_names=tuple(label.names),
         directory=str(builder.data_dir),

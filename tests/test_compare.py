@@ -244,12 +244,27 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         (["mlp", "--all"], "name models, or say --all"),
         (["mlp", "--dtype=float16"], "--dtype=float16 is not one of"),
         (["mlp", "--steps=-1"], "must be positive"),
+        (["mlp", "--steps=1"], "nearest: 2"),
+        (["mlp", "--json=/no/where/x.json"], "the folder of /no/where/x.json does not exist"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, words, capsys):
     with pytest.raises(SystemExit):
         command.main(arguments)
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["vit_ti_16", "--image_size=30"], "not divisible by patch_size 16"),
+        (["alexnet", "--image_size=32"], "a pool of 3 cannot take a map of"),
+        (["resnet18", "--image_size=32", "--batch_size=1"], "needs more than 1 value per channel"),
+    ],
+)
+def test_sizes_that_the_architecture_cannot_take(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        command.main(arguments)
 
 
 def test_a_model_without_an_original_is_named():

@@ -100,7 +100,7 @@ def test_the_command_line_sets_patterns():
 
 def test_where_a_run_starts_and_the_order_of_rates_are_part_of_what_it_is():
     a, b = Config(), Config(init_from="x", init_skip=())
-    assert config_lib.differences(a, b) == ["config.init_from: None -> 'x'", "config.init_skip: ('head',) -> ()"]
+    assert config_lib.differences(a, b) == ["config.init_from: None -> 'x'", "config.init_skip: None -> ()"]
     a.optim.rates, b = {"head": 2.0, "*": 3.0}, Config()
     b.optim.rates = {"*": 3.0, "head": 2.0}
     assert config_lib.differences(a, b) == [f"config.optim.rates: {a.optim.rates} -> {b.optim.rates}"]
@@ -515,5 +515,11 @@ def test_parameters_from_safetensors(tiny, tmp_path):
         for name in taken[0]:
             if not name.startswith("head/"):
                 np.testing.assert_allclose(taken[0][name], taken[1][name], rtol=precision, atol=precision, err_msg=name)
-    with pytest.raises(ConfigError, match=r"config\.init_from = .* do not fit ResNet .* \(config\.init_skip names"):
+    with pytest.raises(ConfigError, match=r"config\.init_from = .* do not fit ResNet .* has shape"):
         setup.build(starting(config, file, model_fields=RESNET | {"width": 8}), card=CARD).start()
+    # what is only in the file: an error, or named as the file names it
+    more = tensors | {"fc2.weight": np.zeros((3, 4), np.float32)}
+    weights.write_tensors(half, more)
+    with pytest.raises(ConfigError, match=r"fc2\.weight is left over; config\.init_skip can name"):
+        setup.build(starting(config, half), card=CARD).start()
+    setup.build(starting(config, half, init_skip=("head", "fc2.*")), card=CARD).start()

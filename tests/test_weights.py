@@ -162,8 +162,45 @@ def test_skip_leaves_out_what_matches(small):
     variables = weights.from_torch(other, tensors, skip=("head", "stage_[34]_*"))
     assert sorted(variables["params"]) == ["bn_stem", "conv_stem", "stage_1_block_0", "stage_2_block_0"]
     assert sorted(variables["batch_stats"]) == ["bn_stem", "stage_1_block_0", "stage_2_block_0"]
-    with pytest.raises(WeightsError, match="fc"):
+    with pytest.raises(WeightsError, match="skip 'he' matches nothing; fc"):
         weights.from_torch(other, tensors, skip=("he",))  # whole components only
+    with pytest.raises(TypeError, match="several patterns"):
+        weights.from_torch(other, tensors, skip="head")
+    more = tensors | {"pooler.dense.weight": np.zeros(3, np.float32)}
+    with pytest.raises(WeightsError, match=r"pooler\.dense\.weight is left over"):
+        weights.from_torch(other, more, skip=("head",))
+    weights.from_torch(other, more, skip=("head", "pooler.*"))
+
+
+def test_a_directory_is_what_was_saved_last(tmp_path, small):
+    model, tensors = small
+    variables = weights.from_torch(model, tensors)
+    names = sorted(tensors)
+    write_tensors(tmp_path / "part.safetensors", {n: tensors[n] for n in names})
+    index = {"weight_map": dict.fromkeys(names, "part.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    changed = jax.tree.map(lambda x: x + 1, variables)
+    weights.save(tmp_path, model, changed)
+    assert same(weights.to_torch(model, weights.load(tmp_path)[1]), weights.to_torch(model, changed))
+
+
+def test_a_directory_says_in_which_type_its_model_is(tmp_path, small):
+    model, tensors = small
+    narrow = model.clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    variables = weights.from_torch(narrow, tensors, cast=True)
+    weights.save(tmp_path, narrow, variables)
+    again, found = weights.load(tmp_path)
+    assert again.dtype == again.param_dtype == jnp.bfloat16
+    assert found["params"]["head"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_the_config_of_another_library_does_not_matter_where_the_model_is_given(tmp_path, small):
+    model, tensors = small
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    assert same(weights.to_torch(model, weights.load(tmp_path, model)[1]), tensors)
+    with pytest.raises(WeightsError, match="model type None"):
+        weights.load(tmp_path)
 
 
 def test_to_torch_is_strict_too(small):

@@ -135,9 +135,10 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     # initial parameters: the workdir of another run (its best checkpoint, or the last where none has a score), a
-    # .safetensors file or a directory of them, or a Hugging Face hub id; read once, when a run begins
+    # .safetensors file or a directory of them, or a Hugging Face hub id; read once, when a run begins. A part of a file
+    # that the model does not have is named in init_skip with dots, as the file does: "vit.pooler"
     init_from: str | None = None
-    init_skip: tuple[str, ...] = ("head",)  # patterns of what starts fresh all the same; (): nothing
+    init_skip: tuple[str, ...] | None = None  # patterns of what starts fresh all the same; None: the head; (): nothing
     seed: int = field(default=0, metadata=limit(low=0, high=2**32 - 1))
     steps: int = field(default=1000, metadata=limit(low=1, high=2**31 - 1))  # optimiser steps
     batch_size: int = field(default=128, metadata=limit(low=1, high=2**31 - 1))  # examples per step, on all devices
@@ -333,6 +334,8 @@ def _check_section(section: Any, path: str) -> None:
 def _coerce(value: Any, hint: Any) -> Any:
     """Lossless readings that a person expects: 1 for a float, a list or one number for a tuple."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and types.NoneType in options:
+        return None
     for option in options:
         if option is float and type(value) is int and abs(value) < 2**53:
             return float(value)

@@ -102,7 +102,7 @@ def load(
     source: str,
     state: TrainState,
     *,
-    skip: Sequence[str],
+    skip: Sequence[str] | None,
     model: Module,
     image_shape: tuple[int, ...],
     warn: Callable[[str], None],
@@ -113,6 +113,7 @@ def load(
 
     Args:
       source: see ``Config.init_from``.
+      skip: see ``Config.init_skip``.
       state: at step 0, on the mesh.
       model: of the state.
       image_shape: (height, width, channels) of its inputs.
@@ -125,6 +126,8 @@ def load(
       ConfigError: the source cannot be read, or does not fit the model; the message names the first arrays that do not.
     """
     wanted = _flatten({"params": state.params, **state.model_state})
+    if skip is None:
+        skip = ("head",) if any(name.startswith("params/head/") for name in wanted) else ()
     read = _from_run if _checkpoints_of(source).is_dir() else _from_files
     found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
     count = sum(x.size for name, x in found.items() if name.startswith("params/"))
@@ -146,6 +149,8 @@ def _from_run(
         averaged = any(name.startswith("ema_params/") for name in arrays)
         for prefix, here in (("ema_params/" if averaged else "params/", "params/"), ("model_state/", "")):
             names.update({name: here + name.removeprefix(prefix) for name in arrays if name.startswith(prefix)})
+        here_or_there = {n.partition("/")[2] for n in [*wanted, *names.values()]}
+        require_matches(skip, here_or_there, "config.init_skip:")
         kept = _require_fit(source, wanted, {here: arrays[name] for name, here in names.items()}, skip)
         tree = {name: _abstract(wanted[here]) for name, here in names.items() if here in kept}
         return traverse_util.unflatten_dict(tree, sep="/")
@@ -164,7 +169,13 @@ def _from_run(
 
 
 def _from_files(
-    source: str, wanted: Flat, *, skip: Sequence[str], model: Module, image_shape: tuple[int, ...], **_: Any
+    source: str,
+    wanted: Flat,
+    *,
+    skip: Sequence[str],
+    model: Module,
+    image_shape: tuple[int, ...],
+    **_: Any,
 ) -> tuple[Flat, str]:
     from jaxmodels import weights  # here: most runs load nothing
 
@@ -172,10 +183,10 @@ def _from_files(
         # a file's bfloat16 or float16 is good enough to start from
         _, variables = weights.load(source, model=model, image_shape=image_shape, skip=skip, cast=True)
     except weights.WeightsError as e:
-        raise ConfigError(
-            f"config.init_from = {source!r}, not the workdir of a run, as weights: {e} (config.init_skip names what is "
-            "not taken)"
-        ) from e
+        hint = "; config.init_skip can name what is not taken, with dots also by the file's names" * (
+            "left over" in str(e)
+        )
+        raise ConfigError(f"config.init_from = {source!r}, not the workdir of a run, as weights: {e}{hint}") from e
     found = _flatten(variables)
     kept = _require_fit(source, wanted, found, skip)
     return {name: jax.device_put(found[name], wanted[name].sharding) for name in kept}, source
@@ -184,7 +195,6 @@ def _from_files(
 def _require_fit(source: str, wanted: Flat, found: Flat, skip: Sequence[str]) -> list[str]:
     """Names of the arrays to take; ConfigError unless they are the same, with the same shapes, on both sides."""
     names = sorted(wanted.keys() | found.keys())
-    require_matches(skip, {n.partition("/")[2] for n in names}, "config.init_skip:")
     names = [n for n in names if not matches_any(skip, n.partition("/")[2])]
     wrong = []
     for name in names:
@@ -203,7 +213,8 @@ def _require_fit(source: str, wanted: Flat, found: Flat, skip: Sequence[str]) ->
 
 
 def _checkpoints_of(source: str) -> Path:
-    return Path(source).expanduser() / "checkpoints"
+    path = Path(source).expanduser()
+    return path if path.name == "checkpoints" else path / "checkpoints"
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:

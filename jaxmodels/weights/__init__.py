@@ -27,6 +27,8 @@ from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
 from jaxmodels.weights.rules import Pair, Rule, Source, WeightsError, module_pairs, resolve, to_ours, to_theirs
 
 Variables = dict[str, Any]
+DTYPES = ("dtype", "param_dtype")
+"""Fields of every model that are types."""
 
 
 def from_torch(
@@ -44,20 +46,24 @@ def from_torch(
       image_shape: (h, w, c) that the model takes; default: what the family's pretrained models take.
       format: of the names, see ``formats``; default: the one that fits best.
       skip: patterns of whole path components, with wildcards (``"head"``, ``"stage_[34]_*"``); parameters below a
-        match are left out of the result, and whatever there is for them in ``tensors`` is ignored.
+        match are left out of the result, and whatever there is for them in ``tensors`` is ignored. Patterns with dots
+        name tensors that the model has no place for (``"vit.pooler"``). One that matches nothing is an error.
       cast: convert floating-point tensors of another type to the model's ``param_dtype``; without it they are an error.
         Batch counters that no tensor of the file has (as before PyTorch 0.4.1) count as 0.
 
     Raises:
       WeightsError: tensors that are missing, left over, of another shape or of another type; the first few are named.
     """
+    if isinstance(skip, str):
+        raise TypeError(f"skip {skip!r} must be several patterns: ({skip!r},)")
     leaves, shape = _leaves(model, image_shape)
     name = format or _best_format(model, shape, leaves, tensors)
     rules = _rules(model, name, shape)
     counted = any(n.endswith("num_batches_tracked") for n in tensors)
     result: dict[str, np.ndarray] = {}
     used: set[str] = set()
-    faults: list[str] = []
+    known = [*leaves, *(f"{name}/{n.replace('.', '/')}" for n in tensors)]
+    faults = [f"skip {p!r} matches nothing" for p in skip if not any(_skipped(path, [p]) for path in known)]
     for path, leaf in leaves.items():
         source = resolve(rules, path, leaf.shape)
         used.update(source.names)
@@ -77,7 +83,8 @@ def from_torch(
                 faults.append(f"{torch_name} {e}")
         if len(parts) == len(source.names):
             result[path] = np.stack(parts) if source.stacked else parts[0]
-    faults += [f"{n} is left over" for n in tensors if n not in used]
+    dotted = [p for p in skip if "." in p]
+    faults += [f"{n} is left over" for n in tensors if n not in used and not _skipped(f"{name}.{n}", dotted)]
     if faults:
         faults = list(dict.fromkeys(faults))  # one packed tensor may be wrong for several of ours
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
@@ -143,15 +150,21 @@ def load(
     """
     path = resolve_source(source)
     if path.is_dir() and (path / "config.json").exists():
-        described, described_shape, described_format = _described(path / "config.json")
-        model = model or described
-        image_shape = image_shape or described_shape
-        format = format or described_format
+        try:
+            described, described_shape, described_format = _described(path / "config.json")
+        except WeightsError:
+            if model is None:  # with a model, the file of some other library says nothing
+                raise
+        else:
+            model = model or described
+            image_shape = image_shape or described_shape
+            format = format or described_format
     if model is None:
         raise WeightsError(f"{source} has no config.json that describes a model; pass model=jaxmodels.create(...)")
     try:
         tensors = read_tensors(path)
-        return model, from_torch(model, tensors, image_shape=image_shape, format=format, skip=skip, cast=cast)
+        options = {"image_shape": image_shape, "format": format, "skip": skip, "cast": cast}
+        return model, from_torch(model, tensors, **options)
     except WeightsError as e:
         raise WeightsError(str(e) if str(source) in str(e) else f"{source}: {e}") from e
 
@@ -174,10 +187,12 @@ def save(
     tensors = to_torch(model, variables, image_shape=shape, format=format)
     config = transformers_config(model, shape) if format == "transformers" else {}
     name, fields = _preset(model)
-    config["jaxmodels"] = {"model": name, "fields": fields, "image_shape": list(shape), "format": format}
+    dtypes = {k: jnp.dtype(getattr(model, k)).name for k in DTYPES if jnp.dtype(getattr(model, k)) != jnp.float32}
+    config["jaxmodels"] = {"model": name, "fields": fields, "image_shape": list(shape), "format": format} | dtypes
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", tensors)
+    (directory / "model.safetensors.index.json").unlink(missing_ok=True)  # of files that stood here before
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -257,12 +272,10 @@ def _best_format(model: nn.Module, shape: Shape, leaves: Mapping[str, Any], tens
 
 
 def _skipped(path: str, patterns: Sequence[str]) -> bool:
-    components = path.split("/")[1:]
-    return any(
-        all(fnmatchcase(c, p) for c, p in zip(components, pattern.split("/"), strict=False))
-        and len(pattern.split("/")) <= len(components)
-        for pattern in patterns
-    )
+    """Whether a pattern matches the first components of a path behind its collection (or format)."""
+    components = path.replace(".", "/").split("/")[1:]
+    wanted = [pattern.replace(".", "/").split("/") for pattern in patterns]
+    return any(len(w) <= len(components) and all(map(fnmatchcase, components, w)) for w in wanted)
 
 
 def _described(path: Path) -> tuple[nn.Module, Shape, str | None]:
@@ -272,6 +285,7 @@ def _described(path: Path) -> tuple[nn.Module, Shape, str | None]:
         ours = config.get("jaxmodels")
         if ours is not None:
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in ours["fields"].items()}
+            fields |= {k: jnp.dtype(ours[k]) for k in DTYPES if k in ours}
             return jaxmodels.create(ours["model"], **fields), tuple(ours["image_shape"]), ours["format"]
         cls, fields, shape = fields_from_transformers(config)
         return cls(**fields), shape, "transformers"
@@ -284,7 +298,7 @@ def _described(path: Path) -> tuple[nn.Module, Shape, str | None]:
 def _preset(model: nn.Module) -> tuple[str, dict[str, Any]]:
     """The preset that agrees with a model in the most fields, and the fields in which they differ (without dtypes)."""
     defaults = {f.name: f.default for f in dataclasses.fields(type(model))}
-    given = {k: getattr(model, k) for k in defaults if k not in ("dtype", "param_dtype", "parent", "name")}
+    given = {k: getattr(model, k) for k in defaults if k not in (*DTYPES, "parent", "name")}
     best: tuple[str, dict[str, Any]] | None = None
     for name, preset in jaxmodels.MODELS.items():
         if preset.func is type(model):

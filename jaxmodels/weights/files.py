@@ -51,6 +51,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} does not exist")
     if not path.is_dir():
         return _read_file(path)
+    if (path / "model.safetensors").exists():
+        return _read_file(path / "model.safetensors")
     index = path / "model.safetensors.index.json"
     if not index.exists():
         files = sorted(path.glob("*.safetensors"))

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Prints a certificate for each model. Exit code 1 if a bar fails."""
     args = _parse(argv)
     from train.compare import report
-    from train.compare.cases import CASES
+    from train.compare.cases import CASES, require_possible
 
     names = list(CASES) if args.all else args.models
     for name in names:
@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     if len(names) > 1:
         return _each_alone(names, args)
     (name,) = names
-    result = _one(_sized(CASES[name], args), args)
+    case = _sized(CASES[name], args)
+    require_possible(case)
+    result = _one(case, args)
     if args.json:
         write_atomically(args.json, json.dumps([result.to_json()], indent=1) + "\n")
     if args.html:

@@ -1,16 +1,21 @@
 """What is compared: for every preset the size at which its certificate is made.
 
 Architectures are the full ones. Images are small, because every layer is exercised all the same and float64 on a CPU
-is slow, but not square, and large enough that the last map before a flattening is more than one pixel. A few classifiers
-and depths are cut where the full model's optimiser state would not fit a small machine, and the certificate says so. The
-number of parameters is always compared at full size.
+is slow, but not square, and large enough that the last map before a flattening is more than one pixel. A few
+classifiers and depths are cut where the full model's optimiser state would not fit a small machine, and the certificate
+says so. The number of parameters is always compared at full size.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 import jaxmodels
+from train.config import ConfigError
 from train.objectives import classification, elbo
 from train.step import Objective
 
@@ -99,3 +104,15 @@ def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Modul
         if name.endswith("dropout_rate"):
             fields[name] = 0.0  # the two sides draw other masks
     return jaxmodels.create(case.model, **fields, dtype=dtype, param_dtype=dtype)
+
+
+def require_possible(case: Case) -> None:
+    """Raises ConfigError for images or batches that the architecture cannot take."""
+    model, keys = make_model(case, jnp.float32), {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    inputs = [jnp.zeros((case.batch_size, *case.image_shape))]
+    if case.objective == "elbo":
+        inputs.append(jnp.zeros((case.batch_size, model.latent_size)))
+    try:
+        jax.eval_shape(partial(model.init, train=True), keys, *inputs)
+    except (ValueError, TypeError, ZeroDivisionError) as e:
+        raise ConfigError(f"{case.model} with images {case.image_shape}, batch {case.batch_size}: {e}") from e
