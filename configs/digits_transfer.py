@@ -4,7 +4,7 @@ Command    python -m train --config=configs/digits_transfer.py --workdir=runs/di
            after configs/fashion_resnet20.py with --workdir=runs/fashion_resnet20; from scratch, to compare:
            --config.init_from=none --workdir=runs/digits_scratch
 Data       digits: the first 100 training images and all 359 test images, 8x8 pixels resized to 28x28, 10 classes
-Measured   test accuracy 0.8886, 0.8774, 0.9025 (seeds 0, 1, 2; mean 0.890) after 300 steps, about 1 minute on 2 CPU cores;
+Measured   test accuracy 0.8886, 0.8774, 0.9025 (seeds 0, 1, 2; mean 0.890) after 300 steps, a minute on 2 cores;
            from scratch with the same recipe 0.8579, 0.8663, 0.8022 (mean 0.842)
 Published  none for this split
 """
