@@ -138,7 +138,6 @@ def rand_augment(rng: np.random.Generator, image: Image.Image, layers: int, magn
     Args:
         layers: operations in a row, each drawn from `OPERATIONS`; those that have a direction take it at random.
         magnitude: 0..1; torchvision's 9 of 0..30 is 0.3, big_vision's 10 of 0..10 is 1.
-
     """
     for _ in range(layers):
         name = list(OPERATIONS)[rng.integers(len(OPERATIONS))]

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels.vae import VAE, VAEOutputs
+from tests import conftest
 from tests.test_loop import assert_same_run
 from train import cli, evaluate, generate, loop, predict, setup, sharding
-from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, VAEConfig, check
+from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, VAEConfig, check
 from train.loop import train
 from train.nonfinite import NonFiniteError
 from train.objectives import elbo, importance_weighted_log_likelihood, log_likelihood
@@ -296,19 +297,13 @@ def test_float64_gradients_on_a_mesh_equal_one_device(model, x64):
 
 def make_tiny(data_dir, *, model="vae", fields=None, **kwargs) -> Config:
     """Sixteen steps on the embedded digits."""
-    return Config(
+    return dataclasses.replace(
+        conftest.make_tiny(data_dir),
         model=model,
         model_fields=fields or {"hidden_sizes": (32,), "latent_size": 4},
         objective="elbo",
         data=DataConfig(name="digits", data_dir=data_dir or None, mean=(0.0,), std=(1.0,)),
         optim=OptimConfig(learning_rate=3e-3, ema_decay=0.9),
-        checkpoint=CheckpointConfig(every=6),
-        steps=16,
-        batch_size=64,
-        accumulate=2,
-        eval_every=8,
-        eval_batch_size=128,
-        log_every=4,
         **kwargs,
     )
 

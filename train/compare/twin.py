@@ -25,6 +25,7 @@ from train.compare.cases import Case
 from train.compare.certificate import deterministic_torch, torch_batch, torch_loss, torch_optimizer
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, final_means, for_this_machine
+from train.metrics import write_atomically
 from train.optim import make_schedule
 from train.setup import build
 from train.workdir import read_config
@@ -116,6 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a finished run")
     parser.add_argument("--json", type=Path, help="write both scores here")
     args = parser.parse_args(argv)
+    if args.json and not args.json.parent.is_dir():  # known now, not after the training
+        parser.error(f"the folder of {args.json} does not exist")
     config = for_this_machine(read_config(args.workdir))
     summary = args.workdir / "summary.json"
     if not summary.exists():
@@ -126,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, row in rows.items():
         print(f"{name:<36} ours {row['ours']:.6g}  PyTorch {row['pytorch']:.6g}")
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_atomically(args.json, json.dumps(rows, indent=2) + "\n")
     return 0
 
 
