@@ -25,7 +25,7 @@ def get_config() -> Config:
             name="adamw", learning_rate=2e-3, warmup_steps=500, weight_decay=0.05, clip_norm=1.0, ema_decay=0.999
         ),
         checkpoint=CheckpointConfig(every=1000),
-        steps=6_000,
+        steps=10_000,
         batch_size=128,
         eval_every=1000,
         log_every=100,
