@@ -11,6 +11,7 @@ from flax.linen import Module
 from jaxmodels.alexnet import AlexNet, alexnet
 from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
+from jaxmodels.gpt2 import GPT2, gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, gpt2_tiny
 from jaxmodels.inception import InceptionV3
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56, resnet101, resnet152
@@ -51,6 +52,11 @@ MODELS: dict[str, Callable[..., Module]] = {
     "vit_l_32": vit_l_32,
     "vit_h_14": vit_h_14,
     "vit_b_16_hf": vit_b_16_hf,
+    "gpt2_tiny": gpt2_tiny,
+    "gpt2_124m": gpt2_124m,
+    "gpt2_355m": gpt2_355m,
+    "gpt2_774m": gpt2_774m,
+    "gpt2_1558m": gpt2_1558m,
 }
 
 
@@ -91,6 +97,7 @@ def _nearest(word: str, known) -> str:
 
 __all__ = [
     "CNN",
+    "GPT2",
     "MLP",
     "MODELS",
     "VAE",

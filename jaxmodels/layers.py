@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -64,6 +64,32 @@ class AuxiliaryLogits(NamedTuple):
 
     logits: Float[Array, "b classes"]
     auxiliary: tuple[Float[Array, "b classes"], ...]
+
+
+class TokenLogits(NamedTuple):
+    """Logits of tokens, not yet multiplied out: with a large vocabulary they take more memory than all else.
+
+    Attributes:
+      hidden: what the last layer gives; kernel: one row for each token of the vocabulary; bias: of the logits, or None.
+    """
+
+    hidden: Float[Array, "b l d"]
+    kernel: Float[Array, "v d"]
+    bias: Float[Array, " v"] | None = None
+
+    @property
+    def logits(self) -> Float[Array, "b l v"]:
+        """``hidden kernel^T + bias`` in at least float32."""
+        hidden = self.hidden
+        logits = at_least_float32(jnp.einsum("bld,vd->blv", hidden, self.kernel.astype(hidden.dtype)))
+        return logits if self.bias is None else logits + self.bias.astype(logits.dtype)
+
+
+def segment_positions(segments: Int[Array, "b l"]) -> Int[Array, "b l"]:
+    """Place of each token within its run of equal ``segments``, from 0."""
+    place = jnp.arange(segments.shape[1])
+    first = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
+    return place - jax.lax.cummax(jnp.where(first, place, 0), axis=1)
 
 
 def require_positive(**sizes: int | tuple[int, ...]) -> None:
@@ -267,12 +293,6 @@ def local_response_norm(
     pads = ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),)
     squares = jax.lax.reduce_window(jnp.square(x), np.zeros((), x.dtype), jax.lax.add, window, (1,) * x.ndim, pads)
     return x * (k + alpha / size * squares) ** -beta
-
-
-def attention_weights(query: Float[Array, "b h q d"], key: Float[Array, "b h k d"]) -> Float[Array, "b h q k"]:
-    """softmax(query key^T / sqrt(d)) in at least float32 (Vaswani et al. 2017, equation 1)."""
-    scores = jnp.einsum("bhqd,bhkd->bhqk", query / math.sqrt(query.shape[-1]), key)
-    return jax.nn.softmax(at_least_float32(scores))
 
 
 class ConvBN(nn.Module):

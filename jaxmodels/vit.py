@@ -11,7 +11,6 @@ stride = kernel computes.
 import math
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
@@ -19,16 +18,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxmodels.attention import MultiHeadAttention, require_attention
 from jaxmodels.layers import (
     ACTIVATIONS,
     at_least_float32,
-    attention_weights,
     constrain_batch,
     normal,
     require_choice,
     require_positive,
     require_rate,
-    torch_uniform,
     xavier_uniform,
     zeros,
 )
@@ -52,6 +50,7 @@ class ViT(nn.Module):
       activation: of the MLP; ``"gelu"`` is the exact one.
       norm_eps: of every LayerNorm; torchvision 1e-6, transformers 1e-12.
       dropout_rate: after the embedding, after attention and in the MLP; attention_dropout_rate: on attention weights.
+      attention: backend, see ``jaxmodels.attention.BACKENDS``.
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -70,6 +69,7 @@ class ViT(nn.Module):
     norm_eps: float = 1e-6
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
+    attention: str = "einsum"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
@@ -105,6 +105,7 @@ class ViT(nn.Module):
             norm_eps=self.norm_eps,
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
+            attention=self.attention,
             train=train,
             **dtypes,
         )
@@ -132,12 +133,16 @@ class ViT(nn.Module):
     def _check(self, height: int, width: int) -> None:
         require_positive(num_classes=self.num_classes, patch_size=self.patch_size, num_layers=self.num_layers)
         require_positive(num_heads=self.num_heads, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
-        require_rate(dropout_rate=self.dropout_rate, attention_dropout_rate=self.attention_dropout_rate)
+        require_rate(dropout_rate=self.dropout_rate)
         require_choice("pool", self.pool, ("cls", "mean"))
         require_choice("position", self.position, ("learned", "sincos"))
         require_choice("activation", self.activation, tuple(ACTIVATIONS))
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
+        require_attention(
+            backend=self.attention,
+            num_heads=self.num_heads,
+            hidden_size=self.hidden_size,
+            dropout_rate=self.attention_dropout_rate,
+        )
         if self.position == "sincos" and self.hidden_size % 4:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by 4, which position 'sincos' needs")
         if height % self.patch_size or width % self.patch_size:
@@ -155,6 +160,7 @@ class EncoderBlock(nn.Module):
     norm_eps: float
     dropout_rate: float
     attention_dropout_rate: float
+    attention: str
     train: bool  # a field, not an argument, so that scan and remat see arrays only
     dtype: DTypeLike
     param_dtype: DTypeLike
@@ -165,10 +171,12 @@ class EncoderBlock(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not self.train)
-        y = SelfAttention(
+        y = MultiHeadAttention(
             num_heads=self.num_heads,
             dropout_rate=self.attention_dropout_rate,
             train=self.train,
+            backend=self.attention,
+            kernel_init=packed_xavier_uniform,
             name="attention",
             **dtypes,
         )(norm(name="norm_1")(x))
@@ -189,30 +197,6 @@ class _ScanBlock(EncoderBlock):
 
 def _rematerialised(block: type[nn.Module], *, prevent_cse: bool = True) -> type[nn.Module]:
     return nn.remat(block, prevent_cse=prevent_cse)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2) with separate query, key and value matrices."""
-
-    num_heads: int
-    dropout_rate: float
-    train: bool
-    dtype: DTypeLike
-    param_dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """Applies attention over axis n. Dropout draws from the ``dropout`` RNG."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-
-        def heads(name: str) -> jax.Array:
-            y = nn.Dense(x.shape[-1], kernel_init=packed_xavier_uniform, name=name, **dtypes)(x)
-            return rearrange(y, "b n (h d) -> b h n d", h=self.num_heads)
-
-        weights = attention_weights(heads("query"), heads("key")).astype(self.dtype)  # [b, h, n, n]
-        weights = nn.Dropout(self.dropout_rate, deterministic=not self.train, name="dropout")(weights)
-        y = rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, heads("value")), "b h n d -> b n (h d)")
-        return nn.Dense(x.shape[-1], kernel_init=torch_uniform, name="out", **dtypes)(y)
 
 
 def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:

@@ -26,13 +26,14 @@ KEYS = (
 ).split()
 
 SMALL_VGG = {"stage_features": (4, 5, 6, 7, 8), "hidden_sizes": (16, 12), "pooled_size": 2}
+SMALL_GPT2 = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48}
 SMALL_VIT = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48}
 
 
 def case(name, shape, batch_size=4, classes=7, **fields):
-    return dataclasses.replace(
-        CASES[name], image_shape=shape, batch_size=batch_size, classes=classes, fields=fields, note=""
-    )
+    length = 0 if shape else 10
+    sizes = {"image_shape": shape, "length": length, "batch_size": batch_size, "classes": classes}
+    return dataclasses.replace(CASES[name], **sizes, fields=fields, note="")
 
 
 LIGHT = {  # id -> (case, steps of each optimiser)
@@ -55,6 +56,9 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL_VIT, representation_size=20), 5),
     "vit-scan": (case("vit_ti_16", (24, 24, 1), patch_size=8, **SMALL_VIT, scan=True), 5),
     "vit-transformers": (case("vit_b_16_hf", (24, 24, 3), patch_size=8, **SMALL_VIT, scan=True, remat=True), 0),
+    "gpt2": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2), 5),
+    "gpt2-untied": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2, tie_embeddings=False), 0),
+    "gpt2-scan": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2, scan=True, remat=True), 5),
     "vae": (case("vae", (6, 4, 2), hidden_sizes=(24, 16), latent_size=5), 5),
     "vae-conv": (case("vae_conv", (8, 12, 2), features=(4, 6), latent_size=5, likelihood="gaussian"), 5),
 }
@@ -301,6 +305,7 @@ INITIAL = {  # the project's own choice for mlp and cnn is He's
     "inception_v3": ((299, 299, 3), {}),
     "resnet18": ((64, 64, 3), {"zero_init_residual": True}),
     "vit_ti_16": ((32, 32, 3), {"num_layers": 2, "representation_size": 64}),
+    "gpt2_tiny": ((), {}),
     "vae": ((28, 28, 1), {}),
     "vae_conv": ((28, 28, 1), {}),
 }
@@ -310,10 +315,11 @@ INITIAL = {  # the project's own choice for mlp and cnn is He's
 def test_initial_values_are_drawn_as_the_originals(name):
     """Same mean, spread and bound for every tensor, as far as its size lets one tell."""
     shape, fields = INITIAL[name]
-    model = cases.make_model(Case(name, shape, fields=fields, objective=CASES[name].objective), jnp.float32)
+    light = Case(name, shape, fields=fields, objective=CASES[name].objective, length=0 if shape else 9)
+    model = cases.make_model(light, jnp.float32)
     with certificate.deterministic_torch(0):
         original = originals.build(model, shape)
-    tensors = {k: v.numpy() for k, v in original.module.state_dict().items()}
+    tensors = {k: v.numpy() for k, v in original.tensors().items()}
     theirs = certificate._flat(weights.from_torch(model, tensors, image_shape=shape, format=original.format))
     inputs = weights.families.family_of(model).inputs(model, shape)
     ours = certificate._flat(jax.jit(partial(model.init, train=False))(jax.random.key(0), *inputs))

@@ -19,6 +19,7 @@ from flax import linen as nn
 from torch.nn import functional as F
 
 from jaxmodels import layers
+from jaxmodels.attention import AttentionMask, attention
 from jaxmodels.vit import packed_xavier_uniform
 from train.config import OptimConfig
 from train.objectives import classification
@@ -438,7 +439,7 @@ def test_attention_layout():
     heads = [rearrange(x, "b n h d -> b h n d") for x in (query, key, value)]
     theirs = F.scaled_dot_product_attention(*map(to_torch, heads))
     assert_agree(rearrange(ours, "b n h d -> b h n d"), theirs)
-    assert_agree(layers.attention_weights(*heads[:2]) @ heads[2], theirs)
+    assert_agree(attention(*heads, AttentionMask()), theirs)
 
 
 def test_attention_mask():
@@ -458,7 +459,7 @@ def test_attention_float64():
     heads = rearrange(x, "b n h d -> b h n d")
     theirs = F.scaled_dot_product_attention(*[to_torch(heads)] * 3)
     assert_differ(rearrange(jax.nn.dot_product_attention(x, x, x), "b n h d -> b h n d"), theirs, 1e-9)
-    assert_agree(layers.attention_weights(heads, heads) @ heads, theirs)
+    assert_agree(attention(heads, heads, heads, AttentionMask()), theirs)
 
 
 def test_attention_dropout():

@@ -237,15 +237,6 @@ def test_named_initialisers():
     assert_same_uniform(ours, torch.nn.init.xavier_uniform_(torch.empty(500, 300)), math.sqrt(6 / 800))
 
 
-def test_attention_weights():
-    query, key, value = (random(2, 3, n, 8, seed=i) for i, n in enumerate((5, 7, 7)))
-    ours = layers.attention_weights(jnp.asarray(query), jnp.asarray(key)) @ value
-    theirs = F.scaled_dot_product_attention(*map(torch.tensor, (query, key, value)))
-    assert_equal(ours, theirs.numpy())
-    half = layers.attention_weights(jnp.asarray(query, jnp.bfloat16), jnp.asarray(key, jnp.bfloat16))
-    assert half.dtype == jnp.float32
-
-
 @pytest.mark.parametrize("train", [True, False])
 def test_conv_bn(train):
     x = random(3, 9, 8, 2)

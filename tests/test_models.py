@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxmodels
-from jaxmodels.layers import AuxiliaryLogits
+from jaxmodels.layers import AuxiliaryLogits, TokenLogits
 
 IMAGENET, CIFAR, GREY = (224, 224, 3), (32, 32, 3), (28, 28, 1)
 PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
@@ -41,6 +41,12 @@ PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
     # He et al. 2016, table 6 (0.27 and 0.85 million)
     "resnet20": (CIFAR, 10, 269_722),
     "resnet56": (CIFAR, 10, 853_018),
+    # Radford et al. 2019, table 2 (117, 345, 762 and 1542 million, which the authors corrected), and transformers
+    "gpt2_tiny": ((), 65, 65 * 128 + 256 * 128 + 4 * (12 * 128**2 + 13 * 128) + 256),
+    "gpt2_124m": ((), 50_257, 124_439_808),
+    "gpt2_355m": ((), 50_257, 354_823_168),
+    "gpt2_774m": ((), 50_257, 774_030_080),
+    "gpt2_1558m": ((), 50_257, 1_557_611_200),
     "vae": (GREY, 0, 784 * 400 + 400 + 2 * (400 * 20 + 20) + 20 * 400 + 400 + 400 * 784 + 784),
     "vae_conv": (
         GREY,
@@ -61,13 +67,16 @@ LIGHT = {  # one of each family, small
     "resnet20": (CIFAR, {}),
     "vit_ti_16": (CIFAR, {"num_layers": 2, "scan": True, "remat": True}),
     "vit_b_16_hf": (CIFAR, {"num_layers": 1, "representation_size": 8}),
+    "gpt2_tiny": ((), {"num_layers": 2, "scan": True, "remat": True}),
     "vae": (GREY, {}),
     "vae_conv": (GREY, {"likelihood": "gaussian"}),
 }
 
 
 def make(name, shape, classes=10, **fields):
-    """A model and what it is called with: images, and noise for the autoencoders."""
+    """A model and what it is called with: images, and noise for the autoencoders, or tokens."""
+    if not shape:
+        return jaxmodels.create(name, vocab_size=classes, **fields), (jnp.zeros((2, 9), jnp.int32),)
     if name.startswith("vae"):
         model = jaxmodels.create(name, image_shape=shape, **fields)
         return model, (jnp.zeros((2, *shape)), jnp.zeros((2, model.latent_size)))
@@ -96,14 +105,15 @@ def test_parameter_count(name):
 def test_bfloat16_reaches_every_product_and_parameters_stay_float32(name, train):
     shape, fields = LIGHT[name]
     model, inputs = make(name, shape, dtype=jnp.bfloat16, **fields)
-    inputs = tuple(x.astype(jnp.bfloat16) for x in inputs)
+    inputs = tuple(x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x for x in inputs)
     variables = shapes(model, inputs)
     assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
 
     def apply(variables, inputs):
         rngs = {"dropout": jax.random.key(0)}
         mutable = [k for k in variables if k != "params"] if train else []
-        return model.apply(variables, *inputs, train=train, rngs=rngs, mutable=mutable)[0]
+        outputs = model.apply(variables, *inputs, train=train, rngs=rngs, mutable=mutable)[0]
+        return outputs.logits if isinstance(outputs, TokenLogits) else outputs
 
     jaxpr = jax.make_jaxpr(apply)(variables, inputs)
     products = [e for e in equations(jaxpr.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]

@@ -35,6 +35,8 @@ CASES = [  # model, image shape, fields
     ("vit_ti_16", (32, 32, 3), {"num_layers": 2, "representation_size": 24}),
     ("vit_ti_16", (32, 32, 1), {"num_layers": 3, "scan": True}),
     ("vit_b_16_hf", (32, 32, 3), {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40}),
+    ("gpt2_tiny", (), {"num_layers": 2}),
+    ("gpt2_tiny", (), {"num_layers": 3, "scan": True, "tie_embeddings": False}),
     ("vae", (6, 4, 2), {"hidden_sizes": (7, 5), "latent_size": 3, "image_shape": (6, 4, 2)}),
     (
         "vae_conv",
@@ -46,14 +48,16 @@ IDS = [f"{name}-{i}" for i, (name, _, _) in enumerate(CASES)]
 
 
 def make(name, **fields):
-    return jaxmodels.create(name, **({} if name.startswith("vae") else {"num_classes": 5}), **fields)
+    known = jaxmodels.model_fields(name)
+    sizes = {k: v for k, v in {"num_classes": 5, "vocab_size": 11}.items() if k in known and k not in fields}
+    return jaxmodels.create(name, **sizes, **fields)
 
 
 def original_of(model, shape):
     original = originals.build(model, shape)
     torch.manual_seed(0)
     randomise(original.module)
-    return original, {k: v.numpy() for k, v in original.module.state_dict().items()}
+    return original, {k: v.numpy() for k, v in original.tensors().items()}
 
 
 def same(a, b):
@@ -84,15 +88,15 @@ def test_round_trip_is_bitwise(name, shape, fields):
 @pytest.mark.parametrize("name", sorted(jaxmodels.MODELS))
 def test_every_preset_has_a_map(name):
     shape = (28, 28, 1) if name in ("mlp", "cnn") or name.startswith("vae") else None
-    fields = {"image_shape": shape} if name.startswith("vae") else {"num_classes": 1000}
-    model = jaxmodels.create(name, **fields)
+    model = make(name, **({"image_shape": shape} if name.startswith("vae") else {}))
     for format in weights.formats(model):
         names = weights.torch_names(model, image_shape=shape, format=format)
         assert all(names.values())
     with torch.device("meta"):
-        original = originals.build(model, shape or weights.families.family_of(model).image_shape)
+        family_shape = weights.families.family_of(model).image_shape
+        original = originals.build(model, family_shape if shape is None else shape)
     names = weights.torch_names(model, image_shape=shape, format=original.format)
-    assert {n for found in names.values() for n in found} == set(original.module.state_dict())
+    assert {n for found in names.values() for n in found} == set(original.tensors())
 
 
 def test_other_precisions_come_back_bitwise(small):
@@ -252,6 +256,46 @@ def test_transformers_directories_both_ways(tmp_path, scan):
     with torch.no_grad():
         np.testing.assert_array_equal(again(inputs).logits.numpy(), expected)
     assert same({k: v.numpy() for k, v in again.state_dict().items()}, tensors)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gpt2_directories_both_ways(tmp_path, tied):
+    import transformers
+
+    model = make("gpt2_tiny", max_len=16, num_layers=2, hidden_size=24, num_heads=2, mlp_dim=40, tie_embeddings=tied)
+    original, _ = original_of(model, ())
+    original.module.save_pretrained(tmp_path / "theirs")
+    tokens = np.random.default_rng(0).integers(0, 11, (2, 9))
+    with torch.no_grad():
+        expected = original.module.eval()(torch.from_numpy(tokens)).logits.numpy()
+    loaded, variables = weights.load(tmp_path / "theirs")
+    assert loaded == model
+    logits = loaded.apply(variables, jnp.asarray(tokens), train=False).logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    weights.save(tmp_path / "ours", loaded, variables, format="transformers")
+    assert same(read_tensors(tmp_path / "ours"), read_tensors(tmp_path / "theirs"))
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        np.testing.assert_array_equal(again(torch.from_numpy(tokens)).logits.numpy(), expected)
+
+
+def test_gpt2_as_openai_published_it():
+    """Without the prefix, with the causal masks among the tensors, with or without the tied head."""
+    model = make("gpt2_tiny", num_layers=2)
+    tensors = original_of(model, ())[1]
+    plain = {k.removeprefix("transformer."): v for k, v in tensors.items()}
+    masks = {f"h.{i}.attn.bias": np.tril(np.ones((1, 1, 8, 8), np.float32)) for i in range(2)}
+    expected = weights.to_torch(model, weights.from_torch(model, tensors))
+    found = weights.from_torch(model, plain | masks | {"lm_head.weight": plain["wte.weight"].copy()})
+    assert same(weights.to_torch(model, found), expected)
+    with pytest.raises(WeightsError, match=r"lm_head\.weight differs from wte\.weight, to which the model ties it"):
+        weights.from_torch(model, plain | {"lm_head.weight": plain["wte.weight"] + 1})
+    with pytest.raises(WeightsError, match=r"h\.0\.attn\.c_attn\.weight has shape \(128, 383\), not 3 equal parts"):
+        weights.from_torch(model, plain | {"h.0.attn.c_attn.weight": plain["h.0.attn.c_attn.weight"][:, 1:]})
+    with pytest.raises(
+        WeightsError, match=r"h\.0\.attn\.c_attn\.weight has shape \(128, 381\), the model has \(128, 384\)"
+    ):
+        weights.from_torch(model, plain | {"h.0.attn.c_attn.weight": plain["h.0.attn.c_attn.weight"][:, 3:]})
 
 
 def test_the_saved_preset_is_the_nearest(tmp_path):

@@ -9,12 +9,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers import AuxiliaryLogits
+from jaxmodels.layers import AuxiliaryLogits, TokenLogits
 from jaxmodels.vae import VAEOutputs
 
 Metric = tuple[Float[Array, ""], Float[Array, ""]]  # sum, count
+
+CHUNK = 2**26
+"""Logits that are made at a time: 256 MB in float32, times a few in the backward pass."""
 
 
 def classification(
@@ -57,6 +61,62 @@ def confusion_counts(logits: Float[Array, "b classes"], batch: dict[str, Array])
     classes = logits.shape[-1]
     true = jax.nn.one_hot(batch["label"], classes) * batch["weight"][:, None]
     return true.T @ jax.nn.one_hot(logits.argmax(-1), classes)
+
+
+def causal_lm(
+    outputs: TokenLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int = CHUNK
+) -> dict[str, Metric]:
+    """Cross-entropy of the next token in nats and accuracy, as weighted sums over tokens.
+
+    ``loss = sum_bl w_bl (-log softmax(logits_bl)_target_bl)``. Where the batch says how many characters each token
+    stands for, ``bits_per_character`` is ``loss / ln 2`` over their number.
+
+    Args:
+      batch: ``target`` int32 [b, l]; ``weight`` float [b, l], 0 for padding; ``characters`` float [b, l], optional.
+      chunk: see :func:`token_cross_entropy`.
+    """
+    losses, correct = token_cross_entropy(outputs, batch["target"], label_smoothing=label_smoothing, chunk=chunk)
+    weight = batch["weight"].astype(losses.dtype)
+    loss, count = (losses * weight).sum(), weight.sum()
+    metrics = {"loss": (loss, count), "accuracy": ((correct * weight).sum(), count)}
+    if "characters" in batch:
+        characters = batch["characters"].astype(losses.dtype)
+        metrics["bits_per_character"] = (loss / math.log(2), (characters * weight).sum())
+    return metrics
+
+
+def token_cross_entropy(
+    outputs: TokenLogits, target: Int[Array, "b l"], *, label_smoothing: float = 0.0, chunk: int = CHUNK
+) -> tuple[Float[Array, "b l"], Bool[Array, "b l"]]:
+    """Cross-entropy of every token, and whether the largest logit is its own.
+
+    Logits are made for a part of the places at a time, and made again in the backward pass: memory is that of
+    ``chunk`` numbers, not of batch x length x vocabulary, at the cost of one more product with the embedding.
+
+    Args:
+      label_smoothing: share of the target's probability that is spread evenly over the vocabulary (Szegedy et al.
+        2016, section 7).
+      chunk: numbers; logits that are fewer are made at once.
+    """
+
+    def part(hidden: Array, target: Array) -> tuple[Array, Array]:
+        logits = outputs._replace(hidden=hidden).logits
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        own = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+        losses = normaliser - own
+        if label_smoothing:
+            losses = (1 - label_smoothing) * losses + label_smoothing * (normaliser - logits.mean(-1))
+        return losses, logits.argmax(-1) == target
+
+    batch, length = target.shape
+    most = max(1, chunk // (batch * len(outputs.kernel)))
+    size = max(n for n in range(1, length + 1) if length % n == 0 and n <= most)
+    if size == length:
+        return part(outputs.hidden, target)
+    # along the length: every device keeps the texts it has
+    hidden, targets = (rearrange(x, "b (k n) ... -> k b n ...", n=size) for x in (outputs.hidden, target))
+    losses, correct = jax.lax.map(lambda x: jax.checkpoint(part)(*x), (hidden, targets))
+    return tuple(rearrange(x, "k b n -> b (k n)") for x in (losses, correct))
 
 
 def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> dict[str, Metric]:

@@ -10,6 +10,7 @@ type is an error that names it. The two directions are each other's inverse, bit
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -22,8 +23,9 @@ import numpy as np
 from flax import linen as nn
 
 import jaxmodels
-from jaxmodels.weights.families import Shape, family_of, fields_from_transformers, transformers_config
+from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
+from jaxmodels.weights.hub_config import fields_from_transformers, transformers_config
 from jaxmodels.weights.rules import Pair, Rule, Source, WeightsError, module_pairs, resolve, to_ours, to_theirs
 
 Variables = dict[str, Any]
@@ -43,7 +45,7 @@ def from_torch(
     """Our variables, as NumPy arrays, from the tensors of a PyTorch state dict.
 
     Args:
-      image_shape: (h, w, c) that the model takes; default: what the family's pretrained models take.
+      image_shape: (h, w, c) that the model takes; default: what the family's pretrained models take. Text has none.
       format: of the names, see ``formats``; default: the one that fits best.
       skip: patterns of whole path components, with wildcards (``"head"``, ``"stage_[34]_*"``); parameters below a
         match are left out of the result, and whatever there is for them in ``tensors`` is ignored. Patterns with dots
@@ -84,12 +86,19 @@ def from_torch(
         if len(parts) == len(source.names):
             result[path] = np.stack(parts) if source.stacked else parts[0]
     dotted = [p for p in skip if "." in p]
-    faults += [f"{n} is left over" for n in tensors if n not in used and not _skipped(f"{name}.{n}", dotted)]
+    family, ties = family_of(model), family_of(model).ties(model, name)
+    for n in tensors:
+        if n in used or _skipped(f"{name}.{n}", dotted) or re.fullmatch(family.constants, n):
+            continue
+        if n not in ties:
+            faults.append(f"{n} is left over")
+        elif ties[n] in tensors and not np.array_equal(tensors[n], tensors[ties[n]]):
+            faults.append(f"{n} differs from {ties[n]}, to which the model ties it; it has a field tie_embeddings")
     if faults:
         faults = list(dict.fromkeys(faults))  # one packed tensor may be wrong for several of ours
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise WeightsError(
-            f"weights in {name} format do not fit {type(model).__name__} with images {shape}: "
+            f"weights in {name} format do not fit {type(model).__name__}{_with_images(shape)}: "
             f"{'; '.join(faults[:5])}{more}"
         )
     return nested(result)
@@ -113,18 +122,18 @@ def to_torch(
         elif value.shape != leaves[path].shape:
             faults.append(f"{path} has shape {value.shape}, not {leaves[path].shape}")
     if faults:
-        raise WeightsError(f"variables do not fit {type(model).__name__} with images {shape}: {'; '.join(faults[:5])}")
+        raise WeightsError(f"variables do not fit {type(model).__name__}{_with_images(shape)}: {'; '.join(faults[:5])}")
     whole: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[int, np.ndarray]] = {}
+    parts: dict[tuple[str, int], dict[int, np.ndarray]] = {}
     for path, value in given.items():
         source = resolve(rules, path, value.shape)
         for torch_name, one in zip(source.names, value if source.stacked else [value], strict=True):
             theirs = to_theirs(source.tensor, one)
             if source.tensor.part:
-                parts.setdefault(torch_name, {})[source.tensor.part[0]] = theirs
+                parts.setdefault((torch_name, source.tensor.axis), {})[source.tensor.part[0]] = theirs
             else:
                 whole[torch_name] = np.asarray(theirs, order="C")  # ascontiguousarray would give scalars an axis
-    joined = {name: np.concatenate([found[i] for i in sorted(found)]) for name, found in parts.items()}
+    joined = {n: np.concatenate([found[i] for i in sorted(found)], axis) for (n, axis), found in parts.items()}
     return whole | joined
 
 
@@ -228,7 +237,7 @@ def _converted(source: Source, value: np.ndarray, leaf: Any, name: str, cast: bo
     if ours.shape != expected:
         theirs = to_theirs(source.tensor, np.broadcast_to(np.zeros((), np.int8), expected)).shape
         if source.tensor.part:
-            theirs = (theirs[0] * source.tensor.part[1], *theirs[1:])
+            theirs = tuple(n * source.tensor.part[1] if i == source.tensor.axis else n for i, n in enumerate(theirs))
         raise ValueError(f"has shape {value.shape}, the model has {theirs}")
     if ours.dtype != leaf.dtype:
         floating = jnp.issubdtype(ours.dtype, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -237,6 +246,10 @@ def _converted(source: Source, value: np.ndarray, leaf: Any, name: str, cast: bo
             raise ValueError(f"is {ours.dtype}, the model has {leaf.dtype}{way_out}")
         ours = ours.astype(leaf.dtype)
     return ours
+
+
+def _with_images(shape: Shape) -> str:
+    return f" with images {shape}" if shape else ""
 
 
 def _leaves(model: nn.Module, image_shape: Shape | None) -> tuple[dict[str, jax.ShapeDtypeStruct], Shape]:
@@ -287,8 +300,8 @@ def _described(path: Path) -> tuple[nn.Module, Shape, str | None]:
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in ours["fields"].items()}
             fields |= {k: jnp.dtype(ours[k]) for k in DTYPES if k in ours}
             return jaxmodels.create(ours["model"], **fields), tuple(ours["image_shape"]), ours["format"]
-        cls, fields, shape = fields_from_transformers(config)
-        return cls(**fields), shape, "transformers"
+        cls, fields, shape, format = fields_from_transformers(config)
+        return cls(**fields), shape, format
     except WeightsError as e:
         raise WeightsError(f"{path}: {e}") from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:

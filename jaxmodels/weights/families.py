@@ -1,7 +1,8 @@
 """Which PyTorch formats each model family has, and their rules.
 
 ``torchvision`` and ``transformers`` are those libraries' state dicts, the latter as it lies on disk and on the hub, and
-``transformers5`` as transformers 5 has it in memory; ``torch`` is a plain ``torch.nn`` model as one would write it,
+``transformers5`` as transformers 5 has it in memory; ``transformers_base`` are the same without the prefix of the model
+with a head, as OpenAI's files on the hub; ``torch`` is a plain ``torch.nn`` model as one would write it,
 given in each function; ``cifar`` has the names of akamaster/pytorch_resnet_cifar10.
 """
 
@@ -16,6 +17,7 @@ from flax import linen as nn
 from jaxmodels.alexnet import AlexNet
 from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
+from jaxmodels.gpt2 import GPT2
 from jaxmodels.inception import BLOCKS as INCEPTION_BLOCKS
 from jaxmodels.inception import InceptionV3, branch_names
 from jaxmodels.mlp import MLP
@@ -26,7 +28,9 @@ from jaxmodels.vit import ViT
 from jaxmodels.weights.rules import (
     BATCH_NORM,
     CONV,
+    CONV1D,
     CONV_TRANSPOSE,
+    EMBEDDING,
     LAYER_NORM,
     LINEAR,
     Rule,
@@ -36,6 +40,7 @@ from jaxmodels.weights.rules import (
     linear_after_flatten,
     linear_before_unflatten,
     packed_attention,
+    packed_attention_conv1d,
 )
 
 Shape = tuple[int, ...]
@@ -50,11 +55,16 @@ class Family:
       formats: by name, the preferred first: functions of a model and its image shape (h, w, c) to rules.
       image_shape: what the pretrained models take; None where there is nothing to assume.
       inputs: a model and its image shape to an example of what it is called with, one example long.
+      constants: regular expression of tensors without information that some files have: masks, positions.
+      ties: a model and a format to the names that tensors have a second time, with the first. A file may have them,
+        and they must be equal then; they are not written.
     """
 
     formats: Mapping[str, Callable[[Any, Shape], Rules]]
     image_shape: Shape | None = (224, 224, 3)
     inputs: Callable[[Any, Shape], tuple[jax.Array, ...]] = lambda model, shape: (jnp.zeros((1, *shape)),)
+    constants: str = ""
+    ties: Callable[[Any, str], Mapping[str, str]] = lambda model, format: {}
 
 
 def _mlp(model: MLP, shape: Shape) -> Rules:
@@ -169,7 +179,7 @@ def _vae(model: VAE, shape: Shape) -> Rules:
 
 
 def _vit_torchvision(model: ViT, shape: Shape) -> Rules:
-    block, theirs = _vit_block(model), "encoder.layers.encoder_layer_{i}"
+    block, theirs = _block(model), "encoder.layers.encoder_layer_{i}"
     return (
         Rule("conv_proj", "patch_embed", _patches(model)),
         Rule("", "", (Tensor("class_token", "class_token"),)),
@@ -186,7 +196,7 @@ def _vit_torchvision(model: ViT, shape: Shape) -> Rules:
 
 
 def _vit_transformers(model: ViT, shape: Shape) -> Rules:
-    block, theirs = _vit_block(model), "vit.encoder.layer.{i}"
+    block, theirs = _block(model), "vit.encoder.layer.{i}"
     return (
         Rule("vit.embeddings.patch_embeddings.projection", "patch_embed", _patches(model)),
         Rule("vit.embeddings", "", (Tensor("cls_token", "class_token"), Tensor("position_embeddings", "position"))),
@@ -225,7 +235,30 @@ def _renamed(rules: Rules, names: Mapping[str, str]) -> Rules:
     return tuple(renamed)
 
 
-def _vit_block(model: ViT) -> str:
+def _gpt2(prefix: str) -> Callable[[GPT2, Shape], Rules]:
+    def rules(model: GPT2, shape: Shape) -> Rules:
+        block, theirs = _block(model), f"{prefix}h.{{i}}"
+        return (
+            Rule(f"{prefix}wte", "token_embed", EMBEDDING),
+            Rule(f"{prefix}wpe", "position_embed", EMBEDDING),
+            Rule(f"{theirs}.ln_1", f"{block}/norm_1", LAYER_NORM),
+            Rule(f"{theirs}.attn", f"{block}/attention", packed_attention_conv1d()),
+            Rule(f"{theirs}.ln_2", f"{block}/norm_2", LAYER_NORM),
+            Rule(f"{theirs}.mlp.c_fc", f"{block}/mlp_in", CONV1D),
+            Rule(f"{theirs}.mlp.c_proj", f"{block}/mlp_out", CONV1D),
+            Rule(f"{prefix}ln_f", "norm", LAYER_NORM),
+            Rule("", "head", (Tensor("lm_head.weight", "embedding"),)),
+        )
+
+    return rules
+
+
+def _gpt2_ties(model: GPT2, format: str) -> Mapping[str, str]:
+    first = "transformer.wte.weight" if format == "transformers" else "wte.weight"
+    return {"lm_head.weight": first} if model.tie_embeddings else {}
+
+
+def _block(model: ViT | GPT2) -> str:
     return "blocks[{i}]" if model.scan else "block_{i}"
 
 
@@ -233,6 +266,9 @@ def _patches(model: ViT) -> tuple[Tensor, ...]:
     """A convolution with stride = kernel is one matrix over the flattened patch."""
     return linear("d c p q -> (p q c) d", p=model.patch_size, q=model.patch_size)
 
+
+TOKENS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 1), jnp.int32),)}
+"""Of families that read text: there is no shape that a weight depends on."""
 
 FAMILIES: dict[type[nn.Module], Family] = {
     MLP: Family({"torch": _mlp}, None),
@@ -254,6 +290,12 @@ FAMILIES: dict[type[nn.Module], Family] = {
             "transformers5": lambda model, shape: _renamed(_vit_transformers(model, shape), VIT_IN_MEMORY),
         }
     ),
+    GPT2: Family(
+        {"transformers": _gpt2("transformer."), "transformers_base": _gpt2("")},
+        **TOKENS,
+        constants=r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",
+        ties=_gpt2_ties,
+    ),
 }
 
 
@@ -262,63 +304,3 @@ def family_of(model: nn.Module) -> Family:
     if type(model) not in FAMILIES:
         raise WeightsError(f"{type(model).__name__} has no map to PyTorch's tensors")
     return FAMILIES[type(model)]
-
-
-def fields_from_transformers(config: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any], Shape]:
-    """Our class, fields and image shape for a ``config.json`` of transformers.
-
-    Raises:
-      WeightsError: a model type, or a setting, that we do not have.
-    """
-    kind = config.get("model_type")
-    if kind != "vit":
-        raise WeightsError(f"config.json is of model type {kind!r}; there is a map for 'vit'")
-    activations = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-    activation = config.get("hidden_act", "gelu")
-    if activation not in activations:
-        raise WeightsError(f"config.json has hidden_act {activation!r}; there are {', '.join(activations)}")
-    if not config.get("qkv_bias", True):
-        raise WeightsError("config.json has qkv_bias false, which the ViT here does not have")
-    size = config.get("image_size", 224)
-    height, width = size if isinstance(size, list) else (size, size)
-    labels = config.get("id2label") or {str(i): "" for i in range(config.get("num_labels", 2))}
-    fields = {
-        "num_classes": len(labels),
-        "patch_size": config.get("patch_size", 16),
-        "num_layers": config.get("num_hidden_layers", 12),
-        "num_heads": config.get("num_attention_heads", 12),
-        "hidden_size": config.get("hidden_size", 768),
-        "mlp_dim": config.get("intermediate_size", 3072),
-        "activation": activations[activation],
-        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
-        "dropout_rate": float(config.get("hidden_dropout_prob", 0.0)),
-        "attention_dropout_rate": float(config.get("attention_probs_dropout_prob", 0.0)),
-    }
-    return ViT, fields, (height, width, config.get("num_channels", 3))
-
-
-def transformers_config(model: ViT, shape: Shape) -> dict[str, Any]:
-    """``config.json`` with which transformers loads what is exported in its format."""
-    if model.representation_size or model.pool != "cls" or model.position != "learned":
-        raise WeightsError("transformers' ViT has neither representation_size, nor mean pool, nor sine positions")
-    activations = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
-    if model.activation not in activations:
-        raise WeightsError(f"activation {model.activation!r} has no name in transformers")
-    return {
-        "architectures": ["ViTForImageClassification"],
-        "model_type": "vit",
-        "image_size": shape[0] if shape[0] == shape[1] else list(shape[:2]),
-        "num_channels": shape[2],
-        "patch_size": model.patch_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.mlp_dim,
-        "hidden_act": activations[model.activation],
-        "layer_norm_eps": model.norm_eps,
-        "hidden_dropout_prob": model.dropout_rate,
-        "attention_probs_dropout_prob": model.attention_dropout_rate,
-        "qkv_bias": True,
-        "id2label": {str(i): f"LABEL_{i}" for i in range(model.num_classes)},
-        "label2id": {f"LABEL_{i}": i for i in range(model.num_classes)},
-    }

@@ -29,7 +29,7 @@ class Tensor:
       collection: of Linen, ``params`` or ``batch_stats``.
       layout: einops pattern from theirs to ours; empty: as it stands. The other direction is the pattern reversed.
       sizes: axis lengths that the pattern needs.
-      part: (i, n): ours is the i-th of n equal parts of theirs along its first axis, before the layout.
+      part: (i, n): ours is the i-th of n equal parts of theirs along ``axis``, before the layout.
       counter: an int64 scalar there, int32 here.
     """
 
@@ -39,6 +39,7 @@ class Tensor:
     layout: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     part: tuple[int, int] | None = None
+    axis: int = 0
     counter: bool = False
 
 
@@ -73,10 +74,13 @@ def linear_after_flatten(height: int, width: int) -> Kind:
     return linear("o (c h w) -> (h w c) o", h=height, w=width)
 
 
+PARTS = ("query", "key", "value")
+
+
 def packed_attention() -> Kind:
     """``torch.nn.MultiheadAttention``: query, key and value stacked in one tensor."""
     parts = []
-    for i, name in enumerate(("query", "key", "value")):
+    for i, name in enumerate(PARTS):
         parts += [
             Tensor("in_proj_weight", f"{name}/kernel", layout="o i -> i o", part=(i, 3)),
             Tensor("in_proj_bias", f"{name}/bias", part=(i, 3)),
@@ -84,7 +88,23 @@ def packed_attention() -> Kind:
     return (*parts, Tensor("out_proj.weight", "out/kernel", layout="o i -> i o"), Tensor("out_proj.bias", "out/bias"))
 
 
+def packed_attention_conv1d() -> Kind:
+    """transformers' GPT2Attention: query, key and value side by side in a ``Conv1D``, whose weight is [in, out]."""
+    parts = []
+    for i, name in enumerate(PARTS):
+        parts += [
+            Tensor("c_attn.weight", f"{name}/kernel", part=(i, 3), axis=1),
+            Tensor("c_attn.bias", f"{name}/bias", part=(i, 3)),
+        ]
+    return (*parts, Tensor("c_proj.weight", "out/kernel"), Tensor("c_proj.bias", "out/bias"))
+
+
+ATTENTION_OUT = ("out_proj.weight", "c_proj.weight")
+"""Of an attention that is one module on both sides."""
+
 LINEAR = linear()
+CONV1D = (Tensor("weight", "kernel"), Tensor("bias", "bias"))
+EMBEDDING = (Tensor("weight", "embedding"),)
 CONV = (Tensor("weight", "kernel", layout="o i h w -> h w i o"), Tensor("bias", "bias"))
 CONV_TRANSPOSE = (Tensor("weight", "kernel", layout="i o h w -> h w o i"), Tensor("bias", "bias"))
 LAYER_NORM = (Tensor("weight", "scale"), Tensor("bias", "bias"))
@@ -153,9 +173,9 @@ def to_ours(tensor: Tensor, value: np.ndarray) -> np.ndarray:
         return value.astype(np.int32)
     if tensor.part:
         i, n = tensor.part
-        if value.ndim == 0 or len(value) % n:
+        if value.ndim <= tensor.axis or value.shape[tensor.axis] % n:
             raise ValueError(f"has shape {value.shape}, not {n} equal parts")
-        value = value[i * len(value) // n : (i + 1) * len(value) // n]
+        value = np.split(value, n, axis=tensor.axis)[i]
     if not tensor.layout:
         return value
     try:
@@ -198,6 +218,6 @@ def module_pairs(rules: Sequence[Rule], leaves: Mapping[str, Any]) -> dict[str, 
             index = i if source.stacked else None
             if module and source.tensor.torch == "weight":
                 pairs[module] = Pair(source.module, index, source.tensor)
-            elif source.tensor.torch == "out_proj.weight":  # of an attention that is one module there
+            elif source.tensor.torch in ATTENTION_OUT:
                 pairs[module] = Pair(source.module.rpartition("/")[0], index, source.tensor)
     return pairs

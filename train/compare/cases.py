@@ -1,7 +1,7 @@
 """What is compared: for every preset the size at which its certificate is made.
 
-Architectures are the full ones. Images are small, because every layer is exercised all the same and float64 on a CPU
-is slow, but not square, and large enough that the last map before a flattening is more than one pixel. A few
+Architectures are the full ones. Images are small and texts short, because every layer is exercised all the same and float64 on a CPU
+is slow, images are not square, and large enough that the last map before a flattening is more than one pixel. A few
 classifiers and depths are cut where the full model's optimiser state would not fit a small machine, and the certificate
 says so. The number of parameters is always compared at full size.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 import jaxmodels
 from train.config import ConfigError
-from train.objectives import classification, elbo
+from train.objectives import causal_lm, classification, elbo
 from train.step import Objective
 
 Shape = tuple[int, ...]
@@ -28,11 +28,12 @@ class Case:
 
     Attributes:
       model: preset.
-      image_shape: (h, w, c) of the batches.
+      image_shape: (h, w, c) of the batches; empty for text.
       full_shape: (h, w, c) at which parameters are counted.
+      length: of texts in tokens; 0 for images.
       fields: of the model, besides the number of classes.
       batch_size: of the float64 and float32 comparisons; timing_batch_size: of the timings.
-      classes, full_classes: of the comparison and of the parameter count.
+      classes, full_classes: of the comparison and of the parameter count; for text the size of the vocabulary.
       objective: as ``train.config.Config.objective``.
       note: how this is smaller than the full model.
     """
@@ -40,6 +41,7 @@ class Case:
     model: str
     image_shape: Shape
     full_shape: Shape = (224, 224, 3)
+    length: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 4
     timing_batch_size: int = 8
@@ -78,6 +80,26 @@ CASES: dict[str, Case] = {
         Case("vit_l_16", (64, 64, 3), fields={"scan": True, "num_layers": 4}, note="scanned, 4 of 24 layers"),
         Case("vit_l_32", (64, 64, 3), fields={"scan": True, "num_layers": 4}, note="scanned, 4 of 24 layers"),
         Case("vit_h_14", (56, 56, 3), fields={"scan": True, "num_layers": 2}, note="scanned, 2 of 32 layers"),
+        *(
+            Case(
+                name,
+                (),
+                (),
+                length=24,
+                fields={"max_len": 32, **fields},
+                classes=101,
+                full_classes=full_classes,
+                objective="causal_lm",
+                note=f"vocabulary of 101, positions 32{note}",
+            )
+            for name, fields, full_classes, note in (
+                ("gpt2_tiny", {}, 65, ""),
+                ("gpt2_124m", {"scan": True}, 50_257, ", scanned"),
+                ("gpt2_355m", {"scan": True, "num_layers": 8, "remat": True}, 50_257, ", scanned, 8 of 24 layers"),
+                ("gpt2_774m", {"scan": True, "num_layers": 4}, 50_257, ", scanned, 4 of 36 layers"),
+                ("gpt2_1558m", {"scan": True, "num_layers": 2}, 50_257, ", scanned, 2 of 48 layers"),
+            )
+        ),
         Case("vit_b_16_hf", (64, 64, 3), fields={"scan": True, "remat": True}, note="scanned, rematerialised"),
     )
 }
@@ -85,12 +107,14 @@ CASES: dict[str, Case] = {
 
 def inputs_of(case: Case) -> tuple[str, ...]:
     """Keys of the batch that the model takes, in order."""
+    if case.length:
+        return ("tokens", "segments")
     return ("image", "noise") if case.objective == "elbo" else ("image",)
 
 
 def objective_of(case: Case) -> Objective:
     """The training objective."""
-    return elbo if case.objective == "elbo" else classification
+    return {"elbo": elbo, "classification": classification, "causal_lm": causal_lm}[case.objective]
 
 
 def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Module:
@@ -98,6 +122,8 @@ def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Modul
     fields = {} if full else dict(case.fields)
     if case.objective == "classification":
         fields["num_classes"] = case.full_classes if full else case.classes
+    elif case.length:
+        fields["vocab_size"] = case.full_classes if full else case.classes
     else:
         fields["image_shape"] = case.full_shape if full else case.image_shape
     for name in jaxmodels.model_fields(case.model):
@@ -109,7 +135,10 @@ def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Modul
 def require_possible(case: Case) -> None:
     """Raises ConfigError for images or batches that the architecture cannot take."""
     model, keys = make_model(case, jnp.float32), {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    inputs = [jnp.zeros((case.batch_size, *case.image_shape))]
+    if case.length:
+        inputs = [jnp.zeros((case.batch_size, case.length), jnp.int32)]
+    else:
+        inputs = [jnp.zeros((case.batch_size, *case.image_shape))]
     if case.objective == "elbo":
         inputs.append(jnp.zeros((case.batch_size, model.latent_size)))
     try:

@@ -22,6 +22,7 @@ import torch
 import jaxmodels
 from jaxmodels import weights
 from jaxmodels.capture import capture
+from jaxmodels.layers import TokenLogits
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model, objective_of
 from train.compare.originals import Original
@@ -82,6 +83,7 @@ class Certificate:
     params: int = 0
     torch_params: int = 0
     image_shape: tuple[int, ...] = ()
+    length: int = 0
     batch_size: int = 0
     first_divergence: str | None = None
     loss_rel_f64: float | None = None
@@ -141,7 +143,13 @@ def certify(
       say: told of each stage.
     """
     result = Certificate(
-        case.model, image_shape=case.image_shape, batch_size=case.batch_size, note=case.note, params=0, torch_params=0
+        case.model,
+        image_shape=case.image_shape,
+        length=case.length,
+        batch_size=case.batch_size,
+        note=case.note,
+        params=0,
+        torch_params=0,
     )
     say("counting parameters at full size")
     _count(case, result)
@@ -152,7 +160,7 @@ def certify(
         module = original.module.double()
         batches = [make_batch(case, np.float64, seed + i) for i in range(BATCHES)]
         randomise(module, [torch_batch(batches[0])[k] for k in inputs_of(case)])
-        state_dict = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        state_dict = {k: v.clone() for k, v in original.tensors().items()}
         tensors = {k: v.numpy() for k, v in state_dict.items()}
         _round_trip(model, tensors, original, case, result)
         model = change(model)
@@ -160,16 +168,17 @@ def certify(
         say("float64: forward, gradients and statistics")
 
         def truth_of(batch: Batch) -> Side:
-            module.load_state_dict(state_dict)
+            original.load(state_dict)
             return _torch_side(original, model, case, batch)
 
         truth = truth_of(batches[0])
         mine = _our_side(model, case)(variables, batches[0])
-        _blocks(model, variables, original, state_dict, case, batches[0], result)
+        whole = make_batch(case, np.float64, seed, padded=False)
+        _blocks(model, variables, original, state_dict, case, whole, result)
         _compare_float64(mine, truth, result)
         for name in OPTIMIZERS if steps else ():
             say(f"float64: {steps} steps of {name}")
-            module.load_state_dict(state_dict)
+            original.load(state_dict)
             # what a step of the learning rate 1 takes away, to first order: AdamW's first step is the gradient's sign
             slope = sum(np.square(g).sum() if name == "sgd" else np.abs(g).sum() for g in truth.grads.values())
             config = dataclasses.replace(OPTIMIZERS[name], learning_rate=float(FIRST_STEP * abs(truth.loss) / slope))
@@ -178,7 +187,7 @@ def certify(
             ours = _our_curve(model, variables, case, turns, config)
             result.curves[name] = {"torch": theirs, "ours": ours}
             setattr(result, f"{name}_loss_rel_f64", _relative(np.array(ours), np.array(theirs)))
-        module.load_state_dict(state_dict)
+        original.load(state_dict)
     for name in dtypes:
         if name == "float32":
             say("float32: forward, gradients and statistics")
@@ -221,11 +230,17 @@ def randomise(module: torch.nn.Module, inputs: Sequence[torch.Tensor] = ()) -> N
             norm.num_batches_tracked.fill_(3)
 
 
-def make_batch(case: Case, dtype: Any, seed: int, *, size: int | None = None) -> Batch:
-    """A random batch, neither centred nor symmetric: noise over a slope, different for each channel."""
+def make_batch(case: Case, dtype: Any, seed: int, *, size: int | None = None, padded: bool = True) -> Batch:
+    """A random batch. Images are neither centred nor symmetric: noise over a slope, different for each channel.
+
+    Args:
+      padded: whether texts have different lengths.
+    """
     rng = np.random.default_rng(seed)
-    h, w, c = case.image_shape
     size = size or case.batch_size
+    if case.length:
+        return _make_text(case, dtype, rng, size, padded)
+    h, w, c = case.image_shape
     slope = np.linspace(-1, 1, h)[:, None, None] + 0.5 * np.linspace(0, 1, w)[:, None] + 0.2 * np.arange(c)
     image = 0.3 + 0.5 * slope + rng.normal(size=(size, h, w, c))
     batch = {"label": rng.integers(0, case.classes, size).astype(np.int32), "weight": np.ones(size, dtype)}
@@ -233,6 +248,19 @@ def make_batch(case: Case, dtype: Any, seed: int, *, size: int | None = None) ->
         image = 1 / (1 + np.exp(-image))
         batch["noise"] = rng.normal(size=(size, make_model(case, jnp.float32).latent_size)).astype(dtype)
     return {"image": image.astype(dtype), **batch}
+
+
+def _make_text(case: Case, dtype: Any, rng: np.random.Generator, size: int, padded: bool) -> Batch:
+    tokens = rng.integers(0, case.classes, (size, case.length + 1)).astype(np.int32)
+    lengths = rng.integers(1, case.length + 1, size) if padded else np.full(size, case.length)
+    lengths[0] = case.length
+    real = np.arange(case.length) < lengths[:, None]
+    return {
+        "tokens": tokens[:, :-1] * real,
+        "target": tokens[:, 1:] * real,
+        "segments": real.astype(np.int32),
+        "weight": real.astype(dtype),
+    }
 
 
 @contextlib.contextmanager
@@ -272,8 +300,8 @@ def _round_trip(model: Any, tensors: Batch, original: Original, case: Case, resu
 
 
 def torch_batch(batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as PyTorch takes it: images channel first, labels int64."""
-    return {k: torch.from_numpy(v).long() if k == "label" else as_torch(v) for k, v in batch.items()}
+    """A batch as PyTorch takes it: images channel first, labels and tokens int64."""
+    return {k: torch.from_numpy(v).long() if v.dtype == np.int32 else as_torch(v) for k, v in batch.items()}
 
 
 def torch_loss(original: Original, case: Case, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -283,7 +311,14 @@ def torch_loss(original: Original, case: Case, batch: dict[str, torch.Tensor]) -
 
 def main_output(outputs: Any) -> jax.Array:
     """Of what our models return, the part that is compared: logits, or the reconstruction."""
+    if isinstance(outputs, TokenLogits):
+        return outputs.logits
     return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def _counted(logits: np.ndarray, batch: Batch) -> np.ndarray:
+    """Logits of tokens that count: what stands at padding is nobody's business, and differs."""
+    return logits * (batch["segments"] > 0)[..., None] if "segments" in batch else logits
 
 
 def _torch_side(original: Original, model: Any, case: Case, batch: Batch) -> Side:
@@ -297,10 +332,10 @@ def _torch_side(original: Original, model: Any, case: Case, batch: Batch) -> Sid
     loss = torch_loss(original, case, tensors)
     loss.backward()
     grads = {k: v.grad.numpy() for k, v in module.named_parameters()}
-    named = {k: v.clone().numpy() for k, v in module.state_dict().items()} | grads
+    named = {k: v.clone().numpy() for k, v in original.tensors().items()} | grads
     leaves = _flat(weights.from_torch(model, named, image_shape=case.image_shape, format=original.format))
     module.zero_grad()
-    return Side(logits, loss.item(), *_split(leaves))
+    return Side(_counted(logits, batch), loss.item(), *_split(leaves))
 
 
 def _split(leaves: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -333,7 +368,7 @@ def _our_side(model: Any, case: Case) -> Callable[[Any, Batch], Side]:
 
     def side(variables: Any, batch: Batch) -> Side:
         logits, loss, leaves = jax.device_get(run(*jax.tree.map(jnp.asarray, (variables, batch))))
-        return Side(logits, float(loss), *_split(_flat(leaves)))
+        return Side(_counted(logits, batch), float(loss), *_split(_flat(leaves)))
 
     return side
 
@@ -347,7 +382,7 @@ def _blocks(
     inputs = tuple(jnp.asarray(batch[k]) for k in inputs_of(case))
     variables = jax.tree.map(jnp.asarray, variables)
     for train in (False, True) if "batch_stats" in variables else (True,):
-        original.module.load_state_dict(state_dict)
+        original.load(state_dict)
         original.module.train(train)
         with torch.no_grad():
             theirs = trace_torch(original.module, list(pairs), [tensors[k] for k in inputs_of(case)])
@@ -425,7 +460,7 @@ def _compare_float32(
     for i in range(MOST_BATCHES):
         batch = make_batch(case, np.float64, seed + i)
         truth, batch = truth_of(batch), _narrowed(batch, np.float32)
-        original.module.load_state_dict(state_dict)
+        original.load(state_dict)
         theirs = _torch_side(original, model, case, batch)
         with jax.default_matmul_precision("highest"):
             mine = ours_of(variables, batch)
@@ -460,9 +495,10 @@ def _cost_of_precision(
             continue
         model = change(make_model(case, jnp.float32).clone(dtype=dtype))
         variables = weights.from_torch(model, narrow, image_shape=case.image_shape, format=format)
-        inputs = [jnp.asarray(batch[k], dtype) for k in inputs_of(case)]
+        given = [batch[k] for k in inputs_of(case)]
+        inputs = [jnp.asarray(x, x.dtype if x.dtype == np.int32 else dtype) for x in given]
         outputs = jax.jit(partial(model.apply, train=False))(jax.tree.map(jnp.asarray, variables), *inputs)
-        setattr(result, name, _relative(np.asarray(main_output(outputs), np.float64), truth.logits))
+        setattr(result, name, _relative(_counted(np.asarray(main_output(outputs), np.float64), batch), truth.logits))
 
 
 def _narrowed(tensors: Batch, dtype: Any) -> Batch:

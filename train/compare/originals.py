@@ -8,7 +8,7 @@ import functools
 import importlib.metadata
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,14 @@ import jaxmodels
 from jaxmodels.alexnet import AlexNet
 from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
+from jaxmodels.gpt2 import GPT2
 from jaxmodels.inception import InceptionV3
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
 from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
+from jaxmodels.weights.hub_config import transformers_config
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
@@ -41,6 +43,7 @@ class Original:
       format: of its state dict in ``jaxmodels.weights``.
       main: of what the module returns, the part that is compared (logits), laid out as ours.
       loss: (what the module returns, batch) -> mean loss, as our objective defines it.
+      tied: names in the state dict of tensors that it has under another name too; files leave them out.
     """
 
     module: nn.Module
@@ -50,6 +53,17 @@ class Original:
     loss: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor] = lambda outputs, batch: F.cross_entropy(
         outputs, batch["label"]
     )
+    tied: frozenset[str] = frozenset()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state dict without what is tied; the tensors are the module's own."""
+        return {k: v.detach() for k, v in self.module.state_dict().items() if k not in self.tied}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Sets everything to what :meth:`tensors` gave."""
+        missing, left_over = self.module.load_state_dict(tensors, strict=False)
+        if set(missing) != self.tied or left_over:
+            raise KeyError(f"missing {missing}, left over {left_over}")
 
 
 def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
@@ -108,6 +122,25 @@ def condition(module: nn.Module) -> None:
             part.bn2.weight.mul_(0.3)
         elif type(part).__name__ == "BasicConv2d":  # torchvision has two; one's module hides behind a function
             part.bn.bias.add_(1)
+
+
+@functools.cache
+def transformers():
+    """The library of that name."""
+    torchvision()  # it imports torchvision, if it is there
+    try:
+        import transformers
+    except ImportError as e:
+        raise ConfigError(f"this comparison needs transformers ({e}): pip install -e .[compare]") from e
+    return transformers
+
+
+SDPA = "sdpa"
+"""Attention of transformers' models: their eager one takes its softmax in float32 whatever the type."""
+
+
+def _transformers_source(name: str) -> str:
+    return f"transformers {transformers().__version__} {name}"
 
 
 def _torchvision_source(name: str) -> str:
@@ -392,25 +425,44 @@ def _vit(model: ViT, shape: Shape) -> Original:
 
 
 def _vit_transformers(model: ViT, shape: Shape) -> Original:
-    torchvision()  # transformers imports it, if it is there
-    try:
-        import transformers
-    except ImportError as e:
-        raise ConfigError(f"this comparison needs transformers ({e}): pip install -e .[compare]") from e
-    from jaxmodels.weights.families import transformers_config
-
-    config = transformers.ViTConfig(**transformers_config(model, shape))
-    # the eager attention takes its softmax in float32 whatever the type
-    config._attn_implementation = "sdpa"
-    module = transformers.ViTForImageClassification(config)
-    source = f"transformers {transformers.__version__} ViTForImageClassification"
+    config = transformers().ViTConfig(**transformers_config(model, shape))
+    config._attn_implementation = SDPA
     return Original(
-        module,
-        source,
+        transformers().ViTForImageClassification(config),
+        _transformers_source("ViTForImageClassification"),
         "transformers5",
         main=lambda outputs: outputs.logits,
         loss=lambda outputs, batch: F.cross_entropy(outputs.logits, batch["label"]),
     )
+
+
+def _gpt2(model: GPT2, shape: Shape) -> Original:
+    library = transformers()
+
+    class GPT2LMHeadModel(library.GPT2LMHeadModel):
+        """Called with what our model is called with; padding is hidden by the mask and has the position 0."""
+
+        def forward(self, tokens, segments=None):
+            position = None if segments is None else ((segments > 0).cumsum(1) - 1).clamp(min=0)
+            return super().forward(input_ids=tokens, attention_mask=segments, position_ids=position, use_cache=False)
+
+    config = library.GPT2Config(**transformers_config(model, shape))
+    config._attn_implementation = SDPA
+    return Original(
+        GPT2LMHeadModel(config),
+        _transformers_source("GPT2LMHeadModel"),
+        "transformers",
+        main=lambda outputs: outputs.logits,
+        loss=lambda outputs, batch: token_cross_entropy(outputs.logits, batch),
+        tied=frozenset({"lm_head.weight"} if model.tie_embeddings else ()),
+    )
+
+
+def token_cross_entropy(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean over the tokens that count, by ``weight``."""
+    losses = F.cross_entropy(logits.flatten(0, 1), batch["target"].flatten(), reduction="none")
+    weight = batch["weight"].flatten()
+    return (losses * weight).sum() / weight.sum()
 
 
 BUILDERS: dict[type, Callable[[Any, Shape], Original]] = {
@@ -423,4 +475,5 @@ BUILDERS: dict[type, Callable[[Any, Shape], Original]] = {
     VGG: _vgg,
     ResNet: _resnet,
     ViT: _vit,
+    GPT2: _gpt2,
 }

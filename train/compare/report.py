@@ -35,7 +35,7 @@ def summary(result: Certificate) -> str:
     """A certificate as aligned lines."""
     rows = [
         ("original", result.original),
-        ("size", f"images {'x'.join(map(str, result.image_shape))}, batch {result.batch_size}{_note(result)}"),
+        ("size", f"{_inputs(result)}, batch {result.batch_size}{_note(result)}"),
         (
             "parameters",
             f"{result.params:,}" + ("" if result.params_equal else f", the original {result.torch_params:,}"),
@@ -167,6 +167,11 @@ def _timing_rows(timings: dict[str, Any]) -> list[tuple[str, str]]:
             ("memory", ", ".join(f"{labels[k]} {v if isinstance(v, str) else f'{v:.0f} MB'}" for k, v in memory))
         )
     return rows
+
+
+def _inputs(result: Certificate) -> str:
+    shape = "x".join(map(str, result.image_shape))
+    return f"texts of up to {result.length} tokens" if result.length else f"images {shape}"
 
 
 def _note(result: Certificate) -> str:

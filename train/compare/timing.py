@@ -50,12 +50,12 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
       ``train`` and ``infer``: for each contender the median, smallest and largest time of a step; ``ratio_train``,
       ``ratio_infer``; ``compile_s``; ``peak_memory_mb``.
     """
-    batch = make_batch(case, np.float32, seed, size=case.timing_batch_size)
+    batch = make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
     result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
     model = make_model(case, jnp.float32)
     with deterministic_torch(seed):
         original = originals.build(model, case.image_shape)
-    tensors = {k: v.numpy() for k, v in original.module.state_dict().items()}
+    tensors = {k: v.numpy() for k, v in original.tensors().items()}
     variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
     for mode, torch_of, ours_of in (("infer", _torch_infer, _our_infer), ("train", _torch_train, _our_train)):
         contenders = {"torch": torch_of(original, original.module, model, case, batch)}

@@ -46,7 +46,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
         original = originals.build(model, shape)
         initial = jax.device_get({"params": state.params, **state.model_state})
         tensors = weights.to_torch(model, initial, image_shape=shape, format=original.format)
-        original.module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
+        original.load({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
         original.module.train()
         optimizer = torch_optimizer(original, model, case, config.optim)
         schedule, prepare = jax.jit(make_schedule(config.optim, config.steps)), jax.jit(_prepare(run))
@@ -67,7 +67,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
                 if (step + 1) % config.log_every == 0:
                     mean, total = total / config.log_every, 0.0
                     say(f"PyTorch step {step + 1:>6}  loss {mean:.4g}  {time.perf_counter() - start:.0f} s")
-        trained = {k: v.numpy() for k, v in original.module.state_dict().items()}
+        trained = {k: v.numpy() for k, v in original.tensors().items()}
     variables = weights.from_torch(model, trained, image_shape=shape, format=original.format)
     params = variables.pop("params")
     new = state.replace(params=params, model_state=variables)

@@ -1,0 +1,142 @@
+"""``config.json`` of transformers: what it says of a model, and what we write for it to read."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from jaxmodels.gpt2 import GPT2
+from jaxmodels.vit import ViT
+from jaxmodels.weights.rules import WeightsError
+
+Shape = tuple[int, ...]
+Described = tuple[type[nn.Module], dict[str, Any], Shape, str | None]
+"""Our class, its fields, the image shape (empty for text) and the format, None where files have one of several."""
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+
+
+def fields_from_transformers(config: Mapping[str, Any]) -> Described:
+    """What a ``config.json`` of transformers describes.
+
+    Raises:
+      WeightsError: a model type, or a setting, that we do not have.
+    """
+    kind = config.get("model_type")
+    if kind not in READERS:
+        raise WeightsError(f"config.json is of model type {kind!r}; there is a map for {', '.join(READERS)}")
+    return READERS[kind](config)
+
+
+def transformers_config(model: nn.Module, shape: Shape) -> dict[str, Any]:
+    """``config.json`` with which transformers loads what is exported in its format."""
+    return WRITERS[type(model)](model, shape)
+
+
+def _activation(config: Mapping[str, Any], key: str, default: str) -> str:
+    activation = config.get(key, default)
+    if activation not in ACTIVATIONS:
+        raise WeightsError(f"config.json has {key} {activation!r}; there are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[activation]
+
+
+def _activation_name(activation: str, tanh: str) -> str:
+    names = {"gelu": "gelu", "gelu_tanh": tanh, "relu": "relu"}
+    if activation not in names:
+        raise WeightsError(f"activation {activation!r} has no name in transformers")
+    return names[activation]
+
+
+def _require(config: Mapping[str, Any], **needed: Any) -> None:
+    for key, value in needed.items():
+        if config.get(key, value) != value:
+            raise WeightsError(f"config.json has {key} {config[key]!r}, and the model here has {value!r}")
+
+
+def _read_vit(config: Mapping[str, Any]) -> Described:
+    _require(config, qkv_bias=True)
+    size = config.get("image_size", 224)
+    height, width = size if isinstance(size, list) else (size, size)
+    labels = config.get("id2label") or {str(i): "" for i in range(config.get("num_labels", 2))}
+    fields = {
+        "num_classes": len(labels),
+        "patch_size": config.get("patch_size", 16),
+        "num_layers": config.get("num_hidden_layers", 12),
+        "num_heads": config.get("num_attention_heads", 12),
+        "hidden_size": config.get("hidden_size", 768),
+        "mlp_dim": config.get("intermediate_size", 3072),
+        "activation": _activation(config, "hidden_act", "gelu"),
+        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+        "dropout_rate": float(config.get("hidden_dropout_prob", 0.0)),
+        "attention_dropout_rate": float(config.get("attention_probs_dropout_prob", 0.0)),
+    }
+    return ViT, fields, (height, width, config.get("num_channels", 3)), "transformers"
+
+
+def _write_vit(model: ViT, shape: Shape) -> dict[str, Any]:
+    if model.representation_size or model.pool != "cls" or model.position != "learned":
+        raise WeightsError("transformers' ViT has neither representation_size, nor mean pool, nor sine positions")
+    return {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "image_size": shape[0] if shape[0] == shape[1] else list(shape[:2]),
+        "num_channels": shape[2],
+        "patch_size": model.patch_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.mlp_dim,
+        "hidden_act": _activation_name(model.activation, "gelu_pytorch_tanh"),
+        "layer_norm_eps": model.norm_eps,
+        "hidden_dropout_prob": model.dropout_rate,
+        "attention_probs_dropout_prob": model.attention_dropout_rate,
+        "qkv_bias": True,
+        "id2label": {str(i): f"LABEL_{i}" for i in range(model.num_classes)},
+        "label2id": {f"LABEL_{i}": i for i in range(model.num_classes)},
+    }
+
+
+def _read_gpt2(config: Mapping[str, Any]) -> Described:
+    _require(config, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    size = config.get("n_embd", 768)
+    fields = {
+        "vocab_size": config.get("vocab_size", 50_257),
+        "max_len": config.get("n_positions", 1024),
+        "num_layers": config.get("n_layer", 12),
+        "num_heads": config.get("n_head", 12),
+        "hidden_size": size,
+        "mlp_dim": config.get("n_inner") or 4 * size,
+        "tie_embeddings": config.get("tie_word_embeddings", True),
+        "activation": _activation(config, "activation_function", "gelu_new"),
+        "norm_eps": float(config.get("layer_norm_epsilon", 1e-5)),
+        "embedding_dropout_rate": float(config.get("embd_pdrop", 0.1)),
+        "dropout_rate": float(config.get("resid_pdrop", 0.1)),
+        "attention_dropout_rate": float(config.get("attn_pdrop", 0.1)),
+    }
+    return GPT2, fields, (), None
+
+
+def _write_gpt2(model: GPT2, shape: Shape) -> dict[str, Any]:
+    last = model.vocab_size - 1  # <|endoftext|> of GPT-2's own vocabulary
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": model.vocab_size,
+        "n_positions": model.max_len,
+        "n_layer": model.num_layers,
+        "n_head": model.num_heads,
+        "n_embd": model.hidden_size,
+        "n_inner": model.mlp_dim,
+        "tie_word_embeddings": model.tie_embeddings,
+        "activation_function": _activation_name(model.activation, "gelu_new"),
+        "layer_norm_epsilon": model.norm_eps,
+        "embd_pdrop": model.embedding_dropout_rate,
+        "resid_pdrop": model.dropout_rate,
+        "attn_pdrop": model.attention_dropout_rate,
+        "bos_token_id": last,
+        "eos_token_id": last,
+    }
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Described]] = {"vit": _read_vit, "gpt2": _read_gpt2}
+WRITERS: dict[type[nn.Module], Callable[[Any, Shape], dict[str, Any]]] = {ViT: _write_vit, GPT2: _write_gpt2}
