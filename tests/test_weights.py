@@ -403,7 +403,7 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, small):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "bert"}, "model type 'bert'; there is a map for 'vit'"),
+        ({"model_type": "bert"}, "model type 'bert'; there is a map for vit, gpt2"),
         ({"model_type": "vit", "hidden_act": "silu"}, "hidden_act 'silu'"),
         ({"model_type": "vit", "qkv_bias": False}, "qkv_bias"),
         ({"jaxmodels": {"model": "resnet19"}}, "does not describe a model"),

@@ -1,9 +1,9 @@
 """What is compared: for every preset the size at which its certificate is made.
 
-Architectures are the full ones. Images are small and texts short, because every layer is exercised all the same and float64 on a CPU
-is slow, images are not square, and large enough that the last map before a flattening is more than one pixel. A few
-classifiers and depths are cut where the full model's optimiser state would not fit a small machine, and the certificate
-says so. The number of parameters is always compared at full size.
+Architectures are the full ones. Images are small and texts short, because every layer is exercised all the same and
+float64 on a CPU is slow; images are not square, and large enough that the last map before a flattening is more than one
+pixel. A few classifiers, vocabularies and depths are cut where the full model's optimiser state would not fit a small
+machine, and the certificate says so. The number of parameters is always compared at full size.
 """
 
 from collections.abc import Mapping
