@@ -2,7 +2,7 @@
 
 Command    python -m train --config=configs/fashion_alexnet.py --workdir=runs/fashion_alexnet
 Data       Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747): 60,000 training and 10,000 test images, 28x28 grey
-Measured   -
+Measured   test accuracy 0.9145 after 6,000 steps (12.8 epochs), 11 minutes on one CPU core, 288 thousand parameters
 Model      Krizhevsky et al. 2012 with the small stem and a quarter of the channels
 """
 

@@ -2,7 +2,7 @@
 
 Command    python -m train --config=configs/fashion_vgg.py --workdir=runs/fashion_vgg
 Data       Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747): 60,000 training and 10,000 test images, 28x28 grey
-Measured   -
+Measured   test accuracy 0.9223 after 4,000 steps (8.5 epochs), 7 minutes on one CPU core, 136 thousand parameters
 Model      Simonyan & Zisserman 2015 with three stages of one or two 3x3 convolutions
 """
 

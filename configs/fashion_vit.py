@@ -2,7 +2,7 @@
 
 Command    python -m train --config=configs/fashion_vit.py --workdir=runs/fashion_vit
 Data       Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747): 60,000 training and 10,000 test images, 28x28 grey
-Measured   test accuracy 0.8979 after 6,000 steps (12.8 epochs), about 20 minutes on 2 CPU cores
+Measured   test accuracy 0.9150 after 10,000 steps (21.3 epochs), 59 minutes on one CPU core, about 33 on two
 Model      Dosovitskiy et al. 2021 with patches of 4 pixels: 49 tokens of 96 features, 4 layers, 330 thousand parameters
 """
 

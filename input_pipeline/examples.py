@@ -55,6 +55,10 @@ def image_shape(builder: tfds.core.DatasetBuilder, image_size: int | None) -> tu
     return height, width, channels
 
 
+def _weighted(image: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
+    return {"image": image, "label": label, "weight": np.ones(len(label), np.float32)}
+
+
 @dataclasses.dataclass(frozen=True)
 class ArrayExamples:
     """Examples held in memory: image uint8 [n, h, w, c], label int32 [n]."""
@@ -72,6 +76,10 @@ class ArrayExamples:
     def gather(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices."""
         return self.image.take(indices, axis=0), self.label.take(indices)
+
+    def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
+        """Returns dict(image, label, weight=ones) of k indices, see `gather`."""
+        return _weighted(*self.gather(indices, draws))
 
 
 class RecordExamples:
@@ -116,6 +124,10 @@ class RecordExamples:
                 )
             image[i], label[i] = pixels, record["label"]
         return image, label
+
+    def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
+        """Returns dict(image, label, weight=ones) of k indices, see `gather`."""
+        return _weighted(*self.gather(indices, draws))
 
     def load(self, description: str) -> ArrayExamples:
         """Decodes everything into memory."""

@@ -1,4 +1,4 @@
-"""Batches of images for training and evaluation.
+"""Batches of images or text for training and evaluation.
 
 Global batch t is a function of (data, seed, t) alone. The number of processes only decides who gets which rows of it,
 and the whole state of a loader is t: a run resumes with the same batches, on any number of processes. The item of the
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
+from input_pipeline.corpus import TextCard, TokenWindows, open_windows
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import (
@@ -51,6 +52,11 @@ class DatasetCard:
     num_classes: int
     label_names: tuple[str, ...]
     directory: str
+
+    def summary(self) -> str:
+        """One line for the header of a run."""
+        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
+        return f"{self.name} {self.version}: {splits}; images {'x'.join(map(str, self.image_shape))} uint8"
 
 
 def describe(
@@ -88,10 +94,14 @@ def describe(
     )
 
 
+Examples = ArrayExamples | RecordExamples | TokenWindows
+"""What has a length and ``batch(indices, draws)``."""
+
+
 class _TrainBatches:
     """Endless: item t is this process's rows of global training batch t."""
 
-    def __init__(self, examples: ArrayExamples | RecordExamples, batch_size: int, rows: slice, seed: int):
+    def __init__(self, examples: Examples, batch_size: int, rows: slice, seed: int):
         self._examples, self._batch_size, self._rows, self._seed = examples, batch_size, rows, seed
         # Prefetching threads are at most a few batches apart, so few epochs are in use at a time.
         self._order = functools.lru_cache(maxsize=4)(self._permutation)
@@ -109,8 +119,7 @@ class _TrainBatches:
             ]
         )
         draws = [(self._seed, position) for position in range(start, stop)]
-        image, label = self._examples.gather(indices, draws)
-        return {"image": image, "label": label, "weight": np.ones(len(label), np.float32)}
+        return self._examples.batch(indices, draws)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         key = np.array([self._seed, epoch], np.uint64)
@@ -120,7 +129,7 @@ class _TrainBatches:
 class _EvalBatches:
     """One ordered pass: item t is this process's rows of batch t; missing rows are zeros of weight 0."""
 
-    def __init__(self, examples: ArrayExamples | RecordExamples, batch_size: int, rows: slice):
+    def __init__(self, examples: Examples, batch_size: int, rows: slice):
         self._examples, self._batch_size, self._rows = examples, batch_size, rows
 
     def __len__(self) -> int:
@@ -129,12 +138,13 @@ class _EvalBatches:
     def __getitem__(self, t: int) -> dict[str, np.ndarray]:
         rows = np.arange(self._rows.start, self._rows.stop) + t * self._batch_size
         real = rows < len(self._examples)
-        image, label = self._examples.gather(np.where(real, rows, 0))
-        image[~real], label[~real] = 0, 0
-        return {"image": image, "label": label, "weight": real.astype(np.float32)}
+        batch = self._examples.batch(np.where(real, rows, 0))
+        for values in batch.values():
+            values[~real] = 0
+        return batch
 
 
-def _read_options(examples: ArrayExamples | RecordExamples, batch_bytes: int) -> grain.ReadOptions:
+def _read_options(examples: Examples, batch_bytes: int) -> grain.ReadOptions:
     if isinstance(examples, RecordExamples):  # Pillow decodes without the interpreter lock, one batch per thread.
         threads = min(16, os.cpu_count() or 1)
         return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -153,6 +163,8 @@ def make_loader(
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
+    text: TextCard | None = None,
+    isolate_documents: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     start_batch: int = 0,
@@ -174,15 +186,18 @@ def make_loader(
         raw_dir: where the raw files of a built-in set are; None looks in the usual places and then downloads.
         decoding: how images become pixels; its random parts act with `train` alone, and images are then decoded anew
             each time, whatever in_memory_bytes.
+        text: card of a corpus, by which it is cut into windows of tokens; None for images.
+        isolate_documents: of a corpus, see `TokenWindows`.
         process_index: which contiguous rows of each batch to yield, of `process_count`.
         process_count: number of processes that share each batch.
         start_batch: first batch to yield.
         in_memory_bytes: a split whose decoded images take at most this many bytes is held in memory.
 
     Returns:
-        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]) with
-        b = batch_size // process_count. `get_state()` is {"next_index": t}, t being the next batch to be returned,
-        whatever is prefetched; `set_state(state)` goes there; `close()` stops the background threads.
+        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), or of what
+        `TokenWindows.batch` gives, with b = batch_size // process_count. `get_state()` is {"next_index": t}, t being
+        the next batch to be returned, whatever is prefetched; `set_state(state)` goes there; `close()` stops the
+        background threads.
 
     Raises:
         DataError: the data set or split cannot be found, prepared or used, or an argument is out of range.
@@ -194,14 +209,18 @@ def make_loader(
     if not 0 <= seed < 2**64:
         raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
-    in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
-    examples = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes)
+    if text is not None:
+        examples: Examples = open_windows(builder, split, text, isolate=isolate_documents)
+        row_bytes = examples.row_bytes
+    else:
+        in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
+        examples = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes)
+        row_bytes = math.prod(image_shape(builder, decoding.image_size))
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
     source = _TrainBatches(examples, batch_size, rows, seed) if train else _EvalBatches(examples, batch_size, rows)
     if not 0 <= start_batch <= len(source):
         raise DataError(f"start_batch {start_batch} is not in 0 .. {len(source)}, the number of batches")
-    batch_bytes = local * math.prod(image_shape(builder, decoding.image_size))
-    iterator = iter(grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, batch_bytes)))
+    iterator = iter(grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, local * row_bytes)))
     iterator.set_state({"next_index": start_batch})
     return iterator

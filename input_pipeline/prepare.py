@@ -60,6 +60,8 @@ def open_builder(
     """
     root = data_root(data_dir)
     if name in BUILTIN:
+        key = BUILTIN[name].content_key(None if raw_dir is None else Path(raw_dir).expanduser())
+        root = root / "local" / key if key else root
         directory = root / name / str(BUILTIN[name].VERSION)
         if not _is_prepared(directory):
             _prepare(name, root, directory, raw_dir)

@@ -38,6 +38,7 @@ def limit(
     return {"low": low, "above": above, "high": high, "below": below}
 
 
+TEXT_OBJECTIVES = ("causal_lm",)
 RESUMABLE = {"resumable": True}  # may differ when a workdir is resumed: does not change what is computed
 ORDERED = {"ordered": True}  # a dict whose order counts
 
@@ -62,6 +63,12 @@ class DataConfig:
     flip: bool = False  # left-right with probability 1/2
     erasing: float = field(default=0.0, metadata=limit(low=0, high=1))  # probability of random erasing per image
     mixup: float = field(default=0.0, metadata=limit(low=0))  # alpha of mixup; 0 is off
+    # text: characters, bpe or wordpiece, trained on train_split; or a tokenizer.json, or a directory with vocab.txt or
+    # with GPT-2's encoder.json and vocab.bpe
+    tokenizer: str = "bpe"
+    vocab_size: int = field(default=8192, metadata=limit(low=2, high=2**31 - 1))  # of a tokenizer trained here, at most
+    max_len: int = field(default=256, metadata=limit(low=1, high=2**20))  # tokens of an example
+    isolate_documents: bool = False  # attention stays within a document and positions start anew in each
 
 
 @dataclass
@@ -128,7 +135,8 @@ class Config:
 
     model: str = "cnn"  # a name of jaxmodels.list_models()
     model_fields: dict[str, Any] = field(default_factory=dict)  # of that module; the data say num_classes, image_shape
-    objective: Literal["classification", "elbo"] = "classification"  # elbo: for the models vae and vae_conv
+    # elbo: for the models vae and vae_conv; causal_lm: next tokens, for the models gpt2_*
+    objective: Literal["classification", "elbo", "causal_lm"] = "classification"
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -239,12 +247,34 @@ def check(config: Config) -> None:
         for name, value in (("label_smoothing", config.label_smoothing), ("data.mixup", config.data.mixup)):
             if value:
                 raise ConfigError(f"config.{name} = {value} is for labels, and objective elbo has none; nearest: 0")
+    if config.objective in TEXT_OBJECTIVES:
+        _require_no_images(config)
     for pattern, rate in config.optim.rates.items():
         if rate <= 0:
             raise ConfigError(
                 f"config.optim.rates.{pattern} = {rate} must be above 0; config.optim.freeze stops training"
             )
     _check_model(config)
+
+
+def _require_no_images(config: Config) -> None:
+    plain = DataConfig()
+    for name in (
+        "image_size",
+        "resize_size",
+        "crop_area",
+        "randaugment_layers",
+        "crop_padding",
+        "flip",
+        "erasing",
+        "mixup",
+    ):
+        value, default = getattr(config.data, name), getattr(plain, name)
+        if value != default:
+            raise ConfigError(
+                f"config.data.{name} = {value!r} is for images, and objective {config.objective} reads text; "
+                f"nearest: {default!r}"
+            )
 
 
 def check_batch(config: Config, shards: int) -> None:
@@ -258,6 +288,20 @@ def check_batch(config: Config, shards: int) -> None:
             of += f" times accumulate = {config.accumulate}" if unit != shards else ""
             near = _nearest_multiples(size, unit)
             raise ConfigError(f"config.{name} = {size} is not divisible by {of}; nearest: {near}")
+
+
+def resolve_text_fields(config: Config, vocab_size: int) -> dict[str, Any]:
+    """``config.model_fields`` plus what the model has to know of the text: size of the vocabulary, longest text."""
+    fields = dict(config.model_fields)
+    for name, needed, of in (
+        ("vocab_size", vocab_size, f"tokens of data.tokenizer = {config.data.tokenizer!r}"),
+        ("max_len", config.data.max_len, "tokens of config.data.max_len"),
+    ):
+        if fields.setdefault(name, needed) < needed:
+            raise ConfigError(
+                f"config.model_fields.{name} = {fields[name]} is below the {needed} {of}; nearest: {needed}"
+            )
+    return fields
 
 
 def resolve_model_fields(config: Config, num_classes: int, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -406,7 +450,7 @@ def _check_model(config: Config) -> None:
             raise ConfigError(f"{name} is not a field of model {config.model!r}{hint}")
         value = config.model_fields[key] = _coerce(value, known[key])
         _check_type(value, known[key], name)
-    needed = {"classification": "num_classes", "elbo": "latent_size"}
+    needed = {"classification": "num_classes", "elbo": "latent_size", "causal_lm": "vocab_size"}
     if needed[config.objective] not in known:
         fitting = [objective for objective, field_name in needed.items() if field_name in known]
         hint = f"; nearest: config.objective = {fitting[0]!r}" if fitting else ""

@@ -27,7 +27,8 @@ from train.workdir import read_config
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found on a split: means of the metrics, the examples they count, and, for classes, the confusion."""
+    """What was found on a split: means of the metrics, the examples (or tokens) they count, and, for classes, the
+    confusion."""
 
     means: dict[str, float]
     examples: int
@@ -59,8 +60,8 @@ def evaluate(
             if stopping():
                 return None
     add(*jax.device_get(pending))
-    count = next(iter(sums.values.values()))[1]
-    return Evaluation(sums.means(), int(count), confusion)
+    count, means = next(iter(sums.values.values()))[1], sums.means()
+    return Evaluation(means | run.task.derive(means), int(count), confusion)
 
 
 def final_means(
@@ -75,7 +76,7 @@ def final_means(
 
 def scores(run: Run, found: Evaluation) -> dict[str, Any]:
     """JSON values: the means, the number of examples and, for classes, per-class scores and the confusion matrix."""
-    confusion, result = found.confusion, {**found.means, "examples": found.examples}
+    confusion, result = found.confusion, {**found.means, run.task.unit: found.examples}
     if confusion is None:
         return result
     classes = per_class(confusion.astype(np.float64))
@@ -160,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         if found.confusion is not None:
             print(table(result))
         means = "  ".join(f"{k} {v:.6g}" for k, v in (found.means | extra).items())
-        print(f"step {int(state.step)}  {split}  {means}  examples {found.examples}")
+        print(f"step {int(state.step)}  {split}  {means}  {run.task.unit} {found.examples}")
     return 0
 
 

@@ -183,7 +183,7 @@ class _Loop:
             return {}
         examples = config.steps * config.batch_size
         summary = {
-            "train": train.means | {"examples": train.examples},
+            "train": train.means | {self.run.task.unit: train.examples},
             "test": scores(self.run, test) | extra,
             "steps": config.steps,
             "seconds": round(time.perf_counter() - self.started, 3),
@@ -200,7 +200,7 @@ class _Loop:
         write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         for name, means, count in (("train", train.means, train.examples), ("test", test.means | extra, test.examples)):
             numbers = "  ".join(f"{k} {v:.4f}" for k, v in means.items())
-            self.writers.line(f"final {name:<5} {numbers}  ({count:,} examples)")
+            self.writers.line(f"final {name:<5} {numbers}  ({count:,} {self.run.task.unit})")
         self.writers.line(f"wrote {self.workdir}/{written}")
         return summary
 
@@ -225,12 +225,15 @@ class _Loop:
 
     def _log(self, step: int) -> None:
         seconds = self.window_seconds
-        values = self.window.means() | {"learning_rate": float(self.schedule(step - 1))}
+        means = self.window.means()
+        values = means | self.run.task.derive(means) | {"learning_rate": float(self.schedule(step - 1))}
         timings = {
             "examples_per_second": self.window_steps * self.config.batch_size / seconds,
             "step_ms": 1e3 * seconds / self.window_steps,
             "data_wait_percent": 100 * self.window_wait / seconds,
         }
+        if self.run.task.unit == "tokens":
+            timings["tokens_per_second"] = timings["examples_per_second"] * self.config.data.max_len
         use = hardware.mfu(self.flops, seconds / self.window_steps, jax.devices()[0].device_kind, jax.device_count())
         if use is not None:
             timings["mfu_percent"] = 100 * use
@@ -246,7 +249,7 @@ class _Loop:
         found = self._measure(state, self.config.data.eval_split)
         if found is None:
             return False
-        timings = {"examples_per_second": found.examples / (time.perf_counter() - start)}
+        timings = {f"{self.run.task.unit}_per_second": found.examples / (time.perf_counter() - start)}
         self.writers.record(step, "eval", found.means, timings)
         if self.draw:
             pictures = self.draw(state)
@@ -254,7 +257,8 @@ class _Loop:
                 report.write_pictures(pictures, self.workdir / "samples", step)
         self.progress.evaluated = step
         self.last_evaluation = (step, found)
-        self.checkpoints.score(step, found.means[self.run.task.score])
+        score = found.means[self.run.task.score]
+        self.checkpoints.score(step, -score if self.run.task.lower_is_better else score)
         return True
 
     def _measure(self, state: TrainState, split: str) -> Evaluation | None:

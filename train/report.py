@@ -30,7 +30,6 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
     count, size = setup.parameter_count(run)
     mesh = " x ".join(f"{name} {n}" for name, n in run.mesh.shape.items())
     precision = jax.config.jax_default_matmul_precision or f"{device.platform}'s default"
-    splits = ", ".join(f"{name} {n:,}" for name, n in card.splits.items())
     stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
     optim = config.optim
     frozen = transfer.frozen_size(run.shapes.params, optim.freeze)
@@ -39,7 +38,7 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
         "mesh": mesh,
         "dtypes": f"parameters {stored}, computation {config.dtype}, matrix products at {precision} precision",
         "model": f"{config.model} {config.model_fields or ''}: {count:,} parameters, {size / 1e6:.2f} MB",
-        "data": f"{card.name} {card.version}: {splits}; images {'x'.join(map(str, card.image_shape))} uint8",
+        "data": card.summary(),
         "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
         f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)",
         "rates": ", ".join(f"{pattern} x {rate:g}" for pattern, rate in optim.rates.items()),

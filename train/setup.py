@@ -15,9 +15,17 @@ from jax.sharding import Mesh, NamedSharding
 
 import input_pipeline
 import jaxmodels
-from input_pipeline import DatasetCard, Decoding, image
+from input_pipeline import DatasetCard, Decoding, TextCard, image
 from train import sharding, transfer
-from train.config import Config, ConfigError, DataConfig, check_batch, resolve_model_fields
+from train.config import (
+    TEXT_OBJECTIVES,
+    Config,
+    ConfigError,
+    DataConfig,
+    check_batch,
+    resolve_model_fields,
+    resolve_text_fields,
+)
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step
@@ -29,7 +37,7 @@ class Run:
     """A config made concrete. ``shapes`` is the abstract TrainState, with its shardings."""
 
     config: Config
-    card: DatasetCard
+    card: DatasetCard | TextCard
     mesh: Mesh
     model: jaxmodels.Module
     task: Task
@@ -57,7 +65,7 @@ class Run:
             state,
             skip=config.init_skip,
             model=self.model,
-            image_shape=self.card.image_shape,
+            image_shape=() if isinstance(self.card, TextCard) else self.card.image_shape,
             warn=warn,
         )
 
@@ -147,14 +155,18 @@ class Run:
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
             decoding=_decoding(data),
+            text=self.card if isinstance(self.card, TextCard) else None,
+            isolate_documents=data.isolate_documents,
             **kwargs,
         )
 
     def _batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return _batch_shapes(self.card, size, NamedSharding(self.mesh, sharding.BATCH))
+        return _batch_shapes(self.config, self.card, size, NamedSharding(self.mesh, sharding.BATCH))
 
 
-def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.Device] | None = None) -> Run:
+def build(
+    config: Config, *, card: DatasetCard | TextCard | None = None, devices: list[jax.Device] | None = None
+) -> Run:
     """Makes a config concrete; prepares the data set unless its card is given.
 
     Raises:
@@ -163,19 +175,8 @@ def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     check_batch(config, sharding.batch_shards(mesh))
-    data = config.data
-    if card is None:
-        card = input_pipeline.describe(
-            data.name,
-            data_dir=data.data_dir,
-            raw_dir=data.raw_dir,
-            decoding=_decoding(data),
-            require=(data.train_split, data.eval_split),
-        )
-    channels = card.image_shape[-1]
-    if len(data.mean) not in (1, channels):
-        raise ConfigError(f"config.data.mean = {data.mean} has {len(data.mean)} values for {channels} channel(s)")
-    fields = resolve_model_fields(config, card.num_classes, card.image_shape)
+    card = card or _describe(config)
+    fields = _resolve_fields(config, card)
     model = jaxmodels.create(config.model, **fields, dtype=jnp.dtype(config.dtype))
     task = make_task(config, model)
     tx = make_optimizer(config.optim, config.steps)
@@ -190,6 +191,30 @@ def build(config: Config, *, card: DatasetCard | None = None, devices: list[jax.
     return Run(config, card, mesh, model, task, tx, shapes)
 
 
+def _describe(config: Config) -> DatasetCard | TextCard:
+    data = config.data
+    where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir, "require": (data.train_split, data.eval_split)}
+    if config.objective not in TEXT_OBJECTIVES:
+        return input_pipeline.describe(data.name, decoding=_decoding(data), **where)
+    return input_pipeline.describe_text(
+        data.name,
+        max_len=data.max_len,
+        tokenizer=data.tokenizer,
+        vocab_size=data.vocab_size,
+        train_split=data.train_split,
+        **where,
+    )
+
+
+def _resolve_fields(config: Config, card: DatasetCard | TextCard) -> dict[str, Any]:
+    if isinstance(card, TextCard):
+        return resolve_text_fields(config, card.vocab_size)
+    mean, channels = config.data.mean, card.image_shape[-1]
+    if len(mean) not in (1, channels):
+        raise ConfigError(f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)")
+    return resolve_model_fields(config, card.num_classes, card.image_shape)
+
+
 def _decoding(data: DataConfig) -> Decoding:
     return Decoding(
         image_size=data.image_size,
@@ -201,20 +226,30 @@ def _decoding(data: DataConfig) -> Decoding:
 
 
 def _initialiser(
-    config: Config, card: DatasetCard, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation
+    config: Config, card: DatasetCard | TextCard, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation
 ):
-    batch = jax.eval_shape(task.eval_batch, _batch_shapes(card, 1))
+    batch = jax.eval_shape(task.eval_batch, _batch_shapes(config, card, 1))
     inputs = tuple(batch[k] for k in task.inputs)
     return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
 
 
-def _batch_shapes(card: DatasetCard, size: int, where: NamedSharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch_shapes(
+    config: Config, card: DatasetCard | TextCard, size: int, where: NamedSharding | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Batches as loaded."""
-    return {
-        "image": jax.ShapeDtypeStruct((size, *card.image_shape), jnp.uint8, sharding=where),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=where),
-        "weight": jax.ShapeDtypeStruct((size,), jnp.float32, sharding=where),
-    }
+    if isinstance(card, TextCard):
+        of_tokens = (size, card.max_len)
+        shapes = {"tokens": (of_tokens, jnp.int32), "target": (of_tokens, jnp.int32)}
+        shapes |= {"weight": (of_tokens, jnp.float32), "characters": (of_tokens, jnp.float32)}
+        if config.data.isolate_documents:
+            shapes["segments"] = (of_tokens, jnp.int32)
+    else:
+        shapes = {
+            "image": ((size, *card.image_shape), jnp.uint8),
+            "label": ((size,), jnp.int32),
+            "weight": ((size,), jnp.float32),
+        }
+    return {k: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for k, (shape, dtype) in shapes.items()}
 
 
 def parameter_count(run: Run) -> tuple[int, int]:

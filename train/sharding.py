@@ -48,6 +48,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)patch_embed/kernel$", P(None, None)),
     (r"(^|/)norm(_\d+)?/(scale|bias)$", P(None)),
     (r"(^|/)(class_token|position)$", P(None, None, None)),
+    # text: the vocabulary is split, as its logits are
+    (r"(^|/)(token_embed|head)/embedding$", P("tensor", None)),
+    (r"(^|/)position_embed/embedding$", P(None, None)),
 )
 
 

@@ -1,5 +1,6 @@
 """What differs between the objectives of a run; everything else in ``train/`` is the same for all of them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from input_pipeline import image
 from jaxmodels import Module
 from train.config import Config, ConfigError
-from train.objectives import classification, elbo, importance_weighted_log_likelihood
+from train.objectives import causal_lm, classification, elbo, importance_weighted_log_likelihood
 from train.state import TrainState
 from train.step import Batch, Metrics, Objective, predict_step
 
@@ -26,7 +27,9 @@ class Task:
       train_batch: (key of the step, batch as loaded) -> batch: augmentation, normalisation, noise.
       eval_batch: the same for evaluation, without chance.
       inputs: keys of the batch that the model takes, in order.
-      score: metric by which a checkpoint is the best; higher is better.
+      score: metric by which a checkpoint is the best: the higher, or the lower if ``lower_is_better``.
+      unit: what the metrics count.
+      derive: means of the metrics -> what follows from them.
       confusion: whether outputs are logits of classes, with a confusion matrix and scores of each class.
       pictures: whether the model draws images (see train/generate.py) at every evaluation.
       final_step: (state, batch as loaded) -> sums and counts of what is too slow for every evaluation, or None;
@@ -39,6 +42,9 @@ class Task:
     eval_batch: Callable[[Batch], Batch]
     inputs: tuple[str, ...]
     score: str
+    lower_is_better: bool = False
+    unit: str = "examples"
+    derive: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}
     confusion: bool = False
     pictures: bool = False
     final_step: Callable[[TrainState, Batch], Metrics] | None = None
@@ -50,7 +56,8 @@ def make_task(config: Config, model: Module) -> Task:
     Raises:
       ConfigError: the data do not suit the objective.
     """
-    return _elbo(config, model) if config.objective == "elbo" else _classification(config, model)
+    makers = {"classification": _classification, "elbo": _elbo, "causal_lm": _causal_lm}
+    return makers[config.objective](config, model)
 
 
 def _classification(config: Config, model: Module) -> Task:
@@ -73,6 +80,20 @@ def _classification(config: Config, model: Module) -> Task:
         inputs=("image",),
         score="accuracy",
         confusion=True,
+    )
+
+
+def _causal_lm(config: Config, model: Module) -> Task:
+    return Task(
+        train_objective=partial(causal_lm, label_smoothing=config.label_smoothing),
+        eval_objective=causal_lm,
+        train_batch=lambda key, batch: batch,
+        eval_batch=lambda batch: batch,
+        inputs=("tokens", "segments") if config.data.isolate_documents else ("tokens",),
+        score="loss",
+        lower_is_better=True,
+        unit="tokens",
+        derive=lambda means: {"perplexity": math.exp(min(means["loss"], 700.0))},
     )
 
 

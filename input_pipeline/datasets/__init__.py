@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from input_pipeline.datasets.builder import ArrayBuilder
+from input_pipeline.datasets.builder import RawBuilder
 from input_pipeline.datasets.cifar import Cifar10, Cifar100
 from input_pipeline.datasets.digits import Digits
 from input_pipeline.datasets.mnist import MNIST, FashionMNIST
+from input_pipeline.datasets.text import Pydoc, TextFiles, TinyShakespeare
 
-BUILTIN: dict[str, type[ArrayBuilder]] = {
+BUILTIN: dict[str, type[RawBuilder]] = {
     "digits": Digits,
     "mnist": MNIST,
     "fashion_mnist": FashionMNIST,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
+    "pydoc": Pydoc,
+    "tiny_shakespeare": TinyShakespeare,
+    "text_files": TextFiles,
 }

@@ -1,4 +1,4 @@
-"""What the built-in TFDS builders share: examples that come from arrays, without TensorFlow."""
+"""What the built-in TFDS builders share: raw files, and examples that come from arrays, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 # Not registered with TFDS: the stock builders of the same names stay usable in the same process.
-class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder whose examples are rows of arrays read from raw files.
+class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder that reads raw files.
 
     Args:
         raw_dir: directory with the raw files; None looks in the usual places and then downloads.
@@ -55,6 +55,15 @@ class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             advice=self.ADVICE,
         )
         return {file.unpacked: path for file, path in zip(self.RAW_FILES, paths, strict=True)}
+
+    @classmethod
+    def content_key(cls, raw_dir: Path | None) -> str:
+        """Of what no version speaks: a key of the content, under which it is prepared; empty for published data."""
+        return ""
+
+
+class ArrayBuilder(RawBuilder, skip_registration=True):
+    """A builder whose examples are rows of arrays: an image, and columns."""
 
     def _generate_examples(self, image: np.ndarray, **columns: Any) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (index, example) for images [n, h, w, c] and columns of n values each."""

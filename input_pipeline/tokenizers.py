@@ -1,0 +1,152 @@
+"""Tokenizers, all of them Hugging Face's ``tokenizers.Tokenizer``: trained on a corpus, or from published files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from input_pipeline.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"
+"""Stands before each document, where the tokenizer has it."""
+
+BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+KINDS = ("characters", "bpe", "wordpiece")
+"""What can be trained: one token for each character seen; byte-level BPE as GPT-2's (Radford et al. 2019, section
+2.2); WordPiece as BERT's (Devlin et al. 2019, section 3), uncased."""
+
+
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer of one of ``KINDS``, trained on texts; the same texts give the same tokenizer.
+
+    Args:
+        kind: of `KINDS`.
+        texts: documents.
+        vocab_size: tokens, special ones included; a small corpus may give fewer. Characters have no say in it.
+    """
+    if kind == "characters":
+        seen = sorted(set().union(*map(set, texts)))
+        tokenizer = Tokenizer(models.WordLevel({character: i for i, character in enumerate(seen)}, unk_token=""))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+    elif kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        _byte_level(tokenizer)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        special = [END_OF_TEXT]
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+    else:
+        tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size, special_tokens=list(BERT_SPECIAL), show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """A tokenizer from ``tokenizer.json``, GPT-2's ``encoder.json`` and ``vocab.bpe``, or BERT's ``vocab.txt``.
+
+    Args:
+        path: one of these files, or a directory that holds them (transformers' names for GPT-2's, ``vocab.json`` and
+            ``merges.txt``, are known too).
+
+    Raises:
+        DataError: none of them is there, or it cannot be read.
+    """
+    path = Path(path).expanduser()
+    directory = path if path.is_dir() else path.parent
+    wanted = None if path.is_dir() else path.name
+    try:
+        if wanted in (None, "tokenizer.json") and (directory / "tokenizer.json").is_file():
+            return Tokenizer.from_file(str(directory / "tokenizer.json"))
+        for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
+            files = directory / vocabulary, directory / merges
+            if wanted in (None, vocabulary, merges) and all(file.is_file() for file in files):
+                tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))
+                _byte_level(tokenizer)
+                tokenizer.add_special_tokens([END_OF_TEXT])
+                return tokenizer
+        if wanted in (None, "vocab.txt") and (directory / "vocab.txt").is_file():
+            return _wordpiece(models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
+        if wanted and path.is_file() and path.suffix == ".json":
+            return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path} holds no tokenizer that can be read: {' '.join(str(error).split())}") from error
+    raise DataError(
+        f"no tokenizer at {path}: give a tokenizer.json, a directory with encoder.json and vocab.bpe or with "
+        f"vocab.txt, or one of {', '.join(KINDS)} to train one"
+    )
+
+
+def _byte_level(tokenizer: Tokenizer) -> None:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+
+
+def _wordpiece(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    known = {token: tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")}
+    if None not in known.values():
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", known["[SEP]"]), ("[CLS]", known["[CLS]"]))
+    return tokenizer
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """The same for tokenizers that do the same."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+
+
+def characters_per_token(tokenizer: Tokenizer) -> np.ndarray:
+    """How many characters begin in each token, float32 [vocabulary]; special tokens stand for none.
+
+    A byte-level token may hold a part of a character only; it counts where its first byte is, so sums are exact.
+    """
+    size = tokenizer.get_vocab_size()
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    counts = np.zeros(size, np.float32)
+    byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+    first = {letter for letter, byte in _letters_of_bytes().items() if byte & 0xC0 != 0x80}
+    for token, i in tokenizer.get_vocab().items():
+        if i not in special:
+            text = token.removeprefix("##")
+            counts[i] = sum(letter in first for letter in text) if byte_level else len(text)
+    return counts
+
+
+def _letters_of_bytes() -> dict[str, int]:
+    """The printable letter that byte-level BPE writes for each byte (GPT-2's ``bytes_to_unicode``), turned round."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def encode(tokenizer: Tokenizer, text: str, *, source: str) -> np.ndarray:
+    """Tokens of a text without special ones, int32 [n].
+
+    Raises:
+        DataError: characters that the tokenizer does not know and has no token for; the first few are named.
+    """
+    try:
+        return np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+    except Exception as error:  # of a WordLevel model: its unknown token is not in the vocabulary
+        vocabulary = tokenizer.get_vocab()
+        unknown = sorted({character for character in text if character not in vocabulary})
+        if not unknown:
+            raise
+        raise DataError(
+            f"{source} has {len(unknown)} characters that the tokenizer does not know, such as "
+            f"{', '.join(map(repr, unknown[:5]))}: train it on text that has them, or use tokenizer 'bpe', which knows "
+            "all there are"
+        ) from error
