@@ -49,6 +49,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
             vocab_size=vocab_size, special_tokens=list(BERT_SPECIAL), show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
+        _frame_pairs(tokenizer)
     return tokenizer
 
 
@@ -76,7 +77,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
                 tokenizer.add_special_tokens([END_OF_TEXT])
                 return tokenizer
         if wanted in (None, "vocab.txt") and (directory / "vocab.txt").is_file():
-            return _wordpiece(models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
+            tokenizer = _wordpiece(models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
+            tokenizer.add_special_tokens([t for t in BERT_SPECIAL if tokenizer.token_to_id(t) is not None])
+            _frame_pairs(tokenizer)
+            return tokenizer
         if wanted and path.is_file() and path.suffix == ".json":
             return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
@@ -97,10 +101,14 @@ def _wordpiece(model: models.WordPiece) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _frame_pairs(tokenizer: Tokenizer) -> None:
+    """``[CLS] a [SEP]`` and ``[CLS] a [SEP] b [SEP]``, with types 0 and 1."""
     known = {token: tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")}
     if None not in known.values():
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", known["[SEP]"]), ("[CLS]", known["[CLS]"]))
-    return tokenizer
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

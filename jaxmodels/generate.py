@@ -84,6 +84,7 @@ def generate(
     stop: Sequence[int] = (),
     seed: int = 0,
     on_tokens: Callable[[list[list[int]]], None] = lambda texts: None,
+    first_only: bool = False,
 ) -> list[list[int]]:
     """Continues prompts.
 
@@ -94,6 +95,7 @@ def generate(
       stop: tokens after which a text ends.
       seed: of the draws.
       on_tokens: told every few tokens of all that is written so far.
+      first_only: write no more than the first few tokens, for instance to compile.
 
     Returns:
       The continuations, a stop token included where one was met.
@@ -115,7 +117,7 @@ def generate(
         place, done = int(text.place), bool(text.done.all())
         found = _continuations(np.asarray(text.tokens)[:, longest:place], stop)
         on_tokens(found)
-        if done or place == max_len or place == written:
+        if done or first_only or place in (max_len, written):
             return found
         written = place
 

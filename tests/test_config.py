@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from input_pipeline import DatasetCard
+from input_pipeline import DatasetCard, TextCard
 from train import config as config_lib
 from train import setup
-from train.config import Config, ConfigError, check_batch, from_json, load_config, to_json
+from train.config import TEXT_OBJECTIVES, Config, ConfigError, check_batch, from_json, load_config, to_json
 from train.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -41,11 +41,15 @@ def test_every_config_loads_has_a_card_and_survives_json(path):
 def test_every_config_builds(path):
     """Model, optimiser and shapes of the very training step, without data: a card stands in for the data set's."""
     config = load_config(path)
-    shape, classes = SHAPES[config.data.name]
     splits = {config.data.train_split.partition("[")[0]: 1000, config.data.eval_split: 100}
-    shape = shape if config.data.image_size is None else (config.data.image_size, config.data.image_size, shape[-1])
-    names = tuple(map(str, range(classes)))
-    run = setup.build(config, card=DatasetCard(config.data.name, "1.0.0", splits, shape, classes, names, ""))
+    if config.objective in TEXT_OBJECTIVES:
+        card = TextCard(config.data.name, "1.0.0", splits, config.data.vocab_size, config.data.max_len, "{}", "")
+    else:
+        shape, classes = SHAPES[config.data.name]
+        size = config.data.image_size
+        shape = shape if size is None else (size, size, shape[-1])
+        card = DatasetCard(config.data.name, "1.0.0", splits, shape, classes, tuple(map(str, range(classes))), "")
+    run = setup.build(config, card=card)
     count, _ = setup.parameter_count(run)
     assert count > 1000
     batch = run._batch_shapes(config.batch_size)

@@ -1,123 +1,157 @@
-"""Samples from a trained model: ``python -m train.generate --workdir=DIR [--step=best] [--count=64] [--out=FILE.png]``.
+"""Text or images from a trained model.
 
-The same functions draw the pictures that a run leaves at every evaluation.
+python -m train.generate --workdir=DIR --prompt="To be" [--temperature=0.8] [--top_k=40] [--max_tokens=200]
+python -m train.generate --weights=DIR_OR_HUB_ID --prompt="To be"
+python -m train.generate --workdir=DIR_OF_AN_AUTOENCODER [--count=64] [--out=FILE.png]
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, UInt8
+from tokenizers import Tokenizer
 
-from input_pipeline import image
-from train import cli, report
+from input_pipeline import TextCard
+from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
+from jaxmodels import generate as generation
+from jaxmodels import weights
+from train import cli, pictures, report
 from train.checkpoint import is_disk_full
-from train.config import ConfigError
+from train.config import Config, ConfigError
 from train.evaluate import for_this_machine, restore
-from train.setup import Run, build
-from train.state import TrainState
+from train.setup import build
+from train.step import eval_variables
 from train.workdir import read_card, read_config
-
-COLUMNS = 8  # of every grid
-SAMPLES = COLUMNS**2
-
-
-def decode(run: Run, state: TrainState, latent: Float[Array, "b latent"]) -> Float[Array, "b h w c"]:
-    """The decoder's means for draws of z, as pixels in [0, 1]."""
-    decoded = run.model.apply(_variables(run, state), latent, method="decode")
-    means = jax.nn.sigmoid(decoded) if run.model.likelihood == "bernoulli" else decoded
-    data = run.config.data
-    return (means * jnp.asarray(data.std) + jnp.asarray(data.mean)).clip(0, 1)
-
-
-def encode(run: Run, state: TrainState, images: UInt8[Array, "b h w c"]) -> Float[Array, "b latent"]:
-    """The means of q(z | x)."""
-    normalised = image.normalize(images, run.config.data.mean, run.config.data.std)
-    return run.model.apply(_variables(run, state), normalised, method="encode")[0]
-
-
-def samples(run: Run, state: TrainState, seed: int, count: int) -> Float[Array, "b h w c"]:
-    """Pixels of ``count`` draws of z from the prior; the first few do not depend on how many are drawn."""
-    return decode(run, state, jax.random.normal(jax.random.key(seed), (count, run.model.latent_size)))
-
-
-def grid(images: Float[Array, "b h w c"]) -> UInt8[Array, "height width c"]:
-    """Images side by side, row by row; places that are left over are white."""
-    missing = -len(images) % COLUMNS
-    filled = jnp.concatenate([images, jnp.ones((missing, *images.shape[1:]), images.dtype)])
-    pixels = rearrange(filled, "(row column) h w c -> (row h) (column w) c", column=COLUMNS)
-    return jnp.round(255 * pixels).astype(jnp.uint8)
-
-
-def compile_pictures(run: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
-    """A function that draws ``samples`` (from the same z every time), ``reconstructions`` and a latent ``walk``.
-
-    Reconstructions are rows of originals, each over a row of decoded means of q(z | x). Each row of the walk goes in
-    equal steps from the encoding of one image to that of another. The images are the first of ``data.eval_split``.
-    """
-    shown = 2 * COLUMNS
-
-    def pictures(state, images):
-        latent = encode(run, state, images)
-        pairs = rearrange([images / 255, decode(run, state, latent)], "two (r n) h w c -> (r two n) h w c", n=COLUMNS)
-        share = jnp.linspace(0, 1, COLUMNS)[:, None]
-        start, stop = rearrange(latent, "(r two) l -> two r 1 l", two=2)
-        walk = rearrange((1 - share) * start + share * stop, "r n l -> (r n) l")
-        return {
-            "samples": grid(samples(run, state, run.config.seed, SAMPLES)),
-            "reconstructions": grid(pairs),
-            "walk": grid(decode(run, state, walk)),
-        }
-
-    everywhere = NamedSharding(run.mesh, P())
-    images = run.examples(run.config.data.eval_split, shown)["image"]
-    images = jax.make_array_from_process_local_data(everywhere, images)
-    compiled = jax.jit(pictures, out_shardings=everywhere).lower(run.shapes, images).compile()
-    return lambda state: jax.device_get(compiled(state, images))
-
-
-def _variables(run: Run, state: TrainState) -> dict:
-    # every device draws everything, and jax.set_mesh is not in force: so the number of images need not suit the mesh
-    params = jax.lax.with_sharding_constraint(state.eval_params, NamedSharding(run.mesh, P()))
-    return {"params": params, **state.model_state}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes a grid of samples as a PNG file."""
+    """Streams text to standard output, or writes a grid of images as a PNG file."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.generate",
-        description="Samples from a trained model. Now: images from a variational autoencoder (config.objective elbo).",
+        prog="python -m train.generate", description="Text or images from a trained model.", allow_abbrev=False
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", type=Path, help="workdir of a run")
+    source.add_argument("--weights", help="directory or Hugging Face hub id of a language model and its tokenizer")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
-    parser.add_argument("--count", type=int, default=SAMPLES, help=f"images, {COLUMNS} in a row; default {SAMPLES}")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same; default 0")
-    parser.add_argument("--out", type=Path, help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir")
+    parser.add_argument("--count", type=int, help="texts (default 1), or images (default 64)")
+    text = parser.add_argument_group("text")
+    text.add_argument("--prompt", default="", help="what the text begins with; default: a new document")
+    text.add_argument("--max_tokens", type=int, help="tokens to write at most; default: as many as the model takes")
+    text.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token; default 1")
+    text.add_argument("--top_k", type=int, default=0, help="draw from this many of the most probable tokens")
+    text.add_argument("--top_p", type=float, default=1.0, help="draw from the most probable that reach this sum")
+    text.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: against repetition")
+    text.add_argument("--tokenizer", help="with --weights: where the tokenizer lies, if not beside them")
+    images = parser.add_argument_group("images")
+    images.add_argument("--out", type=Path, help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir")
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")
-    if args.count < 1:
-        parser.error(f"--count={args.count} must be at least 1")
+    for name in ("count", "max_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name}={value} must be at least 1")
     if not 0 <= args.seed < 2**32:
         parser.error(f"--seed={args.seed} is not in 0 .. {2**32 - 1}")
     if args.out and args.out.suffix.lower() != ".png":
         parser.error(f"--out={args.out} is not a .png file")
+    try:
+        sampling = generation.Sampling(args.repetition_penalty, args.temperature, args.top_k, args.top_p)
+    except ValueError as e:
+        parser.error(str(e))
+    if args.weights:
+        return write_text(*_from_weights(args.weights, args.tokenizer), sampling, args)
     config = for_this_machine(read_config(args.workdir))
-    if config.objective != "elbo":
+    if config.objective == "elbo":
+        return draw_images(config, args)
+    if config.objective == "causal_lm":
+        return write_text(*_from_run(config, args), sampling, args)
+    raise ConfigError(
+        f"{args.workdir} is of a run with config.objective = {config.objective!r}, which writes and draws nothing; "
+        "give the workdir of a language model or of a variational autoencoder"
+    )
+
+
+def write_text(model: Any, variables: Any, tokenizer: Tokenizer, sampling: generation.Sampling, args: Any) -> int:
+    """Streams one text, or prints several one after the other; says on standard error how fast it was."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    prompt = _prompt(tokenizer, args.prompt, end)
+    longest = model.max_len if args.max_tokens is None else min(model.max_len, len(prompt) + args.max_tokens)
+    count, printed = args.count or 1, ""
+
+    def stream(texts: list[list[int]]) -> None:
+        nonlocal printed
+        whole = tokenizer.decode(prompt + texts[0])
+        if count == 1 and not whole.endswith("\ufffd"):  # a character that is only half there
+            print(whole[len(printed) :], end="", flush=True)
+            printed = whole
+
+    variables = jax.device_put(variables)
+    options = {"max_len": longest, "sampling": sampling, "stop": [] if end is None else [end]}
+    try:
+        # the first few tokens compile what the others use
+        generation.generate(model, variables, [prompt] * count, seed=args.seed, first_only=True, **options)
+        start = time.perf_counter()
+        texts = generation.generate(model, variables, [prompt] * count, seed=args.seed, on_tokens=stream, **options)
+    except ValueError as e:
+        raise ConfigError(f"{e}; this model takes {model.max_len} tokens, the prompt has {len(prompt)}") from e
+    seconds = time.perf_counter() - start
+    for i, text in enumerate(texts) if count > 1 else ():
+        print(f"--- {i + 1}\n{tokenizer.decode(prompt + text)}")
+    written = sum(map(len, texts))
+    print(tokenizer.decode(prompt + texts[0])[len(printed) :] if count == 1 else "", flush=True)
+    print(f"{written} tokens in {seconds:.2f} s: {written / seconds:.0f} tokens/s", file=sys.stderr)
+    return 0
+
+
+def _prompt(tokenizer: Tokenizer, text: str, end: int | None) -> list[int]:
+    try:
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as e:  # characters that it does not know
+        raise ConfigError(f"--prompt={text!r} has characters that the tokenizer does not know") from e
+    if tokens:
+        return tokens
+    if end is None:
+        newline = tokenizer.encode("\n", add_special_tokens=False).ids
+        return newline
+    return [end]
+
+
+def _from_run(config: Config, args: Any) -> tuple[Any, Any, Tokenizer]:
+    card = read_card(args.workdir)
+    assert isinstance(card, TextCard)
+    run = build(config, card=card)
+    state = restore(run, args.workdir, args.step)
+    return run.model, jax.device_get(eval_variables(state)), Tokenizer.from_str(card.tokenizer)
+
+
+def _from_weights(source: str, tokenizer: str | None) -> tuple[Any, Any, Tokenizer]:
+    try:
+        model, variables = weights.load(source, cast=True)
+        found = load_tokenizer(tokenizer or weights.resolve_source(source))
+    except weights.WeightsError as e:
+        raise ConfigError(f"--weights={source}: {e}") from e
+    if not hasattr(model, "vocab_size"):
+        raise ConfigError(f"--weights={source} is a {type(model).__name__}, which writes no text")
+    if found.get_vocab_size() > model.vocab_size:
         raise ConfigError(
-            f"{args.workdir} is of a run with config.objective = {config.objective!r}, which draws nothing; give the "
-            "workdir of a variational autoencoder, as configs/fashion_vae.py trains"
+            f"the tokenizer has {found.get_vocab_size()} tokens and the weights are for {model.vocab_size}: they do "
+            "not belong together; --tokenizer=PATH names another"
         )
+    return model, variables, found
+
+
+def draw_images(config: Config, args: Any) -> int:
+    """Writes a grid of samples as a PNG file."""
     run = build(config, card=read_card(args.workdir))
     state = restore(run, args.workdir, args.step)
-    pixels = jax.jit(lambda state: grid(samples(run, state, args.seed, args.count)))(state)
+    count = args.count or pictures.SAMPLES
+    pixels = jax.jit(lambda state: pictures.grid(pictures.samples(run, state, args.seed, count)))(state)
     out = args.out or args.workdir / "samples" / f"generated_{int(state.step)}_seed_{args.seed}.png"
     try:
         report.write_png(out, np.asarray(pixels))
@@ -125,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         if is_disk_full(e):
             raise
         raise ConfigError(f"{out} cannot be written: {e.strerror}; give another --out=FILE.png") from e
-    print(f"wrote {out}: {args.count} samples of step {int(state.step)}")
+    print(f"wrote {out}: {count} samples of step {int(state.step)}")
     return 0
 
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train import cli, generate, hardware, report
+from train import cli, hardware, pictures, report
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, final_means, scores, table
@@ -111,7 +111,7 @@ class _Loop:
         self.eval_step = run.compile_eval_step()
         self.started = time.perf_counter() - progress.seconds
         self.last_evaluation: tuple[int, Evaluation] | None = None
-        self.draw = generate.compile_pictures(run) if run.task.pictures else None
+        self.draw = pictures.compile_pictures(run) if run.task.pictures else None
         self.flops = self.compile_seconds = 0.0
 
     def run_steps(self, state: TrainState) -> TrainState:
@@ -252,9 +252,9 @@ class _Loop:
         timings = {f"{self.run.task.unit}_per_second": found.examples / (time.perf_counter() - start)}
         self.writers.record(step, "eval", found.means, timings)
         if self.draw:
-            pictures = self.draw(state)
+            drawn = self.draw(state)
             if jax.process_index() == 0:
-                report.write_pictures(pictures, self.workdir / "samples", step)
+                report.write_pictures(drawn, self.workdir / "samples", step)
         self.progress.evaluated = step
         self.last_evaluation = (step, found)
         score = found.means[self.run.task.score]

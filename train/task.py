@@ -31,7 +31,7 @@ class Task:
       unit: what the metrics count.
       derive: means of the metrics -> what follows from them.
       confusion: whether outputs are logits of classes, with a confusion matrix and scores of each class.
-      pictures: whether the model draws images (see train/generate.py) at every evaluation.
+      pictures: whether the model draws images (see train/pictures.py) at every evaluation.
       final_step: (state, batch as loaded) -> sums and counts of what is too slow for every evaluation, or None;
         measured on ``data.eval_split`` when the run ends.
     """

@@ -33,6 +33,7 @@ class TextBuilder(RawBuilder, skip_registration=True):
             description=(type(self).__doc__ or "").splitlines()[0],
             features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
             homepage=self.HOMEPAGE,
+            disable_shuffling=True,  # neighbours in a stream of tokens
         )
 
     def _split_generators(self, dl_manager):

@@ -347,6 +347,7 @@ __all__ = [
     "load",
     "nested",
     "read_tensors",
+    "resolve_source",
     "save",
     "shapes",
     "to_torch",

@@ -91,7 +91,8 @@ def resolve_source(source: str | Path) -> Path:
 
     name, _, revision = str(source).partition("@")
     try:
-        patterns = ["*.safetensors", "*.safetensors.index.json", "config.json"]
+        # the tokenizer too, where there is one
+        patterns = ["*.safetensors", "*.json", "merges.txt", "vocab.txt"]
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as e:  # many kinds: no network, no such repository, no permission
         raise WeightsError(

@@ -1,0 +1,285 @@
+"""Language models as runs: objective, whole training, resumption, meshes, and text from what was trained."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxmodels
+from input_pipeline import TextCard
+from jaxmodels import weights
+from jaxmodels.layers import TokenLogits
+from tests.test_loop import assert_same_run
+from train import evaluate, generate, loop, predict, setup
+from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check
+from train.objectives import causal_lm, token_cross_entropy
+from train.step import accumulated_gradients
+
+SMALL = {"num_layers": 2, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64}
+
+
+def outputs_of(batch=3, length=12, vocabulary=50, *, bias=False, seed=0):
+    rng = np.random.default_rng(seed)
+    hidden, kernel = rng.normal(size=(batch, length, 8)), rng.normal(size=(vocabulary, 8))
+    return TokenLogits(
+        jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(rng.normal(size=vocabulary)) if bias else None
+    )
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_cross_entropy_in_parts_is_the_whole(x64, bias, label_smoothing):
+    outputs = outputs_of(bias=bias)
+    target = jnp.asarray(np.random.default_rng(1).integers(0, 50, (3, 12)))
+    labels = optax.smooth_labels(jax.nn.one_hot(target, 50), label_smoothing)
+    expected = optax.softmax_cross_entropy(outputs.logits, labels)
+    for chunk in (1, 3 * 50 * 4, 2**26):
+        losses, correct = token_cross_entropy(outputs, target, label_smoothing=label_smoothing, chunk=chunk)
+        np.testing.assert_allclose(losses, expected, rtol=1e-12)
+        np.testing.assert_array_equal(correct, outputs.logits.argmax(-1) == target)
+
+    def loss(outputs, chunk):
+        return token_cross_entropy(outputs, target, label_smoothing=label_smoothing, chunk=chunk)[0].sum()
+
+    whole, parts = (jax.grad(loss, allow_int=True)(outputs, chunk) for chunk in (2**26, 600))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_no_array_of_all_logits_with_a_large_vocabulary():
+    """Nor in the backward pass: the largest array of the compiled gradient is a part of the logits."""
+    outputs = TokenLogits(jnp.zeros((2, 64, 8)), jnp.zeros((1000, 8)))
+    target = jnp.zeros((2, 64), jnp.int32)
+
+    def loss(outputs, chunk):
+        return token_cross_entropy(outputs, target, chunk=chunk)[0].sum()
+
+    memory = [
+        jax.jit(jax.grad(loss), static_argnums=1).lower(outputs, chunk).compile().memory_analysis().temp_size_in_bytes
+        for chunk in (2**26, 2 * 4 * 1000)
+    ]
+    assert memory[0] >= 2 * 64 * 1000 * 4
+    assert memory[1] < memory[0] / 5
+
+
+def test_loss_counts_tokens_and_bits_characters():
+    outputs = outputs_of()
+    batch = {
+        "target": jnp.zeros((3, 12), jnp.int32),
+        "weight": jnp.ones((3, 12)).at[1, 5:].set(0),
+        "characters": jnp.full((3, 12), 2.5),
+    }
+    metrics = causal_lm(outputs, batch)
+    count = 3 * 12 - 7
+    assert metrics["loss"][1] == metrics["accuracy"][1] == count
+    assert metrics["bits_per_character"][1] == 2.5 * count
+    np.testing.assert_allclose(metrics["bits_per_character"][0], metrics["loss"][0] / math.log(2), rtol=1e-6)
+    changed = outputs._replace(hidden=outputs.hidden.at[1, 5:].add(1.0))  # what has no weight has no say
+    np.testing.assert_allclose(causal_lm(changed, batch)["loss"][0], metrics["loss"][0])
+
+
+def test_a_batch_of_mixed_lengths_equals_one_by_one(x64):
+    model = jaxmodels.create(
+        "gpt2_tiny", vocab_size=11, max_len=16, **SMALL, dtype=jnp.float64, param_dtype=jnp.float64
+    )
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 11, n) for n in (9, 4, 6)]
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False)
+    for left in (False, True):
+        tokens, segments = np.zeros((2, 3, 9), np.int32)
+        for i, text in enumerate(texts):
+            places = slice(9 - len(text), 9) if left else slice(0, len(text))
+            tokens[i, places], segments[i, places] = text, 1
+        logits = model.apply(variables, jnp.asarray(tokens), jnp.asarray(segments), train=False).logits
+        for i, text in enumerate(texts):
+            alone = model.apply(variables, jnp.asarray(text)[None], train=False).logits[0]
+            np.testing.assert_allclose(logits[i][segments[i] > 0], alone, rtol=1e-10, atol=1e-12)
+    packed = jnp.asarray(np.concatenate(texts[1:]))[None]
+    segments = jnp.asarray([[1] * 4 + [2] * 6])
+    logits = model.apply(variables, packed, segments, train=False).logits[0, 4:]
+    alone = model.apply(variables, jnp.asarray(texts[2])[None], train=False).logits[0]
+    np.testing.assert_allclose(logits, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_nothing_is_seen_of_later_tokens():
+    model = jaxmodels.create("gpt2_tiny", vocab_size=11, max_len=16, **SMALL)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False)
+    tokens = jnp.asarray([[1, 2, 3, 4, 5, 6, 7]])
+    before = model.apply(variables, tokens, train=False).logits[0]
+    after = model.apply(variables, tokens.at[0, 4].set(9), train=False).logits[0]
+    changed = (before != after).any(-1)
+    assert changed.tolist() == [False] * 4 + [True] * 3
+
+
+def config_of(data_dir, **fields) -> Config:
+    return Config(
+        **{
+            "model": "gpt2_tiny",
+            "model_fields": {**SMALL, "dropout_rate": 0.1},
+            "objective": "causal_lm",
+            "data": DataConfig(name="pydoc", data_dir=data_dir, tokenizer="bpe", vocab_size=400, max_len=32),
+            "optim": OptimConfig(learning_rate=3e-3, warmup_steps=2, weight_decay=1e-2, clip_norm=1.0),
+            "checkpoint": CheckpointConfig(every=8),
+            "steps": 24,
+            "batch_size": 16,
+            "accumulate": 2,
+            "eval_every": 12,
+            "eval_batch_size": 256,
+            "log_every": 6,
+            **fields,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("language") / "run"
+    summary = loop.train(config_of(data_dir), workdir)
+    return workdir, summary
+
+
+def test_a_run_learns_and_says_how_well(run):
+    workdir, summary = run
+    test = summary["test"]
+    assert test["loss"] < math.log(400) - 0.5
+    assert test["perplexity"] == pytest.approx(math.exp(test["loss"]))
+    assert test["tokens"] > 2_000
+    assert 0 < test["bits_per_character"] < 8
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all("perplexity" in record for record in records)
+    assert {"tokens_per_second"} <= set(json.loads((workdir / "timings.jsonl").read_text().splitlines()[0]))
+
+
+def test_the_best_checkpoint_has_the_lowest_loss(run, data_dir):
+    workdir, _ = run
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    losses = {r["step"]: r["loss"] for r in records if r["kind"] == "eval"}
+    built = setup.build(config_of(data_dir))
+    assert int(evaluate.restore(built, workdir, "best").step) == min(losses, key=losses.get)
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(run, tmp_path, data_dir, monkeypatch):
+    def stop_at_13(self, step):
+        self.asked, self.name = self.asked or step == 13, "SIGTERM"
+        return self.asked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Stop, "reached", stop_at_13)
+        assert loop.train(config_of(data_dir), tmp_path / "run") is None
+    loop.train(config_of(data_dir), tmp_path / "run")
+    assert_same_run(run[0], tmp_path / "run")
+
+
+def test_evaluate_gives_the_summary_again(run, capsys):
+    workdir, summary = run
+    assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == summary["test"]
+
+
+def test_text_from_a_run_and_from_its_weights(run, tmp_path, data_dir, capsys):
+    workdir, _ = run
+    arguments = ["--prompt=The for statement", "--max_tokens=12", "--temperature=0.7", "--top_k=20"]
+    assert generate.main([f"--workdir={workdir}", *arguments]) == 0
+    found = capsys.readouterr()
+    assert found.out.startswith("The for statement")
+    assert "12 tokens in" in found.err and "tokens/s" in found.err
+    built = setup.build(config_of(data_dir))
+    state = evaluate.restore(built, workdir)
+    weights.save(tmp_path, built.model, {"params": jax.device_get(state.params)}, format="transformers")
+    (tmp_path / "tokenizer.json").write_text(built.card.tokenizer)
+    assert generate.main([f"--weights={tmp_path}", *arguments]) == 0
+    assert capsys.readouterr().out == found.out
+    assert generate.main([f"--workdir={workdir}", "--count=2", "--max_tokens=4"]) == 0
+    assert capsys.readouterr().out.count("---") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompt=" + "word " * 40], "a prompt of .* tokens leaves nothing of max_len 32"),
+        (["--step=7"], "no checkpoint of step 7"),
+    ],
+)
+def test_mistakes_in_what_is_asked_for(run, arguments, words):
+    with pytest.raises(Exception, match=words):
+        generate.main([f"--workdir={run[0]}", *arguments])
+
+
+def test_a_language_model_labels_no_images(run):
+    with pytest.raises(ConfigError, match="knows no labels"):
+        predict.main([f"--workdir={run[0]}", "x.png"])
+
+
+def test_weights_and_tokenizer_must_belong_together(run, tmp_path, data_dir):
+    card = setup.build(config_of(data_dir)).card
+    model = jaxmodels.create("gpt2_tiny", vocab_size=300, max_len=16, **SMALL)
+    variables = jax.device_get(model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False))
+    weights.save(tmp_path, model, variables)
+    (tmp_path / "tokenizer.json").write_text(card.tokenizer)
+    with pytest.raises(ConfigError, match="the tokenizer has 400 tokens and the weights are for 300"):
+        generate.main([f"--weights={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"model": "cnn", "model_fields": {}},
+            "does not fit model 'cnn'; nearest: config.objective = 'classification'",
+        ),
+        ({"data": DataConfig(name="pydoc", flip=True)}, "config.data.flip = True is for images"),
+        ({"model_fields": {"vocab_size": 30}}, "vocab_size = 30 is below the 400 tokens"),
+        ({"model_fields": {"max_len": 30}}, "max_len = 30 is below the 32 tokens"),
+        ({"model_fields": {"attention": "flash"}}, "attention 'flash' is not one of einsum"),
+    ],
+)
+def test_configs_that_do_not_fit(data_dir, fields, words):
+    config = config_of(data_dir, **fields)
+    card = TextCard("pydoc", "1.0.0", {"train": 1, "test": 1}, 400, 32, "{}", "")
+    with pytest.raises(ConfigError, match=words):
+        check(config)
+        setup.build(config, card=card)
+
+
+@pytest.mark.parametrize(
+    "mesh", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 4, "tensor": 2}]
+)
+def test_meshes_compute_what_one_device_does(x64, mesh):
+    """Gradients in float64, with padding, so that shards have different numbers of tokens."""
+    card = TextCard("pydoc", "1.0.0", {"train": 1, "test": 1}, 64, 16, "{}", "")
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 64, (16, 17)).astype(np.int32)
+    real = np.arange(16) < rng.integers(1, 17, (16, 1))
+    batch = {
+        "tokens": tokens[:, :-1],
+        "target": tokens[:, 1:],
+        "weight": real.astype(np.float64),
+        "characters": np.ones((16, 16)),
+        "segments": real.astype(np.int32),
+    }
+    found, initial = [], None
+    for sizes in ({"data": 1}, mesh):
+        config = config_of("", mesh=MeshConfig(**sizes), accumulate=1)
+        config.data = dataclasses.replace(config.data, max_len=16, isolate_documents=True)
+        config.model_fields = {**SMALL, "scan": True, "dropout_rate": 0.0, "embedding_dropout_rate": 0.0}
+        config.model_fields |= {"attention_dropout_rate": 0.0}
+        devices = jax.devices()[: math.prod(sizes.values())]
+        built = setup.build(config, card=card, devices=devices)
+        model = built.model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        initial = initial or jax.tree.map(lambda x: x.astype(np.float64), jax.device_get(built.init().params))
+        params = jax.device_put(initial, jax.tree.map(lambda s: s.sharding, built.shapes.params))
+        with jax.set_mesh(built.mesh):
+            grads, count, metrics, _ = jax.jit(
+                lambda p, b, built=built, model=model: accumulated_gradients(
+                    p, {}, b, jax.random.key(0), model=model, objective=causal_lm, inputs=built.task.inputs
+                )
+            )(params, jax.device_put(batch, jax.NamedSharding(built.mesh, setup.sharding.BATCH)))
+        assert count == real.sum()
+        found.append(jax.device_get((grads, metrics["loss"][0])))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * found[0][1])

@@ -1,0 +1,223 @@
+"""Text input: tokenizers against transformers', corpora as data sets, windows of tokens, files that are not right."""
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tokenizers import Tokenizer
+
+from input_pipeline import DataError, describe_text, make_loader
+from input_pipeline.corpus import TokenWindows
+from input_pipeline.prepare import open_builder
+from input_pipeline.tokenizers import (
+    END_OF_TEXT,
+    characters_per_token,
+    encode,
+    load_tokenizer,
+    train_tokenizer,
+)
+
+TEXTS = ["The cat sat on the mat. The cat sat.\n", "A naïve café — 猫 sat on the mat 🐈!", "tabs\tand  spaces\n\n"]
+
+
+def write(directory, files):
+    directory.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (directory / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["characters", "bpe"])
+def test_nothing_is_lost(kind):
+    tokenizer = train_tokenizer(kind, TEXTS, 300)
+    for text in TEXTS:
+        tokens = encode(tokenizer, text, source="x")
+        assert tokenizer.decode(tokens.tolist()) == text
+        assert characters_per_token(tokenizer)[tokens].sum() == len(text)
+    assert tokenizer.to_str() == train_tokenizer(kind, TEXTS, 300).to_str()
+
+
+def test_characters_are_one_token_each():
+    tokenizer = train_tokenizer("characters", TEXTS, 2)
+    assert tokenizer.get_vocab_size() == len(set("".join(TEXTS)))
+    assert len(encode(tokenizer, TEXTS[1], source="x")) == len(TEXTS[1])
+    with pytest.raises(DataError, match=r"x has 2 characters that the tokenizer does not know, such as 'Q', 'Z'"):
+        encode(tokenizer, "The ZQ cat", source="x")
+
+
+def test_bpe_merges_what_is_frequent():
+    tokenizer = train_tokenizer("bpe", TEXTS * 10, 300)
+    assert tokenizer.get_vocab_size() == 300
+    assert tokenizer.token_to_id(END_OF_TEXT) is not None
+    assert len(encode(tokenizer, TEXTS[0], source="x")) < len(TEXTS[0]) / 2
+    assert characters_per_token(tokenizer)[tokenizer.token_to_id(END_OF_TEXT)] == 0
+
+
+def test_gpt2_and_bert_files_are_read_as_transformers_reads_them(tmp_path):
+    from train.compare.originals import transformers
+
+    trained = train_tokenizer("bpe", TEXTS * 10, 300)
+    model = json.loads(trained.to_str())["model"]
+    vocabulary = json.dumps(model["vocab"], ensure_ascii=False)
+    merges = "#version: 0.2\n" + "\n".join(" ".join(m) for m in model["merges"]) + "\n"
+    write(tmp_path / "openai", {"encoder.json": vocabulary, "vocab.bpe": merges})
+    write(tmp_path / "hub", {"vocab.json": vocabulary, "merges.txt": merges})
+    theirs = transformers().GPT2Tokenizer.from_pretrained(tmp_path / "hub")
+    for where in ("openai", "hub", "openai/encoder.json"):
+        ours = load_tokenizer(tmp_path / where)
+        for text in (*TEXTS, "new words, 123!"):
+            assert encode(ours, text, source="x").tolist() == theirs(text)["input_ids"]
+    words = train_tokenizer("wordpiece", TEXTS * 10, 120)
+    ordered = sorted(words.get_vocab(), key=words.get_vocab().get)
+    write(tmp_path / "bert", {"vocab.txt": "\n".join(ordered) + "\n"})
+    theirs = transformers().BertTokenizer.from_pretrained(tmp_path / "bert")
+    for tokenizer in (load_tokenizer(tmp_path / "bert"), words):
+        for text in (*TEXTS, "Unseen wörds"):
+            assert tokenizer.encode(text).ids == theirs(text)["input_ids"]
+            assert tokenizer.encode(text, "a cat").ids == theirs(text, "a cat")["input_ids"]
+            assert tokenizer.encode(text, "a cat").type_ids == theirs(text, "a cat")["token_type_ids"]
+    trained.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).to_str() == trained.to_str()
+
+
+def test_tokenizers_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match=r"no tokenizer at .*characters, bpe, wordpiece"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match="holds no tokenizer that can be read"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Thirty documents, and where they are prepared."""
+    directory = tmp_path_factory.mktemp("text")
+    lines = [json.dumps({"text": f"Document {i} says {'very ' * (i % 5)}little.\n"}) for i in range(30)]
+    raw_dir = write(directory / "raw", {"all.jsonl": "\n".join(lines) + "\n"})
+    return {"raw_dir": str(raw_dir), "data_dir": str(directory / "data")}
+
+
+def card_of(prepared, **options):
+    return describe_text("text_files", max_len=16, **{"tokenizer": "bpe", "vocab_size": 300, **options}, **prepared)
+
+
+def loader_of(prepared, card, split="train", **options):
+    return make_loader("text_files", split, text=card, **{"batch_size": 4, "train": False, **options}, **prepared)
+
+
+def test_a_corpus_is_a_tfds_data_set(prepared):
+    card = card_of(prepared)
+    assert card.splits == {"train": 27, "test": 3}
+    assert card.vocab_size == Tokenizer.from_str(card.tokenizer).get_vocab_size() == 300
+    source = tfds.data_source("text_files", data_dir=str(tfds.core.Path(card.directory).parents[1]), split="test")
+    assert [record["text"] for record in source] == [
+        f"Document {i} says {'very ' * (i % 5)}little.\n".encode() for i in (9, 19, 29)
+    ]
+
+
+def test_evaluation_predicts_every_token_once(prepared):
+    card = card_of(prepared)
+    tokenizer = Tokenizer.from_str(card.tokenizer)
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    texts = [f"Document {i} says {'very ' * (i % 5)}little.\n" for i in (9, 19, 29)]
+    stream = [token for text in texts for token in (end, *encode(tokenizer, text, source="x"))] + [end]
+    batches = list(loader_of(prepared, card, "test"))
+    weight = np.concatenate([b["weight"] for b in batches])
+    target, tokens = (np.concatenate([b[k] for b in batches])[weight > 0] for k in ("target", "tokens"))
+    assert tokens.tolist() == stream[:-1]
+    assert target.tolist() == stream[1:]
+    assert not np.concatenate([b["tokens"] for b in batches])[weight == 0].any()
+    characters = np.concatenate([b["characters"] for b in batches])[weight > 0]
+    assert characters.sum() == sum(map(len, texts))
+
+
+def test_isolated_documents_have_segments_of_their_own(prepared):
+    card = card_of(prepared)
+    end = Tokenizer.from_str(card.tokenizer).token_to_id(END_OF_TEXT)
+    for batch in loader_of(prepared, card, isolate_documents=True):
+        real = batch["weight"] > 0
+        assert (batch["segments"] > 0)[real].all() and not batch["segments"][~real].any()
+        begins = np.diff(batch["segments"], axis=1) == 1
+        np.testing.assert_array_equal(begins & real[:, 1:], (batch["tokens"][:, 1:] == end) & real[:, 1:])
+
+
+def test_without_a_separator_nothing_predicts_a_new_document():
+    tokens, starts = np.array([1, 2, 3, 4, 5, 6, 7]), np.array([0, 3])
+    windows = TokenWindows(tokens, starts, 6, np.ones(8, np.float32), isolate=True, separated=False)
+    batch = windows.batch(np.array([0]))
+    assert batch["segments"].tolist() == [[1, 1, 1, 2, 2, 2]]
+    assert batch["weight"].tolist() == [[1, 1, 0, 1, 1, 1]]
+
+
+def test_training_windows_are_a_function_of_seed_and_number(prepared):
+    card = card_of(prepared)
+    streams = [loader_of(prepared, card, train=True, seed=seed) for seed in (1, 1, 2)]
+    a, b, c = ([next(stream)["tokens"] for _ in range(9)] for stream in streams)
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+    resumed = loader_of(prepared, card, train=True, seed=1, start_batch=5)
+    np.testing.assert_array_equal(next(resumed)["tokens"], a[5])
+    halves = [loader_of(prepared, card, train=True, seed=1, process_index=i, process_count=2) for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate([next(half)["tokens"] for half in halves]), a[0])
+
+
+def test_windows_cover_the_text_evenly():
+    tokens = np.arange(1000)
+    windows = TokenWindows(tokens, np.array([0]), 10, np.ones(1000, np.float32), isolate=False, separated=False)
+    counts = Counter()
+    for epoch in range(40):
+        draws = [(0, epoch * len(windows) + i) for i in range(len(windows))]
+        counts.update(windows.batch(np.arange(len(windows)), draws)["target"].ravel().tolist())
+    inner = np.array([counts[i] for i in range(20, 980)])
+    assert abs(inner.mean() - 40) < 1 and inner.min() >= 25 and inner.max() <= 60
+
+
+def test_damaged_caches_are_made_again(prepared, tmp_path):
+    data_dir = tmp_path / "data"
+    shutil.copytree(prepared["data_dir"], data_dir)
+    here = {**prepared, "data_dir": str(data_dir)}
+    card = card_of(here)
+    first = next(loader_of(here, card))
+    for path in data_dir.glob("**/.jaxmodels_cache/*/tokens.bin"):
+        path.write_bytes(path.read_bytes()[:-3])
+    np.testing.assert_array_equal(next(loader_of(here, card))["tokens"], first["tokens"])
+
+
+def test_files_named_as_splits(tmp_path):
+    raw_dir = write(tmp_path / "raw", {"train.txt": "abc " * 50, "valid.txt": "bcd " * 20, "test_1.txt": "cba " * 20})
+    card = describe_text("text_files", max_len=8, tokenizer="characters", raw_dir=raw_dir, data_dir=tmp_path / "data")
+    assert card.splits == {"train": 1, "validation": 1, "test": 1}
+    (raw_dir / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match=r"what are notes\.txt\?"):
+        describe_text("text_files", max_len=8, raw_dir=raw_dir, data_dir=tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.txt": ""}, r"a\.txt is empty"),
+        ({"a.txt": b"good \xff bad"}, r"a\.txt is not UTF-8: byte 0xff at offset 5"),
+        ({"a.jsonl": '{"text": "x"}\n{"txt": "y"}\n'}, r"a\.jsonl, line 2 is not"),
+        ({"a.jsonl": '{"text": "x"}\n\nnot json\n'}, r"a\.jsonl, line 3 is not"),
+        ({"a.jsonl": '{"text": "x"}\n{"text": " "}\n'}, r"a\.jsonl, line 2: its text is empty"),
+        ({"a.csv": "x"}, r"holds no \.txt or \.jsonl file"),
+    ],
+)
+def test_files_that_are_not_right(tmp_path, files, words):
+    with pytest.raises(DataError, match=words):
+        describe_text("text_files", max_len=8, raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data")
+
+
+def test_tiny_shakespeare_is_checked_byte_by_byte(tmp_path):
+    raw_dir = write(tmp_path / "raw", {"input.txt": "First Citizen:\n"})
+    with pytest.raises(DataError, match=r"input\.txt has 15 bytes, expected 1115394"):
+        describe_text("tiny_shakespeare", max_len=8, raw_dir=raw_dir, data_dir=tmp_path / "data")
+
+
+def test_images_are_no_text(tmp_path):
+    open_builder("digits", data_dir=tmp_path)
+    with pytest.raises(DataError, match=r"digits/1\.0\.0 needs a feature 'text'"):
+        describe_text("digits", max_len=8, data_dir=tmp_path)
