@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import tensorflow_datasets as tfds
 
+from input_pipeline.corpus import is_text, read_documents
 from input_pipeline.datasets import BUILTIN
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
@@ -23,6 +25,7 @@ from input_pipeline.prepare import open_builder
 
 _EXAMPLES, _CLASSES = 10, 20  # columns and rows of the sample sheet
 _TILE, _LABEL_WIDTH = 64, 112  # pixels
+_BEGINNING = 60  # characters
 
 
 def sample_sheet(examples: ArrayExamples | RecordExamples, label_names: tuple[str, ...]) -> PIL.Image.Image:
@@ -57,11 +60,26 @@ def images_per_second(args: argparse.Namespace, split: str) -> float:
     return statistics.median(speeds)
 
 
+def show_text(builder: tfds.core.DatasetBuilder) -> None:
+    """Prints the splits of a corpus and how each begins."""
+    print(f"{builder.info.full_name}: text\nin {builder.data_dir}")
+    for split in builder.info.splits:
+        documents = characters = 0
+        first = ""
+        for text in read_documents(builder, split):
+            first = first or text
+            documents, characters = documents + 1, characters + len(text)
+        print(f"{split}: {documents:,} documents, {characters:,} characters; begins {first[:_BEGINNING]!r}")
+
+
 def show(args: argparse.Namespace) -> None:
     """Prints the card of a data set, and writes its sample sheet."""
+    builder = open_builder(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir)
+    if is_text(builder):
+        show_text(builder)
+        return
     decoding = Decoding(args.image_size)
     card: DatasetCard = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, decoding=decoding)
-    builder = open_builder(args.name, data_dir=args.data_dir)
     shape = " x ".join(map(str, card.image_shape))
     print(f"{card.name} {card.version}: images {shape} uint8, {card.num_classes} classes\nin {card.directory}")
     splits = {split: open_examples(builder, split, decoding, in_memory_bytes=2**31) for split in card.splits}
@@ -88,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     listing = "\n".join(f"  {name:14} {(builder.__doc__ or '').splitlines()[0]}" for name, builder in BUILTIN.items())
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline",
-        description="Prepares a data set and shows its splits, labels and samples.",
+        description="Prepares a data set and shows its splits, labels and samples, or how its text begins.",
         epilog=f"built-in data sets:\n{listing}\nAny set that TFDS has prepared in DATA_DIR works by its name, too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

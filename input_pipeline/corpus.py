@@ -197,13 +197,19 @@ def open_windows(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, 
     return TokenWindows(tokens, starts, card.max_len, characters, isolate=isolate, separated=separated)
 
 
+def is_text(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether a data set is a corpus."""
+    return isinstance(dict(builder.info.features.items()).get("text"), tfds.features.Text)
+
+
 def _require_text(builder: tfds.core.DatasetBuilder) -> None:
-    features = dict(builder.info.features.items())
-    if not isinstance(features.get("text"), tfds.features.Text):
+    if not is_text(builder):
+        features = dict(builder.info.features.items())
         raise DataError(f"{builder.info.full_name} needs a feature 'text'; it has {features}")
 
 
-def _documents(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[str]:
+def read_documents(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[str]:
+    """The documents of a split, in order."""
     source = builder.as_data_source(split=split)
     for start in range(0, len(source), _CHUNK):
         for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))):
@@ -225,7 +231,7 @@ def _trained(builder: tfds.core.DatasetBuilder, kind: str, vocab_size: int, spli
     path = directory / "tokenizer.json"
     if path.is_file():
         return load_tokenizer(path)
-    tokenizer = train_tokenizer(kind, _documents(builder, split), vocab_size)
+    tokenizer = train_tokenizer(kind, read_documents(builder, split), vocab_size)
     try:
         root.mkdir(exist_ok=True)
         with locked(root, directory.name):
@@ -271,7 +277,7 @@ def _encoded(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer
     """The stream document by document, and what stands at its end."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     separator = np.asarray([] if end is None else [end], np.int32)
-    for i, text in enumerate(_documents(builder, split)):
+    for i, text in enumerate(read_documents(builder, split)):
         source = f"document {i} of split {split!r} of {builder.info.full_name}"
         yield np.concatenate([separator, encode(tokenizer, text, source=source)])
     yield separator

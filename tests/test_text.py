@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from tokenizers import Tokenizer
 
 from input_pipeline import DataError, describe_text, make_loader
-from input_pipeline.corpus import TokenWindows
+from input_pipeline.__main__ import main
+from input_pipeline.corpus import TokenWindows, read_documents
 from input_pipeline.prepare import open_builder
 from input_pipeline.tokenizers import (
     END_OF_TEXT,
@@ -184,6 +185,20 @@ def test_damaged_caches_are_made_again(prepared, tmp_path):
     for path in data_dir.glob("**/.jaxmodels_cache/*/tokens.bin"):
         path.write_bytes(path.read_bytes()[:-3])
     np.testing.assert_array_equal(next(loader_of(here, card))["tokens"], first["tokens"])
+
+
+def test_the_command_shows_how_a_corpus_begins(prepared, capsys):
+    assert main(["text_files", *(f"--{k}={v}" for k, v in prepared.items())]) == 0
+    out = capsys.readouterr().out
+    assert "train: 27 documents" in out and "begins 'Document 0 says little.\\n'" in out
+
+
+def test_python_carries_a_corpus(tmp_path):
+    card = describe_text("pydoc", max_len=8, tokenizer="characters", data_dir=tmp_path)
+    builder = open_builder("pydoc", data_dir=tmp_path)
+    whole = [sum(map(len, read_documents(builder, split))) for split in ("train", "test")]
+    assert sum(whole) > 300_000 and 0.09 < whole[1] / sum(whole) < 0.11
+    assert card.splits["train"] == card.splits["test"] > 50
 
 
 def test_files_named_as_splits(tmp_path):

@@ -72,7 +72,7 @@ class TinyShakespeare(TextBuilder, skip_registration=True):
 class Pydoc(TextBuilder, skip_registration=True):
     """The language reference that Python itself carries (``pydoc_data.topics``): 0.5 to 0.7 MB of English.
 
-    Every tenth topic, in alphabetical order, is in ``test``. The text differs from one version of Python to the next.
+    The last tenth of each topic is in ``test``. The text differs from one version of Python to the next.
     """
 
     HOMEPAGE = "https://docs.python.org/3/reference/"
@@ -88,7 +88,7 @@ class Pydoc(TextBuilder, skip_registration=True):
         return [topics[name] for name in sorted(topics)]
 
     def documents(self) -> Splits:
-        return _divide(self._topics())
+        return _cut(self._topics())
 
 
 class TextFiles(TextBuilder, skip_registration=True):
@@ -175,6 +175,11 @@ def _texts(path: Path) -> list[str]:
 def _divide(texts: list[str]) -> Splits:
     if len(texts) >= 20:
         return {"train": [t for i, t in enumerate(texts) if i % 10 != 9], "test": texts[9::10]}
+    return _cut(texts)
+
+
+def _cut(texts: list[str]) -> Splits:
+    """The first nine tenths of each text, and the last."""
     cuts = [len(text) * 9 // 10 for text in texts]
     return {
         "train": [text[:cut] for text, cut in zip(texts, cuts, strict=True)],
