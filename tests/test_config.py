@@ -49,7 +49,7 @@ def test_every_config_builds(path):
         size = config.data.image_size
         shape = shape if size is None else (size, size, shape[-1])
         card = DatasetCard(config.data.name, "1.0.0", splits, shape, classes, tuple(map(str, range(classes))), "")
-    run = setup.build(config, card=card)
+    run = setup.build(config, card=card, devices=jax.devices()[:1])
     count, _ = setup.parameter_count(run)
     assert count > 1000
     batch = run._batch_shapes(config.batch_size)
