@@ -269,6 +269,7 @@ def _patches(model: ViT) -> tuple[Tensor, ...]:
 
 TOKENS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 1), jnp.int32),)}
 """Of families that read text: there is no shape that a weight depends on."""
+TOKEN_PAIRS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 1), jnp.int32),) * 2}
 
 FAMILIES: dict[type[nn.Module], Family] = {
     MLP: Family({"torch": _mlp}, None),

@@ -107,6 +107,8 @@ CASES: dict[str, Case] = {
 
 def inputs_of(case: Case) -> tuple[str, ...]:
     """Keys of the batch that the model takes, in order."""
+    if case.objective == "seq2seq":
+        return ("source", "tokens", "source_segments", "segments")
     if case.length:
         return ("tokens", "segments")
     return ("image", "noise") if case.objective == "elbo" else ("image",)
@@ -114,16 +116,20 @@ def inputs_of(case: Case) -> tuple[str, ...]:
 
 def objective_of(case: Case) -> Objective:
     """The training objective."""
-    return {"elbo": elbo, "classification": classification, "causal_lm": causal_lm}[case.objective]
+    return {"elbo": elbo, "classification": classification, "causal_lm": causal_lm, "seq2seq": causal_lm}[
+        case.objective
+    ]
 
 
 def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Module:
     """The model of a case in one dtype; ``full``: as it is counted."""
     fields = {} if full else dict(case.fields)
-    if case.objective == "classification":
-        fields["num_classes"] = case.full_classes if full else case.classes
-    elif case.length:
+    if case.length:
         fields["vocab_size"] = case.full_classes if full else case.classes
+        if case.objective == "classification":
+            fields["num_classes"] = 3
+    elif case.objective == "classification":
+        fields["num_classes"] = case.full_classes if full else case.classes
     else:
         fields["image_shape"] = case.full_shape if full else case.image_shape
     for name in jaxmodels.model_fields(case.model):
@@ -136,7 +142,8 @@ def require_possible(case: Case) -> None:
     """Raises ConfigError for images or batches that the architecture cannot take."""
     model, keys = make_model(case, jnp.float32), {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     if case.length:
-        inputs = [jnp.zeros((case.batch_size, case.length), jnp.int32)]
+        count = 2 if case.objective == "seq2seq" else 1
+        inputs = [jnp.zeros((case.batch_size, case.length), jnp.int32)] * count
     else:
         inputs = [jnp.zeros((case.batch_size, *case.image_shape))]
     if case.objective == "elbo":

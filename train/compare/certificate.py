@@ -251,16 +251,23 @@ def make_batch(case: Case, dtype: Any, seed: int, *, size: int | None = None, pa
 
 
 def _make_text(case: Case, dtype: Any, rng: np.random.Generator, size: int, padded: bool) -> Batch:
+    def padded_to(length: int) -> np.ndarray:  # which tokens are real, bool [size, length]
+        lengths = rng.integers(1, length + 1, size) if padded else np.full(size, length)
+        lengths[0] = length
+        return np.arange(length) < lengths[:, None]
+
     tokens = rng.integers(0, case.classes, (size, case.length + 1)).astype(np.int32)
-    lengths = rng.integers(1, case.length + 1, size) if padded else np.full(size, case.length)
-    lengths[0] = case.length
-    real = np.arange(case.length) < lengths[:, None]
-    return {
-        "tokens": tokens[:, :-1] * real,
-        "target": tokens[:, 1:] * real,
-        "segments": real.astype(np.int32),
-        "weight": real.astype(dtype),
-    }
+    real = padded_to(case.length)
+    batch = {"tokens": tokens[:, :-1] * real, "segments": real.astype(np.int32)}
+    if case.objective == "classification":
+        label = rng.integers(0, make_model(case, jnp.float32).num_classes, size).astype(np.int32)
+        return batch | {"label": label, "weight": np.ones(size, dtype)}
+    batch |= {"target": tokens[:, 1:] * real, "weight": real.astype(dtype)}
+    if case.objective == "seq2seq":
+        real = padded_to(case.length - 3)
+        source = rng.integers(0, case.classes, real.shape).astype(np.int32) * real
+        batch |= {"source": source, "source_segments": real.astype(np.int32)}
+    return batch
 
 
 @contextlib.contextmanager
@@ -317,8 +324,11 @@ def main_output(outputs: Any) -> jax.Array:
 
 
 def _counted(logits: np.ndarray, batch: Batch) -> np.ndarray:
-    """Logits of tokens that count: what stands at padding is nobody's business, and differs."""
-    return logits * (batch["segments"] > 0)[..., None] if "segments" in batch else logits
+    """Logits that count: what stands at padding is nobody's business, and differs."""
+    for name in ("masked_weight", "weight"):
+        if name in batch and logits.ndim == 3 and batch[name].shape == logits.shape[:2]:
+            return logits * (batch[name] > 0)[..., None]
+    return logits
 
 
 def _torch_side(original: Original, model: Any, case: Case, batch: Batch) -> Side:
