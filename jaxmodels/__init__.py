@@ -9,12 +9,14 @@ from typing import Any
 from flax.linen import Module
 
 from jaxmodels.alexnet import AlexNet, alexnet
+from jaxmodels.bert import BERT, bert_base, bert_large, bert_tiny, minilm_l6, minilm_l12
 from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
 from jaxmodels.gpt2 import GPT2, gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, gpt2_tiny
 from jaxmodels.inception import InceptionV3
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56, resnet101, resnet152
+from jaxmodels.transformer import Transformer, marian, transformer_base, transformer_big, transformer_tiny
 from jaxmodels.vae import VAE, vae, vae_conv
 from jaxmodels.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxmodels.vit import ViT, vit_b_16, vit_b_16_hf, vit_b_32, vit_h_14, vit_l_16, vit_l_32, vit_s_16, vit_ti_16
@@ -52,11 +54,20 @@ MODELS: dict[str, Callable[..., Module]] = {
     "vit_l_32": vit_l_32,
     "vit_h_14": vit_h_14,
     "vit_b_16_hf": vit_b_16_hf,
+    "bert_tiny": bert_tiny,
+    "bert_base": bert_base,
+    "bert_large": bert_large,
+    "minilm_l6": minilm_l6,
+    "minilm_l12": minilm_l12,
     "gpt2_tiny": gpt2_tiny,
     "gpt2_124m": gpt2_124m,
     "gpt2_355m": gpt2_355m,
     "gpt2_774m": gpt2_774m,
     "gpt2_1558m": gpt2_1558m,
+    "transformer_tiny": transformer_tiny,
+    "transformer_base": transformer_base,
+    "transformer_big": transformer_big,
+    "marian": marian,
 }
 
 
@@ -96,6 +107,7 @@ def _nearest(word: str, known) -> str:
 
 
 __all__ = [
+    "BERT",
     "CNN",
     "GPT2",
     "MLP",
@@ -107,6 +119,7 @@ __all__ = [
     "InceptionV3",
     "Module",
     "ResNet",
+    "Transformer",
     "ViT",
     "create",
     "list_models",

@@ -142,18 +142,26 @@ class MultiHeadAttention(nn.Module):
         """Attends from ``x`` to ``memory``, or to itself. Dropout draws from the ``dropout`` RNG.
 
         Where ``mask.start`` is given, keys and values of ``x`` are written to collection ``cache`` at that place, and
-        all that is cached is attended to; the cache is as long as ``mask.key_segments``.
+        all that is cached is attended to; the cache is as long as ``mask.key_segments``. Those of a ``memory`` are
+        made once, where the cache has none.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        memory = x if memory is None else memory
 
         def heads(name: str, x: jax.Array) -> jax.Array:
             y = nn.Dense(x.shape[-1], kernel_init=self.kernel_init, name=name, **dtypes)(x)
             return rearrange(y, "b n (h d) -> b h n d", h=self.num_heads)
 
-        query, key, value = heads("query", x), heads("key", memory), heads("value", memory)
-        if mask.start is not None:
-            key, value = self._cached("key", key, mask), self._cached("value", value, mask)
+        query = heads("query", x)
+        if memory is None:
+            key, value = heads("key", x), heads("value", x)
+            if mask.start is not None:
+                key, value = self._cached("key", key, mask), self._cached("value", value, mask)
+        elif mask.start is None:
+            key, value = heads("key", memory), heads("value", memory)
+        else:
+            key, value = (
+                self.variable("cache", f"cached_{name}", heads, name, memory).value for name in ("key", "value")
+            )
         dropout = nn.Dropout(self.dropout_rate, deterministic=not self.train, name="dropout")
         if self.backend != "einsum" and self.train and self.dropout_rate:
             raise ValueError(f"attention {self.backend!r} has no dropout_rate {self.dropout_rate}: 'einsum' has")

@@ -56,6 +56,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "tanh": jnp.tanh,
+    "silu": nn.silu,
 }
 
 

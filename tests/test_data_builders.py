@@ -78,7 +78,7 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = write_mnist(directory, np.random.default_rng(0))
     files = []
     for file in mnist.MNIST.RAW_FILES:
-        content = mnist.read_payload(raw.find(directory, file))
+        content = raw.read_payload(raw.find(directory, file))
         files.append(raw.RawFile(file.url, 0, "", file.unpacked, hashlib.sha256(content).hexdigest()))
     monkeypatch.setattr(mnist.MNIST, "RAW_FILES", tuple(files))
     monkeypatch.setattr(mnist, "_SPLITS", {"train": ("train", 30), "test": ("t10k", 20)})

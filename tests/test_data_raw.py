@@ -17,7 +17,7 @@ import pytest
 from input_pipeline import DataError
 from input_pipeline.datasets import raw
 from input_pipeline.datasets.cifar import parse_records, read_members
-from input_pipeline.datasets.mnist import FashionMNIST, parse_idx, read_payload
+from input_pipeline.datasets.mnist import FashionMNIST, parse_idx
 
 ADVICE = "Ask somebody."
 
@@ -39,7 +39,7 @@ def test_idx_is_read_packed_and_unpacked(tmp_path: Path, images: np.ndarray):
     (tmp_path / "x").write_bytes(idx(images))
     (tmp_path / "x.gz").write_bytes(gzip.compress(idx(images)))
     for name in ("x", "x.gz"):
-        np.testing.assert_array_equal(parse_idx(read_payload(tmp_path / name), name, (5, 4, 3)), images)
+        np.testing.assert_array_equal(parse_idx(raw.read_payload(tmp_path / name), name, (5, 4, 3)), images)
 
 
 def test_idx_of_wrong_magic_shape_or_size(images: np.ndarray):
@@ -61,13 +61,13 @@ def test_truncated_or_damaged_gzip(tmp_path: Path, images: np.ndarray):
     packed = gzip.compress(idx(images))
     path.write_bytes(packed[:-20])
     with pytest.raises(DataError, match=r"x\.gz is truncated: \d+ bytes \(decompressed\), expected 76"):
-        parse_idx(read_payload(path), path, (5, 4, 3))
+        parse_idx(raw.read_payload(path), path, (5, 4, 3))
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(DataError, match=r"x\.gz is not a sound gzip file"):
-        read_payload(path)
+        raw.read_payload(path)
     path.write_bytes(packed[:-8] + bytes(8))  # the CRC of the content
     with pytest.raises(DataError, match=r"x\.gz is not a sound gzip file \(CRC"):
-        read_payload(path)
+        raw.read_payload(path)
 
 
 def test_cifar_records_equal_a_hand_made_image():
@@ -180,4 +180,4 @@ def test_download_without_network(tmp_path: Path):
 def test_debian_fashion_mnist_has_the_published_content():
     for file in FashionMNIST.RAW_FILES:
         path = raw.find(FashionMNIST.SYSTEM_DIR, file)
-        assert hashlib.sha256(read_payload(path)).hexdigest() == file.payload_sha256
+        assert hashlib.sha256(raw.read_payload(path)).hexdigest() == file.payload_sha256

@@ -192,6 +192,7 @@ def test_local_response_norm(size):
         ("tanh", torch.tanh),
         ("gelu", torch.nn.GELU()),
         ("gelu_tanh", torch.nn.GELU(approximate="tanh")),
+        ("silu", F.silu),
     ],
 )
 def test_activations_and_their_gradients(name, twin):
@@ -204,7 +205,7 @@ def test_activations_and_their_gradients(name, twin):
 
 
 def test_no_activation_is_untested():
-    assert sorted(layers.ACTIVATIONS) == ["gelu", "gelu_tanh", "relu", "sigmoid", "tanh"]
+    assert sorted(layers.ACTIVATIONS) == ["gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"]
 
 
 def assert_same_uniform(ours, theirs, bound):

@@ -241,7 +241,7 @@ def test_create_names_the_mistake(name, fields, words):
 @pytest.mark.parametrize(
     ("name", "fields", "match"),
     [
-        ("mlp", {"activation": "silu"}, "relu, sigmoid"),
+        ("mlp", {"activation": "mish"}, "relu, sigmoid"),
         ("cnn", {"pool": "max"}, "none, last, each"),
         ("cnn", {"pool": "each", "features": (4,) * 5}, "2x2 pool"),
         ("alexnet", {}, r"a pool of 3 cannot take a map of 1"),

@@ -12,6 +12,7 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.bert import PretrainingLogits
 from jaxmodels.layers import AuxiliaryLogits, TokenLogits
 from jaxmodels.vae import VAEOutputs
 
@@ -117,6 +118,36 @@ def token_cross_entropy(
     hidden, targets = (rearrange(x, "b (k n) ... -> k b n ...", n=size) for x in (outputs.hidden, target))
     losses, correct = jax.lax.map(lambda x: jax.checkpoint(part)(*x), (hidden, targets))
     return tuple(rearrange(x, "k b n -> b (k n)") for x in (losses, correct))
+
+
+def masked_lm(
+    outputs: PretrainingLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int = CHUNK
+) -> dict[str, Metric]:
+    """Cross-entropy of masked tokens plus that of the next sentence, in nats, with the accuracy of both.
+
+    ``loss = sum_bk m_bk (-log softmax(logits_bk)_target_bk) / sum m - sum_b w_b log softmax(next_b)_label_b / sum w``
+    (Devlin et al. 2019, appendix A.2). Both denominators are those of the whole batch, whatever part of it this is: see
+    ``batch["examples_per_masked"]``.
+
+    Args:
+      batch: ``masked_target`` int32 [b, k] and ``masked_weight`` float [b, k]; ``label`` int32 [b], 0 where the second
+        text follows the first; ``weight`` float [b], 0 for padding; ``examples_per_masked`` float [b], the same for
+        all: ``sum w / sum m``.
+    """
+    target, masked = batch["masked_target"], batch["masked_weight"]
+    losses, correct = token_cross_entropy(outputs.tokens, target, label_smoothing=label_smoothing, chunk=chunk)
+    masked, weight = masked.astype(losses.dtype), batch["weight"].astype(losses.dtype)
+    following = optax.softmax_cross_entropy_with_integer_labels(outputs.next_sentence, batch["label"])
+    right = outputs.next_sentence.argmax(-1) == batch["label"]
+    masked_loss, next_loss, count = (losses * masked).sum(-1), following * weight, weight.sum()
+    share = batch["examples_per_masked"].astype(losses.dtype)
+    return {
+        "loss": ((masked_loss * share + next_loss).sum(), count),
+        "masked_loss": (masked_loss.sum(), masked.sum()),
+        "next_loss": (next_loss.sum(), count),
+        "masked_accuracy": ((correct * masked).sum(), masked.sum()),
+        "next_accuracy": ((right * weight).sum(), count),
+    }
 
 
 def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> dict[str, Metric]:

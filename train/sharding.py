@@ -39,17 +39,18 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)(mean|log_variance|decoder_out)/bias$", P(None)),
     (r"(^|/)log_sigma$", P()),
     # transformers: heads and the inner features of the MLP are split, the residual stream is not
-    (r"(^|/)attention/(query|key|value)/kernel$", P(None, "tensor")),
-    (r"(^|/)attention/(query|key|value)/bias$", P("tensor")),
+    (r"(^|/)(cross_)?attention/(query|key|value)/kernel$", P(None, "tensor")),
+    (r"(^|/)(cross_)?attention/(query|key|value)/bias$", P("tensor")),
     (r"(^|/)mlp_in/kernel$", P(None, "tensor")),
     (r"(^|/)mlp_in/bias$", P("tensor")),
-    (r"(^|/)(attention/out|mlp_out)/kernel$", P("tensor", None)),
-    (r"(^|/)(attention/out|mlp_out|patch_embed)/bias$", P(None)),
+    (r"(^|/)((cross_)?attention/out|mlp_out)/kernel$", P("tensor", None)),
+    (r"(^|/)((cross_)?attention/out|mlp_out|patch_embed)/bias$", P(None)),
     (r"(^|/)patch_embed/kernel$", P(None, None)),
     (r"(^|/)norm(_\d+)?/(scale|bias)$", P(None)),
     (r"(^|/)(class_token|position)$", P(None, None, None)),
     # text: the vocabulary is split, as its logits are
-    (r"(^|/)(token_embed|head)/embedding$", P("tensor", None)),
+    (r"(^|/)((token|source|target)_embed|head)/embedding$", P("tensor", None)),
+    (r"(^|/)logits_bias$", P("tensor")),
     (r"(^|/)position_embed/embedding$", P(None, None)),
 )
 

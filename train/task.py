@@ -60,6 +60,11 @@ def make_task(config: Config, model: Module) -> Task:
     return makers[config.objective](config, model)
 
 
+def text_inputs(model: Module) -> tuple[str, ...]:
+    """Keys of a batch of texts that a model takes: types are for those that know them."""
+    return ("tokens", "segments", "types") if hasattr(model, "type_vocab_size") else ("tokens", "segments")
+
+
 def _classification(config: Config, model: Module) -> Task:
     data, dtype = config.data, jnp.dtype(config.dtype)
     return Task(

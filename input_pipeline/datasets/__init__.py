@@ -5,7 +5,9 @@ from __future__ import annotations
 from input_pipeline.datasets.builder import RawBuilder
 from input_pipeline.datasets.cifar import Cifar10, Cifar100
 from input_pipeline.datasets.digits import Digits
+from input_pipeline.datasets.labelled import GLUE_BUILDERS, SST2, TextLabels
 from input_pipeline.datasets.mnist import MNIST, FashionMNIST
+from input_pipeline.datasets.pairs import Multi30k, TextPairs
 from input_pipeline.datasets.text import Pydoc, TextFiles, TinyShakespeare
 
 BUILTIN: dict[str, type[RawBuilder]] = {
@@ -17,4 +19,9 @@ BUILTIN: dict[str, type[RawBuilder]] = {
     "pydoc": Pydoc,
     "tiny_shakespeare": TinyShakespeare,
     "text_files": TextFiles,
+    "sst2": SST2,
+    **GLUE_BUILDERS,
+    "text_labels": TextLabels,
+    "multi30k": Multi30k,
+    "text_pairs": TextPairs,
 }

@@ -5,10 +5,7 @@ Names, versions and features are those of the stock TFDS builders, so that `tfds
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import math
-import zlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,22 +17,6 @@ from input_pipeline.datasets.builder import ArrayBuilder
 from input_pipeline.errors import DataError
 
 _SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}  # split -> file prefix, examples
-
-
-def read_payload(path: Path) -> bytes:
-    """Returns the content of `path`, decompressed if it ends in .gz; a truncated .gz gives what there is."""
-    if path.suffix != ".gz":
-        return path.read_bytes()
-    content = bytearray()
-    try:
-        with gzip.open(path) as file:
-            while chunk := file.read(1 << 20):
-                content += chunk
-    except EOFError:
-        pass  # The byte count below names the expected and the actual size.
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a sound gzip file ({error}): delete it and fetch it again") from error
-    return bytes(content)
 
 
 def parse_idx(content: bytes, source: Path | str, shape: tuple[int, ...]) -> np.ndarray:
@@ -135,12 +116,10 @@ class MNIST(ArrayBuilder, skip_registration=True):
 
     def _read(self, paths: dict[str, Path], unpacked: str, shape: tuple[int, ...]) -> np.ndarray:
         path = paths[unpacked]
-        content = read_payload(path)
+        (file,) = (file for file in self.RAW_FILES if file.unpacked == unpacked)
+        content = raw.read_payload(path)
         values = parse_idx(content, path, shape)
-        (expected,) = (file.payload_sha256 for file in self.RAW_FILES if file.unpacked == unpacked)
-        actual = hashlib.sha256(content).hexdigest()
-        if actual != expected:
-            raise raw.checksum_error(path, expected, actual)
+        raw.verify_payload(path, content, file)
         return values
 
 

@@ -7,7 +7,9 @@ files, the download cache below `data_dir`, and last the network.
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 import tqdm
@@ -59,6 +61,29 @@ def verify(path: Path, raw: RawFile) -> None:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != raw.sha256:
         raise checksum_error(path, raw.sha256, actual)
+
+
+def read_payload(path: Path) -> bytes:
+    """Returns the content of `path`, decompressed if it ends in .gz; a truncated .gz gives what there is."""
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    content = bytearray()
+    try:
+        with gzip.open(path) as file:
+            while chunk := file.read(1 << 20):
+                content += chunk
+    except EOFError:
+        pass  # The byte count below names the expected and the actual size.
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a sound gzip file ({error}): delete it and fetch it again") from error
+    return bytes(content)
+
+
+def verify_payload(path: Path, content: bytes, raw: RawFile) -> None:
+    """Raises `DataError` unless `content`, decompressed from `path`, is that of the published file."""
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != raw.payload_sha256:
+        raise checksum_error(path, raw.payload_sha256, actual)
 
 
 def find(directory: Path, raw: RawFile) -> Path | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.datasets import raw
+from input_pipeline.datasets import local, raw
 from input_pipeline.datasets.builder import RawBuilder
-from input_pipeline.errors import DataError
+from input_pipeline.datasets.local import digest
 
 Splits = dict[str, list[str]]
 
@@ -79,7 +77,7 @@ class Pydoc(TextBuilder, skip_registration=True):
 
     @classmethod
     def content_key(cls, raw_dir: Path | None) -> str:
-        return _digest(cls._topics())
+        return digest(cls._topics())
 
     @staticmethod
     def _topics() -> list[str]:
@@ -99,83 +97,24 @@ class TextFiles(TextBuilder, skip_registration=True):
     ``test``; of fewer than twenty, the last tenth of each.
     """
 
-    NAMES = (("train", "train"), ("val", "validation"), ("dev", "validation"), ("test", "test"))
-
     @classmethod
     def content_key(cls, raw_dir: Path | None) -> str:
-        return _digest([f"{path.name}\n{read_text(path)}" for path in cls._files(raw_dir)])
-
-    @staticmethod
-    def _files(raw_dir: Path | None) -> list[Path]:
-        if raw_dir is None:
-            raise DataError("text_files needs --config.data.raw_dir: a .txt or .jsonl file, or a directory of them")
-        if not raw_dir.exists():
-            raise DataError(f"text_files: raw_dir {raw_dir} does not exist")
-        found = (
-            [raw_dir] if raw_dir.is_file() else sorted(p for p in raw_dir.iterdir() if p.suffix in (".txt", ".jsonl"))
-        )
-        if not found:
-            raise DataError(f"text_files: raw_dir {raw_dir} holds no .txt or .jsonl file")
-        return found
+        return local.content_key(local.find_files("text_files", raw_dir, (".txt", ".jsonl")))
 
     def documents(self) -> Splits:
-        files = self._files(self._raw_dir)
-        named = {
-            path: next((s for start, s in self.NAMES if path.name.lower().startswith(start)), None) for path in files
-        }
-        if "train" not in named.values():
-            return _divide([text for path in files for text in _texts(path)])
-        strays = [path.name for path, split in named.items() if split is None]
-        if strays:
-            raise DataError(
-                f"text_files: beside files named train..., what are {', '.join(strays[:3])}? Names begin with train, "
-                "valid or test"
-            )
-        splits: Splits = {}
-        for path, split in named.items():
-            splits.setdefault(str(split), []).extend(_texts(path))
-        return splits
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises `DataError` for an empty one, or one that is not UTF-8, with the place."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}; convert it with "
-            f"iconv -f LATIN1 -t UTF-8, or whatever it is"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if not text.strip():
-        raise DataError(f"{path} is empty")
-    return text
+        splits = local.by_split("text_files", local.find_files("text_files", self._raw_dir, (".txt", ".jsonl")))
+        texts = {split: [text for path in files for text in _texts(path)] for split, files in splits.items()}
+        return _divide(texts[""]) if "" in texts else texts
 
 
 def _texts(path: Path) -> list[str]:
-    text = read_text(path)
     if path.suffix != ".jsonl":
-        return [text]
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(json.loads(line)["text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f'{path}, line {number} is not {{"text": "..."}} ({type(error).__name__}: {error})'
-            ) from error
-        if not isinstance(found[-1], str) or not found[-1].strip():
-            raise DataError(f"{path}, line {number}: its text is empty or no text")
-    return found
+        return [local.read_text(path)]
+    return [record["text"] for _, record in local.read_records(path, ("text",))]
 
 
 def _divide(texts: list[str]) -> Splits:
-    if len(texts) >= 20:
-        return {"train": [t for i, t in enumerate(texts) if i % 10 != 9], "test": texts[9::10]}
-    return _cut(texts)
+    return local.divided(texts) if len(texts) >= 20 else _cut(texts)
 
 
 def _cut(texts: list[str]) -> Splits:
@@ -185,10 +124,3 @@ def _cut(texts: list[str]) -> Splits:
         "train": [text[:cut] for text, cut in zip(texts, cuts, strict=True)],
         "test": [text[cut:] for text, cut in zip(texts, cuts, strict=True)],
     }
-
-
-def _digest(texts: list[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{len(text)}\n{text}".encode())
-    return digest.hexdigest()[:16]

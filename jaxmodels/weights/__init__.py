@@ -59,6 +59,8 @@ def from_torch(
     if isinstance(skip, str):
         raise TypeError(f"skip {skip!r} must be several patterns: ({skip!r},)")
     leaves, shape = _leaves(model, image_shape)
+    for old, new in family_of(model).renamed.items():
+        tensors = {re.sub(old, new, n): value for n, value in tensors.items()}
     name = format or _best_format(model, shape, leaves, tensors)
     rules = _rules(model, name, shape)
     counted = any(n.endswith("num_batches_tracked") for n in tensors)

@@ -7,7 +7,7 @@ given in each function; ``cifar`` has the names of akamaster/pytorch_resnet_cifa
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmodels.alexnet import AlexNet
+from jaxmodels.bert import BERT
 from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
 from jaxmodels.gpt2 import GPT2
@@ -22,6 +23,7 @@ from jaxmodels.inception import BLOCKS as INCEPTION_BLOCKS
 from jaxmodels.inception import InceptionV3, branch_names
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
+from jaxmodels.transformer import Transformer
 from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
@@ -58,6 +60,7 @@ class Family:
       constants: regular expression of tensors without information that some files have: masks, positions.
       ties: a model and a format to the names that tensors have a second time, with the first. A file may have them,
         and they must be equal then; they are not written.
+      renamed: regular expression of a part of a name, as some files have it, to what it is today.
     """
 
     formats: Mapping[str, Callable[[Any, Shape], Rules]]
@@ -65,6 +68,7 @@ class Family:
     inputs: Callable[[Any, Shape], tuple[jax.Array, ...]] = lambda model, shape: (jnp.zeros((1, *shape)),)
     constants: str = ""
     ties: Callable[[Any, str], Mapping[str, str]] = lambda model, format: {}
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def _mlp(model: MLP, shape: Shape) -> Rules:
@@ -258,7 +262,121 @@ def _gpt2_ties(model: GPT2, format: str) -> Mapping[str, str]:
     return {"lm_head.weight": first} if model.tie_embeddings else {}
 
 
-def _block(model: ViT | GPT2) -> str:
+def _bert(prefix: str) -> Callable[[BERT, Shape], Rules]:
+    def rules(model: BERT, shape: Shape) -> Rules:
+        block, theirs = _block(model), f"{prefix}encoder.layer.{{i}}"
+        head = {"spans": "qa_outputs"}.get(model.head, "classifier")
+        return (
+            Rule(f"{prefix}embeddings.word_embeddings", "token_embed", EMBEDDING),
+            Rule(f"{prefix}embeddings.position_embeddings", "position_embed", EMBEDDING),
+            Rule(f"{prefix}embeddings.token_type_embeddings", "type_embed", EMBEDDING),
+            Rule(f"{prefix}embeddings.LayerNorm", "norm", LAYER_NORM),
+            *(
+                Rule(f"{theirs}.attention.self.{name}", f"{block}/attention/{name}", LINEAR)
+                for name in ("query", "key", "value")
+            ),
+            Rule(f"{theirs}.attention.output.dense", f"{block}/attention/out", LINEAR),
+            Rule(f"{theirs}.attention.output.LayerNorm", f"{block}/norm_1", LAYER_NORM),
+            Rule(f"{theirs}.intermediate.dense", f"{block}/mlp_in", LINEAR),
+            Rule(f"{theirs}.output.dense", f"{block}/mlp_out", LINEAR),
+            Rule(f"{theirs}.output.LayerNorm", f"{block}/norm_2", LAYER_NORM),
+            Rule(f"{prefix}pooler.dense", "pooler", LINEAR),
+            Rule("cls.predictions.transform.dense", "head_dense", LINEAR),
+            Rule("cls.predictions.transform.LayerNorm", "head_norm", LAYER_NORM),
+            Rule("cls.predictions", "", (Tensor("bias", "head_bias"),)),
+            Rule("cls.seq_relationship", "head_next", LINEAR),
+            Rule(head, "head", LINEAR),
+        )
+
+    return rules
+
+
+def _bert_ties(model: BERT, format: str) -> Mapping[str, str]:
+    if model.head != "pretraining":
+        return {}
+    prefix = "bert." if format == "transformers" else ""
+    decoder = "cls.predictions.decoder"
+    return {
+        f"{decoder}.weight": f"{prefix}embeddings.word_embeddings.weight",
+        f"{decoder}.bias": "cls.predictions.bias",
+    }
+
+
+def _embeddings(model: Transformer, shared: str, source: str, target: str, head: str) -> Rules:
+    """Token embeddings as the model has them, and the logits' matrix, which is multiplied out late on our side."""
+    separate = (Rule(source, "source_embed", EMBEDDING), Rule(target, "target_embed", EMBEDDING))
+    embeddings = (Rule(shared, "token_embed", EMBEDDING),) if model.share_embeddings else separate
+    return (*embeddings, Rule("", "head", (Tensor(f"{head}.weight", "embedding"),)))
+
+
+def _transformer_torch(model: Transformer, shape: Shape) -> Rules:
+    """``torch.nn.Transformer`` as ``transformer`` between ``embedding`` (or two) and ``generator``, a Linear."""
+    block, rules = _block(model), []
+    for side, layers in (
+        ("encoder", {"self_attn": "attention", "norm1": "norm_1", "norm2": "norm_2"}),
+        (
+            "decoder",
+            {
+                "self_attn": "attention",
+                "norm1": "norm_1",
+                "multihead_attn": "cross_attention",
+                "norm2": "norm_2",
+                "norm3": "norm_3",
+            },
+        ),
+    ):
+        layers = layers | {"linear1": "mlp_in", "linear2": "mlp_out"}
+        for torch, ours in layers.items():
+            kind = packed_attention() if "attn" in torch else LAYER_NORM if "norm" in torch else LINEAR
+            rules.append(Rule(f"transformer.{side}.layers.{{i}}.{torch}", f"{side}/{block}/{ours}", kind))
+        rules.append(Rule(f"transformer.{side}.norm", f"{side}/norm", LAYER_NORM))
+    return (
+        *_embeddings(model, "embedding", "source_embedding", "target_embedding", "generator"),
+        *rules,
+        Rule("", "", (Tensor("generator.bias", "logits_bias"),)),
+    )
+
+
+def _transformer_transformers(model: Transformer, shape: Shape) -> Rules:
+    """MarianMTModel."""
+    block, rules = _block(model), []
+    for side, attentions in (
+        ("encoder", {"self_attn": "attention"}),
+        ("decoder", {"self_attn": "attention", "encoder_attn": "cross_attention"}),
+    ):
+        theirs, ours = f"model.{side}.layers.{{i}}", f"{side}/{block}"
+        for i, (torch, attention) in enumerate(attentions.items(), 1):
+            rules += [
+                Rule(f"{theirs}.{torch}.{name[0]}_proj", f"{ours}/{attention}/{name}", LINEAR)
+                for name in ("query", "key", "value")
+            ]
+            rules.append(Rule(f"{theirs}.{torch}.out_proj", f"{ours}/{attention}/out", LINEAR))
+            rules.append(Rule(f"{theirs}.{torch}_layer_norm", f"{ours}/norm_{i}", LAYER_NORM))
+        rules += [
+            Rule(f"{theirs}.fc1", f"{ours}/mlp_in", LINEAR),
+            Rule(f"{theirs}.fc2", f"{ours}/mlp_out", LINEAR),
+            Rule(f"{theirs}.final_layer_norm", f"{ours}/norm_{len(attentions) + 1}", LAYER_NORM),
+        ]
+    embeddings = ("model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head")
+    return (
+        *_embeddings(model, *embeddings),
+        *rules,
+        Rule("", "", (Tensor("final_logits_bias", "logits_bias", layout="1 v -> v"),)),
+    )
+
+
+def _transformer_ties(model: Transformer, format: str) -> Mapping[str, str]:
+    if format == "torch":
+        target = "embedding" if model.share_embeddings else "target_embedding"
+        return {"generator.weight": f"{target}.weight"} if model.tie_embeddings else {}
+    sides = [f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
+    ties = dict.fromkeys(sides, "model.shared.weight") if model.share_embeddings else {}
+    if model.tie_embeddings:
+        ties["lm_head.weight"] = "model.shared.weight" if model.share_embeddings else sides[1]
+    return ties
+
+
+def _block(model: ViT | GPT2 | BERT | Transformer) -> str:
     return "blocks[{i}]" if model.scan else "block_{i}"
 
 
@@ -291,11 +409,24 @@ FAMILIES: dict[type[nn.Module], Family] = {
             "transformers5": lambda model, shape: _renamed(_vit_transformers(model, shape), VIT_IN_MEMORY),
         }
     ),
+    BERT: Family(
+        {"transformers": _bert("bert."), "transformers_base": _bert("")},
+        **TOKENS,
+        constants=r"(bert\.)?embeddings\.position_ids",
+        ties=_bert_ties,
+        renamed={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
+    ),
     GPT2: Family(
         {"transformers": _gpt2("transformer."), "transformers_base": _gpt2("")},
         **TOKENS,
         constants=r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",
         ties=_gpt2_ties,
+    ),
+    Transformer: Family(
+        {"torch": _transformer_torch, "transformers": _transformer_transformers},
+        **TOKEN_PAIRS,
+        constants=r"model\.(encoder|decoder)\.embed_positions\.weight",
+        ties=_transformer_ties,
     ),
 }
 

@@ -45,7 +45,7 @@ def _one(case: Any, args: argparse.Namespace) -> Any:
     from train.compare.timing import measure
 
     def say(text: str) -> None:
-        print(f"{case.model}: {text}", file=sys.stderr, flush=True)
+        print(f"{case.key}: {text}", file=sys.stderr, flush=True)
 
     result = certify(case, steps=args.steps, dtypes=args.dtype, seed=args.seed, say=say)
     if args.timing != "none":

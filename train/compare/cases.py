@@ -16,8 +16,9 @@ import jax.numpy as jnp
 
 import jaxmodels
 from train.config import ConfigError
-from train.objectives import causal_lm, classification, elbo
+from train.objectives import causal_lm, classification, elbo, masked_lm
 from train.step import Objective
+from train.task import text_inputs
 
 Shape = tuple[int, ...]
 
@@ -36,6 +37,8 @@ class Case:
       classes, full_classes: of the comparison and of the parameter count; for text the size of the vocabulary.
       objective: as ``train.config.Config.objective``.
       note: how this is smaller than the full model.
+      name: of the case, where a preset has several.
+      full_fields: of the model whose parameters are counted, besides the number of classes.
     """
 
     model: str
@@ -49,10 +52,17 @@ class Case:
     full_classes: int = 1000
     objective: str = "classification"
     note: str = ""
+    name: str = ""
+    full_fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """By which it is found in :data:`CASES`."""
+        return self.name or self.model
 
 
 CASES: dict[str, Case] = {
-    case.model: case
+    case.key: case
     for case in (
         Case("mlp", (28, 28, 1), (28, 28, 1), batch_size=16, timing_batch_size=128, full_classes=10),
         Case("cnn", (28, 28, 1), (28, 28, 1), batch_size=8, timing_batch_size=64, full_classes=10),
@@ -100,6 +110,66 @@ CASES: dict[str, Case] = {
                 ("gpt2_1558m", {"scan": True, "num_layers": 2}, 50_257, ", scanned, 2 of 48 layers"),
             )
         ),
+        *(
+            Case(
+                model,
+                (),
+                (),
+                length=22,
+                fields={"max_len": 24, "head": head, **fields},
+                full_fields={"head": head, "num_classes": 3},
+                classes=101,
+                full_classes=30_522,
+                objective={"pretraining": "masked_lm"}.get(head, head),
+                note=f"vocabulary of 101, positions 24{note}",
+                name=name,
+            )
+            for model, name, head, fields, note in (
+                ("bert_tiny", "", "pretraining", {}, ""),
+                ("bert_base", "", "pretraining", {"scan": True}, ", scanned"),
+                ("bert_base", "bert_base_classifier", "classification", {"scan": True}, ", scanned"),
+                ("bert_large", "", "pretraining", {"scan": True, "num_layers": 6}, ", scanned, 6 of 24 layers"),
+                ("minilm_l6", "", "pretraining", {}, ""),
+                ("minilm_l6", "minilm_l6_classifier", "classification", {}, ""),
+                ("minilm_l12", "", "pretraining", {"scan": True, "remat": True}, ", scanned, rematerialised"),
+            )
+        ),
+        *(
+            Case(
+                model,
+                (),
+                (),
+                length=19,
+                fields={"max_len": 24, **fields},
+                full_fields=full_fields,
+                classes=101,
+                full_classes=full_classes,
+                objective="seq2seq",
+                note=f"vocabulary of 101, positions 24{note}",
+                name=name,
+            )
+            for model, name, fields, full_fields, full_classes, note in (
+                ("transformer_tiny", "", {}, {}, 8000, ""),
+                (
+                    "transformer_tiny",
+                    "transformer_tiny_pre_norm",
+                    {"norm_first": True, "share_embeddings": False, "tie_embeddings": False, "target_vocab_size": 101},
+                    {"norm_first": True, "share_embeddings": False, "tie_embeddings": False},
+                    8000,
+                    ", pre-norm, three embeddings",
+                ),
+                ("transformer_base", "", {"scan": True}, {}, 37_000, ", scanned"),
+                (
+                    "transformer_big",
+                    "",
+                    {"scan": True, "remat": True, "num_layers": 2},
+                    {},
+                    37_000,
+                    ", scanned, rematerialised, 2 of 6 layers",
+                ),
+                ("marian", "", {"scan": True, "num_layers": 3}, {}, 58_101, ", scanned, 3 of 6 layers"),
+            )
+        ),
         Case("vit_b_16_hf", (64, 64, 3), fields={"scan": True, "remat": True}, note="scanned, rematerialised"),
     )
 }
@@ -109,21 +179,22 @@ def inputs_of(case: Case) -> tuple[str, ...]:
     """Keys of the batch that the model takes, in order."""
     if case.objective == "seq2seq":
         return ("source", "tokens", "source_segments", "segments")
+    if case.objective == "masked_lm":
+        return ("tokens", "segments", "types", "positions")
     if case.length:
-        return ("tokens", "segments")
+        return text_inputs(make_model(case, jnp.float32))
     return ("image", "noise") if case.objective == "elbo" else ("image",)
 
 
 def objective_of(case: Case) -> Objective:
     """The training objective."""
-    return {"elbo": elbo, "classification": classification, "causal_lm": causal_lm, "seq2seq": causal_lm}[
-        case.objective
-    ]
+    objectives = {"elbo": elbo, "classification": classification, "causal_lm": causal_lm, "masked_lm": masked_lm}
+    return (objectives | {"seq2seq": causal_lm})[case.objective]
 
 
 def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Module:
     """The model of a case in one dtype; ``full``: as it is counted."""
-    fields = {} if full else dict(case.fields)
+    fields = dict(case.full_fields if full else case.fields)
     if case.length:
         fields["vocab_size"] = case.full_classes if full else case.classes
         if case.objective == "classification":

@@ -21,6 +21,7 @@ import torch
 
 import jaxmodels
 from jaxmodels import weights
+from jaxmodels.bert import PretrainingLogits
 from jaxmodels.capture import capture
 from jaxmodels.layers import TokenLogits
 from train.compare import originals
@@ -143,7 +144,7 @@ def certify(
       say: told of each stage.
     """
     result = Certificate(
-        case.model,
+        case.key,
         image_shape=case.image_shape,
         length=case.length,
         batch_size=case.batch_size,
@@ -256,16 +257,28 @@ def _make_text(case: Case, dtype: Any, rng: np.random.Generator, size: int, padd
         lengths[0] = length
         return np.arange(length) < lengths[:, None]
 
-    tokens = rng.integers(0, case.classes, (size, case.length + 1)).astype(np.int32)
+    # 0 is padding alone, as it is to embeddings of PyTorch that have a padding_idx
+    tokens = rng.integers(1, case.classes, (size, case.length + 1)).astype(np.int32)
     real = padded_to(case.length)
     batch = {"tokens": tokens[:, :-1] * real, "segments": real.astype(np.int32)}
+    if "types" in inputs_of(case):
+        batch["types"] = (np.arange(case.length) >= case.length // 3) * batch["segments"]
+    if case.objective == "masked_lm":
+        # more places than are counted, as in a run; padding among them
+        places = np.argsort(rng.random((size, case.length)), axis=1)[:, : case.length // 3].astype(np.int32)
+        masked = np.take_along_axis(batch["segments"], places, axis=1) * (np.arange(case.length // 3) < 5)
+        label = rng.integers(0, 2, size).astype(np.int32)
+        weights_of = {"weight": np.ones(size, dtype), "masked_weight": masked.astype(dtype)}
+        weights_of["examples_per_masked"] = np.full(size, size / masked.sum(), dtype)
+        target = np.take_along_axis(tokens, places, axis=1)
+        return batch | {"positions": places, "masked_target": target, "label": label, **weights_of}
     if case.objective == "classification":
         label = rng.integers(0, make_model(case, jnp.float32).num_classes, size).astype(np.int32)
         return batch | {"label": label, "weight": np.ones(size, dtype)}
     batch |= {"target": tokens[:, 1:] * real, "weight": real.astype(dtype)}
     if case.objective == "seq2seq":
         real = padded_to(case.length - 3)
-        source = rng.integers(0, case.classes, real.shape).astype(np.int32) * real
+        source = rng.integers(1, case.classes, real.shape).astype(np.int32) * real
         batch |= {"source": source, "source_segments": real.astype(np.int32)}
     return batch
 
@@ -318,6 +331,8 @@ def torch_loss(original: Original, case: Case, batch: dict[str, torch.Tensor]) -
 
 def main_output(outputs: Any) -> jax.Array:
     """Of what our models return, the part that is compared: logits, or the reconstruction."""
+    if isinstance(outputs, PretrainingLogits):
+        outputs = outputs.tokens
     if isinstance(outputs, TokenLogits):
         return outputs.logits
     return outputs[0] if isinstance(outputs, tuple) else outputs

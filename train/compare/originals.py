@@ -18,20 +18,23 @@ from torch.nn import functional as F
 
 import jaxmodels
 from jaxmodels.alexnet import AlexNet
+from jaxmodels.bert import BERT
 from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
 from jaxmodels.gpt2 import GPT2
 from jaxmodels.inception import InceptionV3
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
+from jaxmodels.transformer import Transformer
 from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
-from jaxmodels.weights.hub_config import transformers_config
+from jaxmodels.weights.families import family_of
+from jaxmodels.weights.hub_config import BERT_CLASSES, transformers_config
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
-ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu}
+ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
 
 
 @dataclass(frozen=True)
@@ -458,6 +461,169 @@ def _gpt2(model: GPT2, shape: Shape) -> Original:
     )
 
 
+def _bert(model: BERT, shape: Shape) -> Original:
+    library = transformers()
+    config = library.BertConfig(**transformers_config(model, shape))
+    config._attn_implementation = SDPA
+    name = BERT_CLASSES[model.head]
+
+    class Bert(getattr(library, name)):
+        """Called with what our model is called with."""
+
+        def forward(self, tokens, segments=None, types=None, positions=None):
+            place = None if segments is None else (segments.cumsum(1) - 1).clamp(min=0)
+            given = {"attention_mask": segments, "token_type_ids": types, "position_ids": place}
+            if positions is None:
+                return super().forward(input_ids=tokens, **given)
+            # theirs makes logits at every place; the same layers, at those that are asked for
+            hidden, pooled = self.bert(input_ids=tokens, **given)[:2]
+            hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+            logits, following = self.cls(hidden, pooled)
+            return library.models.bert.modeling_bert.BertForPreTrainingOutput(
+                prediction_logits=logits, seq_relationship_logits=following
+            )
+
+    def pretraining_loss(outputs, batch):
+        masked = {"target": batch["masked_target"], "weight": batch["masked_weight"]}
+        following = F.cross_entropy(outputs.seq_relationship_logits, batch["label"])
+        return token_cross_entropy(outputs.prediction_logits, masked) + following
+
+    if model.head == "pretraining":
+        tied = frozenset({"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"})
+        main, loss = (lambda outputs: outputs.prediction_logits), pretraining_loss
+    elif model.head == "classification":
+        tied, main = frozenset[str](), lambda outputs: outputs.logits
+        loss = lambda outputs, batch: F.cross_entropy(outputs.logits, batch["label"])  # noqa: E731
+    else:
+        raise ConfigError(f"BERT with head {model.head!r} has an original, and no objective to compare it by")
+    return Original(Bert(config), _transformers_source(name), "transformers", main=main, loss=loss, tied=tied)
+
+
+class SinePositions(nn.Module):
+    """Vaswani et al. 2017, section 3.5, in full precision whatever the type; called as Marian's."""
+
+    def __init__(self, length: int, size: int, *, halves: bool):
+        super().__init__()
+        frequency = torch.exp(torch.arange(0, size, 2, dtype=torch.float64) * (-math.log(10_000) / size))
+        angles = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+        table = torch.empty(length, size, dtype=torch.float64)
+        first, second = (slice(size // 2), slice(size // 2, None)) if halves else (slice(0, None, 2), slice(1, None, 2))
+        table[:, first], table[:, second] = angles.sin(), angles.cos()
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, shape, past=0, position_ids=None):
+        return self.table[past : past + shape[1]]
+
+
+class TorchTransformer(nn.Module):
+    """Embeddings and positions as in the paper, ``torch.nn.Transformer``, logits."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        size, target_vocab_size = model.hidden_size, model.target_vocab_size or model.vocab_size
+        if model.share_embeddings:
+            self.embedding = nn.Embedding(model.vocab_size, size)
+            self.embeddings = (self.embedding, self.embedding)
+        else:
+            self.source_embedding = nn.Embedding(model.vocab_size, size)
+            self.target_embedding = nn.Embedding(target_vocab_size, size)
+            self.embeddings = (self.source_embedding, self.target_embedding)
+        self.position = SinePositions(model.max_len, size, halves=model.position == "sine_halves")
+        self.scale = math.sqrt(size) if model.scale_embedding else 1.0
+        self.dropout = nn.Dropout(model.dropout_rate)
+        fields = {
+            "dropout": model.dropout_rate,
+            "activation": ACTIVATIONS[model.activation],
+            "layer_norm_eps": model.norm_eps,
+            "norm_first": model.norm_first,
+            "batch_first": True,
+        }
+        sizes = (size, model.num_heads, model.mlp_dim)
+        norms = [nn.LayerNorm(size, eps=model.norm_eps) if model.final_norm else None for _ in range(2)]
+        encoder_layer = nn.TransformerEncoderLayer(*sizes, **fields)
+        decoder_layer = nn.TransformerDecoderLayer(*sizes, **fields)
+        self.transformer = nn.Transformer(
+            *sizes[:2],
+            custom_encoder=nn.TransformerEncoder(encoder_layer, model.num_layers, norms[0], enable_nested_tensor=False),
+            custom_decoder=nn.TransformerDecoder(decoder_layer, model.num_layers, norms[1]),
+            batch_first=True,
+        )
+        for part in self.transformer.modules():
+            if isinstance(part, nn.MultiheadAttention):
+                part.dropout = model.attention_dropout_rate
+            elif isinstance(part, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+                part.dropout.p = model.activation_dropout_rate
+        self.generator = nn.Linear(size, target_vocab_size, bias=model.logits_bias)
+        for embedding in {*self.embeddings, self.generator}:
+            nn.init.normal_(embedding.weight, 0, size**-0.5)
+        if model.logits_bias:
+            nn.init.zeros_(self.generator.bias)
+        if model.tie_embeddings:
+            self.generator.weight = self.embeddings[1].weight
+
+    def forward(self, source, target, source_segments=None, target_segments=None):
+        source_padding, target_padding = (x if x is None else x == 0 for x in (source_segments, target_segments))
+        later = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
+        embedded = [
+            self.dropout(embedding(x) * self.scale + self.position(x.shape).to(embedding.weight.dtype))
+            for embedding, x in zip(self.embeddings, (source, target), strict=True)
+        ]
+        hidden = self.transformer(
+            *embedded,
+            tgt_mask=later,
+            src_key_padding_mask=source_padding,
+            tgt_key_padding_mask=target_padding,
+            memory_key_padding_mask=source_padding,
+        )
+        return self.generator(hidden)
+
+
+def _transformer(model: Transformer, shape: Shape) -> Original:
+    if model.position == "sine_halves" and model.logits_bias:
+        return _marian(model, shape)
+    return Original(
+        TorchTransformer(model),
+        f"torch {torch.__version__} nn.Transformer",
+        "torch",
+        loss=token_cross_entropy,
+        tied=frozenset({"generator.weight"} if model.tie_embeddings else ()),
+    )
+
+
+def _marian(model: Transformer, shape: Shape) -> Original:
+    library = transformers()
+
+    class MarianMTModel(library.MarianMTModel):
+        """Called with what our model is called with."""
+
+        def forward(self, source, target, source_segments=None, target_segments=None):
+            given = {"attention_mask": source_segments, "decoder_attention_mask": target_segments}
+            return super().forward(input_ids=source, decoder_input_ids=target, use_cache=False, **given)
+
+    config = library.MarianConfig(**transformers_config(model, shape))
+    config._attn_implementation = SDPA
+    module = MarianMTModel(config)
+    if model.share_embeddings:
+        module.set_input_embeddings(module.model.shared)  # one module, not three with one weight
+    # Marian itself trains this bias, which transformers fixes
+    bias = module.final_logits_bias
+    del module.final_logits_bias
+    module.final_logits_bias = nn.Parameter(bias)
+    for side in (module.model.encoder, module.model.decoder):
+        # theirs is rounded to float32 whatever the type, and no gradient reaches the row of the padding token, with
+        # which every target starts
+        side.embed_positions = SinePositions(model.max_len, model.hidden_size, halves=True)
+        side.embed_tokens.padding_idx = None
+    return Original(
+        module,
+        _transformers_source("MarianMTModel"),
+        "transformers",
+        main=lambda outputs: outputs.logits,
+        loss=lambda outputs, batch: token_cross_entropy(outputs.logits, batch),
+        tied=frozenset(family_of(model).ties(model, "transformers")),
+    )
+
+
 def token_cross_entropy(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean over the tokens that count, by ``weight``."""
     losses = F.cross_entropy(logits.flatten(0, 1), batch["target"].flatten(), reduction="none")
@@ -476,4 +642,6 @@ BUILDERS: dict[type, Callable[[Any, Shape], Original]] = {
     ResNet: _resnet,
     ViT: _vit,
     GPT2: _gpt2,
+    Transformer: _transformer,
+    BERT: _bert,
 }

@@ -78,7 +78,7 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
         result[f"ratio_{mode}"] = theirs / result[mode]["ours"]["median"]
     if memory:
         say("peak memory")
-        result["peak_memory_mb"] = {side: _peak_memory(case.model, side) for side in ("torch", "ours")}
+        result["peak_memory_mb"] = {side: _peak_memory(case.key, side) for side in ("torch", "ours")}
     return result
 
 

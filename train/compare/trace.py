@@ -32,11 +32,16 @@ class Difference:
 
 
 def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tensor]) -> Traced:
-    """Runs ``module`` and keeps what its parts ``names`` took and gave, in the order of execution."""
+    """Runs ``module`` and keeps what its parts ``names`` took and gave, in the order of execution.
+
+    Of parts that are called several times the first call is kept, as :func:`jaxmodels.capture.capture` does.
+    """
     found: Traced = {}
 
     def hook_of(name):
         def hook(_, inputs, output):
+            if isinstance(found[name], tuple):
+                return
             # a copy was taken before the module ran: an in-place ReLU may have written over it since
             output = output[0] if isinstance(output, tuple) else output
             found[name] = (found.pop(name), output.detach().clone().numpy())
@@ -45,7 +50,8 @@ def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tens
 
     def pre_hook_of(name):
         def pre_hook(_, inputs):
-            found[name] = inputs[0].detach().clone().numpy()
+            if name not in found:
+                found[name] = inputs[0].detach().clone().numpy()
 
         return pre_hook
 

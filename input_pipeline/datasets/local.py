@@ -1,0 +1,138 @@
+"""Files of the user's own: which there are, which split they belong to, and what stands in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from input_pipeline.errors import DataError
+
+SPLITS = (("train", "train"), ("val", "validation"), ("dev", "validation"), ("test", "test"))
+"""How a file's name begins, and the split it belongs to."""
+
+
+def find_files(name: str, raw_dir: Path | None, suffixes: Sequence[str]) -> list[Path]:
+    """The file that ``raw_dir`` is, or the files in it that end so, by name.
+
+    Args:
+        name: of the data set, for messages.
+        raw_dir: the user's.
+        suffixes: with dots; empty takes every file.
+
+    Raises:
+        DataError: there is none.
+    """
+    kinds = " or ".join(suffixes) or "text"
+    if raw_dir is None:
+        raise DataError(f"{name} needs --config.data.raw_dir: a {kinds} file, or a directory of them")
+    if not raw_dir.exists():
+        raise DataError(f"{name}: raw_dir {raw_dir} does not exist")
+    if raw_dir.is_file():
+        return [raw_dir]
+    found = sorted(p for p in raw_dir.iterdir() if p.is_file() and (not suffixes or p.suffix in suffixes))
+    if not found:
+        raise DataError(f"{name}: raw_dir {raw_dir} holds no {kinds} file")
+    return found
+
+
+def _split_of(path: Path) -> str | None:
+    return next((split for start, split in SPLITS if path.name.lower().startswith(start)), None)
+
+
+def by_split(name: str, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the split that their names begin with; all of them under "" if none is named train.
+
+    Raises:
+        DataError: some are named train, and others have a name that says nothing.
+    """
+    if not any(_split_of(path) == "train" for path in files):
+        return {"": list(files)}
+    strays = [path.name for path in files if _split_of(path) is None]
+    if strays:
+        raise DataError(
+            f"{name}: beside files named train..., what are {', '.join(strays[:3])}? Names begin with train, valid or "
+            "test"
+        )
+    splits: dict[str, list[Path]] = {}
+    for path in files:
+        splits.setdefault(str(_split_of(path)), []).append(path)
+    return splits
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file. Raises `DataError` for an empty one, or one that is not UTF-8, with the place."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}; convert it with "
+            f"iconv -f LATIN1 -t UTF-8, or whatever it is"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if not text.strip():
+        raise DataError(f"{path} is empty")
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 file, ended by newlines alone: other separators of Unicode may stand in a text."""
+    return read_text(path).removesuffix("\n").replace("\r\n", "\n").split("\n")
+
+
+def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number, from 1, and the ``fields`` of each line of a .jsonl file, or of a .tsv file in this order.
+
+    A .tsv file may begin with a line of names, which then say the order. Empty lines are passed over.
+
+    Raises:
+        DataError: a line that has them not, or empty.
+    """
+    order: Sequence[str] = fields
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        if path.suffix == ".jsonl":
+            shape = ", ".join(f'"{field}": "..."' for field in fields)
+            try:
+                record = {field: json.loads(line)[field] for field in fields}
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path}, line {number} is not {{{shape}}} ({type(error).__name__}: {error})"
+                ) from error
+            record = {k: str(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in record.items()}
+        else:
+            values = line.split("\t")
+            if number == 1 and set(fields) <= {value.strip().lower() for value in values}:
+                order = [value.strip().lower() for value in values]
+                continue
+            if len(values) != len(order):
+                raise DataError(
+                    f"{path}, line {number} has {len(values)} columns, not {len(order)}: {', '.join(order)}, separated "
+                    "by tabs"
+                )
+            record = {field: value for field, value in zip(order, values, strict=True) if field in fields}
+        for field in fields:
+            if not isinstance(record[field], str) or not record[field].strip():
+                raise DataError(f"{path}, line {number}: its {field} is empty or no text")
+        yield number, record
+
+
+def divided(records: list) -> dict[str, list]:
+    """What has no splits of its own: every tenth is in ``test``."""
+    return {"train": [r for i, r in enumerate(records) if i % 10 != 9], "test": records[9::10]}
+
+
+def content_key(files: Sequence[Path]) -> str:
+    """The same for files that have the same names and say the same."""
+    return digest(f"{path.name}\n{read_text(path)}" for path in files)
+
+
+def digest(texts: Iterable[str]) -> str:
+    """The same for the same texts."""
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(f"{len(text)}\n{text}".encode())
+    return found.hexdigest()[:16]

@@ -1,0 +1,243 @@
+"""BERT (Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", arXiv:1810.04805).
+
+Parity reference: transformers' ``BertForPreTraining``, ``BertForSequenceClassification``,
+``BertForTokenClassification``, ``BertForQuestionAnswering`` and ``BertModel``: one class here, with a field ``head``.
+Initial values are the paper's: normal with deviation 0.02, biases 0.
+
+Deliberate differences: logits of the vocabulary are made when they are asked for (see
+:class:`jaxmodels.layers.TokenLogits`), and only at the places that are to be predicted, if those are given; tokens are
+grouped by segments, which serve for padding and for packed texts alike: positions start anew in each.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_attention
+from jaxmodels.layers import (
+    ACTIVATIONS,
+    TokenLogits,
+    at_least_float32,
+    constrain_batch,
+    normal,
+    require_choice,
+    require_positive,
+    require_rate,
+    segment_positions,
+    zeros,
+)
+
+HEADS = ("pretraining", "classification", "tokens", "spans", "none")
+"""Masked tokens and next sentence; one label for a text or a pair; one for each token; where an answer starts and ends;
+what the encoder gives."""
+
+
+class PretrainingLogits(NamedTuple):
+    """Of the masked tokens, and [b, 2] of whether the second text follows the first (0: it does)."""
+
+    tokens: TokenLogits
+    next_sentence: Float[Array, "b 2"]
+
+
+class SpanLogits(NamedTuple):
+    """Of an answer's first and last token, each [b, l]."""
+
+    start: Float[Array, "b l"]
+    end: Float[Array, "b l"]
+
+
+class Encoded(NamedTuple):
+    """Features of each token [b, l, d], and of the whole text by its first token [b, d]."""
+
+    hidden: Float[Array, "b l d"]
+    pooled: Float[Array, "b d"]
+
+
+class BERT(nn.Module):
+    """Token, position and type embedding, post-norm encoder blocks, a head.
+
+    Attributes:
+      vocab_size: number of tokens; max_len: of positions; type_vocab_size: of types (first and second text).
+      num_layers, num_heads, hidden_size, mlp_dim: of the blocks.
+      head: of :data:`HEADS`; num_classes: of the heads classification and tokens.
+      activation: of the MLP and of the pretraining head; norm_eps: of every LayerNorm.
+      dropout_rate: on the embedding, on what each branch adds and before a classifier; attention_dropout_rate: on
+        attention weights.
+      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      scan: run the layers as one scanned layer, stacked in ``blocks``; remat: recompute activations in the backward
+        pass.
+      dtype: compute dtype; param_dtype: storage dtype.
+    """
+
+    vocab_size: int
+    max_len: int = 512
+    type_vocab_size: int = 2
+    num_layers: int = 12
+    num_heads: int = 12
+    hidden_size: int = 768
+    mlp_dim: int = 3072
+    head: str = "pretraining"
+    num_classes: int = 2
+    activation: str = "gelu"
+    norm_eps: float = 1e-12
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    attention: str = "einsum"
+    scan: bool = False
+    remat: bool = False
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "b l"],
+        segments: Int[Array, "b l"] | None = None,
+        types: Int[Array, "b l"] | None = None,
+        positions: Int[Array, "b k"] | None = None,
+        *,
+        train: bool,
+    ) -> PretrainingLogits | SpanLogits | Encoded | Float[Array, "b ... classes"]:
+        """What the head gives. Dropout draws from the ``dropout`` RNG.
+
+        Args:
+          segments: of each token; 0 is padding. None: all one segment.
+          types: 0 for the first text and 1 for the second; None: all 0.
+          positions: of head pretraining: places of the tokens to be predicted; None: all.
+
+        Raises:
+          ValueError: the text is longer than ``max_len``, or fields do not fit each other.
+        """
+        self._check(tokens.shape[1])
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
+        dense = partial(nn.Dense, kernel_init=normal(0.02), **dtypes)
+        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
+        embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal(0.02), **dtypes)
+        token_embed = embed(self.vocab_size, name="token_embed")
+        places = jnp.arange(tokens.shape[1])[None] if segments is None else segment_positions(segments)
+        x = token_embed(tokens) + embed(self.max_len, name="position_embed")(places)
+        x += embed(self.type_vocab_size, name="type_embed")(jnp.zeros_like(tokens) if types is None else types)
+        x = constrain_batch(dropout(name="dropout")(norm(name="norm")(x)))
+        block = partial(
+            EncoderBlock,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            activation=self.activation,
+            norm_eps=self.norm_eps,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            attention=self.attention,
+            train=train,
+            **dtypes,
+        )
+        mask = AttentionMask(segments, segments)
+        if self.scan:
+            layers = nn.scan(
+                nn.remat(_ScanBlock, prevent_cse=False) if self.remat else _ScanBlock,
+                variable_axes={"params": 0, "intermediates": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=nn.broadcast,
+                length=self.num_layers,
+            )
+            x, _ = layers(**block.keywords, name="blocks")(x, mask)
+        else:
+            layer = nn.remat(EncoderBlock) if self.remat else EncoderBlock
+            for i in range(self.num_layers):
+                x = layer(**block.keywords, name=f"block_{i}")(x, mask)
+        if self.head == "tokens":
+            return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(x)))
+        if self.head == "spans":
+            logits = at_least_float32(dense(2, name="head")(x))
+            return SpanLogits(logits[..., 0], logits[..., 1])
+        pooled = jnp.tanh(dense(self.hidden_size, name="pooler")(x[:, 0]))
+        if self.head == "classification":
+            return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(pooled)))
+        if self.head == "none":
+            return Encoded(x, pooled)
+        if positions is not None:
+            x = jnp.take_along_axis(x, positions[..., None], axis=1)  # [b, k, d]
+        x = ACTIVATIONS[self.activation](dense(self.hidden_size, name="head_dense")(x))
+        bias = self.param("head_bias", zeros, (self.vocab_size,), self.param_dtype)
+        return PretrainingLogits(
+            TokenLogits(norm(name="head_norm")(x), token_embed.embedding, bias),
+            at_least_float32(dense(2, name="head_next")(pooled)),
+        )
+
+    def _check(self, length: int) -> None:
+        require_positive(vocab_size=self.vocab_size, max_len=self.max_len, type_vocab_size=self.type_vocab_size)
+        require_positive(num_layers=self.num_layers, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
+        require_positive(num_classes=self.num_classes)
+        require_rate(dropout_rate=self.dropout_rate)
+        require_choice("activation", self.activation, tuple(ACTIVATIONS))
+        require_choice("head", self.head, HEADS)
+        require_attention(
+            backend=self.attention,
+            num_heads=self.num_heads,
+            hidden_size=self.hidden_size,
+            dropout_rate=self.attention_dropout_rate,
+        )
+        if length > self.max_len:
+            raise ValueError(f"a text of {length} tokens is longer than max_len {self.max_len}")
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention and an MLP, each with a residual connection and a LayerNorm behind it; fields as in BERT."""
+
+    num_heads: int
+    mlp_dim: int
+    activation: str
+    norm_eps: float
+    dropout_rate: float
+    attention_dropout_rate: float
+    attention: str
+    train: bool  # a field, not an argument, so that scan and remat see arrays only
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], mask: AttentionMask) -> Float[Array, "b n d"]:
+        """Applies the block. Dropout draws from the ``dropout`` RNG."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
+        dense = partial(nn.Dense, kernel_init=normal(0.02), **dtypes)
+        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not self.train)
+        y = MultiHeadAttention(
+            num_heads=self.num_heads,
+            dropout_rate=self.attention_dropout_rate,
+            train=self.train,
+            backend=self.attention,
+            kernel_init=normal(0.02),
+            out_init=normal(0.02),
+            name="attention",
+            **dtypes,
+        )(x, mask=mask)
+        x = norm(name="norm_1")(x + dropout(name="dropout_1")(y))
+        y = ACTIVATIONS[self.activation](dense(self.mlp_dim, name="mlp_in")(x))
+        y = dense(x.shape[-1], name="mlp_out")(y)
+        return constrain_batch(norm(name="norm_2")(x + dropout(name="dropout_2")(y)))
+
+
+class _ScanBlock(EncoderBlock):
+    """:class:`EncoderBlock` with the signature that ``nn.scan`` wants."""
+
+    def __call__(self, x, mask):
+        return super().__call__(x, mask), None
+
+
+def sentence_embedding(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Float[Array, "b d"]:
+    """Mean over the tokens of each text, scaled to length 1: Sentence-BERT (Reimers & Gurevych 2019), as MiniLM's."""
+    real = (segments > 0).astype(hidden.dtype)[..., None]
+    mean = (hidden * real).sum(1) / jnp.maximum(real.sum(1), 1)
+    return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+
+bert_base = partial(BERT, vocab_size=30_522)
+bert_large = partial(bert_base, num_layers=24, num_heads=16, hidden_size=1024, mlp_dim=4096)
+minilm_l6 = partial(bert_base, num_layers=6, hidden_size=384, mlp_dim=1536)
+minilm_l12 = partial(minilm_l6, num_layers=12)
+bert_tiny = partial(BERT, max_len=128, num_layers=2, num_heads=2, hidden_size=128, mlp_dim=512)
