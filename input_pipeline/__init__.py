@@ -1,8 +1,17 @@
 """Data for the training application: TFDS data sets without TensorFlow, Grain loaders, augmentation on the device."""
 
-from input_pipeline.corpus import TextCard, describe_text
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.loader import DatasetCard, describe, make_loader
+from input_pipeline.text import TextCard, describe_text, translation_texts
 
-__all__ = ["DataError", "DatasetCard", "Decoding", "TextCard", "describe", "describe_text", "make_loader"]
+__all__ = [
+    "DataError",
+    "DatasetCard",
+    "Decoding",
+    "TextCard",
+    "describe",
+    "describe_text",
+    "make_loader",
+    "translation_texts",
+]

@@ -15,13 +15,14 @@ import PIL.Image
 import PIL.ImageDraw
 import tensorflow_datasets as tfds
 
-from input_pipeline.corpus import is_text, read_documents
+from input_pipeline.corpus import read_records
 from input_pipeline.datasets import BUILTIN
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import ArrayExamples, RecordExamples, open_examples
 from input_pipeline.loader import DatasetCard, describe, make_loader
 from input_pipeline.prepare import open_builder
+from input_pipeline.text import text_features
 
 _EXAMPLES, _CLASSES = 10, 20  # columns and rows of the sample sheet
 _TILE, _LABEL_WIDTH = 64, 112  # pixels
@@ -60,23 +61,31 @@ def images_per_second(args: argparse.Namespace, split: str) -> float:
     return statistics.median(speeds)
 
 
-def show_text(builder: tfds.core.DatasetBuilder) -> None:
-    """Prints the splits of a corpus and how each begins."""
-    print(f"{builder.info.full_name}: text\nin {builder.data_dir}")
+def show_text(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> None:
+    """Prints the splits of a data set of text, their labels if there are, and how each begins."""
+    print(f"{builder.info.full_name}: {', '.join(names)}\nin {builder.data_dir}")
+    label = dict(builder.info.features.items()).get("label")
     for split in builder.info.splits:
-        documents = characters = 0
-        first = ""
-        for text in read_documents(builder, split):
-            first = first or text
-            documents, characters = documents + 1, characters + len(text)
-        print(f"{split}: {documents:,} documents, {characters:,} characters; begins {first[:_BEGINNING]!r}")
+        counts: collections.Counter[int] = collections.Counter()
+        examples = characters = 0
+        first: dict[str, str] = {}
+        for record in read_records(builder, split):
+            texts = {name: record[name].decode() for name in names}
+            first = first or texts
+            examples, characters = examples + 1, characters + sum(map(len, texts.values()))
+            if label is not None:
+                counts[int(record["label"])] += 1
+        classes = ", ".join(f"{label.int2str(i)} {n:,}" for i, n in sorted(counts.items()) if i >= 0)
+        print(f"{split}: {examples:,} texts, {characters:,} characters" + (f"; {classes}" if classes else ""))
+        for name, text in first.items():
+            print(f"  {name} begins {text[:_BEGINNING]!r}")
 
 
 def show(args: argparse.Namespace) -> None:
     """Prints the card of a data set, and writes its sample sheet."""
     builder = open_builder(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir)
-    if is_text(builder):
-        show_text(builder)
+    if texts := text_features(builder):
+        show_text(builder, texts)
         return
     decoding = Decoding(args.image_size)
     card: DatasetCard = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, decoding=decoding)

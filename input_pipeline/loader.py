@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from input_pipeline.corpus import TextCard, TokenWindows, open_windows
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import (
@@ -29,6 +28,8 @@ from input_pipeline.examples import (
     split_parts,
 )
 from input_pipeline.prepare import open_builder
+from input_pipeline.sequences import Translations
+from input_pipeline.text import TextCard, TextExamples, open_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def describe(
     )
 
 
-Examples = ArrayExamples | RecordExamples | TokenWindows
+Examples = ArrayExamples | RecordExamples | TextExamples
 """What has a length and ``batch(indices, draws)``."""
 
 
@@ -144,6 +145,66 @@ class _EvalBatches:
         return batch
 
 
+class _BucketTrainBatches:
+    """Endless: item t is this process's rows of global training batch t, whose examples are about equally long.
+
+    In each epoch the examples of every length are put in a new order and divided into batches; what is left over goes
+    to the next greater length, and the last batch is filled up with examples of its length, or of any. So all epochs
+    have the same number of batches of each length; their order is drawn too.
+    """
+
+    def __init__(self, examples: Translations, batch_size: int, rows: slice, seed: int):
+        self._examples, self._batch_size, self._rows, self._seed = examples, batch_size, rows, seed
+        self._plan = functools.lru_cache(maxsize=4)(self._make_plan)
+        self._epoch = len(self._plan(0))
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size
+
+    def __getitem__(self, t: int) -> dict[str, np.ndarray]:
+        length, indices = self._plan(t // self._epoch)[t % self._epoch]
+        return self._examples.batch(indices[self._rows], length=length)
+
+    def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, epoch], np.uint64)))
+        size, batches, rest = self._batch_size, list[tuple[int, np.ndarray]](), np.zeros(0, np.int64)
+        for length, indices in self._examples.buckets:
+            pool = np.concatenate([rest, rng.permutation(indices)])
+            count = len(pool) // size
+            batches += [(length, pool[i * size : (i + 1) * size]) for i in range(count)]
+            rest = pool[count * size :]
+        if len(rest):
+            missing = size - len(rest)
+            length, last = self._examples.buckets[-1]
+            others = last if len(last) >= missing else np.arange(len(self._examples))
+            batches.append((length, np.concatenate([rest, rng.choice(others, missing, len(others) < missing)])))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class _BucketEvalBatches:
+    """One pass, length by length: item t is this process's rows of batch t; missing rows are zeros of weight 0."""
+
+    def __init__(self, examples: Translations, batch_size: int, rows: slice, seed: int):
+        self._examples, self._rows = examples, rows
+        self._batches = [
+            (length, indices[i : i + batch_size], batch_size)
+            for length, indices in examples.buckets
+            for i in range(0, len(indices), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, t: int) -> dict[str, np.ndarray]:
+        length, indices, size = self._batches[t]
+        real = (np.arange(size) < len(indices))[self._rows]
+        padded = np.concatenate([indices, np.zeros(size - len(indices), np.int64)])
+        batch = self._examples.batch(padded[self._rows], length=length)
+        for values in batch.values():
+            values[~real] = 0
+        return batch
+
+
 def _read_options(examples: Examples, batch_bytes: int) -> grain.ReadOptions:
     if isinstance(examples, RecordExamples):  # Pillow decodes without the interpreter lock, one batch per thread.
         threads = min(16, os.cpu_count() or 1)
@@ -164,7 +225,6 @@ def make_loader(
     raw_dir: str | os.PathLike | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     text: TextCard | None = None,
-    isolate_documents: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     start_batch: int = 0,
@@ -186,8 +246,7 @@ def make_loader(
         raw_dir: where the raw files of a built-in set are; None looks in the usual places and then downloads.
         decoding: how images become pixels; its random parts act with `train` alone, and images are then decoded anew
             each time, whatever in_memory_bytes.
-        text: card of a corpus, by which it is cut into windows of tokens; None for images.
-        isolate_documents: of a corpus, see `TokenWindows`.
+        text: card by which text becomes tokens; None for images.
         process_index: which contiguous rows of each batch to yield, of `process_count`.
         process_count: number of processes that share each batch.
         start_batch: first batch to yield.
@@ -195,7 +254,7 @@ def make_loader(
 
     Returns:
         An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), or of what
-        `TokenWindows.batch` gives, with b = batch_size // process_count. `get_state()` is {"next_index": t}, t being
+        `TextCard.shapes` says, with b = batch_size // process_count. `get_state()` is {"next_index": t}, t being
         the next batch to be returned, whatever is prefetched; `set_state(state)` goes there; `close()` stops the
         background threads.
 
@@ -210,7 +269,7 @@ def make_loader(
         raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
     if text is not None:
-        examples: Examples = open_windows(builder, split, text, isolate=isolate_documents)
+        examples: Examples = open_texts(builder, split, text, train=train)
         row_bytes = examples.row_bytes
     else:
         in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
@@ -218,7 +277,11 @@ def make_loader(
         row_bytes = math.prod(image_shape(builder, decoding.image_size))
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
-    source = _TrainBatches(examples, batch_size, rows, seed) if train else _EvalBatches(examples, batch_size, rows)
+    if isinstance(examples, Translations):
+        kind = _BucketTrainBatches if train else _BucketEvalBatches
+        source = kind(examples, batch_size, rows, seed)
+    else:
+        source = _TrainBatches(examples, batch_size, rows, seed) if train else _EvalBatches(examples, batch_size, rows)
     if not 0 <= start_batch <= len(source):
         raise DataError(f"start_batch {start_batch} is not in 0 .. {len(source)}, the number of batches")
     iterator = iter(grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, local * row_bytes)))

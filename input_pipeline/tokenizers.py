@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from input_pipeline.errors import DataError
 
@@ -16,9 +16,9 @@ END_OF_TEXT = "<|endoftext|>"
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-KINDS = ("characters", "bpe", "wordpiece")
-"""What can be trained: one token for each character seen; byte-level BPE as GPT-2's (Radford et al. 2019, section
-2.2); WordPiece as BERT's (Devlin et al. 2019, section 3), uncased."""
+KINDS = ("characters", "words", "bpe", "wordpiece")
+"""What can be trained: one token for each character seen; the most frequent words, uncased; byte-level BPE as GPT-2's
+(Radford et al. 2019, section 2.2); WordPiece as BERT's (Devlin et al. 2019, section 3), uncased."""
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -44,8 +44,9 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
         )
         tokenizer.train_from_iterator(texts, trainer)
     else:
-        tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
-        trainer = trainers.WordPieceTrainer(
+        words = kind == "words"
+        tokenizer = _uncased(models.WordLevel(unk_token="[UNK]") if words else models.WordPiece(unk_token="[UNK]"))
+        trainer = (trainers.WordLevelTrainer if words else trainers.WordPieceTrainer)(
             vocab_size=vocab_size, special_tokens=list(BERT_SPECIAL), show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
@@ -77,7 +78,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
                 tokenizer.add_special_tokens([END_OF_TEXT])
                 return tokenizer
         if wanted in (None, "vocab.txt") and (directory / "vocab.txt").is_file():
-            tokenizer = _wordpiece(models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
+            tokenizer = _uncased(models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
             tokenizer.add_special_tokens([t for t in BERT_SPECIAL if tokenizer.token_to_id(t) is not None])
             _frame_pairs(tokenizer)
             return tokenizer
@@ -96,7 +97,7 @@ def _byte_level(tokenizer: Tokenizer) -> None:
     tokenizer.decoder = decoders.ByteLevel()
 
 
-def _wordpiece(model: models.WordPiece) -> Tokenizer:
+def _uncased(model: models.WordPiece | models.WordLevel) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -109,6 +110,46 @@ def _frame_pairs(tokenizer: Tokenizer) -> None:
     known = {token: tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")}
     if None not in known.values():
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", known["[SEP]"]), ("[CLS]", known["[CLS]"]))
+
+
+def require_tokens(tokenizer: Tokenizer, names: Sequence[str], source: str) -> dict[str, int]:
+    """Number of each named token.
+
+    Raises:
+        DataError: the tokenizer lacks one.
+    """
+    found = {name: tokenizer.token_to_id(name) for name in names}
+    missing = [name for name, i in found.items() if i is None]
+    if missing:
+        raise DataError(f"{source} needs a tokenizer with {', '.join(missing)}, such as data.tokenizer = 'wordpiece'")
+    return {name: i for name, i in found.items() if i is not None}
+
+
+def special_tokens(tokenizer: str) -> tuple[list[int], int]:
+    """Numbers of the tokens that stand for no text, and of [MASK].
+
+    Args:
+        tokenizer: its JSON text.
+
+    Raises:
+        DataError: it has no [MASK].
+    """
+    found = Tokenizer.from_str(tokenizer)
+    mask = require_tokens(found, ("[MASK]",), "masked language modelling")["[MASK]"]
+    return sorted(i for i, token in found.get_added_tokens_decoder().items() if token.special), mask
+
+
+def sentence_ends(tokenizer: Tokenizer, source: str) -> tuple[int, int]:
+    """The tokens before and behind a sentence: [CLS] and [SEP], or else twice the end-of-text token.
+
+    Raises:
+        DataError: the tokenizer has neither.
+    """
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    if end is not None:
+        return end, end
+    found = require_tokens(tokenizer, ("[CLS]", "[SEP]"), source)
+    return found["[CLS]"], found["[SEP]"]
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
@@ -138,6 +179,23 @@ def _letters_of_bytes() -> dict[str, int]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def encode_all(
+    tokenizer: Tokenizer, texts: Sequence[str | tuple[str, str]], *, special: bool, source: str
+) -> list[Encoding]:
+    """Encodings of texts or of pairs of texts; ``special``: with the tokens that frame them.
+
+    Raises:
+        DataError: see `encode`.
+    """
+    try:
+        return tokenizer.encode_batch(list(texts), add_special_tokens=special)
+    except Exception:
+        for text in texts:
+            for part in (text,) if isinstance(text, str) else text:
+                encode(tokenizer, part, source=source)  # says what is wrong
+        raise
 
 
 def encode(tokenizer: Tokenizer, text: str, *, source: str) -> np.ndarray:

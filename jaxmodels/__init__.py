@@ -14,6 +14,7 @@ from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
 from jaxmodels.gpt2 import GPT2, gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, gpt2_tiny
 from jaxmodels.inception import InceptionV3
+from jaxmodels.lstm import LSTMClassifier, bilstm, lstm
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56, resnet101, resnet152
 from jaxmodels.transformer import Transformer, marian, transformer_base, transformer_big, transformer_tiny
@@ -64,6 +65,8 @@ MODELS: dict[str, Callable[..., Module]] = {
     "gpt2_355m": gpt2_355m,
     "gpt2_774m": gpt2_774m,
     "gpt2_1558m": gpt2_1558m,
+    "lstm": lstm,
+    "bilstm": bilstm,
     "transformer_tiny": transformer_tiny,
     "transformer_base": transformer_base,
     "transformer_big": transformer_big,
@@ -117,6 +120,7 @@ __all__ = [
     "AlexNet",
     "GoogLeNet",
     "InceptionV3",
+    "LSTMClassifier",
     "Module",
     "ResNet",
     "Transformer",

@@ -59,6 +59,9 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     "gpt2": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2), 5),
     "gpt2-untied": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2, tie_embeddings=False), 0),
     "gpt2-scan": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2, scan=True, remat=True), 5),
+    "lstm": (case("lstm", (), embed_size=12, hidden_size=16), 5),
+    "lstm-2": (case("lstm", (), embed_size=12, hidden_size=16, num_layers=2), 5),
+    "bilstm": (case("bilstm", (), embed_size=12, hidden_size=16), 5),
     "vae": (case("vae", (6, 4, 2), hidden_sizes=(24, 16), latent_size=5), 5),
     "vae-conv": (case("vae_conv", (8, 12, 2), features=(4, 6), latent_size=5, likelihood="gaussian"), 5),
 }
@@ -306,6 +309,7 @@ INITIAL = {  # the project's own choice for mlp and cnn is He's
     "resnet18": ((64, 64, 3), {"zero_init_residual": True}),
     "vit_ti_16": ((32, 32, 3), {"num_layers": 2, "representation_size": 64}),
     "gpt2_tiny": ((), {}),
+    "bilstm": ((), {}),
     "vae": ((28, 28, 1), {}),
     "vae_conv": ((28, 28, 1), {}),
 }

@@ -47,6 +47,8 @@ PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
     "gpt2_355m": ((), 50_257, 354_823_168),
     "gpt2_774m": ((), 50_257, 774_030_080),
     "gpt2_1558m": ((), 50_257, 1_557_611_200),
+    "lstm": ((), 100, 100 * 128 + 4 * 256 * (128 + 256 + 2) + 256 * 3 + 3),
+    "bilstm": ((), 100, 100 * 128 + 8 * 256 * (128 + 256 + 2) + 8 * 256 * (512 + 256 + 2) + 512 * 3 + 3),
     "vae": (GREY, 0, 784 * 400 + 400 + 2 * (400 * 20 + 20) + 20 * 400 + 400 + 400 * 784 + 784),
     "vae_conv": (
         GREY,
@@ -68,6 +70,8 @@ LIGHT = {  # one of each family, small
     "vit_ti_16": (CIFAR, {"num_layers": 2, "scan": True, "remat": True}),
     "vit_b_16_hf": (CIFAR, {"num_layers": 1, "representation_size": 8}),
     "gpt2_tiny": ((), {"num_layers": 2, "scan": True, "remat": True}),
+    "lstm": ((), {}),
+    "bilstm": ((), {"embed_size": 8, "hidden_size": 8}),
     "vae": (GREY, {}),
     "vae_conv": (GREY, {"likelihood": "gaussian"}),
 }
@@ -76,6 +80,8 @@ LIGHT = {  # one of each family, small
 def make(name, shape, classes=10, **fields):
     """A model and what it is called with: images, and noise for the autoencoders, or tokens."""
     if not shape:
+        if "num_classes" in jaxmodels.model_fields(name):
+            fields = {"num_classes": 3, **fields}
         return jaxmodels.create(name, vocab_size=classes, **fields), (jnp.zeros((2, 9), jnp.int32),)
     if name.startswith("vae"):
         model = jaxmodels.create(name, image_shape=shape, **fields)

@@ -37,6 +37,8 @@ CASES = [  # model, image shape, fields
     ("vit_b_16_hf", (32, 32, 3), {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40}),
     ("gpt2_tiny", (), {"num_layers": 2}),
     ("gpt2_tiny", (), {"num_layers": 3, "scan": True, "tie_embeddings": False}),
+    ("lstm", (), {"num_layers": 2, "embed_size": 6, "hidden_size": 5}),
+    ("bilstm", (), {"num_layers": 3, "embed_size": 6, "hidden_size": 5}),
     ("vae", (6, 4, 2), {"hidden_sizes": (7, 5), "latent_size": 3, "image_shape": (6, 4, 2)}),
     (
         "vae_conv",

@@ -38,7 +38,17 @@ def limit(
     return {"low": low, "above": above, "high": high, "below": below}
 
 
-TEXT_OBJECTIVES = ("causal_lm",)
+OBJECTIVES: dict[type, tuple[str, ...]] = {
+    jaxmodels.VAE: ("elbo",),
+    jaxmodels.GPT2: ("causal_lm",),
+    jaxmodels.BERT: ("masked_lm", "classification"),
+    jaxmodels.Transformer: ("seq2seq",),
+}
+"""Of the classes of models that are for other objectives than classification."""
+
+HEADS = {"masked_lm": "pretraining", "classification": "classification"}
+"""Objective -> field ``head`` of the models that have one."""
+
 RESUMABLE = {"resumable": True}  # may differ when a workdir is resumed: does not change what is computed
 ORDERED = {"ordered": True}  # a dict whose order counts
 
@@ -63,12 +73,15 @@ class DataConfig:
     flip: bool = False  # left-right with probability 1/2
     erasing: float = field(default=0.0, metadata=limit(low=0, high=1))  # probability of random erasing per image
     mixup: float = field(default=0.0, metadata=limit(low=0))  # alpha of mixup; 0 is off
-    # text: characters, bpe or wordpiece, trained on train_split; or a tokenizer.json, or a directory with vocab.txt or
-    # with GPT-2's encoder.json and vocab.bpe
+    # text: characters, words, bpe or wordpiece, trained on train_split; or a tokenizer.json, or a directory with
+    # vocab.txt or with GPT-2's encoder.json and vocab.bpe
     tokenizer: str = "bpe"
     vocab_size: int = field(default=8192, metadata=limit(low=2, high=2**31 - 1))  # of a tokenizer trained here, at most
     max_len: int = field(default=256, metadata=limit(low=1, high=2**20))  # tokens of an example
     isolate_documents: bool = False  # attention stays within a document and positions start anew in each
+    texts: tuple[str, ...] = ()  # features with the text and its pair, or source and target; empty: those there are
+    buckets: tuple[int, ...] = ()  # seq2seq: lengths below max_len to which batches of shorter pairs are padded
+    mask_rate: float = field(default=0.15, metadata=limit(above=0, below=1))  # masked_lm: share of the tokens
 
 
 @dataclass
@@ -119,6 +132,14 @@ class VAEConfig:
 
 
 @dataclass
+class BeamConfig:
+    """Of the translations by which objective seq2seq is measured when a run ends."""
+
+    beams: int = field(default=4, metadata=limit(low=1))
+    length_penalty: float = 1.0  # scores are divided by length to this power
+
+
+@dataclass
 class Config:
     """One run. The same config gives the same run, bit for bit, on the same kind and number of devices.
 
@@ -135,13 +156,15 @@ class Config:
 
     model: str = "cnn"  # a name of jaxmodels.list_models()
     model_fields: dict[str, Any] = field(default_factory=dict)  # of that module; the data say num_classes, image_shape
-    # elbo: for the models vae and vae_conv; causal_lm: next tokens, for the models gpt2_*
-    objective: Literal["classification", "elbo", "causal_lm"] = "classification"
+    # elbo: for the models vae and vae_conv; causal_lm: next tokens, for the models gpt2_*; masked_lm: masked tokens and
+    # the next sentence, for bert_* and minilm_*; seq2seq: translation, for transformer_*
+    objective: Literal["classification", "elbo", "causal_lm", "masked_lm", "seq2seq"] = "classification"
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
+    beam: BeamConfig = field(default_factory=BeamConfig)
     # initial parameters: the workdir of another run (its best checkpoint, or the last where none has a score), a
     # .safetensors file or a directory of them, or a Hugging Face hub id; read once, when a run begins. A part of a file
     # that the model does not have is named in init_skip with dots, as the file does: "vit.pooler"
@@ -247,14 +270,19 @@ def check(config: Config) -> None:
         for name, value in (("label_smoothing", config.label_smoothing), ("data.mixup", config.data.mixup)):
             if value:
                 raise ConfigError(f"config.{name} = {value} is for labels, and objective elbo has none; nearest: 0")
-    if config.objective in TEXT_OBJECTIVES:
-        _require_no_images(config)
     for pattern, rate in config.optim.rates.items():
         if rate <= 0:
             raise ConfigError(
                 f"config.optim.rates.{pattern} = {rate} must be above 0; config.optim.freeze stops training"
             )
     _check_model(config)
+    if reads_text(config):
+        _require_no_images(config)
+
+
+def reads_text(config: Config) -> bool:
+    """Whether the model is for text: its data are tokens."""
+    return "vocab_size" in jaxmodels.model_fields(config.model)
 
 
 def _require_no_images(config: Config) -> None:
@@ -272,7 +300,7 @@ def _require_no_images(config: Config) -> None:
         value, default = getattr(config.data, name), getattr(plain, name)
         if value != default:
             raise ConfigError(
-                f"config.data.{name} = {value!r} is for images, and objective {config.objective} reads text; "
+                f"config.data.{name} = {value!r} is for images, and model {config.model!r} reads text; "
                 f"nearest: {default!r}"
             )
 
@@ -290,14 +318,19 @@ def check_batch(config: Config, shards: int) -> None:
             raise ConfigError(f"config.{name} = {size} is not divisible by {of}; nearest: {near}")
 
 
-def resolve_text_fields(config: Config, vocab_size: int) -> dict[str, Any]:
-    """``config.model_fields`` plus what the model has to know of the text: size of the vocabulary, longest text."""
+def resolve_text_fields(config: Config, vocab_size: int, num_classes: int) -> dict[str, Any]:
+    """``config.model_fields`` plus what the model has to know of the text: vocabulary, longest text, classes if any."""
     fields = dict(config.model_fields)
+    if num_classes and fields.setdefault("num_classes", num_classes) < num_classes:
+        raise ConfigError(
+            f"config.model_fields.num_classes = {fields['num_classes']} is below the {num_classes} classes of "
+            f"{config.data.name}; nearest: {num_classes}"
+        )
     for name, needed, of in (
         ("vocab_size", vocab_size, f"tokens of data.tokenizer = {config.data.tokenizer!r}"),
         ("max_len", config.data.max_len, "tokens of config.data.max_len"),
     ):
-        if fields.setdefault(name, needed) < needed:
+        if name in jaxmodels.model_fields(config.model) and fields.setdefault(name, needed) < needed:
             raise ConfigError(
                 f"config.model_fields.{name} = {fields[name]} is below the {needed} {of}; nearest: {needed}"
             )
@@ -450,11 +483,18 @@ def _check_model(config: Config) -> None:
             raise ConfigError(f"{name} is not a field of model {config.model!r}{hint}")
         value = config.model_fields[key] = _coerce(value, known[key])
         _check_type(value, known[key], name)
-    needed = {"classification": "num_classes", "elbo": "latent_size", "causal_lm": "vocab_size"}
-    if needed[config.objective] not in known:
-        fitting = [objective for objective, field_name in needed.items() if field_name in known]
-        hint = f"; nearest: config.objective = {fitting[0]!r}" if fitting else ""
-        raise ConfigError(f"config.objective = {config.objective!r} does not fit model {config.model!r}{hint}")
+    fitting = OBJECTIVES.get(jaxmodels.MODELS[config.model].func, ("classification",))
+    if config.objective not in fitting:
+        raise ConfigError(
+            f"config.objective = {config.objective!r} does not fit model {config.model!r}; nearest: "
+            f"config.objective = {fitting[0]!r}"
+        )
+    head = HEADS.get(config.objective)
+    if "head" in known and config.model_fields.setdefault("head", head) != head:
+        raise ConfigError(
+            f"config.model_fields.head = {config.model_fields['head']!r} is not for objective {config.objective!r}; "
+            f"nearest: {head!r}"
+        )
 
 
 def _require_field(section: Any, key: str, full: str) -> None:

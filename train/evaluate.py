@@ -18,7 +18,7 @@ import numpy as np
 from train import cli
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import Config, ConfigError
-from train.metrics import Sums, per_class
+from train.metrics import Sums, matthews, per_class
 from train.setup import Run, build
 from train.sharding import batch_shards, make_mesh, put_batch
 from train.state import TrainState
@@ -65,9 +65,26 @@ def evaluate(
 
 
 def final_means(
-    run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
+    run: Run,
+    state: TrainState,
+    split: str,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    keep: Callable[[list[tuple[str, str, str]]], None] = lambda texts: None,
 ) -> dict[str, float] | None:
-    """Means of what a task measures only when a run ends ({} for most); None if ``stopping`` said so."""
+    """Means of what a task measures only when a run ends ({} for most); None if ``stopping`` said so.
+
+    Args:
+      keep: told the sources, references and translations of a task that translates.
+    """
+    if run.task.translates:
+        from train import translate  # here: most runs have no use for it
+
+        measured = translate.measure(run, state, split, stopping=stopping)
+        if measured is None:
+            return None
+        keep(measured[1])
+        return measured[0]
     if run.task.final_step is None:
         return {}
     found = evaluate(run, run.compile_final_step(), state, split, stopping=stopping)
@@ -84,6 +101,7 @@ def scores(run: Run, found: Evaluation) -> dict[str, Any]:
     return {
         **result,
         "macro_f1": float(classes["f1"].mean()),
+        "matthews": matthews(confusion.astype(np.float64)),
         "per_class": {
             name: {k: float(v[i]) for k, v in classes.items()} | {"support": int(classes["support"][i])}
             for i, name in enumerate(names)

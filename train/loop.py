@@ -175,7 +175,9 @@ class _Loop:
             test = self.last_evaluation[1]
         else:
             test = self._measure(state, config.data.eval_split)
-        extra = final_means(self.run, state, config.data.eval_split, stopping=self._may_leave)
+        extra = final_means(
+            self.run, state, config.data.eval_split, stopping=self._may_leave, keep=self._keep_translations
+        )
         train = self._measure(state, config.data.train_split)
         if train is None or test is None or extra is None:
             return None
@@ -197,12 +199,20 @@ class _Loop:
             written += ", confusion.png"
         if self.draw:
             written += ", samples/"
+        if self.run.task.translates:
+            written += ", translations.tsv"
         write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         for name, means, count in (("train", train.means, train.examples), ("test", test.means | extra, test.examples)):
             numbers = "  ".join(f"{k} {v:.4f}" for k, v in means.items())
             self.writers.line(f"final {name:<5} {numbers}  ({count:,} {self.run.task.unit})")
         self.writers.line(f"wrote {self.workdir}/{written}")
         return summary
+
+    def _keep_translations(self, texts: list[tuple[str, str, str]]) -> None:
+        if jax.process_index() == 0:
+            rows = [("source", "reference", "translation"), *texts]
+            lines = ("\t".join(" ".join(text.split()) for text in row) + "\n" for row in rows)
+            write_atomically(self.workdir / "translations.tsv", "".join(lines))
 
     def _settle(self, pending: tuple[int, Any, dict[str, np.ndarray]] | None, state: TrainState) -> None:
         """Fetches a step's metrics; stops the run if they are not finite."""
@@ -233,7 +243,8 @@ class _Loop:
             "data_wait_percent": 100 * self.window_wait / seconds,
         }
         if self.run.task.unit == "tokens":
-            timings["tokens_per_second"] = timings["examples_per_second"] * self.config.data.max_len
+            tokens, steps = self.window.values["loss"][1], self.window.values["grad_norm"][1]
+            timings["tokens_per_second"] = tokens / steps * self.window_steps / seconds
         use = hardware.mfu(self.flops, seconds / self.window_steps, jax.devices()[0].device_kind, jax.device_count())
         if use is not None:
             timings["mfu_percent"] = 100 * use

@@ -61,6 +61,18 @@ def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def matthews(confusion: np.ndarray) -> float:
+    """Matthews' correlation of true and predicted class, for any number of classes (Gorodkin 2004); 0 if undefined.
+
+    Args:
+      confusion: see :func:`per_class`.
+    """
+    total, hit = confusion.sum(), np.trace(confusion)
+    true, predicted = confusion.sum(1), confusion.sum(0)
+    spread = (total**2 - predicted @ predicted) * (total**2 - true @ true)
+    return float((hit * total - true @ predicted) / math.sqrt(spread)) if spread > 0 else 0.0
+
+
 class Writers:
     """Console, ``metrics.jsonl``, ``timings.jsonl`` and TensorBoard events of one workdir.
 

@@ -16,13 +16,14 @@ from jax.sharding import Mesh, NamedSharding
 import input_pipeline
 import jaxmodels
 from input_pipeline import DatasetCard, Decoding, TextCard, image
+from input_pipeline.text import Form
 from train import sharding, transfer
 from train.config import (
-    TEXT_OBJECTIVES,
     Config,
     ConfigError,
     DataConfig,
     check_batch,
+    reads_text,
     resolve_model_fields,
     resolve_text_fields,
 )
@@ -30,6 +31,14 @@ from train.optim import make_optimizer
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step
 from train.task import Task, make_task
+
+FORMS: dict[str, Form] = {
+    "causal_lm": "windows",
+    "masked_lm": "sentence_pairs",
+    "classification": "labels",
+    "seq2seq": "translation",
+}
+"""Objective -> how text is cut for it."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +95,24 @@ class Run:
         )
 
     def compile_train_step(self) -> tuple[Any, float, float]:
-        """The compiled training step, seconds it took to compile, and floating-point operations of one step."""
+        """The compiled training step, seconds it took to compile, and floating-point operations of one step.
+
+        Where batches have several lengths, these are the operations of the longest.
+        """
         step, config = self.step_function(), self.config
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
-        batch = self._batch_shapes(config.batch_size)
+        batches = self.batch_shapes(config.batch_size)
         start = time.perf_counter()
         with jax.set_mesh(self.mesh):
-            lowered = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(self.shapes, batch)
-            compiled = lowered.compile()
+            jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+            lowered = [jitted.lower(self.shapes, batch) for batch in batches]
+            compiled = [one.compile() for one in lowered]
             seconds = time.perf_counter() - start
+            last = lowered[-1]
             if config.accumulate > 1:  # the analysis counts the body of a scan once
-                lowered = jax.jit(partial(step, accumulate=1)).lower(self.shapes, batch)
-        cost = lowered.cost_analysis() or {}
-        return compiled, seconds, float(cost.get("flops", 0.0))
+                last = jax.jit(partial(step, accumulate=1)).lower(self.shapes, batches[-1])
+        cost = last.cost_analysis() or {}
+        return _by_length(batches, compiled), seconds, float(cost.get("flops", 0.0))
 
     def compile_eval_step(self) -> Any:
         """The compiled evaluation step: (state, batch) -> metrics, confusion matrix or None."""
@@ -119,8 +133,9 @@ class Run:
         return self._compile_eval(lambda state, batch: (self.task.final_step(state, batch), None))
 
     def _compile_eval(self, step: Callable[..., Any]) -> Any:
+        batches = self.batch_shapes(self.config.eval_batch_size)
         with jax.set_mesh(self.mesh):
-            return jax.jit(step).lower(self.shapes, self._batch_shapes(self.config.eval_batch_size)).compile()
+            return _by_length(batches, [jax.jit(step).lower(self.shapes, batch).compile() for batch in batches])
 
     def compile_predict_step(self, batch_size: int) -> Any:
         """The compiled (state, uint8 images [batch_size, h, w, c]) -> class probabilities [batch_size, classes]."""
@@ -132,7 +147,7 @@ class Run:
             return jax.nn.softmax(predict_step(state, batch["image"], model=self.model))
 
         with jax.set_mesh(self.mesh):
-            shapes = self._batch_shapes(batch_size)["image"]
+            shapes = self.batch_shapes(batch_size)[0]["image"]
             return jax.jit(probabilities).lower(self.shapes, shapes).compile()
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
@@ -156,12 +171,20 @@ class Run:
             raw_dir=data.raw_dir,
             decoding=_decoding(data),
             text=self.card if isinstance(self.card, TextCard) else None,
-            isolate_documents=data.isolate_documents,
             **kwargs,
         )
 
-    def _batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return _batch_shapes(self.config, self.card, size, NamedSharding(self.mesh, sharding.BATCH))
+    def batch_shapes(self, size: int) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        """Of batches of ``size`` examples as loaded, one for each length that batches of text may have."""
+        return _batch_shapes(self.card, size, NamedSharding(self.mesh, sharding.BATCH))
+
+
+def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[Any]) -> Any:
+    """The compiled function, or one that calls that which was compiled for a batch's length."""
+    if len(compiled) == 1:
+        return compiled[0]
+    found = {batch["tokens"].shape[1]: one for batch, one in zip(batches, compiled, strict=True)}
+    return lambda state, batch: found[batch["tokens"].shape[1]](state, batch)
 
 
 def build(
@@ -178,7 +201,7 @@ def build(
     card = card or _describe(config)
     fields = _resolve_fields(config, card)
     model = jaxmodels.create(config.model, **fields, dtype=jnp.dtype(config.dtype))
-    task = make_task(config, model)
+    task = make_task(config, model, card)
     tx = make_optimizer(config.optim, config.steps)
     try:
         shapes = jax.eval_shape(_initialiser(config, card, model, task, tx), jax.random.key(0))
@@ -194,21 +217,25 @@ def build(
 def _describe(config: Config) -> DatasetCard | TextCard:
     data = config.data
     where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir, "require": (data.train_split, data.eval_split)}
-    if config.objective not in TEXT_OBJECTIVES:
+    if not reads_text(config):
         return input_pipeline.describe(data.name, decoding=_decoding(data), **where)
     return input_pipeline.describe_text(
         data.name,
         max_len=data.max_len,
+        form=FORMS[config.objective],
         tokenizer=data.tokenizer,
         vocab_size=data.vocab_size,
         train_split=data.train_split,
+        texts=data.texts,
+        isolate=data.isolate_documents,
+        buckets=data.buckets,
         **where,
     )
 
 
 def _resolve_fields(config: Config, card: DatasetCard | TextCard) -> dict[str, Any]:
     if isinstance(card, TextCard):
-        return resolve_text_fields(config, card.vocab_size)
+        return resolve_text_fields(config, card.vocab_size, card.num_classes)
     mean, channels = config.data.mean, card.image_shape[-1]
     if len(mean) not in (1, channels):
         raise ConfigError(f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)")
@@ -228,28 +255,22 @@ def _decoding(data: DataConfig) -> Decoding:
 def _initialiser(
     config: Config, card: DatasetCard | TextCard, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation
 ):
-    batch = jax.eval_shape(task.eval_batch, _batch_shapes(config, card, 1))
+    batch = jax.eval_shape(task.eval_batch, _batch_shapes(card, 1)[0])
     inputs = tuple(batch[k] for k in task.inputs)
     return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
 
 
 def _batch_shapes(
-    config: Config, card: DatasetCard | TextCard, size: int, where: NamedSharding | None = None
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Batches as loaded."""
+    card: DatasetCard | TextCard, size: int, where: NamedSharding | None = None
+) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """Batches as loaded: of images one shape, of text one for each length that batches may have."""
     if isinstance(card, TextCard):
-        of_tokens = (size, card.max_len)
-        shapes = {"tokens": (of_tokens, jnp.int32), "target": (of_tokens, jnp.int32)}
-        shapes |= {"weight": (of_tokens, jnp.float32), "characters": (of_tokens, jnp.float32)}
-        if config.data.isolate_documents:
-            shapes["segments"] = (of_tokens, jnp.int32)
+        found = [card.shapes(size, length) for length in card.lengths]
     else:
-        shapes = {
-            "image": ((size, *card.image_shape), jnp.uint8),
-            "label": ((size,), jnp.int32),
-            "weight": ((size,), jnp.float32),
-        }
-    return {k: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for k, (shape, dtype) in shapes.items()}
+        row = (size,)
+        image = ((size, *card.image_shape), np.uint8)
+        found = [{"image": image, "label": (row, np.int32), "weight": (row, np.float32)}]
+    return [{k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()} for shapes in found]
 
 
 def parameter_count(run: Run) -> tuple[int, int]:

@@ -52,6 +52,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)((token|source|target)_embed|head)/embedding$", P("tensor", None)),
     (r"(^|/)logits_bias$", P("tensor")),
     (r"(^|/)position_embed/embedding$", P(None, None)),
+    # recurrence: every step would wait for the other devices
+    (r"(^|/)lstm_\d+/kernel_(ih|hh)(_reverse)?$", P(None, None)),
+    (r"(^|/)lstm_\d+/bias_(ih|hh)(_reverse)?$", P(None)),
 )
 
 

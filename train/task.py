@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from input_pipeline import image
+from input_pipeline import DatasetCard, TextCard, image
+from input_pipeline.masking import mask_tokens
+from input_pipeline.tokenizers import special_tokens
 from jaxmodels import Module
 from train.config import Config, ConfigError
-from train.objectives import causal_lm, classification, elbo, importance_weighted_log_likelihood
+from train.objectives import causal_lm, classification, elbo, importance_weighted_log_likelihood, masked_lm
 from train.state import TrainState
 from train.step import Batch, Metrics, Objective, predict_step
 
@@ -32,6 +34,7 @@ class Task:
       derive: means of the metrics -> what follows from them.
       confusion: whether outputs are logits of classes, with a confusion matrix and scores of each class.
       pictures: whether the model draws images (see train/pictures.py) at every evaluation.
+      translates: whether the model translates (see train/translate.py) when a run ends.
       final_step: (state, batch as loaded) -> sums and counts of what is too slow for every evaluation, or None;
         measured on ``data.eval_split`` when the run ends.
     """
@@ -47,17 +50,34 @@ class Task:
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}
     confusion: bool = False
     pictures: bool = False
+    translates: bool = False
     final_step: Callable[[TrainState, Batch], Metrics] | None = None
 
 
-def make_task(config: Config, model: Module) -> Task:
+def make_task(config: Config, model: Module, card: DatasetCard | TextCard) -> Task:
     """The task that ``config.objective`` names.
 
     Raises:
       ConfigError: the data do not suit the objective.
     """
-    makers = {"classification": _classification, "elbo": _elbo, "causal_lm": _causal_lm}
-    return makers[config.objective](config, model)
+    makers = {
+        "classification": _text_classification if isinstance(card, TextCard) else _classification,
+        "elbo": _elbo,
+        "causal_lm": _causal_lm,
+        "masked_lm": _masked_lm,
+        "seq2seq": _seq2seq,
+    }
+    return makers[config.objective](config, model, card)
+
+
+def _fixed_key(config: Config, use: int) -> PRNGKeyArray:
+    """A key for evaluation: no step has the number 2**32 - 1, so training never draws from these."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1), use)
+
+
+def _row_keys(key: PRNGKeyArray, rows: int) -> PRNGKeyArray:
+    """A key for each row of a batch, a function of its place alone."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(rows, dtype=jnp.uint32))
 
 
 def text_inputs(model: Module) -> tuple[str, ...]:
@@ -65,7 +85,7 @@ def text_inputs(model: Module) -> tuple[str, ...]:
     return ("tokens", "segments", "types") if hasattr(model, "type_vocab_size") else ("tokens", "segments")
 
 
-def _classification(config: Config, model: Module) -> Task:
+def _classification(config: Config, model: Module, card: DatasetCard) -> Task:
     data, dtype = config.data, jnp.dtype(config.dtype)
     return Task(
         train_objective=partial(classification, label_smoothing=config.label_smoothing),
@@ -88,21 +108,88 @@ def _classification(config: Config, model: Module) -> Task:
     )
 
 
-def _causal_lm(config: Config, model: Module) -> Task:
+def _text_classification(config: Config, model: Module, card: TextCard) -> Task:
+    return Task(
+        train_objective=partial(classification, label_smoothing=config.label_smoothing),
+        eval_objective=classification,
+        train_batch=lambda key, batch: batch,
+        eval_batch=lambda batch: batch,
+        inputs=text_inputs(model),
+        score="accuracy",
+        confusion=True,
+    )
+
+
+def _causal_lm(config: Config, model: Module, card: TextCard) -> Task:
     return Task(
         train_objective=partial(causal_lm, label_smoothing=config.label_smoothing),
         eval_objective=causal_lm,
         train_batch=lambda key, batch: batch,
         eval_batch=lambda batch: batch,
-        inputs=("tokens", "segments") if config.data.isolate_documents else ("tokens",),
+        inputs=("tokens", "segments") if card.isolate else ("tokens",),
         score="loss",
         lower_is_better=True,
         unit="tokens",
-        derive=lambda means: {"perplexity": math.exp(min(means["loss"], 700.0))},
+        derive=_perplexity,
     )
 
 
-def _elbo(config: Config, model: Module) -> Task:
+def _seq2seq(config: Config, model: Module, card: TextCard) -> Task:
+    return Task(
+        train_objective=partial(causal_lm, label_smoothing=config.label_smoothing),
+        eval_objective=causal_lm,
+        train_batch=lambda key, batch: batch,
+        eval_batch=lambda batch: batch,
+        inputs=("source", "tokens", "source_segments", "segments"),
+        score="loss",
+        lower_is_better=True,
+        unit="tokens",
+        derive=_perplexity,
+        translates=True,
+    )
+
+
+def _perplexity(means: dict[str, float]) -> dict[str, float]:
+    return {"perplexity": math.exp(min(means["loss"], 700.0))}
+
+
+def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
+    special, mask_token = special_tokens(card.tokenizer)
+    ordinary = jnp.ones(card.vocab_size, bool).at[jnp.asarray(special)].set(False)
+
+    def masked(key: PRNGKeyArray, batch: Batch) -> Batch:
+        mask = partial(mask_tokens, rate=config.data.mask_rate, mask_token=mask_token, vocab_size=card.vocab_size)
+        maskable = ordinary[batch["tokens"]] & (batch["segments"] > 0)
+        found = jax.vmap(mask)(_row_keys(key, len(maskable)), batch["tokens"], maskable)
+        tokens, positions, target, weight = found
+        weight = weight * batch["weight"][:, None]
+        share = batch["weight"].sum() / jnp.maximum(weight.sum(), 1)
+        return {
+            **batch,
+            "tokens": tokens,
+            "positions": positions,
+            "masked_target": target,
+            "masked_weight": weight,
+            "examples_per_masked": jnp.broadcast_to(share, batch["weight"].shape),
+        }
+
+    def derive(means: dict[str, float]) -> dict[str, float]:
+        # over several batches the loss is that of all their masked tokens and of all their pairs
+        return {"loss": means["masked_loss"] + means["next_loss"]}
+
+    return Task(
+        train_objective=partial(masked_lm, label_smoothing=config.label_smoothing),
+        eval_objective=masked_lm,
+        train_batch=masked,
+        eval_batch=partial(masked, _fixed_key(config, 0)),
+        inputs=("tokens", "segments", "types", "positions"),
+        score="loss",
+        lower_is_better=True,
+        derive=derive,
+    )
+
+
+def _elbo(config: Config, model: Module, card: DatasetCard) -> Task:
     data = config.data
     low, high = (
         [(x - m) / s for m, s in zip(data.mean, data.std, strict=True)] for x in (0.0, 1.0)
@@ -117,10 +204,6 @@ def _elbo(config: Config, model: Module) -> Task:
     def draw(key: PRNGKeyArray, batch: Batch) -> Float[Array, "b latent"]:
         return jax.random.normal(key, (len(batch["image"]), model.latent_size))
 
-    def fixed_key(use: int) -> PRNGKeyArray:
-        # no step has the number 2**32 - 1, so training never draws from these
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1), use)
-
     def train_batch(key: PRNGKeyArray, batch: Batch) -> Batch:
         augment_key, noise_key = jax.random.split(key)
         pixels = image.augment(
@@ -131,13 +214,13 @@ def _elbo(config: Config, model: Module) -> Task:
 
     def eval_batch(batch: Batch) -> Batch:
         """Noise is drawn from (seed, place in the batch), so every evaluation has the same, and so has every batch."""
-        keys = jax.vmap(partial(jax.random.fold_in, fixed_key(0)))(jnp.arange(len(batch["image"]), dtype=jnp.uint32))
+        keys = _row_keys(_fixed_key(config, 0), len(batch["image"]))
         noise = jax.vmap(lambda key: jax.random.normal(key, (model.latent_size,)))(keys)
         return {**batch, "image": image.normalize(batch["image"], data.mean, data.std), "noise": noise}
 
     def final_step(state: TrainState, batch: Batch) -> Metrics:
         batch = eval_batch(batch)
-        keys = jax.random.split(fixed_key(1), config.vae.importance_samples)
+        keys = jax.random.split(_fixed_key(config, 1), config.vae.importance_samples)
         noise = jax.vmap(draw, (0, None))(keys, batch)
         forward = partial(predict_step, state, model=model)
         values = importance_weighted_log_likelihood(forward, batch["image"], noise)

@@ -21,6 +21,7 @@ from jaxmodels.googlenet import GoogLeNet
 from jaxmodels.gpt2 import GPT2
 from jaxmodels.inception import BLOCKS as INCEPTION_BLOCKS
 from jaxmodels.inception import InceptionV3, branch_names
+from jaxmodels.lstm import LSTMClassifier
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
 from jaxmodels.transformer import Transformer
@@ -376,6 +377,31 @@ def _transformer_ties(model: Transformer, format: str) -> Mapping[str, str]:
     return ties
 
 
+LSTM_TENSORS = (  # of one direction
+    ("weight_ih", "kernel_ih", "o i -> i o"),
+    ("weight_hh", "kernel_hh", "o i -> i o"),
+    ("bias_ih", "bias_ih", ""),
+    ("bias_hh", "bias_hh", ""),
+)
+
+
+def _lstm(model: LSTMClassifier, shape: Shape) -> Rules:
+    """Modules ``embedding``, ``lstm`` (all layers) and ``fc``."""
+    layers = (
+        Rule(
+            "lstm",
+            f"lstm_{i}",
+            tuple(
+                Tensor(f"{torch}_l{i}{way}", f"{ours}{way}", layout=layout)
+                for way in ("", "_reverse")
+                for torch, ours, layout in LSTM_TENSORS
+            ),
+        )
+        for i in range(model.num_layers)
+    )
+    return (Rule("embedding", "token_embed", EMBEDDING), *layers, Rule("fc", "head", LINEAR))
+
+
 def _block(model: ViT | GPT2 | BERT | Transformer) -> str:
     return "blocks[{i}]" if model.scan else "block_{i}"
 
@@ -422,6 +448,7 @@ FAMILIES: dict[type[nn.Module], Family] = {
         constants=r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",
         ties=_gpt2_ties,
     ),
+    LSTMClassifier: Family({"torch": _lstm}, **TOKENS),
     Transformer: Family(
         {"torch": _transformer_torch, "transformers": _transformer_transformers},
         **TOKEN_PAIRS,

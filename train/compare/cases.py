@@ -170,6 +170,20 @@ CASES: dict[str, Case] = {
                 ("marian", "", {"scan": True, "num_layers": 3}, {}, 58_101, ", scanned, 3 of 6 layers"),
             )
         ),
+        *(
+            Case(
+                name,
+                (),
+                (),
+                length=17,
+                batch_size=8,
+                timing_batch_size=32,
+                classes=101,
+                full_classes=20_000,
+                note="vocabulary of 101",
+            )
+            for name in ("lstm", "bilstm")
+        ),
         Case("vit_b_16_hf", (64, 64, 3), fields={"scan": True, "remat": True}, note="scanned, rematerialised"),
     )
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ from jaxmodels.cnn import CNN
 from jaxmodels.googlenet import GoogLeNet
 from jaxmodels.gpt2 import GPT2
 from jaxmodels.inception import InceptionV3
+from jaxmodels.lstm import LSTMClassifier
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
 from jaxmodels.transformer import Transformer
@@ -500,16 +502,18 @@ def _bert(model: BERT, shape: Shape) -> Original:
 
 
 class SinePositions(nn.Module):
-    """Vaswani et al. 2017, section 3.5, in full precision whatever the type; called as Marian's."""
+    """Vaswani et al. 2017, section 3.5, in the model's precision; called as Marian's."""
 
-    def __init__(self, length: int, size: int, *, halves: bool):
+    def __init__(self, model: Transformer):
         super().__init__()
+        length, size, halves = model.max_len, model.hidden_size, model.position == "sine_halves"
         frequency = torch.exp(torch.arange(0, size, 2, dtype=torch.float64) * (-math.log(10_000) / size))
         angles = torch.arange(length, dtype=torch.float64)[:, None] * frequency
         table = torch.empty(length, size, dtype=torch.float64)
         first, second = (slice(size // 2), slice(size // 2, None)) if halves else (slice(0, None, 2), slice(1, None, 2))
         table[:, first], table[:, second] = angles.sin(), angles.cos()
-        self.register_buffer("table", table, persistent=False)
+        dtype = getattr(torch, jnp.dtype(model.param_dtype).name)
+        self.register_buffer("table", table.to(dtype), persistent=False)
 
     def forward(self, shape, past=0, position_ids=None):
         return self.table[past : past + shape[1]]
@@ -528,7 +532,7 @@ class TorchTransformer(nn.Module):
             self.source_embedding = nn.Embedding(model.vocab_size, size)
             self.target_embedding = nn.Embedding(target_vocab_size, size)
             self.embeddings = (self.source_embedding, self.target_embedding)
-        self.position = SinePositions(model.max_len, size, halves=model.position == "sine_halves")
+        self.position = SinePositions(model)
         self.scale = math.sqrt(size) if model.scale_embedding else 1.0
         self.dropout = nn.Dropout(model.dropout_rate)
         fields = {
@@ -565,7 +569,7 @@ class TorchTransformer(nn.Module):
         source_padding, target_padding = (x if x is None else x == 0 for x in (source_segments, target_segments))
         later = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
         embedded = [
-            self.dropout(embedding(x) * self.scale + self.position(x.shape).to(embedding.weight.dtype))
+            self.dropout(embedding(x) * self.scale + self.position(x.shape))
             for embedding, x in zip(self.embeddings, (source, target), strict=True)
         ]
         hidden = self.transformer(
@@ -612,7 +616,7 @@ def _marian(model: Transformer, shape: Shape) -> Original:
     for side in (module.model.encoder, module.model.decoder):
         # theirs is rounded to float32 whatever the type, and no gradient reaches the row of the padding token, with
         # which every target starts
-        side.embed_positions = SinePositions(model.max_len, model.hidden_size, halves=True)
+        side.embed_positions = SinePositions(model)
         side.embed_tokens.padding_idx = None
     return Original(
         module,
@@ -622,6 +626,37 @@ def _marian(model: Transformer, shape: Shape) -> Original:
         loss=lambda outputs, batch: token_cross_entropy(outputs.logits, batch),
         tied=frozenset(family_of(model).ties(model, "transformers")),
     )
+
+
+class TorchLSTMClassifier(nn.Module):
+    """The usual text classifier over packed texts; ``segments`` are 1, and 0 for padding at the right."""
+
+    def __init__(self, model: LSTMClassifier):
+        super().__init__()
+        self.embedding = nn.Embedding(model.vocab_size, model.embed_size)
+        self.lstm = nn.LSTM(
+            model.embed_size,
+            model.hidden_size,
+            model.num_layers,
+            batch_first=True,
+            dropout=model.dropout_rate if model.num_layers > 1 else 0.0,  # there is no place for it, and a warning
+            bidirectional=model.bidirectional,
+        )
+        self.dropout = nn.Dropout(model.dropout_rate)
+        self.directions = 1 + model.bidirectional
+        self.fc = nn.Linear(self.directions * model.hidden_size, model.num_classes)
+
+    def forward(self, tokens, segments=None):
+        x = self.dropout(self.embedding(tokens))
+        if segments is not None:
+            lengths = (segments > 0).sum(1).cpu()
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        _, (final, _) = self.lstm(x)  # [layers x directions, b, h]
+        return self.fc(self.dropout(final[-self.directions :].transpose(0, 1).flatten(1)))
+
+
+def _lstm(model: LSTMClassifier, shape: Shape) -> Original:
+    return Original(TorchLSTMClassifier(model), "torch.nn", "torch")
 
 
 def token_cross_entropy(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -642,6 +677,7 @@ BUILDERS: dict[type, Callable[[Any, Shape], Original]] = {
     ResNet: _resnet,
     ViT: _vit,
     GPT2: _gpt2,
+    LSTMClassifier: _lstm,
     Transformer: _transformer,
     BERT: _bert,
 }

@@ -1,0 +1,208 @@
+"""Texts with a label, and texts with their translation, as tokens in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tokenizers import Encoding, Tokenizer
+
+from input_pipeline.corpus import read_records
+from input_pipeline.errors import DataError
+from input_pipeline.tokenizers import encode_all, sentence_ends
+
+_CHUNK = 4096  # texts encoded at once
+
+
+class Ragged:
+    """Rows of integers of different lengths, in one array."""
+
+    def __init__(self, rows: Iterable[Sequence[int]]):
+        arrays = [np.asarray(row, np.int32) for row in rows]
+        self.lengths = np.array([len(row) for row in arrays], np.int64)
+        self._ends = np.cumsum(self.lengths)
+        self._values = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def padded(self, indices: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with zeros behind them, and where they are real: int32 [k, length]."""
+        places = np.arange(length)
+        real = places < self.lengths[indices, None]
+        begins = (self._ends - self.lengths)[indices, None]
+        values = self._values[np.minimum(begins + places, max(0, len(self._values) - 1))]
+        return values * real, real.astype(np.int32)
+
+
+class LabelledTexts:
+    """Texts, or pairs of texts, framed as the tokenizer frames them, with the interface of image examples.
+
+    Args:
+        builder: of the data set; split: of it.
+        tokenizer: of the texts.
+        texts: one or two features.
+        max_len: tokens of an example; what is longer is cut, and how many are is said.
+        source: name of the split, for messages.
+
+    Raises:
+        DataError: no examples, an example without a label, or text that the tokenizer does not know.
+    """
+
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        split: str,
+        tokenizer: Tokenizer,
+        texts: tuple[str, ...],
+        max_len: int,
+        *,
+        source: str,
+    ):
+        self._max_len, cut, labels = max_len, 0, []
+        tokens: list[list[int]] = []
+        types: list[list[int]] = []
+        tokenizer.enable_truncation(max_len)
+        for records in _chunks(read_records(builder, split)):
+            for encoding in _encoded(tokenizer, records, texts, source):
+                tokens.append(encoding.ids)
+                types.append(encoding.type_ids)
+                cut += bool(encoding.overflowing)
+            labels += [int(record["label"]) for record in records]
+        if not labels:
+            raise DataError(f"{source} has no examples")
+        if min(labels) < 0:
+            raise DataError(f"{source} has {sum(n < 0 for n in labels)} examples without a label; name another split")
+        if cut:
+            print(f"{source}: {cut:,} of {len(labels):,} texts are cut to max_len {max_len} tokens", file=sys.stderr)
+        self._tokens, self._types, self._labels = Ragged(tokens), Ragged(types), np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a batch."""
+        return 12 * self._max_len + 8
+
+    def batch(self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
+        """Returns tokens, segments, types int32 [k, max_len]; label int32 [k]; weight float32 [k]."""
+        tokens, segments = self._tokens.padded(indices, self._max_len)
+        types, _ = self._types.padded(indices, self._max_len)
+        weight = np.ones(len(indices), np.float32)
+        return {
+            "tokens": tokens,
+            "segments": segments,
+            "types": types,
+            "label": self._labels[indices],
+            "weight": weight,
+        }
+
+
+class Translations:
+    """A text and its translation, with the interface of image examples and ``buckets``.
+
+    The decoder is given a begin token and the translation, and is to give the translation and an end token; the source
+    ends with one too. Where the tokenizer has no [CLS] and [SEP], its end-of-text token is both.
+
+    Args:
+        builder: of the data set; split: of it.
+        tokenizer: of both texts.
+        texts: features of source and target.
+        lengths: to which batches are padded, ascending.
+        source: name of the split, for messages.
+        train: leave out pairs that are longer than the last length; otherwise they are cut. How many is said.
+
+    Attributes:
+        buckets: for each length the examples that take it, shorter ones left to shorter lengths.
+
+    Raises:
+        DataError: no examples, no end token, or text that the tokenizer does not know.
+    """
+
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        split: str,
+        tokenizer: Tokenizer,
+        texts: tuple[str, ...],
+        lengths: tuple[int, ...],
+        *,
+        source: str,
+        train: bool,
+    ):
+        begin, end = sentence_ends(tokenizer, source)
+        longest, total, longer = lengths[-1], 0, 0
+        sides: tuple[list[list[int]], list[list[int]]] = ([], [])
+        for records in _chunks(read_records(builder, split)):
+            columns = [[record[text].decode() for record in records] for text in texts]
+            found = [encode_all(tokenizer, column, special=False, source=source) for column in columns]
+            for first, second in zip(*found, strict=True):
+                total += 1
+                pair = [*first.ids, end], [*second.ids, end]
+                if max(map(len, pair)) > longest:
+                    longer += 1
+                    if train:
+                        continue
+                for side, tokens in zip(sides, pair, strict=True):
+                    side.append(tokens[:longest])
+        if longer:
+            what = "left out" if train else "cut"
+            print(
+                f"{source}: {longer:,} of {total:,} pairs are {what}: above max_len {longest} tokens", file=sys.stderr
+            )
+        if not sides[0]:
+            raise DataError(f"{source} has no pairs of at most max_len {longest} tokens")
+        self._source, self._target = map(Ragged, sides)
+        self._begin, self._lengths = begin, lengths
+        need = np.searchsorted(lengths, np.maximum(self._source.lengths, self._target.lengths))
+        self.buckets = [(length, np.flatnonzero(need == i)) for i, length in enumerate(lengths)]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a batch."""
+        return 24 * self._lengths[-1]
+
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None, *, length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns source, source_segments, tokens, segments, target int32 and weight float32: [k, length]."""
+        length = length or self._lengths[-1]
+        source, source_segments = self._source.padded(indices, length)
+        target, segments = self._target.padded(indices, length)
+        tokens = np.concatenate([np.full((len(indices), 1), self._begin, np.int32), target[:, :-1]], axis=1) * segments
+        weight = segments.astype(np.float32)
+        return {
+            "source": source,
+            "source_segments": source_segments,
+            "tokens": tokens,
+            "segments": segments,
+            "target": target,
+            "weight": weight,
+        }
+
+
+def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for record in records:
+        chunk.append(record)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _encoded(
+    tokenizer: Tokenizer, records: list[dict[str, Any]], texts: tuple[str, ...], source: str
+) -> list[Encoding]:
+    """Of one or two texts of each record, with the tokens that frame them."""
+    columns = [[record[text].decode() for record in records] for text in texts]
+    rows: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    return encode_all(tokenizer, rows, special=True, source=source)

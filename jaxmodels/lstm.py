@@ -1,0 +1,175 @@
+"""LSTM text classifier (Hochreiter & Schmidhuber 1997; with forget gates, Gers et al. 2000; both ways, Graves &
+Schmidhuber 2005).
+
+Parity reference: ``torch.nn.Embedding``, ``torch.nn.LSTM`` over ``pack_padded_sequence``, ``torch.nn.Linear``, with
+PyTorch's initial values. Dropout stands where PyTorch's usual text classifier has it (bentrevett's
+pytorch-sentiment-analysis): on the embedding, between layers and before the classifier.
+
+Deliberate differences: padding is left out wherever it stands, not only at the right, and no row of the embedding is
+reserved for it (``padding_idx``), because it reaches nothing; a text that is all padding has the features 0, where
+PyTorch raises.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.layers import (
+    at_least_float32,
+    constrain_batch,
+    normal,
+    require_positive,
+    require_rate,
+    torch_bias,
+    torch_uniform,
+)
+
+
+class LSTMClassifier(nn.Module):
+    """Token embedding, stacked LSTM layers, a linear classifier of the last layer's final states.
+
+    Attributes:
+      vocab_size: number of tokens; num_classes: of logits.
+      embed_size: of the embedding; hidden_size: of each layer and direction; num_layers: of the stack.
+      bidirectional: a second LSTM reads each text from its end; every layer gives the two side by side.
+      dropout_rate: on the embedding, between layers and before the classifier, when training.
+      dtype: compute dtype; param_dtype: storage dtype.
+    """
+
+    vocab_size: int
+    num_classes: int
+    embed_size: int = 128
+    hidden_size: int = 256
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout_rate: float = 0.5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "b l"], segments: Int[Array, "b l"] | None = None, *, train: bool
+    ) -> Float[Array, "b classes"]:
+        """Float32 (or wider) logits of each text. Dropout draws from the ``dropout`` RNG.
+
+        Args:
+          segments: 0 is padding, anything else a token of the text. None: all are.
+
+        Raises:
+          ValueError: a size is below 1, or ``dropout_rate`` is no rate.
+        """
+        require_positive(vocab_size=self.vocab_size, num_classes=self.num_classes, embed_size=self.embed_size)
+        require_positive(hidden_size=self.hidden_size, num_layers=self.num_layers, length=tokens.shape[1])
+        require_rate(dropout_rate=self.dropout_rate)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
+        real = None if segments is None else segments > 0
+        x = nn.Embed(self.vocab_size, self.embed_size, embedding_init=normal(1.0), name="token_embed", **dtypes)(tokens)
+        x = constrain_batch(x)
+        for i in range(self.num_layers):
+            x = dropout(name=f"dropout_{i}")(x)
+            x, final = LSTM(self.hidden_size, self.bidirectional, name=f"lstm_{i}", **dtypes)(x, real)
+            x, final = constrain_batch(x), constrain_batch(final)
+        final = dropout(name="dropout_head")(final)
+        bias = torch_bias(final.shape[-1])
+        logits = nn.Dense(self.num_classes, kernel_init=torch_uniform, bias_init=bias, name="head", **dtypes)(final)
+        return at_least_float32(logits)
+
+
+class LSTM(nn.Module):
+    """One layer of ``torch.nn.LSTM``; fields as in :class:`LSTMClassifier`.
+
+    Gates lie side by side in PyTorch's order, i, f, g, o. As there, each has two biases, which only act as their sum:
+    one alone would take half their step. Parameters of the second direction end in ``_reverse``.
+    """
+
+    hidden_size: int
+    bidirectional: bool
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l i"], real: Bool[Array, "b l"] | None
+    ) -> tuple[Float[Array, "b l o"], Float[Array, "b o"]]:
+        """The state after every token, and the final ones: after the last token, and of the reverse after the first.
+
+        Args:
+          real: which tokens are no padding; padding leaves the state as it is. None: all.
+        """
+        ways = ("", "_reverse") if self.bidirectional else ("",)
+        init = torch_bias(self.hidden_size)  # the bound of every array
+
+        def parameter(name: str, *shape: int) -> Array:
+            arrays = [self.param(f"{name}{way}", init, shape, self.param_dtype) for way in ways]
+            return jnp.stack(arrays).astype(self.dtype)
+
+        gates = 4 * self.hidden_size
+        kernel_ih = parameter("kernel_ih", x.shape[-1], gates)
+        kernel_hh = parameter("kernel_hh", self.hidden_size, gates)
+        bias = parameter("bias_ih", gates) + parameter("bias_hh", gates)
+        x = _turned(repeat(x.astype(self.dtype), "b l i -> l w b i", w=len(ways)))
+        if real is not None:
+            real = _turned(repeat(real, "b l -> l w b 1", w=len(ways)))
+        inputs = jnp.einsum("lwbi,wik->lwbk", x, kernel_ih) + bias[:, None]  # of all places in one product
+        states = _recurrence(inputs, kernel_hh, real)  # [l, w, b, h]
+        final = rearrange(states[-1], "w b h -> b (w h)")
+        return rearrange(_turned(states), "l w b h -> b l (w h)"), final
+
+
+def _turned(x: Array) -> Array:
+    """[l, w, ...] with the second of two directions turned round, so that both are one scan."""
+    return jnp.concatenate([x[:, :1], x[::-1, 1:]], axis=1)
+
+
+@jax.custom_vjp
+def _recurrence(
+    inputs: Float[Array, "l w b k"], kernel: Float[Array, "w h k"], real: Bool[Array, "l w b 1"] | None
+) -> Float[Array, "l w b h"]:
+    """States of an LSTM from its inputs' products with the weights; ``real`` as in :class:`LSTM`.
+
+    ``c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)``, ``h_t = sigmoid(o) tanh(c_t)`` with i, f, g, o the quarters of
+    ``inputs_t + h_{t-1} kernel``; gates and c in at least float32.
+
+    The gradient of ``kernel`` is one product over all places and texts: left to itself, the scan would add up small
+    ones, and on a mesh sum each over the devices. There is no forward-mode derivative.
+    """
+    return _scan(inputs, kernel, real)
+
+
+def _scan(inputs: Array, kernel: Array, real: Array | None) -> Array:
+    def step(carry, inputs_real):
+        (state, cell), (inputs, real) = carry, inputs_real  # [w, b, h] twice
+        recurrent = jnp.einsum("wbh,whk->wbk", state, kernel)
+        i, f, g, o = jnp.split(at_least_float32(inputs) + at_least_float32(recurrent), 4, axis=-1)
+        new_cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
+        new_state = (nn.sigmoid(o) * jnp.tanh(new_cell)).astype(state.dtype)
+        if real is not None:
+            new_state, new_cell = jnp.where(real, new_state, state), jnp.where(real, new_cell, cell)
+        return (new_state, new_cell), new_state
+
+    state = jnp.zeros((*inputs.shape[1:3], kernel.shape[1]), inputs.dtype)
+    return jax.lax.scan(step, (state, at_least_float32(state)), (inputs, real))[1]
+
+
+def _recurrence_forward(inputs, kernel, real):
+    states, gradient = jax.vjp(lambda inputs: _scan(inputs, kernel, real), inputs)
+    return states, (states, gradient)
+
+
+def _recurrence_backward(residuals, cotangent):
+    states, gradient = residuals
+    (of_inputs,) = gradient(cotangent)
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    return of_inputs, jnp.einsum("lwbh,lwbk->whk", before, of_inputs), None
+
+
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+
+lstm = partial(LSTMClassifier)
+bilstm = partial(LSTMClassifier, bidirectional=True, num_layers=2)

@@ -1,0 +1,100 @@
+"""Translations by beam search, and how good they are: BLEU as sacrebleu computes it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import sacrebleu
+from jax.experimental import multihost_utils
+from tokenizers import Tokenizer
+
+from input_pipeline import translation_texts
+from input_pipeline.tokenizers import encode_all, sentence_ends
+from jaxmodels.beam import beam_search
+from train.config import BeamConfig
+from train.setup import Run
+from train.state import TrainState
+from train.step import eval_variables
+
+BATCH = 64
+"""Sources translated at once."""
+
+
+def translate(
+    model: Any,
+    variables: Any,
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    lengths: Sequence[int],
+    beam: BeamConfig,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[str] | None:
+    """Translations in the order of the sources; None if ``stopping`` said so.
+
+    Args:
+      tokenizer: of sources and translations.
+      lengths: to which sources are padded, ascending: one compilation each. What is longer than the last is cut.
+    """
+    begin, end = sentence_ends(tokenizer, "translation")
+    encoded = encode_all(tokenizer, sources, special=False, source="the text to be translated")
+    rows = [[*e.ids, end][: lengths[-1]] for e in encoded]
+    found = [""] * len(rows)
+    for indices, length in _batches([len(row) for row in rows], lengths):
+        if stopping():
+            return None
+        tokens, segments = np.zeros((2, BATCH, length), np.int32)
+        segments[:, 0] = 1  # rows that only fill up have one token
+        for i, index in enumerate(indices):
+            tokens[i, : len(rows[index])], segments[i, : len(rows[index])] = rows[index], 1
+        texts, _ = beam_search(
+            model,
+            variables,
+            tokens,
+            segments,
+            beams=beam.beams,
+            max_len=lengths[-1],
+            bos=begin,
+            eos=end,
+            length_penalty=beam.length_penalty,
+        )
+        for text, index in zip(texts, indices, strict=False):
+            found[index] = tokenizer.decode([token for token in text if token != end])
+    return found
+
+
+def _batches(sizes: list[int], lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """Indices of at most BATCH sources of about the same length, and what they are padded to."""
+    need = np.searchsorted(lengths, sizes)
+    for i, length in enumerate(lengths):
+        indices = np.flatnonzero(need == i).tolist()
+        for start in range(0, len(indices), BATCH):
+            yield indices[start : start + BATCH], length
+
+
+def measure(
+    run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
+) -> tuple[dict[str, float], list[tuple[str, str, str]]] | None:
+    """BLEU and share of exact matches on a split, and its sources, references and translations; None if stopped."""
+    card = run.card
+    sources, references = translation_texts(
+        card.name, split, card, data_dir=run.config.data.data_dir, raw_dir=run.config.data.raw_dir
+    )
+    variables = eval_variables(state)
+    if jax.process_count() > 1:
+        variables = multihost_utils.process_allgather(variables, tiled=True)
+    tokenizer = Tokenizer.from_str(card.tokenizer)
+    found = translate(run.model, variables, tokenizer, sources, card.lengths, run.config.beam, stopping=stopping)
+    if found is None:
+        return None
+    exact = np.mean([a.strip() == b.strip() for a, b in zip(found, references, strict=True)])
+    scores = {"bleu": bleu(found, references)[0], "exact_match": float(exact)}
+    return scores, list(zip(sources, references, found, strict=True))
+
+
+def bleu(translations: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """BLEU of a corpus with one reference each, 0 to 100, and sacrebleu's signature of how it was computed."""
+    metric = sacrebleu.metrics.BLEU()
+    score = metric.corpus_score(list(translations), [list(references)])
+    return float(score.score), str(metric.get_signature())
