@@ -11,7 +11,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers import Initializer, at_least_float32, require_choice, require_rate, torch_uniform, zeros
+from jaxmodels.layers import Dense, Initializer, at_least_float32, require_choice, require_rate, torch_uniform, zeros
 
 BACKENDS = ("einsum", "xla", "cudnn", "splash")
 """Plain products; ``jax.nn.dot_product_attention`` by XLA or by cuDNN (NVIDIA, bfloat16); the splash kernel of Pallas
@@ -148,7 +148,7 @@ class MultiHeadAttention(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def heads(name: str, x: jax.Array) -> jax.Array:
-            y = nn.Dense(x.shape[-1], kernel_init=self.kernel_init, name=name, **dtypes)(x)
+            y = Dense(x.shape[-1], kernel_init=self.kernel_init, name=name, **dtypes)(x)
             return rearrange(y, "b n (h d) -> b h n d", h=self.num_heads)
 
         query = heads("query", x)
@@ -167,7 +167,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"attention {self.backend!r} has no dropout_rate {self.dropout_rate}: 'einsum' has")
         y = attention(query, key, value, mask, backend=self.backend, dropout=dropout)
         y = rearrange(y, "b h n d -> b n (h d)")
-        return nn.Dense(x.shape[-1], kernel_init=self.out_init, bias_init=zeros, name="out", **dtypes)(y)
+        return Dense(x.shape[-1], kernel_init=self.out_init, bias_init=zeros, name="out", **dtypes)(y)
 
     def _cached(self, name: str, new: jax.Array, mask: AttentionMask) -> jax.Array:
         if mask.key_segments is None:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_attention
 from jaxmodels.layers import (
     ACTIVATIONS,
+    Dense,
     TokenLogits,
     at_least_float32,
     constrain_batch,
@@ -115,7 +116,7 @@ class BERT(nn.Module):
         self._check(tokens.shape[1])
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
-        dense = partial(nn.Dense, kernel_init=normal(0.02), **dtypes)
+        dense = partial(Dense, kernel_init=normal(0.02), **dtypes)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal(0.02), **dtypes)
         token_embed = embed(self.vocab_size, name="token_embed")
@@ -204,7 +205,7 @@ class EncoderBlock(nn.Module):
         """Applies the block. Dropout draws from the ``dropout`` RNG."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
-        dense = partial(nn.Dense, kernel_init=normal(0.02), **dtypes)
+        dense = partial(Dense, kernel_init=normal(0.02), **dtypes)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not self.train)
         y = MultiHeadAttention(
             num_heads=self.num_heads,

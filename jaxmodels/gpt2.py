@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_attention
 from jaxmodels.layers import (
     ACTIVATIONS,
+    Dense,
     TokenLogits,
     constrain_batch,
     normal,
@@ -180,9 +181,9 @@ class DecoderBlock(nn.Module):
             **dtypes,
         )(norm(name="norm_1")(x), mask=mask)
         x = x + dropout(name="dropout_1")(y)
-        y = nn.Dense(self.mlp_dim, kernel_init=normal(0.02), name="mlp_in", **dtypes)(norm(name="norm_2")(x))
+        y = Dense(self.mlp_dim, kernel_init=normal(0.02), name="mlp_in", **dtypes)(norm(name="norm_2")(x))
         y = ACTIVATIONS[self.activation](y)
-        y = nn.Dense(x.shape[-1], kernel_init=normal(self.out_deviation), name="mlp_out", **dtypes)(y)
+        y = Dense(x.shape[-1], kernel_init=normal(self.out_deviation), name="mlp_out", **dtypes)(y)
         return constrain_batch(x + dropout(name="dropout_2")(y))
 
 

@@ -7,6 +7,7 @@ batch statistics and initial values; ``docs/differences.md`` lists it. Initial v
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -116,6 +117,19 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Widens bfloat16 or float16 to float32 and leaves float32 and float64 alone (logits and losses need the bits)."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def product_of_rows(x: jax.Array, kernel: jax.Array, dimensions: object, **options) -> jax.Array:
+    """``jax.lax.dot_general`` as ``nn.Dense`` calls it, by a product of two matrices.
+
+    From more dimensions than two, XLA for CPUs copies ``x`` and the gradient to make that of the kernel.
+    """
+    del dimensions  # always the last of x with the first of the kernel
+    y = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **options)
+    return y.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+Dense = partial(nn.Dense, dot_general=product_of_rows)
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_attention
 from jaxmodels.layers import (
     ACTIVATIONS,
+    Dense,
     TokenLogits,
     constrain_batch,
     normal,
@@ -322,10 +323,10 @@ class Block(nn.Module):
 
     def _mlp(self, x: jax.Array) -> jax.Array:
         dtypes = {"kernel_init": xavier_uniform, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = nn.Dense(self.mlp_dim, bias_init=torch_bias(x.shape[-1]), name="mlp_in", **dtypes)(x)
+        y = Dense(self.mlp_dim, bias_init=torch_bias(x.shape[-1]), name="mlp_in", **dtypes)(x)
         y = ACTIVATIONS[self.activation](y)
         y = nn.Dropout(self.activation_dropout_rate, deterministic=not self.train, name="mlp_dropout")(y)
-        return nn.Dense(x.shape[-1], bias_init=torch_bias(self.mlp_dim), name="mlp_out", **dtypes)(y)
+        return Dense(x.shape[-1], bias_init=torch_bias(self.mlp_dim), name="mlp_out", **dtypes)(y)
 
 
 class _ScanBlock(Block):

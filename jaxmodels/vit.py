@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from jaxmodels.attention import MultiHeadAttention, require_attention
 from jaxmodels.layers import (
     ACTIVATIONS,
+    Dense,
     at_least_float32,
     constrain_batch,
     normal,
@@ -87,7 +88,7 @@ class ViT(nn.Module):
         size, p = self.hidden_size, self.patch_size
         rows, columns = x.shape[1] // p, x.shape[2] // p
         x = rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
-        x = nn.Dense(size, kernel_init=normal(1 / math.sqrt(x.shape[-1])), name="patch_embed", **dtypes)(x)
+        x = Dense(size, kernel_init=normal(1 / math.sqrt(x.shape[-1])), name="patch_embed", **dtypes)(x)
         if self.pool == "cls":
             token = self.param("class_token", zeros, (1, 1, size), self.param_dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, size)).astype(x.dtype), x], axis=1)
@@ -126,8 +127,8 @@ class ViT(nn.Module):
         x = x[:, 0] if self.pool == "cls" else x.mean(1)
         if self.representation_size:
             init = normal(1 / math.sqrt(x.shape[-1]))
-            x = jnp.tanh(nn.Dense(self.representation_size, kernel_init=init, name="dense", **dtypes)(x))
-        x = nn.Dense(self.num_classes, kernel_init=zeros, name="head", **dtypes)(x)
+            x = jnp.tanh(Dense(self.representation_size, kernel_init=init, name="dense", **dtypes)(x))
+        x = Dense(self.num_classes, kernel_init=zeros, name="head", **dtypes)(x)
         return at_least_float32(x)
 
     def _check(self, height: int, width: int) -> None:
@@ -182,9 +183,9 @@ class EncoderBlock(nn.Module):
         )(norm(name="norm_1")(x))
         x = x + dropout(name="dropout_1")(y)
         mlp_init = {"kernel_init": xavier_uniform, "bias_init": normal(1e-6)}
-        y = nn.Dense(self.mlp_dim, name="mlp_in", **mlp_init, **dtypes)(norm(name="norm_2")(x))
+        y = Dense(self.mlp_dim, name="mlp_in", **mlp_init, **dtypes)(norm(name="norm_2")(x))
         y = dropout(name="dropout_2")(ACTIVATIONS[self.activation](y))
-        y = nn.Dense(x.shape[-1], name="mlp_out", **mlp_init, **dtypes)(y)
+        y = Dense(x.shape[-1], name="mlp_out", **mlp_init, **dtypes)(y)
         return constrain_batch(x + dropout(name="dropout_3")(y))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import absl.logging
 
 from train.config import ConfigError
+from train.hardware import keep_freed_memory
 
 
 def run(main: Callable[[], int]) -> int:
@@ -19,6 +20,7 @@ def run(main: Callable[[], int]) -> int:
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
     logging.getLogger("jax").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    keep_freed_memory()
     try:
         return main()
     except ConfigError as e:

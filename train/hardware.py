@@ -1,4 +1,6 @@
-"""Peak rates of known chips, for model FLOP/s utilisation (MFU)."""
+"""What the hardware can do and needs: peak rates of known chips, memory of the host."""
+
+import ctypes
 
 PEAK_FLOPS: dict[str, float] = {
     # dense bfloat16, or float16 on chips without it (V100, T4), whatever the run computes in
@@ -28,3 +30,18 @@ def mfu(flops: float, seconds: float, device_kind: str, devices: int) -> float |
     """Fraction of the devices' 16-bit peak that ``flops`` in ``seconds`` reach; None for an unknown chip."""
     peak = PEAK_FLOPS.get(device_kind)
     return flops / seconds / (peak * devices) if peak and flops and seconds else None
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory that it frees; does nothing where malloc is not that of glibc.
+
+    XLA on a CPU allocates the buffers of a step anew, glibc maps and unmaps large ones each time, and the kernel then
+    clears every page again: a third of the step of a small Transformer.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
