@@ -65,9 +65,9 @@ class LabelledTexts:
         self._max_len, cut, labels = max_len, 0, []
         tokens: list[list[int]] = []
         types: list[list[int]] = []
-        tokenizer.enable_truncation(max_len)
         for records in _chunks(read_records(builder, split)):
-            for encoding in _encoded(tokenizer, records, texts, source):
+            rows = [tuple(record[text].decode() for text in texts) for record in records]
+            for encoding in framed(tokenizer, rows, max_len, source=source):
                 tokens.append(encoding.ids)
                 types.append(encoding.type_ids)
                 cut += bool(encoding.overflowing)
@@ -199,10 +199,7 @@ def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
         yield chunk
 
 
-def _encoded(
-    tokenizer: Tokenizer, records: list[dict[str, Any]], texts: tuple[str, ...], source: str
-) -> list[Encoding]:
-    """Of one or two texts of each record, with the tokens that frame them."""
-    columns = [[record[text].decode() for record in records] for text in texts]
-    rows: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-    return encode_all(tokenizer, rows, special=True, source=source)
+def framed(tokenizer: Tokenizer, rows: Sequence[tuple[str, ...]], max_len: int, *, source: str) -> list[Encoding]:
+    """Encodings of texts, or of pairs of texts, with the tokens that frame them, cut to ``max_len``."""
+    tokenizer.enable_truncation(max_len)
+    return encode_all(tokenizer, [row[0] if len(row) == 1 else row for row in rows], special=True, source=source)

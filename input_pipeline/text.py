@@ -16,7 +16,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.examples import split_parts
 from input_pipeline.prepare import open_builder
 from input_pipeline.sentence_pairs import SentencePairs
-from input_pipeline.sequences import LabelledTexts, Translations
+from input_pipeline.sequences import LabelledTexts, Ragged, Translations, framed
 from input_pipeline.tokenizers import END_OF_TEXT, KINDS, characters_per_token, load_tokenizer
 from input_pipeline.windows import TokenWindows
 
@@ -170,6 +170,19 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
     separated = tokenizer.token_to_id(END_OF_TEXT) is not None
     characters = characters_per_token(tokenizer)
     return TokenWindows(tokens, starts, card.max_len, characters, isolate=card.isolate, separated=separated)
+
+
+def text_arrays(rows: Sequence[tuple[str, ...]], card: TextCard) -> tuple[dict[str, np.ndarray], int]:
+    """Tokens, segments and types [k, max_len] of texts or pairs of texts, and how many were cut.
+
+    Raises:
+        DataError: text that the tokenizer does not know.
+    """
+    encodings = framed(Tokenizer.from_str(card.tokenizer), rows, card.max_len, source="the text")
+    every = np.arange(len(encodings))
+    tokens, segments = Ragged(e.ids for e in encodings).padded(every, card.max_len)
+    types, _ = Ragged(e.type_ids for e in encodings).padded(every, card.max_len)
+    return {"tokens": tokens, "segments": segments, "types": types}, sum(bool(e.overflowing) for e in encodings)
 
 
 def translation_texts(

@@ -69,7 +69,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     wanted = None if path.is_dir() else path.name
     try:
         if wanted in (None, "tokenizer.json") and (directory / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(directory / "tokenizer.json"))
+            return _unpadded(directory / "tokenizer.json")
         for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
             files = directory / vocabulary, directory / merges
             if wanted in (None, vocabulary, merges) and all(file.is_file() for file in files):
@@ -83,13 +83,20 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             _frame_pairs(tokenizer)
             return tokenizer
         if wanted and path.is_file() and path.suffix == ".json":
-            return Tokenizer.from_file(str(path))
+            return _unpadded(path)
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{path} holds no tokenizer that can be read: {' '.join(str(error).split())}") from error
     raise DataError(
         f"no tokenizer at {path}: give a tokenizer.json, a directory with encoder.json and vocab.bpe or with "
         f"vocab.txt, or one of {', '.join(KINDS)} to train one"
     )
+
+
+def _unpadded(file: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()  # what it was last used with; lengths are ours to say
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _byte_level(tokenizer: Tokenizer) -> None:

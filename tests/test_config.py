@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import pytest
 
 from input_pipeline import DatasetCard, TextCard
+from input_pipeline.tokenizers import train_tokenizer
 from train import config as config_lib
 from train import setup
-from train.config import TEXT_OBJECTIVES, Config, ConfigError, check_batch, from_json, load_config, to_json
+from train.config import Config, ConfigError, check_batch, from_json, load_config, reads_text, to_json
 from train.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -42,8 +43,20 @@ def test_every_config_builds(path):
     """Model, optimiser and shapes of the very training step, without data: a card stands in for the data set's."""
     config = load_config(path)
     splits = {config.data.train_split.partition("[")[0]: 1000, config.data.eval_split: 100}
-    if config.objective in TEXT_OBJECTIVES:
-        card = TextCard(config.data.name, "1.0.0", splits, config.data.vocab_size, config.data.max_len, "{}", "")
+    if reads_text(config):
+        form = setup.FORMS[config.objective]
+        card = TextCard(
+            name=config.data.name,
+            version="1.0.0",
+            splits=splits,
+            vocab_size=config.data.vocab_size,
+            max_len=config.data.max_len,
+            tokenizer=train_tokenizer("wordpiece", ["a word"], 20).to_str(),
+            directory="",
+            form=form,
+            label_names=("no", "yes") if form == "labels" else (),
+            buckets=(*config.data.buckets, config.data.max_len) if form == "translation" else (),
+        )
     else:
         shape, classes = SHAPES[config.data.name]
         size = config.data.image_size
@@ -52,10 +65,10 @@ def test_every_config_builds(path):
     run = setup.build(config, card=card, devices=jax.devices()[:1])
     count, _ = setup.parameter_count(run)
     assert count > 1000
-    batch = run._batch_shapes(config.batch_size)
-    state, metrics = jax.eval_shape(run.step_function(), run.shapes, batch)
-    assert metrics["loss"][0].shape == ()
-    assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, run.shapes.params)
+    for batch in run.batch_shapes(config.batch_size):
+        state, metrics = jax.eval_shape(run.step_function(), run.shapes, batch)
+        assert metrics["loss"][0].shape == ()
+        assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, run.shapes.params)
 
 
 def test_overrides_are_read_by_annotation():
@@ -99,6 +112,7 @@ def test_overrides_are_read_by_annotation():
         ("optim.learning_rate=fast", ["config.optim.learning_rate", "'fast'", "float"]),
         ("optim.learning_rate=nan", ["config.optim.learning_rate"]),
         ("optim.learning_rate=0", ["config.optim.learning_rate", "above 0"]),
+        ("beam.beams=0", ["config.beam.beams", "nearest: 1"]),
         ("optim.name=adamm", ["config.optim.name", "'adamm'", "'adamw'"]),
         ("optim.schedule=cosin", ["'cosin'", "'cosine'"]),
         ("optim.nesterov=2", ["config.optim.nesterov", "True or False"]),

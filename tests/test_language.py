@@ -251,7 +251,7 @@ def test_configs_that_do_not_fit(data_dir, fields, words):
 )
 def test_meshes_compute_what_one_device_does(x64, mesh):
     """Gradients in float64, with padding, so that shards have different numbers of tokens."""
-    card = TextCard("pydoc", "1.0.0", {"train": 1, "test": 1}, 64, 16, "{}", "")
+    card = TextCard("pydoc", "1.0.0", {"train": 1, "test": 1}, 64, 16, "{}", "", isolate=True)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 64, (16, 17)).astype(np.int32)
     real = np.arange(16) < rng.integers(1, 17, (16, 1))
@@ -265,7 +265,7 @@ def test_meshes_compute_what_one_device_does(x64, mesh):
     found, initial = [], None
     for sizes in ({"data": 1}, mesh):
         config = config_of("", mesh=MeshConfig(**sizes), accumulate=1)
-        config.data = dataclasses.replace(config.data, max_len=16, isolate_documents=True)
+        config.data = dataclasses.replace(config.data, max_len=16)
         config.model_fields = {**SMALL, "scan": True, "dropout_rate": 0.0, "embedding_dropout_rate": 0.0}
         config.model_fields |= {"attention_dropout_rate": 0.0}
         devices = jax.devices()[: math.prod(sizes.values())]

@@ -2,10 +2,12 @@
 
 python -m train.generate --workdir=DIR --prompt="To be" [--temperature=0.8] [--top_k=40] [--max_tokens=200]
 python -m train.generate --weights=DIR_OR_HUB_ID --prompt="To be"
+python -m train.generate --workdir=DIR_OF_A_TRANSLATOR --prompt="A dog runs." [--beams=4]    (or < FILE, line by line)
 python -m train.generate --workdir=DIR_OF_AN_AUTOENCODER [--count=64] [--out=FILE.png]
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -15,15 +17,15 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline import TextCard
 from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
+from jaxmodels import GPT2, weights
 from jaxmodels import generate as generation
-from jaxmodels import weights
-from train import cli, pictures, report
+from train import cli, pictures, report, translate
 from train.checkpoint import is_disk_full
 from train.config import Config, ConfigError
 from train.evaluate import for_this_machine, restore
-from train.setup import build
+from train.setup import Run, build
+from train.state import TrainState
 from train.step import eval_variables
 from train.workdir import read_card, read_config
 
@@ -40,19 +42,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same; default 0")
     parser.add_argument("--count", type=int, help="texts (default 1), or images (default 64)")
     text = parser.add_argument_group("text")
-    text.add_argument("--prompt", default="", help="what the text begins with; default: a new document")
+    text.add_argument("--prompt", default="", help="what the text begins with, or is to be translated")
     text.add_argument("--max_tokens", type=int, help="tokens to write at most; default: as many as the model takes")
     text.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token; default 1")
     text.add_argument("--top_k", type=int, default=0, help="draw from this many of the most probable tokens")
     text.add_argument("--top_p", type=float, default=1.0, help="draw from the most probable that reach this sum")
     text.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: against repetition")
     text.add_argument("--tokenizer", help="with --weights: where the tokenizer lies, if not beside them")
+    text.add_argument("--beams", type=int, help="of a translation; default: config.beam.beams of the run")
+    text.add_argument("--length_penalty", type=float, help="of a translation; default: that of the run")
     images = parser.add_argument_group("images")
     images.add_argument("--out", type=Path, help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir")
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")
-    for name in ("count", "max_tokens"):
+    for name in ("count", "max_tokens", "beams"):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name}={value} must be at least 1")
@@ -70,10 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     if config.objective == "elbo":
         return draw_images(config, args)
     if config.objective == "causal_lm":
-        return write_text(*_from_run(config, args), sampling, args)
+        run, state = _from_run(config, args)
+        variables = jax.device_get(eval_variables(state))
+        return write_text(run.model, variables, Tokenizer.from_str(run.card.tokenizer), sampling, args)
+    if config.objective == "seq2seq":
+        return write_translations(config, args)
     raise ConfigError(
         f"{args.workdir} is of a run with config.objective = {config.objective!r}, which writes and draws nothing; "
-        "give the workdir of a language model or of a variational autoencoder"
+        "give the workdir of a language model, of a translator or of a variational autoencoder"
     )
 
 
@@ -122,12 +130,28 @@ def _prompt(tokenizer: Tokenizer, text: str, end: int | None) -> list[int]:
     return [end]
 
 
-def _from_run(config: Config, args: Any) -> tuple[Any, Any, Tokenizer]:
-    card = read_card(args.workdir)
-    assert isinstance(card, TextCard)
-    run = build(config, card=card)
-    state = restore(run, args.workdir, args.step)
-    return run.model, jax.device_get(eval_variables(state)), Tokenizer.from_str(card.tokenizer)
+def write_translations(config: Config, args: Any) -> int:
+    """Prints the translation of the prompt, or of every line of standard input."""
+    run, state = _from_run(config, args)
+    beam = dataclasses.replace(config.beam)
+    for name, value in (("beams", args.beams), ("length_penalty", args.length_penalty)):
+        if value is not None:
+            setattr(beam, name, value)
+    sources = [args.prompt] if args.prompt else sys.stdin.read().splitlines()
+    tokenizer, start = Tokenizer.from_str(run.card.tokenizer), time.perf_counter()
+    try:
+        found = translate.translate(run.model, eval_variables(state), tokenizer, sources, run.card.lengths, beam)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+    print("\n".join(found))
+    seconds = time.perf_counter() - start
+    print(f"{len(found)} texts in {seconds:.2f} s, compilation included", file=sys.stderr)
+    return 0
+
+
+def _from_run(config: Config, args: Any) -> tuple[Run, TrainState]:
+    run = build(config, card=read_card(args.workdir))
+    return run, restore(run, args.workdir, args.step)
 
 
 def _from_weights(source: str, tokenizer: str | None) -> tuple[Any, Any, Tokenizer]:
@@ -136,8 +160,8 @@ def _from_weights(source: str, tokenizer: str | None) -> tuple[Any, Any, Tokeniz
         found = load_tokenizer(tokenizer or weights.resolve_source(source))
     except weights.WeightsError as e:
         raise ConfigError(f"--weights={source}: {e}") from e
-    if not hasattr(model, "vocab_size"):
-        raise ConfigError(f"--weights={source} is a {type(model).__name__}, which writes no text")
+    if not isinstance(model, GPT2):
+        raise ConfigError(f"--weights={source} is a {type(model).__name__}, which continues no text")
     if found.get_vocab_size() > model.vocab_size:
         raise ConfigError(
             f"the tokenizer has {found.get_vocab_size()} tokens and the weights are for {model.vocab_size}: they do "
@@ -148,8 +172,7 @@ def _from_weights(source: str, tokenizer: str | None) -> tuple[Any, Any, Tokeniz
 
 def draw_images(config: Config, args: Any) -> int:
     """Writes a grid of samples as a PNG file."""
-    run = build(config, card=read_card(args.workdir))
-    state = restore(run, args.workdir, args.step)
+    run, state = _from_run(config, args)
     count = args.count or pictures.SAMPLES
     pixels = jax.jit(lambda state: pictures.grid(pictures.samples(run, state, args.seed, count)))(state)
     out = args.out or args.workdir / "samples" / f"generated_{int(state.step)}_seed_{args.seed}.png"

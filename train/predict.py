@@ -1,4 +1,8 @@
-"""Labels images: ``python -m train.predict --workdir=DIR FILES_OR_FOLDERS...``."""
+"""Labels images or texts.
+
+python -m train.predict --workdir=DIR FILES_OR_FOLDERS...
+python -m train.predict --workdir=DIR_OF_A_TEXT_CLASSIFIER "a text" "another"    (or - < FILE, line by line)
+"""
 
 import argparse
 import json
@@ -9,9 +13,10 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from input_pipeline import decode
+from input_pipeline import DatasetCard, TextCard, decode
+from input_pipeline.text import text_arrays
 from train import cli
-from train.config import ConfigError
+from train.config import Config, ConfigError
 from train.evaluate import for_this_machine, restore
 from train.setup import build
 from train.sharding import put_batch
@@ -59,15 +64,26 @@ def expand(paths: list[Path]) -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints file, label and probability of each image. Exit code 1 if a file was unreadable; the rest are labelled."""
-    parser = argparse.ArgumentParser(prog="python -m train.predict", description="Labels images with a trained model.")
+    """Prints each file or text with its labels and their probabilities.
+
+    Exit code 1 if a file was unreadable; the rest are labelled.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m train.predict", description="Labels images or texts with a trained model."
+    )
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
-    parser.add_argument("--top", type=int, default=1, help="labels per image")
+    parser.add_argument("--top", type=int, default=1, help="labels of each")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, or folders of images")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE_OR_TEXT",
+        help="images or folders of images; for a text classifier, texts (a tab between the two of a pair), or - for "
+        "the lines of standard input",
+    )
     args = parser.parse_args(argv)
     if args.top < 1 or args.batch_size < 1:
         parser.error("--top and --batch_size must be at least 1")
@@ -77,42 +93,66 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows no labels; "
             "python -m train.generate --help says what it can draw"
         )
-    files = expand(args.files)
-    if not files:
-        raise ConfigError(
-            f"no image files in {', '.join(map(str, args.files))}; suffixes: {' '.join(sorted(SUFFIXES))}"
-        )
-    images, good, broken = [], [], 0
-    for path in files:
-        try:
-            images.append(load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=args.invert))
-            good.append(path)
-        except ValueError as e:
-            cli.warn(f"skipped {e}")
-            broken += 1
-    if good:
+    kind, broken = "text", 0
+    if isinstance(card, TextCard):
+        names, arrays = read_texts(args.inputs, card)
+    else:
+        kind = "file"
+        names, arrays, broken = read_images([Path(x) for x in args.inputs], config, card, args.invert)
+    if names:
         run = build(config, card=card)
         state = restore(run, args.workdir, args.step)
         size = -(-args.batch_size // jax.device_count()) * jax.device_count()
+        arrays |= {"label": np.zeros(len(names), np.int32), "weight": np.ones(len(names), np.float32)}
         step = run.compile_predict_step(size)
-        for start in range(0, len(good), size):
-            chunk = np.stack(images[start : start + size])
-            padded = np.pad(chunk, [(0, size - len(chunk)), (0, 0), (0, 0), (0, 0)])
-            probabilities = jax.device_get(step(state, put_batch({"image": padded}, run.mesh)["image"]))
-            for path, row in zip(good[start : start + size], probabilities, strict=False):
-                _print(path, row, card.label_names, args.top, args.json)
+        for start in range(0, len(names), size):
+            chunk = {k: x[start : start + size] for k, x in arrays.items()}
+            padded = {k: np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for k, x in chunk.items()}
+            probabilities = jax.device_get(step(state, put_batch(padded, run.mesh)))
+            for name, row in zip(names[start : start + size], probabilities, strict=False):
+                _print(kind, name, row, card.label_names, args.top, args.json)
     if broken:
-        cli.warn(f"{broken} of {len(files)} file(s) could not be read; {len(good)} labelled")
+        cli.warn(f"{broken} of {broken + len(names)} file(s) could not be read; {len(names)} labelled")
     return 1 if broken else 0
 
 
-def _print(path: Path, probabilities: np.ndarray, names: tuple[str, ...], top: int, as_json: bool) -> None:
+def read_images(
+    paths: list[Path], config: Config, card: DatasetCard, invert: bool
+) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """Names of the files that can be read, their pixels, and the number of those that cannot, each with a warning."""
+    files = expand(paths)
+    if not files:
+        raise ConfigError(f"no image files in {', '.join(map(str, paths))}; suffixes: {' '.join(sorted(SUFFIXES))}")
+    images, good = [], []
+    for path in files:
+        try:
+            images.append(load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=invert))
+            good.append(str(path))
+        except ValueError as e:
+            cli.warn(f"skipped {e}")
+    return good, {"image": np.stack(images)} if images else {}, len(files) - len(good)
+
+
+def read_texts(words: list[str], card: TextCard) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Texts as given, and their tokens; what is longer than the model takes is cut, with a warning."""
+    texts = [text for word in words for text in (sys.stdin.read().splitlines() if word == "-" else [word])]
+    rows = [tuple(text.split("\t")) if len(card.texts) > 1 else (text,) for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) != len(card.texts):
+            raise ConfigError(f"{text!r} has {len(row)} part(s): {' and '.join(card.texts)} go with a tab in between")
+    arrays, cut = text_arrays(rows, card)
+    if cut:
+        cli.warn(f"{cut} of {len(texts)} text(s) are longer than {card.max_len} tokens and are cut")
+    return texts, arrays
+
+
+def _print(kind: str, name: str, probabilities: np.ndarray, names: tuple[str, ...], top: int, as_json: bool) -> None:
     order = np.argsort(-probabilities, kind="stable")[:top]
     labels = [(names[i] if i < len(names) else str(i), float(probabilities[i])) for i in order]
     if as_json:
-        print(json.dumps({"file": str(path), "labels": [{"label": n, "probability": p} for n, p in labels]}))
+        print(json.dumps({kind: name, "labels": [{"label": n, "probability": p} for n, p in labels]}))
     else:
-        print(f"{path}  " + "  ".join(f"{n} {p:.4f}" for n, p in labels))
+        print(f"{name}  " + "  ".join(f"{n} {p:.4f}" for n, p in labels))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 import input_pipeline
 import jaxmodels
-from input_pipeline import DatasetCard, Decoding, TextCard, image
+from input_pipeline import DatasetCard, Decoding, TextCard
 from input_pipeline.text import Form
 from train import sharding, transfer
 from train.config import (
@@ -138,17 +138,15 @@ class Run:
             return _by_length(batches, [jax.jit(step).lower(self.shapes, batch).compile() for batch in batches])
 
     def compile_predict_step(self, batch_size: int) -> Any:
-        """The compiled (state, uint8 images [batch_size, h, w, c]) -> class probabilities [batch_size, classes]."""
-        data = self.config.data
+        """The compiled (state, batch as loaded) -> class probabilities [batch_size, classes]."""
+        task = self.task
 
-        def probabilities(state, images):
-            batch = {"image": images, "label": jnp.zeros(batch_size, jnp.int32), "weight": jnp.ones(batch_size)}
-            batch = image.preprocess_eval(batch, mean=data.mean, std=data.std, dtype=jnp.dtype(self.config.dtype))
-            return jax.nn.softmax(predict_step(state, batch["image"], model=self.model))
+        def probabilities(state, batch):
+            batch = task.eval_batch(batch)
+            return jax.nn.softmax(predict_step(state, *(batch[k] for k in task.inputs), model=self.model))
 
         with jax.set_mesh(self.mesh):
-            shapes = self.batch_shapes(batch_size)[0]["image"]
-            return jax.jit(probabilities).lower(self.shapes, shapes).compile()
+            return jax.jit(probabilities).lower(self.shapes, self.batch_shapes(batch_size)[0]).compile()
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""

@@ -75,7 +75,7 @@ def _fixed_key(config: Config, use: int) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1), use)
 
 
-def _row_keys(key: PRNGKeyArray, rows: int) -> PRNGKeyArray:
+def _row_keys(key: PRNGKeyArray, rows: int) -> Array:
     """A key for each row of a batch, a function of its place alone."""
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(rows, dtype=jnp.uint32))
 

@@ -127,7 +127,7 @@ def load(
     """
     wanted = _flatten({"params": state.params, **state.model_state})
     if skip is None:
-        skip = ("head",) if any(name.startswith("params/head/") for name in wanted) else ()
+        skip = ("head*",) if any(name.startswith("params/head") for name in wanted) else ()
     read = _from_run if _checkpoints_of(source).is_dir() else _from_files
     found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
     count = sum(x.size for name, x in found.items() if name.startswith("params/"))

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from input_pipeline import translation_texts
 from input_pipeline.tokenizers import encode_all, sentence_ends
 from jaxmodels.beam import beam_search
+from train.cli import warn
 from train.config import BeamConfig
 from train.setup import Run
 from train.state import TrainState
@@ -35,11 +36,16 @@ def translate(
 
     Args:
       tokenizer: of sources and translations.
-      lengths: to which sources are padded, ascending: one compilation each. What is longer than the last is cut.
+      lengths: to which sources are padded, ascending: one compilation each. What is longer than the last is cut, with
+        a warning.
     """
     begin, end = sentence_ends(tokenizer, "translation")
     encoded = encode_all(tokenizer, sources, special=False, source="the text to be translated")
-    rows = [[*e.ids, end][: lengths[-1]] for e in encoded]
+    rows = [[*e.ids, end] for e in encoded]
+    longer = sum(len(row) > lengths[-1] for row in rows)
+    if longer:
+        warn(f"{longer:,} of {len(rows):,} sources are longer than {lengths[-1]} tokens and are cut")
+    rows = [row[: lengths[-1]] for row in rows]
     found = [""] * len(rows)
     for indices, length in _batches([len(row) for row in rows], lengths):
         if stopping():
