@@ -262,10 +262,10 @@ def translators(bias, **fields):
     return model, weights.from_torch(model, {k: v.numpy() for k, v in original.tensors().items()}), twin
 
 
-# with matrices of their own the next token is another one, and texts end at every length
+# biases with which texts end at several lengths
 @pytest.fixture(
     scope="module",
-    params=[{"bias": 2.0, "share_embeddings": False, "tie_embeddings": False}, {"bias": 2.0, "scan": True}],
+    params=[{"bias": 0.0, "share_embeddings": False, "tie_embeddings": False}, {"bias": 3.0, "scan": True}],
     ids=["layers", "scan"],
 )
 def translator(request):
@@ -307,9 +307,7 @@ def test_beam_search_equals_transformers(translator):
         if beams > 1:
             np.testing.assert_allclose(scores, expected_scores.numpy(), rtol=1e-4)
         lengths.update((len(text), text[-1] == END) for text in found)
-    assert {(1, True), (MAX_LEN - 1, False)} <= lengths
-    if not model.share_embeddings:
-        assert len(lengths) > 4
+    assert {(1, True), (MAX_LEN - 1, False)} <= lengths and len(lengths) >= 4
 
 
 def test_other_lengths_and_forbidden_tokens_equal_transformers():

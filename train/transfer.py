@@ -131,12 +131,15 @@ def load(
     read = _from_run if _checkpoints_of(source).is_dir() else _from_files
     found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
     count = sum(x.size for name, x in found.items() if name.startswith("params/"))
-    fresh = sum(x.size for name, x in wanted.items() if name.startswith("params/")) - count
+    fresh = {name: x.size for name, x in wanted.items() if name.startswith("params/") and name not in found}
+    modules = dict.fromkeys(name.split("/")[1] for name in fresh)
     variables = traverse_util.unflatten_dict(wanted | found, sep="/")
     params = variables.pop("params")
     ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     state = state.replace(params=params, model_state=variables, ema_params=ema_params)
-    return state, f"{count:,} parameters from {where}" + (f", {fresh:,} fresh: {', '.join(skip)}" if fresh else "")
+    return state, f"{count:,} parameters from {where}" + (
+        f", {sum(fresh.values()):,} fresh: {', '.join(modules)}" if fresh else ""
+    )
 
 
 def _from_run(
