@@ -22,7 +22,7 @@ from input_pipeline.prepare import locked
 from input_pipeline.tokenizers import END_OF_TEXT, encode, fingerprint, load_tokenizer, train_tokenizer
 
 _CHUNK = 256  # documents read at once
-_CACHE_FORMAT = 1  # change with anything that changes tokens
+_CACHE_FORMAT = 2  # change with anything that changes tokens
 
 
 def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict]:
@@ -53,8 +53,7 @@ def trained_tokenizer(
     builder: tfds.core.DatasetBuilder, kind: str, vocab_size: int, split: str, features: Sequence[str] = ("text",)
 ) -> Tokenizer:
     """A tokenizer trained on the texts of a split, from the cache or else made and, if possible, cached."""
-    identity = () if tuple(features) == ("text",) else tuple(features)
-    root, directory = _cache(builder, "tokenizer", kind, vocab_size, split, *identity)
+    root, directory = _cache(builder, "tokenizer", kind, vocab_size, split, *features)
     path = directory / "tokenizer.json"
     if path.is_file():
         return load_tokenizer(path)
@@ -71,14 +70,19 @@ def trained_tokenizer(
     return tokenizer
 
 
-def open_stream(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def open_stream(
+    builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str = "text"
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of a split and where its documents begin, from the cache or else made and, if possible, cached.
+
+    Args:
+        feature: which holds the text.
 
     Raises:
         DataError: unknown split, or text that the tokenizer does not know.
     """
     split_parts(builder, split)
-    root, directory = _cache(builder, "tokens", split, fingerprint(tokenizer))
+    root, directory = _cache(builder, "tokens", split, fingerprint(tokenizer), feature)
     found = _read_stream(directory)
     if found is not None:
         return found
@@ -90,7 +94,7 @@ def open_stream(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokeni
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
                 try:
-                    _write_stream(temporary, builder, split, tokenizer)
+                    _write_stream(temporary, builder, split, tokenizer, feature)
                     shutil.rmtree(directory, ignore_errors=True)  # an unsound one
                     temporary.rename(directory)
                 finally:
@@ -100,29 +104,32 @@ def open_stream(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokeni
         pass
     if found is not None:
         return found
-    parts = [*_encoded(builder, split, tokenizer)]
+    parts = [*_encoded(builder, split, tokenizer, feature)]
     return np.concatenate(parts), _starts([len(part) for part in parts], tokenizer)
 
 
-def _encoded(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def _encoded(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str) -> Iterator[np.ndarray]:
     """The stream document by document, and what stands at its end."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     separator = np.asarray([] if end is None else [end], np.int32)
-    for i, text in enumerate(read_texts(builder, split)):
+    for i, text in enumerate(read_texts(builder, split, (feature,))):
         source = f"document {i} of split {split!r} of {builder.info.full_name}"
         yield np.concatenate([separator, encode(tokenizer, text, source=source)])
     yield separator
 
 
 def _starts(lengths: list[int], tokenizer: Tokenizer) -> np.ndarray:
-    return np.cumsum([0, *lengths[:-1]]).astype(np.int64)[: None if tokenizer.token_to_id(END_OF_TEXT) else -1]
+    starts = np.cumsum([0, *lengths[:-1]]).astype(np.int64)
+    return starts[:-1] if tokenizer.token_to_id(END_OF_TEXT) is None else starts
 
 
-def _write_stream(directory: Path, builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer) -> None:
+def _write_stream(
+    directory: Path, builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str
+) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
     lengths = []
     with (directory / "tokens.bin").open("wb") as file:
-        for part in _encoded(builder, split, tokenizer):
+        for part in _encoded(builder, split, tokenizer, feature):
             file.write(part.astype(dtype).tobytes())
             lengths.append(len(part))
     np.save(directory / "starts.npy", _starts(lengths, tokenizer))

@@ -44,6 +44,7 @@ class SentencePairs:
         ends = np.append(starts[1:], len(tokens))
         long = ends - starts >= 2
         self._starts, self._ends = starts[long], ends[long]
+        self._until = np.cumsum(self._ends - self._starts)  # tokens of all documents up to each
         if len(self._starts) < 2:
             raise DataError(
                 f"{source} has {len(self._starts)} document(s) of two tokens or more: at least 2 are needed"
@@ -53,7 +54,7 @@ class SentencePairs:
         self._inside[[i for name, i in names.items() if name.startswith("##")]] = True
 
     def __len__(self) -> int:
-        return -(-int((self._ends - self._starts).sum()) // (self._max_len - 3))
+        return -(-int(self._until[-1]) // (self._max_len - 3))
 
     @property
     def row_bytes(self) -> int:
@@ -84,9 +85,8 @@ class SentencePairs:
             room = int(rng.integers(2, room + 1))
         # where in all documents, laid end to end, this example begins
         place = index * (self._max_len - 3) + int(rng.integers(self._max_len - 3))
-        lengths = np.cumsum(self._ends - self._starts)
-        document = min(int(np.searchsorted(lengths, place, "right")), len(lengths) - 1)
-        offset = place - int(lengths[document - 1]) if document else place
+        document = min(int(np.searchsorted(self._until, place, "right")), len(self._until) - 1)
+        offset = place - int(self._until[document - 1]) if document else place
         span = self._span(document, offset, room)
         cut = self._word(span, int(rng.integers(1, len(span))))
         if rng.random() < 0.5:
@@ -97,9 +97,9 @@ class SentencePairs:
         return span[:cut], self._span(other, int(rng.integers(length)), len(span) - cut), 1
 
     def _span(self, document: int, offset: int, room: int) -> np.ndarray:
-        """Up to ``room`` tokens of a document from about ``offset``: earlier, where not so many follow."""
+        """Up to ``room`` tokens of a document about ``offset``: those at its ends too, if ``offset`` is near them."""
         start, end = int(self._starts[document]), int(self._ends[document])
-        begin = max(start, min(start + offset, end - room))
+        begin = max(start, min(start + offset - room // 2, end - room))
         span = np.asarray(self._tokens[begin : min(begin + room, end)])
         first = self._word(span, 0)
         return span[first:] if len(span) - first >= 2 else span

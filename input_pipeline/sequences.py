@@ -201,5 +201,9 @@ def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
 
 def framed(tokenizer: Tokenizer, rows: Sequence[tuple[str, ...]], max_len: int, *, source: str) -> list[Encoding]:
     """Encodings of texts, or of pairs of texts, with the tokens that frame them, cut to ``max_len``."""
+    texts = max(map(len, rows), default=1)
+    frame = tokenizer.num_special_tokens_to_add(texts > 1)
+    if max_len < frame + texts:
+        raise DataError(f"max_len {max_len} has no place for a text: {frame} tokens frame it")
     tokenizer.enable_truncation(max_len)
     return encode_all(tokenizer, [row[0] if len(row) == 1 else row for row in rows], special=True, source=source)

@@ -162,7 +162,7 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
         return LabelledTexts(builder, split, tokenizer, card.texts, card.max_len, source=source)
     if card.form == "translation":
         return Translations(builder, split, tokenizer, card.texts, card.lengths, source=source, train=train)
-    tokens, starts = open_stream(builder, split, tokenizer)
+    tokens, starts = open_stream(builder, split, tokenizer, card.texts[0])
     if card.form == "sentence_pairs":
         return SentencePairs(tokens, starts, tokenizer, card.max_len, source=source)
     if len(tokens) < 2:
@@ -207,9 +207,9 @@ def translation_texts(
 
 
 def text_features(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
-    """Names of the features that are text."""
+    """Names of the features that are text, in alphabetical order: TFDS has none."""
     features = builder.info.features.items()
-    return tuple(name for name, feature in features if isinstance(feature, tfds.features.Text))
+    return tuple(sorted(name for name, feature in features if isinstance(feature, tfds.features.Text)))
 
 
 def _features(builder: tfds.core.DatasetBuilder, form: Form, texts: Sequence[str]) -> tuple[str, ...]:

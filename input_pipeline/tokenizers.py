@@ -65,6 +65,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         DataError: none of them is there, or it cannot be read.
     """
     path = Path(path).expanduser()
+    found = _read_tokenizer(path)
+    if not found.get_vocab_size():
+        raise DataError(f"{path} holds a tokenizer without tokens")
+    return found
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
     directory = path if path.is_dir() else path.parent
     wanted = None if path.is_dir() else path.name
     try:

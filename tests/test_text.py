@@ -1,4 +1,4 @@
-"""Text input: tokenizers against transformers', corpora as data sets, windows of tokens, files that are not right."""
+"""Text input: tokenizers against transformers', corpora as data sets, windows and pairs of spans, wrong files."""
 
 import json
 import shutil
@@ -11,15 +11,19 @@ from tokenizers import Tokenizer
 
 from input_pipeline import DataError, describe_text, make_loader
 from input_pipeline.__main__ import main
-from input_pipeline.corpus import TokenWindows, read_documents
+from input_pipeline.corpus import read_texts
 from input_pipeline.prepare import open_builder
+from input_pipeline.sentence_pairs import SentencePairs
 from input_pipeline.tokenizers import (
+    BERT_SPECIAL,
     END_OF_TEXT,
     characters_per_token,
     encode,
     load_tokenizer,
+    special_tokens,
     train_tokenizer,
 )
+from input_pipeline.windows import TokenWindows
 
 TEXTS = ["The cat sat on the mat. The cat sat.\n", "A naïve café — 猫 sat on the mat 🐈!", "tabs\tand  spaces\n\n"]
 
@@ -84,8 +88,41 @@ def test_gpt2_and_bert_files_are_read_as_transformers_reads_them(tmp_path):
     assert load_tokenizer(tmp_path).to_str() == trained.to_str()
 
 
+def test_words_are_the_most_frequent_uncased():
+    tokenizer = train_tokenizer("words", ["The cat, the CAT and the dog.", "the cat"], 7)
+    assert set(tokenizer.get_vocab()) == {*BERT_SPECIAL, "the", "cat"}
+    assert tokenizer.encode("THE bird cat").tokens == ["[CLS]", "the", "[UNK]", "cat", "[SEP]"]
+    assert encode(tokenizer, "THE cat", source="x").tolist() == [tokenizer.token_to_id(t) for t in ("the", "cat")]
+
+
+def test_wordpiece_takes_the_longest_piece(tmp_path):
+    write(tmp_path / "t", {"vocab.txt": "\n".join([*BERT_SPECIAL, "un", "una", "##ff", "##able", "##a"]) + "\n"})
+    for where in ("t", "t/vocab.txt"):
+        tokenizer = load_tokenizer(tmp_path / where)
+        assert tokenizer.encode("Unaffable").tokens == ["[CLS]", "una", "##ff", "##able", "[SEP]"]
+        assert tokenizer.encode("unaffably").tokens == ["[CLS]", "[UNK]", "[SEP]"]
+        assert special_tokens(tokenizer.to_str()) == (list(range(5)), 4)
+
+
+def test_a_saved_tokenizer_brings_no_lengths_of_its_own(tmp_path):
+    tokenizer = train_tokenizer("words", ["a b c d e f"], 60)
+    tokenizer.enable_padding(length=9)
+    tokenizer.enable_truncation(3)
+    for name in ("tokenizer.json", "mine.json"):
+        tokenizer.save(str(tmp_path / name))
+        loaded = load_tokenizer(tmp_path / name)
+        assert loaded.encode("a b c d").tokens == ["[CLS]", "a", "b", "c", "d", "[SEP]"]
+
+
+@pytest.mark.parametrize("kind", ["words", "wordpiece"])
+def test_special_tokens_are_those_without_text(kind):
+    tokenizer = train_tokenizer(kind, ["a cat sat on the mat"], 60)
+    assert special_tokens(tokenizer.to_str()) == (list(range(5)), 4)
+    assert [tokenizer.id_to_token(i) for i in range(5)] == list(BERT_SPECIAL)
+
+
 def test_tokenizers_that_cannot_be_read(tmp_path):
-    with pytest.raises(DataError, match=r"no tokenizer at .*characters, bpe, wordpiece"):
+    with pytest.raises(DataError, match=r"no tokenizer at .*characters, words, bpe, wordpiece"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match="holds no tokenizer that can be read"):
@@ -136,9 +173,9 @@ def test_evaluation_predicts_every_token_once(prepared):
 
 
 def test_isolated_documents_have_segments_of_their_own(prepared):
-    card = card_of(prepared)
+    card = card_of(prepared, isolate=True)
     end = Tokenizer.from_str(card.tokenizer).token_to_id(END_OF_TEXT)
-    for batch in loader_of(prepared, card, isolate_documents=True):
+    for batch in loader_of(prepared, card):
         real = batch["weight"] > 0
         assert (batch["segments"] > 0)[real].all() and not batch["segments"][~real].any()
         begins = np.diff(batch["segments"], axis=1) == 1
@@ -176,6 +213,100 @@ def test_windows_cover_the_text_evenly():
     assert abs(inner.mean() - 40) < 1 and inner.min() >= 25 and inner.max() <= 60
 
 
+def stream_of(documents, length):
+    """Documents of ``length`` words, every word of the corpus another one; their tokens, starts, tokenizer."""
+    names = [[f"w{d}x{i}" for i in range(length)] for d in range(documents)]
+    tokenizer = train_tokenizer("words", [" ".join(words) for words in names], 10_000)
+    tokens = np.concatenate([encode(tokenizer, " ".join(words), source="x") for words in names])
+    return tokens, np.arange(documents) * length, tokenizer
+
+
+def parts(batch, row, tokenizer):
+    """Tokens of a and of b, by segments and types, once the frame around them is checked."""
+    tokens, real, types = batch["tokens"][row], batch["segments"][row] > 0, batch["types"][row]
+    begin, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    assert real[: real.sum()].all() and not tokens[~real].any() and not types[~real].any()
+    a, b = tokens[real & (types == 0)].tolist(), tokens[real & (types == 1)].tolist()
+    assert a[0] == begin and a[-1] == b[-1] == end and len(a) > 2 and len(b) > 1
+    assert (np.diff(types[real]) >= 0).all()
+    return a[1:-1], b[:-1]
+
+
+def test_half_of_the_pairs_follow_each_other():
+    tokens, starts, tokenizer = stream_of(20, 50)
+    place = {token: divmod(i, 50) for i, token in enumerate(tokens.tolist())}
+    pairs = SentencePairs(tokens, starts, tokenizer, 19, source="x")
+    assert len(pairs) == -(-1000 // 16)
+    count = 2000
+    batch = pairs.batch(np.arange(count) % len(pairs), [(0, i) for i in range(count)])
+    others, seen, short = set(), set(), 0
+    for row in range(count):
+        a, b = ([place[token] for token in part] for part in parts(batch, row, tokenizer))
+        for part in (a, b):  # a span: neighbours in one document
+            assert part == [(part[0][0], part[0][1] + i) for i in range(len(part))]
+        follows = b[0] == (a[-1][0], a[-1][1] + 1)
+        assert batch["label"][row] == (0 if follows else 1)
+        assert follows or a[0][0] != b[0][0]  # else from another document
+        others |= set() if follows else {b[0][0]}
+        seen |= {*a, *b}
+        short += len(a) + len(b) < 16
+    assert abs(batch["label"].mean() - 0.5) < 4 * 0.5 / count**0.5
+    assert len(others) == 20 and len(seen) > 0.99 * len(tokens)
+    # one in ten gets one of fifteen lengths, of which one is not short
+    assert abs(short / count - 0.1 * 14 / 15) < 4 * (0.1 / count) ** 0.5
+
+
+def test_pairs_are_a_function_of_index_and_draw():
+    tokens, starts, tokenizer = stream_of(6, 30)
+    pairs = SentencePairs(tokens, starts, tokenizer, 12, source="x")
+    indices = np.arange(len(pairs))
+    draws = [(7, i) for i in indices.tolist()]
+    first, again, other = pairs.batch(indices, draws), pairs.batch(indices, draws), pairs.batch(indices, draws[::-1])
+    seeded = pairs.batch(indices, [(8, i) for i in indices.tolist()])
+    backwards = pairs.batch(indices[::-1], draws[::-1])  # what else is in the batch does not matter
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, again[name])
+        np.testing.assert_array_equal(values, backwards[name][::-1])
+    for changed in (other, seeded):
+        assert (changed["tokens"] != first["tokens"]).any(axis=1).mean() > 0.5
+    fixed = [pairs.batch(indices)["tokens"] for _ in range(2)]  # evaluation has no draws
+    np.testing.assert_array_equal(*fixed)
+
+
+def test_spans_begin_with_words(tmp_path):
+    write(tmp_path / "t", {"vocab.txt": "\n".join([*BERT_SPECIAL, *"abcdef", *(f"##{c}" for c in "abcdef")])})
+    tokenizer = load_tokenizer(tmp_path / "t")
+    rng = np.random.default_rng(0)
+    texts = [" ".join("".join(rng.choice([*"abcdef"], 2)) for _ in range(40)) for _ in range(10)]
+    encoded = [encode(tokenizer, text, source="x") for text in texts]
+    assert all(len(tokens) == 80 for tokens in encoded)  # each word is two tokens
+    pairs = SentencePairs(np.concatenate(encoded), np.arange(10) * 80, tokenizer, 32, source="x")
+    batch = pairs.batch(np.arange(600) % len(pairs), [(0, i) for i in range(600)])
+    begins = [part[0] for row in range(600) for part in parts(batch, row, tokenizer) if len(part) >= 3]
+    assert len(begins) > 900
+    assert not any(tokenizer.id_to_token(token).startswith("##") for token in begins)
+
+
+def test_pairs_from_the_loader(tmp_path):
+    lines = "".join(json.dumps({"text": f"one{i} two{i} three{i} four{i} five{i} six{i}"}) + "\n" for i in range(40))
+    where = {"raw_dir": write(tmp_path / "raw", {"all.jsonl": lines}), "data_dir": tmp_path / "data"}
+    card = describe_text("text_files", form="sentence_pairs", max_len=9, tokenizer="words", vocab_size=400, **where)
+
+    def batches(count, **options):
+        options = {"batch_size": 8, "train": True, "seed": 1, **options}
+        loader = make_loader("text_files", "train", text=card, **options, **where)
+        return [next(loader) for _ in range(count)]
+
+    first = batches(6)
+    assert {name: (a.shape, a.dtype.type) for name, a in first[0].items()} == card.shapes(8, 9)
+    (resumed,), (other,) = batches(1, start_batch=5), batches(1, seed=2)
+    halves = [batches(1, process_index=i, process_count=2)[0] for i in range(2)]
+    for name in first[0]:
+        np.testing.assert_array_equal(resumed[name], first[5][name])
+        np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), first[0][name])
+    assert not np.array_equal(other["tokens"], first[0]["tokens"])
+
+
 def test_damaged_caches_are_made_again(prepared, tmp_path):
     data_dir = tmp_path / "data"
     shutil.copytree(prepared["data_dir"], data_dir)
@@ -190,13 +321,25 @@ def test_damaged_caches_are_made_again(prepared, tmp_path):
 def test_the_command_shows_how_a_corpus_begins(prepared, capsys):
     assert main(["text_files", *(f"--{k}={v}" for k, v in prepared.items())]) == 0
     out = capsys.readouterr().out
-    assert "train: 27 documents" in out and "begins 'Document 0 says little.\\n'" in out
+    assert "train: 27 texts, " in out and "text begins 'Document 0 says little.\\n'" in out
+
+
+def test_a_stream_of_another_feature_than_text(tmp_path):
+    where = {"raw_dir": write(tmp_path / "raw", {"train.tsv": "abc\tdef\n", "test.tsv": "a\td\n"})}
+    where["data_dir"] = tmp_path / "data"
+    found = {}
+    for text in ("source", "target"):
+        card = describe_text("text_pairs", texts=(text,), max_len=2, tokenizer="characters", **where)
+        batch = next(iter(make_loader("text_pairs", "train", text=card, batch_size=1, train=False, **where)))
+        tokens = [*batch["tokens"][0], batch["target"][0, -1]]
+        found[text] = "".join(map(Tokenizer.from_str(card.tokenizer).id_to_token, tokens))
+    assert found == {"source": "abc", "target": "def"}
 
 
 def test_python_carries_a_corpus(tmp_path):
     card = describe_text("pydoc", max_len=8, tokenizer="characters", data_dir=tmp_path)
     builder = open_builder("pydoc", data_dir=tmp_path)
-    whole = [sum(map(len, read_documents(builder, split))) for split in ("train", "test")]
+    whole = [sum(map(len, read_texts(builder, split))) for split in ("train", "test")]
     assert sum(whole) > 300_000 and 0.09 < whole[1] / sum(whole) < 0.11
     assert card.splits["train"] == card.splits["test"] > 50
 
@@ -234,5 +377,22 @@ def test_tiny_shakespeare_is_checked_byte_by_byte(tmp_path):
 
 def test_images_are_no_text(tmp_path):
     open_builder("digits", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"digits/1\.0\.0 needs a feature 'text'"):
+    with pytest.raises(DataError, match=r"digits/1\.0\.0 has the texts none; data\.texts must name one text"):
         describe_text("digits", max_len=8, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["characters", "bpe"])
+def test_pairs_and_masks_need_their_tokens(kind):
+    tokenizer = train_tokenizer(kind, ["a b c"], 300)
+    with pytest.raises(DataError, match=r"corpus x needs a tokenizer with \[CLS\], \[SEP\], \[MASK\]"):
+        SentencePairs(np.arange(8) % 4, np.array([0, 4]), tokenizer, 16, source="corpus x")
+    with pytest.raises(DataError, match=r"masked language modelling needs a tokenizer with \[MASK\]"):
+        special_tokens(tokenizer.to_str())
+
+
+def test_pairs_need_documents_and_room():
+    tokens, starts, tokenizer = stream_of(3, 10)
+    with pytest.raises(DataError, match=r"max_len 4 has no place for .*at least 5"):
+        SentencePairs(tokens, starts, tokenizer, 4, source="x")
+    with pytest.raises(DataError, match=r"corpus x has 1 document\(s\) of two tokens or more"):
+        SentencePairs(tokens[:11], np.array([0, 10]), tokenizer, 16, source="corpus x")

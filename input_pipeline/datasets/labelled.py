@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -110,6 +111,7 @@ class GlueTask:
         label: column of the label.
         labels: what stands there, and the name of the class.
         validation: split and file.
+        broken: rows without all columns are part of what is published; they are left out, and counted.
     """
 
     directory: str
@@ -117,6 +119,7 @@ class GlueTask:
     label: str | int
     labels: dict[str, str]
     validation: tuple[tuple[str, str], ...] = (("validation", "dev.tsv"),)
+    broken: bool = False
 
 
 ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
@@ -124,7 +127,9 @@ GLUE: dict[str, GlueTask] = {
     "cola": GlueTask("CoLA", (3,), 1, {"0": "unacceptable", "1": "acceptable"}),
     "sst2": GlueTask("SST-2", ("sentence",), "label", {"0": "negative", "1": "positive"}),
     "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
-    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}),
+    "qqp": GlueTask(
+        "QQP", ("question1", "question2"), "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}, broken=True
+    ),
     "mnli": GlueTask(
         "MNLI",
         ("sentence1", "sentence2"),
@@ -184,16 +189,22 @@ class Glue(LabelledBuilder, skip_registration=True):
             if absent:
                 raise DataError(f"{path}, line 1 names no column {absent[0]!r}; it has {', '.join(header)}")
             columns = [header.index(name) for name in columns]
+        broken = []
         for number, line in enumerate(lines, 1):
             if number == 1 and isinstance(task.label, str):
                 continue
             values = line.split("\t")
             if len(values) <= max(columns):
+                if task.broken:
+                    broken.append(number)
+                    continue
                 raise DataError(f"{path}, line {number} has {len(values)} columns, not {max(columns) + 1} or more")
             *texts, label = (values[i] for i in columns)
             if label not in task.labels:
                 raise DataError(f"{path}, line {number}: label {label!r} is not one of {', '.join(task.labels)}")
             yield dict(zip(self.text_features(), texts, strict=True)) | {"label": task.labels[label]}
+        if broken:
+            print(f"{path}: {len(broken)} broken rows are left out, the first in line {broken[0]}", file=sys.stderr)
 
 
 def _glue_builder(task: str) -> type[Glue]:
@@ -256,4 +267,4 @@ class TextLabels(LabelledBuilder, skip_registration=True):
                             f"{', '.join(names)}"
                         )
                     splits.setdefault(split, []).append(record)
-        return local.divided(splits[""]) if "" in splits else splits
+        return local.divided("text_labels", splits[""]) if "" in splits else splits

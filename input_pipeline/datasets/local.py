@@ -79,7 +79,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 file, ended by newlines alone: other separators of Unicode may stand in a text."""
-    return read_text(path).removesuffix("\n").replace("\r\n", "\n").split("\n")
+    return read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -108,6 +108,8 @@ def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[
             if number == 1 and set(fields) <= {value.strip().lower() for value in values}:
                 order = [value.strip().lower() for value in values]
                 continue
+            if number == 1 and "label" in fields and values[-1].strip().lower() == "label":
+                raise DataError(f"{path}, line 1 names the columns {', '.join(values)}, not {', '.join(fields)}")
             if len(values) != len(order):
                 raise DataError(
                     f"{path}, line {number} has {len(values)} columns, not {len(order)}: {', '.join(order)}, separated "
@@ -117,11 +119,22 @@ def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[
         for field in fields:
             if not isinstance(record[field], str) or not record[field].strip():
                 raise DataError(f"{path}, line {number}: its {field} is empty or no text")
+        if "label" in record:
+            record["label"] = record["label"].strip()
         yield number, record
 
 
-def divided(records: list) -> dict[str, list]:
-    """What has no splits of its own: every tenth is in ``test``."""
+def divided(name: str, records: list) -> dict[str, list]:
+    """What has no splits of its own: every tenth is in ``test``.
+
+    Raises:
+        DataError: there are fewer than ten.
+    """
+    if len(records) < 10:
+        raise DataError(
+            f"{name}: {len(records)} examples are too few to set every tenth aside; give 10, or files named train... "
+            "and test..."
+        )
     return {"train": [r for i, r in enumerate(records) if i % 10 != 9], "test": records[9::10]}
 
 

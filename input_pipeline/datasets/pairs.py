@@ -179,7 +179,7 @@ class TextPairs(PairBuilder, skip_registration=True):
 
     def sentences(self) -> Splits:
         splits = {split: self._read(files) for split, files in self._files().items()}
-        return local.divided(splits[""]) if "" in splits else splits
+        return local.divided("text_pairs", splits[""]) if "" in splits else splits
 
     def _read(self, files: list[Path]) -> list[dict[str, str]]:
         if files[0].suffix in self.SUFFIXES:

@@ -114,7 +114,7 @@ def _texts(path: Path) -> list[str]:
 
 
 def _divide(texts: list[str]) -> Splits:
-    return local.divided(texts) if len(texts) >= 20 else _cut(texts)
+    return local.divided("text_files", texts) if len(texts) >= 20 else _cut(texts)
 
 
 def _cut(texts: list[str]) -> Splits:

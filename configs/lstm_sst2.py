@@ -1,0 +1,26 @@
+"""LSTM of both directions that tells praise from blame: the classic embedding, LSTM, linear text classifier.
+
+Command    python -m train --config=configs/lstm_sst2.py --workdir=runs/lstm_sst2
+           python -m train.predict --workdir=runs/lstm_sst2 "a gripping film" "a waste of time"
+Data       SST-2, whole sentences: 6,920 / 872 / 1,821, 2 classes; words seen in training, uncased; fetched, or
+           --config.data.raw_dir=DIR with train.tsv, dev.tsv, test.tsv
+Measured   not run yet
+"""
+
+from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model="bilstm",
+        model_fields={"embed_size": 128, "hidden_size": 128, "num_layers": 1, "dropout_rate": 0.5},
+        objective="classification",
+        data=DataConfig(name="sst2", eval_split="validation", tokenizer="words", vocab_size=20_000, max_len=64),
+        optim=OptimConfig(name="adamw", learning_rate=1e-3, warmup_steps=50, weight_decay=0.1, clip_norm=1.0),
+        checkpoint=CheckpointConfig(every=500),
+        steps=1_100,
+        batch_size=64,
+        eval_batch_size=256,
+        eval_every=110,
+        log_every=110,
+    )
