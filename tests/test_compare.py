@@ -26,8 +26,7 @@ KEYS = (
 ).split()
 
 SMALL_VGG = {"stage_features": (4, 5, 6, 7, 8), "hidden_sizes": (16, 12), "pooled_size": 2}
-SMALL_GPT2 = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48}
-SMALL_VIT = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48}
+SMALL = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48}
 
 
 def case(name, shape, batch_size=4, classes=7, **fields):
@@ -53,12 +52,23 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     "resnet-basic": (case("resnet18", (48, 40, 3), stage_sizes=(1, 1, 1, 1)), 5),
     "resnet-bottleneck": (case("resnet50", (24, 24, 1), stage_sizes=(1, 2, 1, 1), stem="small"), 0),
     "resnet-cifar": (case("resnet20", (13, 15, 1), stage_sizes=(1, 2, 1), width=4), 5),
-    "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL_VIT, representation_size=20), 5),
-    "vit-scan": (case("vit_ti_16", (24, 24, 1), patch_size=8, **SMALL_VIT, scan=True), 5),
-    "vit-transformers": (case("vit_b_16_hf", (24, 24, 3), patch_size=8, **SMALL_VIT, scan=True, remat=True), 0),
-    "gpt2": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2), 5),
-    "gpt2-untied": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2, tie_embeddings=False), 0),
-    "gpt2-scan": (case("gpt2_tiny", (), max_len=12, **SMALL_GPT2, scan=True, remat=True), 5),
+    "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL, representation_size=20), 5),
+    "vit-scan": (case("vit_ti_16", (24, 24, 1), patch_size=8, **SMALL, scan=True), 5),
+    "vit-transformers": (case("vit_b_16_hf", (24, 24, 3), patch_size=8, **SMALL, scan=True, remat=True), 0),
+    "gpt2": (case("gpt2_tiny", (), max_len=12, **SMALL), 5),
+    "gpt2-untied": (case("gpt2_tiny", (), max_len=12, **SMALL, tie_embeddings=False), 0),
+    "gpt2-scan": (case("gpt2_tiny", (), max_len=12, **SMALL, scan=True, remat=True), 5),
+    "bert": (case("bert_tiny", (), max_len=12, **SMALL), 5),
+    "bert-scan": (
+        case("bert_base_classifier", (), max_len=12, **SMALL, head="classification", scan=True, remat=True),
+        5,
+    ),
+    "transformer": (case("transformer_tiny", (), max_len=12, **SMALL), 5),
+    "transformer-pre-norm": (
+        case("transformer_tiny", (), max_len=12, **SMALL, norm_first=True, scan=True, share_embeddings=False),
+        0,
+    ),
+    "marian": (case("marian", (), max_len=12, **SMALL), 5),
     "lstm": (case("lstm", (), embed_size=12, hidden_size=16), 5),
     "lstm-2": (case("lstm", (), embed_size=12, hidden_size=16, num_layers=2), 5),
     "bilstm": (case("bilstm", (), embed_size=12, hidden_size=16), 5),
@@ -131,7 +141,7 @@ def test_same_instead_of_torch_padding_is_located(monkeypatch):
 
 
 def test_tanh_instead_of_exact_gelu_is_located():
-    small = case("vit_ti_16", (16, 16, 3), patch_size=8, **SMALL_VIT)
+    small = case("vit_ti_16", (16, 16, 3), patch_size=8, **SMALL)
     result = certify(small, steps=0, dtypes=(), change=lambda model: model.clone(activation="gelu_tanh"))
     assert result.failures
     assert result.first_divergence.startswith(
@@ -141,7 +151,7 @@ def test_tanh_instead_of_exact_gelu_is_located():
 
 
 def test_epsilon_of_layer_norm_is_located():
-    small = case("vit_ti_16", (16, 16, 3), patch_size=8, **SMALL_VIT, scan=True)
+    small = case("vit_ti_16", (16, 16, 3), patch_size=8, **SMALL, scan=True)
     result = certify(small, steps=0, dtypes=(), change=lambda model: model.clone(norm_eps=1e-5))
     assert result.first_divergence.startswith(
         "blocks/norm_1 (PyTorch: encoder.layers.encoder_layer_0.ln_1): same input"
@@ -309,6 +319,8 @@ INITIAL = {  # the project's own choice for mlp and cnn is He's
     "resnet18": ((64, 64, 3), {"zero_init_residual": True}),
     "vit_ti_16": ((32, 32, 3), {"num_layers": 2, "representation_size": 64}),
     "gpt2_tiny": ((), {}),
+    "bert_tiny": ((), {}),
+    "transformer_tiny": ((), {}),
     "bilstm": ((), {}),
     "vae": ((28, 28, 1), {}),
     "vae_conv": ((28, 28, 1), {}),

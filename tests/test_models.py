@@ -9,6 +9,23 @@ import jaxmodels
 from jaxmodels.layers import AuxiliaryLogits, TokenLogits
 
 IMAGENET, CIFAR, GREY = (224, 224, 3), (32, 32, 3), (28, 28, 1)
+
+
+def dense(rows, columns):
+    return rows * columns + columns
+
+
+def bert_heads(vocabulary, size):
+    """Pooler, transform with its norm, bias of the vocabulary, next sentence."""
+    return 2 * dense(size, size) + 2 * size + vocabulary + dense(size, 2)
+
+
+def transformer(vocabulary, layers, size, mlp, *, norms=4):
+    """One embedding; an encoder layer has 1 attention and 2 norms, a decoder layer 2 and 3; ``norms`` at the end."""
+    attention, feed_forward = 4 * dense(size, size), dense(size, mlp) + dense(mlp, size)
+    return vocabulary * size + layers * (3 * attention + 2 * feed_forward + 10 * size) + norms * size
+
+
 PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
     "mlp": (GREY, 10, 784 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10),
     "cnn": (GREY, 10, 9 * 32 + 32 + 9 * 32 * 64 + 64 + 14 * 14 * 64 * 10 + 10),
@@ -47,6 +64,17 @@ PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
     "gpt2_355m": ((), 50_257, 354_823_168),
     "gpt2_774m": ((), 50_257, 774_030_080),
     "gpt2_1558m": ((), 50_257, 1_557_611_200),
+    # transformers' BertForPreTraining and BertModel, which has 109,482,240, 335,141,888, 22,713,216 and 33,360,000
+    "bert_base": ((), 30_522, 110_106_428),
+    "bert_large": ((), 30_522, 336_226_108),
+    "minilm_l6": ((), 30_522, 22_713_216 - dense(384, 384) + bert_heads(30_522, 384)),
+    "minilm_l12": ((), 30_522, 33_360_000 - dense(384, 384) + bert_heads(30_522, 384)),
+    "bert_tiny": ((), 100, (100 + 128 + 2 + 2) * 128 + 2 * (12 * 128**2 + 13 * 128) + bert_heads(100, 128)),
+    # Vaswani et al. 2017, table 3 (65 and 213 million, with a vocabulary of about 37,000)
+    "transformer_base": ((), 37_000, transformer(37_000, 6, 512, 2048)),
+    "transformer_big": ((), 37_000, transformer(37_000, 6, 1024, 4096)),
+    "transformer_tiny": ((), 100, transformer(100, 3, 128, 512)),
+    "marian": ((), 58_101, transformer(58_101, 6, 512, 2048, norms=0) + 58_101),
     "lstm": ((), 100, 100 * 128 + 4 * 256 * (128 + 256 + 2) + 256 * 3 + 3),
     "bilstm": ((), 100, 100 * 128 + 8 * 256 * (128 + 256 + 2) + 8 * 256 * (512 + 256 + 2) + 512 * 3 + 3),
     "vae": (GREY, 0, 784 * 400 + 400 + 2 * (400 * 20 + 20) + 20 * 400 + 400 + 400 * 784 + 784),
@@ -70,6 +98,8 @@ LIGHT = {  # one of each family, small
     "vit_ti_16": (CIFAR, {"num_layers": 2, "scan": True, "remat": True}),
     "vit_b_16_hf": (CIFAR, {"num_layers": 1, "representation_size": 8}),
     "gpt2_tiny": ((), {"num_layers": 2, "scan": True, "remat": True}),
+    "bert_tiny": ((), {"head": "classification", "scan": True, "remat": True}),
+    "transformer_tiny": ((), {"scan": True, "remat": True}),
     "lstm": ((), {}),
     "bilstm": ((), {"embed_size": 8, "hidden_size": 8}),
     "vae": (GREY, {}),
@@ -82,7 +112,9 @@ def make(name, shape, classes=10, **fields):
     if not shape:
         if "num_classes" in jaxmodels.model_fields(name):
             fields = {"num_classes": 3, **fields}
-        return jaxmodels.create(name, vocab_size=classes, **fields), (jnp.zeros((2, 9), jnp.int32),)
+        model = jaxmodels.create(name, vocab_size=classes, **fields)
+        texts = 2 if isinstance(model, jaxmodels.Transformer) else 1
+        return model, (jnp.zeros((2, 9), jnp.int32),) * texts
     if name.startswith("vae"):
         model = jaxmodels.create(name, image_shape=shape, **fields)
         return model, (jnp.zeros((2, *shape)), jnp.zeros((2, model.latent_size)))

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 import jaxmodels
 from jaxmodels import weights
+from jaxmodels.bert import HEADS
 from jaxmodels.weights import WeightsError, read_tensors, write_tensors
 from jaxmodels.weights.__main__ import main
+from jaxmodels.weights.hub_config import BERT_CLASSES, transformers_config
 from train.compare import originals
 from train.compare.certificate import randomise
 
@@ -37,6 +39,16 @@ CASES = [  # model, image shape, fields
     ("vit_b_16_hf", (32, 32, 3), {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40}),
     ("gpt2_tiny", (), {"num_layers": 2}),
     ("gpt2_tiny", (), {"num_layers": 3, "scan": True, "tie_embeddings": False}),
+    ("bert_tiny", (), {}),
+    ("bert_tiny", (), {"head": "classification"}),
+    ("bert_tiny", (), {"num_layers": 3, "scan": True}),
+    ("transformer_tiny", (), {"num_layers": 2}),
+    (
+        "transformer_tiny",
+        (),
+        {"num_layers": 3, "scan": True, "share_embeddings": False, "tie_embeddings": False, "target_vocab_size": 7},
+    ),
+    ("marian", (), {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40}),
     ("lstm", (), {"num_layers": 2, "embed_size": 6, "hidden_size": 5}),
     ("bilstm", (), {"num_layers": 3, "embed_size": 6, "hidden_size": 5}),
     ("vae", (6, 4, 2), {"hidden_sizes": (7, 5), "latent_size": 3, "image_shape": (6, 4, 2)}),
@@ -92,6 +104,8 @@ def test_every_preset_has_a_map(name):
     shape = (28, 28, 1) if name in ("mlp", "cnn") or name.startswith("vae") else None
     model = make(name, **({"image_shape": shape} if name.startswith("vae") else {}))
     for format in weights.formats(model):
+        if format == "transformers" and getattr(model, "final_norm", False):
+            continue  # Marian's, which has none
         names = weights.torch_names(model, image_shape=shape, format=format)
         assert all(names.values())
     with torch.device("meta"):
@@ -281,6 +295,79 @@ def test_gpt2_directories_both_ways(tmp_path, tied):
         np.testing.assert_array_equal(again(torch.from_numpy(tokens)).logits.numpy(), expected)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_bert_directories_both_ways(tmp_path, head):
+    import transformers
+
+    fields = {"max_len": 16, "num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40, "head": head}
+    model = make("bert_tiny", **{"num_classes": 2} if head in ("pretraining", "spans", "none") else {}, **fields)
+    cls = getattr(transformers, BERT_CLASSES[head])
+    theirs = cls(transformers.BertConfig(**transformers_config(model, ()))).eval()
+    torch.manual_seed(0)
+    randomise(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    rng = np.random.default_rng(0)
+    tokens, types = rng.integers(0, 11, (2, 9)), rng.integers(0, 2, (2, 9))
+    segments = (np.arange(9) < np.array([[9], [5]])).astype(np.int32)
+    given = {"input_ids": tokens, "attention_mask": segments, "token_type_ids": types}
+    given = {k: torch.from_numpy(v) for k, v in given.items()}
+    with torch.no_grad():
+        expected = [x.numpy() for x in theirs(**given).to_tuple()]
+
+    loaded, variables = weights.load(tmp_path / "theirs")
+    assert loaded == model
+    found = loaded.apply(variables, jnp.asarray(tokens), jnp.asarray(segments), jnp.asarray(types), train=False)
+    if head == "pretraining":
+        found = (found.tokens.logits, found.next_sentence)
+    found = found if isinstance(found, tuple) else (found,)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        real = segments.astype(bool) if a.shape[:2] == segments.shape else slice(None)  # padding means nothing
+        assert np.abs(b).max() > 1e-2
+        np.testing.assert_allclose(a[real], b[real], rtol=1e-4, atol=1e-5)
+    weights.save(tmp_path / "ours", loaded, variables, format="transformers_base" if head == "none" else "transformers")
+    assert same(read_tensors(tmp_path / "ours"), read_tensors(tmp_path / "theirs"))
+    again = cls.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        for a, b in zip(again(**given).to_tuple(), expected, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b)
+
+
+def test_marian_directories_both_ways(tmp_path):
+    import transformers
+
+    model = make("marian", max_len=16, num_layers=2, hidden_size=24, num_heads=2, mlp_dim=40)
+    original, _ = original_of(model, ())
+    theirs = transformers.MarianMTModel(original.module.config).eval()
+    theirs.load_state_dict(original.module.state_dict(), strict=False)  # it has its table of positions
+    theirs.save_pretrained(tmp_path / "theirs")
+    source, target = np.random.default_rng(0).integers(0, 10, (2, 2, 9))
+    given = {"input_ids": torch.from_numpy(source), "decoder_input_ids": torch.from_numpy(target)}
+    with torch.no_grad():
+        expected = theirs(**given).logits.numpy()
+    loaded, variables = weights.load(tmp_path / "theirs")
+    assert loaded == model
+    logits = loaded.apply(variables, jnp.asarray(source), jnp.asarray(target), train=False).logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    weights.save(tmp_path / "ours", loaded, variables, format="transformers")
+    again = transformers.MarianMTModel.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        np.testing.assert_array_equal(again(**given).logits.numpy(), expected)
+
+
+def test_a_pretrained_encoder_with_a_new_head(tmp_path):
+    """What the file has beside the encoder is named by patterns, or refused by name."""
+    fields = {"max_len": 16, "num_layers": 1, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40}
+    original, tensors = original_of(make("bert_tiny", **fields), ())
+    original.module.save_pretrained(tmp_path)
+    model = make("bert_tiny", head="classification", **fields)
+    with pytest.raises(WeightsError, match=r"classifier\.weight is missing.*cls\.predictions\..* is left over"):
+        weights.load(tmp_path, model)
+    _, variables = weights.load(tmp_path, model, skip=("head", "cls.*"))
+    assert "head" not in variables["params"]
+    np.testing.assert_array_equal(variables["params"]["pooler"]["bias"], tensors["bert.pooler.dense.bias"])
+
+
 def test_gpt2_as_openai_published_it():
     """Without the prefix, with the causal masks among the tensors, with or without the tied head."""
     model = make("gpt2_tiny", num_layers=2)
@@ -405,8 +492,11 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, small):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "bert"}, "model type 'bert'; there is a map for vit, gpt2"),
-        ({"model_type": "vit", "hidden_act": "silu"}, "hidden_act 'silu'"),
+        ({"model_type": "t5"}, "model type 't5'; there is a map for vit, bert, gpt2, marian"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "of BertForMaskedLM; there are BertForPreTr"),
+        ({"model_type": "bert", "is_decoder": True}, "is_decoder True, and the model here has False"),
+        ({"model_type": "marian", "decoder_layers": 3}, "encoder_layers 12, decoder_layers 3: not one number"),
+        ({"model_type": "vit", "hidden_act": "mish"}, "hidden_act 'mish'"),
         ({"model_type": "vit", "qkv_bias": False}, "qkv_bias"),
         ({"jaxmodels": {"model": "resnet19"}}, "does not describe a model"),
         ([], "does not describe a model"),

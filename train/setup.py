@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -221,7 +222,7 @@ def _describe(config: Config) -> DatasetCard | TextCard:
         data.name,
         max_len=data.max_len,
         form=FORMS[config.objective],
-        tokenizer=data.tokenizer,
+        tokenizer=_tokenizer(data.tokenizer),
         vocab_size=data.vocab_size,
         train_split=data.train_split,
         texts=data.texts,
@@ -229,6 +230,18 @@ def _describe(config: Config) -> DatasetCard | TextCard:
         buckets=data.buckets,
         **where,
     )
+
+
+def _tokenizer(name: str) -> str:
+    """A kind or a path as it is; of a hub id, where its files are after their download."""
+    if name.count("/") != 1 or Path(name).expanduser().exists():
+        return name
+    from jaxmodels import weights  # here: most runs load nothing
+
+    try:
+        return str(weights.resolve_source(name))
+    except weights.WeightsError as e:
+        raise ConfigError(f"config.data.tokenizer = {name!r}: {e}") from e
 
 
 def _resolve_fields(config: Config, card: DatasetCard | TextCard) -> dict[str, Any]:

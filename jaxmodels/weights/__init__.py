@@ -196,7 +196,7 @@ def save(
     format = format or next(iter(family_of(model).formats))
     shape = _leaves(model, image_shape)[1]
     tensors = to_torch(model, variables, image_shape=shape, format=format)
-    config = transformers_config(model, shape) if format == "transformers" else {}
+    config = transformers_config(model, shape) if format.startswith("transformers") else {}
     name, fields = _preset(model)
     dtypes = {k: jnp.dtype(getattr(model, k)).name for k in DTYPES if jnp.dtype(getattr(model, k)) != jnp.float32}
     config["jaxmodels"] = {"model": name, "fields": fields, "image_shape": list(shape), "format": format} | dtypes
