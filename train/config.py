@@ -137,6 +137,7 @@ class BeamConfig:
 
     beams: int = field(default=4, metadata=limit(low=1))
     length_penalty: float = 1.0  # scores are divided by length to this power
+    bleu_tokenizer: Literal["13a", "intl", "char", "zh", "none"] = "13a"  # sacrebleu's; BLEU counts what it gives
 
 
 @dataclass

@@ -94,6 +94,10 @@ def final_means(
 def scores(run: Run, found: Evaluation) -> dict[str, Any]:
     """JSON values: the means, the number of examples and, for classes, per-class scores and the confusion matrix."""
     confusion, result = found.confusion, {**found.means, run.task.unit: found.examples}
+    if run.task.translates:
+        from train import translate  # here: most runs have no use for it
+
+        result["bleu_signature"] = translate.bleu_signature(run.config.beam.bleu_tokenizer)
     if confusion is None:
         return result
     classes = per_class(confusion.astype(np.float64))
@@ -178,6 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         if found.confusion is not None:
             print(table(result))
+        if "bleu_signature" in result:
+            print(f"BLEU as sacrebleu's {result['bleu_signature']}")
         means = "  ".join(f"{k} {v:.6g}" for k, v in (found.means | extra).items())
         print(f"step {int(state.step)}  {split}  {means}  {run.task.unit} {found.examples}")
     return 0

@@ -201,6 +201,7 @@ class _Loop:
             written += ", samples/"
         if self.run.task.translates:
             written += ", translations.tsv"
+            self.writers.line(f"BLEU as sacrebleu's {summary['test']['bleu_signature']}")
         write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         for name, means, count in (("train", train.means, train.examples), ("test", test.means | extra, test.examples)):
             numbers = "  ".join(f"{k} {v:.4f}" for k, v in means.items())

@@ -95,12 +95,21 @@ def measure(
     if found is None:
         return None
     exact = np.mean([a.strip() == b.strip() for a, b in zip(found, references, strict=True)])
-    scores = {"bleu": bleu(found, references)[0], "exact_match": float(exact)}
+    scores = {"bleu": bleu(found, references, run.config.beam.bleu_tokenizer), "exact_match": float(exact)}
     return scores, list(zip(sources, references, found, strict=True))
 
 
-def bleu(translations: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
-    """BLEU of a corpus with one reference each, 0 to 100, and sacrebleu's signature of how it was computed."""
-    metric = sacrebleu.metrics.BLEU()
-    score = metric.corpus_score(list(translations), [list(references)])
-    return float(score.score), str(metric.get_signature())
+def bleu(translations: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> float:
+    """BLEU of a corpus with one reference each (Papineni et al. 2002), 0 to 100."""
+    return float(_metric(tokenizer).corpus_score(list(translations), [list(references)]).score)
+
+
+def bleu_signature(tokenizer: str) -> str:
+    """How :func:`bleu` is computed, in sacrebleu's words (Post 2018): to be stated with a score."""
+    metric = _metric(tokenizer)
+    metric.corpus_score([""], [[""]])  # it learns here how many references there are
+    return str(metric.get_signature())
+
+
+def _metric(tokenizer: str) -> sacrebleu.metrics.BLEU:
+    return sacrebleu.metrics.BLEU(tokenize=tokenizer)

@@ -1,0 +1,56 @@
+"""Encoder-decoder Transformer on your own sentence pairs; here from English to Chinese, the help pages of LibreOffice.
+
+Command    apt-get download libreoffice-help-en-us libreoffice-help-zh-cn
+           for file in libreoffice-help-*.deb; do dpkg -x $file help; done
+           python -m input_pipeline.help_pairs help/usr/share/libreoffice/help pairs
+           python -m train --config=configs/transformer_pairs_en_zh.py --workdir=runs/en_zh --config.data.raw_dir=pairs
+           python -m train.generate --workdir=runs/en_zh --prompt="Click the icon to open the dialog."
+Data       train.tsv, valid.tsv, test.tsv with a tab between source and target; joint byte-level BPE of 8,000 tokens,
+           which needs no segmentation of Chinese
+Measured   not run yet
+Model      as in configs/transformer_multi30k_en_de.py
+"""
+
+from train.config import BeamConfig, CheckpointConfig, Config, DataConfig, OptimConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model="transformer_tiny",
+        model_fields={
+            "num_layers": 4,
+            "num_heads": 4,
+            "hidden_size": 128,
+            "mlp_dim": 256,
+            "norm_first": True,
+            "dropout_rate": 0.1,
+            "attention_dropout_rate": 0.0,
+            "activation_dropout_rate": 0.1,
+        },
+        objective="seq2seq",
+        data=DataConfig(
+            name="text_pairs",
+            tokenizer="bpe",
+            vocab_size=8_000,
+            max_len=64,
+            texts=("source", "target"),
+            buckets=(12, 24, 40),
+        ),
+        beam=BeamConfig(bleu_tokenizer="zh"),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=4e-3,
+            schedule="rsqrt",
+            warmup_steps=500,
+            b2=0.98,
+            eps=1e-9,
+            clip_norm=1.0,
+        ),
+        checkpoint=CheckpointConfig(every=500),
+        label_smoothing=0.1,
+        steps=3_000,
+        batch_size=128,
+        eval_batch_size=128,
+        eval_every=500,
+        log_every=100,
+    )
