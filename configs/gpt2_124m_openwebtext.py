@@ -1,9 +1,9 @@
 """GPT-2 124M on OpenWebText: the recipe of nanoGPT, half a million tokens a step.
 
 Command    python -m train --config=configs/gpt2_124m_openwebtext.py --workdir=runs/gpt2_124m
-           --config.data.tokenizer=DIR_WITH_ENCODER_JSON_AND_VOCAB_BPE
 Data       OpenWebText (Gokaslan & Cohen 2019), 9 billion tokens: a TFDS data set with a feature `text`, prepared as
-           array_record in data_dir under this name; --config.data.name=text_files reads your own files instead
+           array_record in data_dir under this name; --config.data.name=text_files reads your own files instead. The
+           tokenizer is the hub's
 Measured   not here: it builds and its sizes are tested; the data and the 8 accelerators it is made for are not at hand
 Published  validation loss about 2.85 after 600,000 steps, 4 days on 8 A100 (nanoGPT's README)
 Model      Radford et al. 2019; the vocabulary is padded to a multiple of 128
@@ -28,7 +28,7 @@ def get_config() -> Config:
             name="openwebtext",
             train_split="train[:99%]",
             eval_split="train[99%:]",
-            tokenizer="gpt2",
+            tokenizer="openai-community/gpt2",
             vocab_size=50_257,
             max_len=1024,
         ),

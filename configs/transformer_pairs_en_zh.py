@@ -1,12 +1,12 @@
 """Encoder-decoder Transformer on your own sentence pairs; here from English to Chinese, the help pages of LibreOffice.
 
-Command    apt-get download libreoffice-help-en-us libreoffice-help-zh-cn
-           for file in libreoffice-help-*.deb; do dpkg -x $file help; done
-           python -m input_pipeline.help_pairs help/usr/share/libreoffice/help pairs
-           python -m train --config=configs/transformer_pairs_en_zh.py --workdir=runs/en_zh --config.data.raw_dir=pairs
+Command    python -m train --config=configs/transformer_pairs_en_zh.py --workdir=runs/en_zh --config.data.raw_dir=pairs
            python -m train.generate --workdir=runs/en_zh --prompt="Click the icon to open the dialog."
 Data       train.tsv, valid.tsv, test.tsv with a tab between source and target; joint byte-level BPE of 8,000 tokens,
-           which needs no segmentation of Chinese
+           which needs no segmentation of Chinese. These, on Debian:
+           apt-get download libreoffice-help-en-us libreoffice-help-zh-cn
+           for file in libreoffice-help-*.deb; do dpkg -x $file help; done
+           python -m input_pipeline.help_pairs help/usr/share/libreoffice/help pairs
 Measured   not run yet
 Model      as in configs/transformer_multi30k_en_de.py
 """
