@@ -28,7 +28,7 @@ from input_pipeline.examples import (
     split_parts,
 )
 from input_pipeline.prepare import open_builder
-from input_pipeline.sequences import Translations
+from input_pipeline.sequences import LabelledTexts, Translations
 from input_pipeline.text import TextCard, TextExamples, open_texts
 
 
@@ -153,7 +153,7 @@ class _BucketTrainBatches:
     have the same number of batches of each length; their order is drawn too.
     """
 
-    def __init__(self, examples: Translations, batch_size: int, rows: slice, seed: int):
+    def __init__(self, examples: Translations | LabelledTexts, batch_size: int, rows: slice, seed: int):
         self._examples, self._batch_size, self._rows, self._seed = examples, batch_size, rows, seed
         self._plan = functools.lru_cache(maxsize=4)(self._make_plan)
         self._epoch = len(self._plan(0))
@@ -184,7 +184,7 @@ class _BucketTrainBatches:
 class _BucketEvalBatches:
     """One pass, length by length: item t is this process's rows of batch t; missing rows are zeros of weight 0."""
 
-    def __init__(self, examples: Translations, batch_size: int, rows: slice, seed: int):
+    def __init__(self, examples: Translations | LabelledTexts, batch_size: int, rows: slice, seed: int):
         self._examples, self._rows = examples, rows
         self._batches = [
             (length, indices[i : i + batch_size], batch_size)
@@ -277,7 +277,7 @@ def make_loader(
         row_bytes = math.prod(image_shape(builder, decoding.image_size))
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
-    if isinstance(examples, Translations):
+    if isinstance(examples, Translations | LabelledTexts) and len(examples.buckets) > 1:
         kind = _BucketTrainBatches if train else _BucketEvalBatches
         source = kind(examples, batch_size, rows, seed)
     else:

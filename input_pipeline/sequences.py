@@ -38,15 +38,24 @@ class Ragged:
         return values * real, real.astype(np.int32)
 
 
+def by_length(lengths: np.ndarray, buckets: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
+    """For each bucket the examples that it is the shortest for."""
+    need = np.searchsorted(buckets, lengths)
+    return [(length, np.flatnonzero(need == i)) for i, length in enumerate(buckets)]
+
+
 class LabelledTexts:
-    """Texts, or pairs of texts, framed as the tokenizer frames them, with the interface of image examples.
+    """Texts, or pairs of texts, framed by the tokenizer, with the interface of image examples and ``buckets``.
 
     Args:
         builder: of the data set; split: of it.
         tokenizer: of the texts.
         texts: one or two features.
-        max_len: tokens of an example; what is longer is cut, and how many are is said.
+        lengths: to which batches are padded, ascending. What is longer than the last is cut, and how many are is said.
         source: name of the split, for messages.
+
+    Attributes:
+        buckets: for each length the examples that take it, shorter ones left to shorter lengths.
 
     Raises:
         DataError: no examples, an example without a label, or text that the tokenizer does not know.
@@ -58,11 +67,11 @@ class LabelledTexts:
         split: str,
         tokenizer: Tokenizer,
         texts: tuple[str, ...],
-        max_len: int,
+        lengths: tuple[int, ...],
         *,
         source: str,
     ):
-        self._max_len, cut, labels = max_len, 0, []
+        self._lengths, max_len, cut, labels = lengths, lengths[-1], 0, []
         tokens: list[list[int]] = []
         types: list[list[int]] = []
         for records in _chunks(read_records(builder, split)):
@@ -79,6 +88,7 @@ class LabelledTexts:
         if cut:
             print(f"{source}: {cut:,} of {len(labels):,} texts are cut to max_len {max_len} tokens", file=sys.stderr)
         self._tokens, self._types, self._labels = Ragged(tokens), Ragged(types), np.array(labels, np.int32)
+        self.buckets = by_length(self._tokens.lengths, lengths)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -86,12 +96,15 @@ class LabelledTexts:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of a batch."""
-        return 12 * self._max_len + 8
+        return 12 * self._lengths[-1] + 8
 
-    def batch(self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
-        """Returns tokens, segments, types int32 [k, max_len]; label int32 [k]; weight float32 [k]."""
-        tokens, segments = self._tokens.padded(indices, self._max_len)
-        types, _ = self._types.padded(indices, self._max_len)
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None, *, length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns tokens, segments, types int32 [k, length]; label int32 [k]; weight float32 [k]."""
+        length = length or self._lengths[-1]
+        tokens, segments = self._tokens.padded(indices, length)
+        types, _ = self._types.padded(indices, length)
         weight = np.ones(len(indices), np.float32)
         return {
             "tokens": tokens,
@@ -158,8 +171,7 @@ class Translations:
             raise DataError(f"{source} has no pairs of at most max_len {longest} tokens")
         self._source, self._target = map(Ragged, sides)
         self._begin, self._lengths = begin, lengths
-        need = np.searchsorted(lengths, np.maximum(self._source.lengths, self._target.lengths))
-        self.buckets = [(length, np.flatnonzero(need == i)) for i, length in enumerate(lengths)]
+        self.buckets = by_length(np.maximum(self._source.lengths, self._target.lengths), lengths)
 
     def __len__(self) -> int:
         return len(self._source)

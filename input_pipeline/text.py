@@ -24,6 +24,9 @@ Form = Literal["windows", "sentence_pairs", "labels", "translation"]
 """How text is cut: windows of a stream; pairs of spans that follow each other or not; texts with a label; a text and
 its translation."""
 
+BUCKETED = ("labels", "translation")
+"""Forms of which a batch may hold examples of about the same length."""
+
 TextExamples = TokenWindows | SentencePairs | LabelledTexts | Translations
 
 
@@ -43,7 +46,7 @@ class TextCard:
         texts: features with the text or texts.
         label_names: of the classes; form labels.
         isolate: whether windows say to which document a token belongs.
-        buckets: lengths to which translations are padded, ascending; the last is max_len.
+        buckets: lengths to which labelled texts or translations are padded, ascending; the last is max_len.
     """
 
     name: str
@@ -87,7 +90,7 @@ class TextCard:
         cut = {
             "windows": f"windows of {self.max_len}",
             "sentence_pairs": f"pairs of {self.max_len}",
-            "labels": f"{self.num_classes} classes, texts of up to {self.max_len}",
+            "labels": f"{self.num_classes} classes, padded to {', '.join(map(str, self.lengths))}",
             "translation": f"{' to '.join(self.texts)}, padded to {', '.join(map(str, self.lengths))}",
         }[self.form]
         return f"{self.name} {self.version}: {splits}; {self.vocab_size:,} tokens, {cut}"
@@ -146,7 +149,7 @@ def describe_text(
         texts=features,
         label_names=tuple(builder.info.features["label"].names) if form == "labels" else (),
         isolate=isolate,
-        buckets=tuple(sorted({*buckets, max_len})) if form == "translation" and buckets else (),
+        buckets=tuple(sorted({*buckets, max_len})) if form in BUCKETED and buckets else (),
     )
 
 
@@ -159,7 +162,7 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
     split_parts(builder, split)
     tokenizer, source = Tokenizer.from_str(card.tokenizer), f"split {split!r} of {builder.info.full_name}"
     if card.form == "labels":
-        return LabelledTexts(builder, split, tokenizer, card.texts, card.max_len, source=source)
+        return LabelledTexts(builder, split, tokenizer, card.texts, card.lengths, source=source)
     if card.form == "translation":
         return Translations(builder, split, tokenizer, card.texts, card.lengths, source=source, train=train)
     tokens, starts = open_stream(builder, split, tokenizer, card.texts[0])

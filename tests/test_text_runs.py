@@ -163,8 +163,8 @@ def labeller_config(tmp, model="bilstm", **data) -> Config:
     return config_of(
         tmp,
         model=model,
-        model_fields=fields if model == "bilstm" else SMALL | {"dropout_rate": 0.1},
-        data={"name": "text_labels", **data},
+        model_fields=fields if model == "bilstm" else SMALL | {"dropout_rate": 0.0},
+        data={"name": "text_labels", "buckets": (6,), **data},
     )
 
 
@@ -222,12 +222,27 @@ def test_texts_are_labelled(labeller, capsys, monkeypatch):
 def test_pairs_of_texts_are_classified_by_bert(tmp_path, capsys):
     write_labels(tmp_path, ["text", "text_pair"])
     config = labeller_config(tmp_path, "bert_tiny", texts=("text", "text_pair"))
+    config.steps, config.eval_every = 150, 150
     assert loop.train(config, tmp_path / "run")["test"]["accuracy"] > 0.9
     assert predict.main([f"--workdir={tmp_path / 'run'}", "hier rot\tein hund", "hund\trot"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert [line.split("  ")[1].split()[0] for line in lines] == ["yes", "no"]
     with pytest.raises(ConfigError, match=r"'rot' has 1 part\(s\): text and text_pair go with a tab in between"):
         predict.main([f"--workdir={tmp_path / 'run'}", "rot"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"buckets": (12,)}, r"config.data.buckets = \(12,\) must be between 0 and config.data.max_len = 12"),
+        ({"buckets": (0, 4)}, "must be between 0 and"),
+    ],
+)
+def test_buckets_that_cannot_be(tmp_path, fields, words):
+    with pytest.raises(ConfigError, match=words):
+        labeller_config(tmp_path, **fields)
+    with pytest.raises(ConfigError, match=r"config.data.buckets = \(4,\) is for labelled texts and for pairs"):
+        check(Config(model="cnn", data=DataConfig(buckets=(4,))))
 
 
 # Masked tokens and next sentence

@@ -241,6 +241,28 @@ def test_labelled_texts_in_training_come_once_an_epoch(tmp_path):
     assert len(set(epochs[0])) == 10 and sorted(epochs[0]) == sorted(epochs[1]) and epochs[0] != epochs[1]
 
 
+def test_batches_of_about_the_same_length(tmp_path):
+    """Every text once, in a batch of the shortest length for the longest of it."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(["w"] * n) for n in rng.integers(1, 12, 50)]
+    files = {"train.tsv": "".join(f"{text} n{i}\t{'ab'[i % 2]}\n" for i, text in enumerate(texts))}
+    card, where = labelled(tmp_path, files, max_len=16, buckets=(6, 10))
+    assert card.lengths == (6, 10, 16) and "padded to 6, 10, 16" in card.summary()
+    tokenizer, seen = Tokenizer.from_str(card.tokenizer), []
+    for batch in make_loader("text_labels", "train", text=card, batch_size=8, train=False, **where):
+        length = batch["tokens"].shape[1]
+        assert {k: (v.shape, v.dtype) for k, v in batch.items()} == card.shapes(8, length)
+        real = batch["weight"] > 0
+        lengths = batch["segments"].sum(1)[real]
+        assert all(max([0, *[n for n in (6, 10) if n < length]]) < n <= length for n in lengths)
+        assert not batch["tokens"][~real].any() and not batch["segments"][~real].any()
+        seen += [tokenizer.decode(row).split()[-1] for row in batch["tokens"][real]]
+        assert [f"n{i}" for i in range(50) if "ab"[i % 2] == "a"] != seen
+    assert sorted(seen) == sorted(f"n{i}" for i in range(50))
+    stream = make_loader("text_labels", "train", text=card, batch_size=8, train=True, **where)
+    assert {next(stream)["tokens"].shape for _ in range(20)} == {(8, 6), (8, 10), (8, 16)}
+
+
 def test_a_split_without_labels_is_refused(tmp_path):
     class Hidden(LabelledBuilder, skip_registration=True):
         """Labels that were kept back, as in the test splits of benchmarks."""

@@ -80,7 +80,7 @@ class DataConfig:
     max_len: int = field(default=256, metadata=limit(low=1, high=2**20))  # tokens of an example
     isolate_documents: bool = False  # attention stays within a document and positions start anew in each
     texts: tuple[str, ...] = ()  # features with the text and its pair, or source and target; empty: those there are
-    buckets: tuple[int, ...] = ()  # seq2seq: lengths below max_len to which batches of shorter pairs are padded
+    buckets: tuple[int, ...] = ()  # labels, pairs: lengths below max_len to which batches of shorter texts are padded
     mask_rate: float = field(default=0.15, metadata=limit(above=0, below=1))  # masked_lm: share of the tokens
 
 
@@ -279,6 +279,17 @@ def check(config: Config) -> None:
     _check_model(config)
     if reads_text(config):
         _require_no_images(config)
+    _check_buckets(config)
+
+
+def _check_buckets(config: Config) -> None:
+    buckets, longest = config.data.buckets, config.data.max_len
+    if buckets and not (reads_text(config) and config.objective in ("classification", "seq2seq")):
+        raise ConfigError(
+            f"config.data.buckets = {buckets} is for labelled texts and for pairs; nearest: config.data.buckets = ()"
+        )
+    if any(not 0 < length < longest for length in buckets):
+        raise ConfigError(f"config.data.buckets = {buckets} must be between 0 and config.data.max_len = {longest}")
 
 
 def reads_text(config: Config) -> bool:

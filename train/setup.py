@@ -139,7 +139,7 @@ class Run:
             return _by_length(batches, [jax.jit(step).lower(self.shapes, batch).compile() for batch in batches])
 
     def compile_predict_step(self, batch_size: int) -> Any:
-        """The compiled (state, batch as loaded) -> class probabilities [batch_size, classes]."""
+        """The compiled (state, batch as loaded, of the greatest length) -> probabilities [batch_size, classes]."""
         task = self.task
 
         def probabilities(state, batch):
@@ -147,7 +147,7 @@ class Run:
             return jax.nn.softmax(predict_step(state, *(batch[k] for k in task.inputs), model=self.model))
 
         with jax.set_mesh(self.mesh):
-            return jax.jit(probabilities).lower(self.shapes, self.batch_shapes(batch_size)[0]).compile()
+            return jax.jit(probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
