@@ -29,17 +29,20 @@ def get_config() -> Config:
         objective="classification",
         model_fields={"max_len": 512},  # positions that the weights have
         init_from=weights(),
-        data=DataConfig(name="sst2", eval_split="validation", tokenizer=weights(), max_len=64),
+        data=DataConfig(
+            name="sst2", eval_split="validation", tokenizer=weights(), max_len=64, buckets=(16, 24, 32, 48)
+        ),
         optim=OptimConfig(
             name="adamw",
-            learning_rate=1e-4,
+            learning_rate=6e-5,
             schedule="linear",
-            warmup_steps=65,
+            warmup_steps=80,
             weight_decay=0.01,
             clip_norm=1.0,
+            ema_decay=0.99,
         ),
         checkpoint=CheckpointConfig(every=217),
-        steps=651,
+        steps=868,
         batch_size=32,
         eval_batch_size=128,
         eval_every=217,
