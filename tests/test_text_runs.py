@@ -221,7 +221,7 @@ def test_texts_are_labelled(labeller, capsys, monkeypatch):
 
 def test_pairs_of_texts_are_classified_by_bert(tmp_path, capsys):
     write_labels(tmp_path, ["text", "text_pair"])
-    config = labeller_config(tmp_path, "bert_tiny", texts=("text", "text_pair"))
+    config = labeller_config(tmp_path, "bert_tiny", texts=("text", "text_pair"), buckets=())
     config.steps, config.eval_every = 150, 150
     assert loop.train(config, tmp_path / "run")["test"]["accuracy"] > 0.9
     assert predict.main([f"--workdir={tmp_path / 'run'}", "hier rot\tein hund", "hund\trot"]) == 0

@@ -58,7 +58,8 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
     Args:
       records: of ``metrics.jsonl``.
     """
-    names = ("loss", "accuracy", "reconstruction", "kl", "learning_rate", "grad_norm")
+    parts = ("masked_loss", "next_loss", "masked_accuracy", "next_accuracy", "reconstruction", "kl")
+    names = ("loss", "accuracy", *parts, "learning_rate", "grad_norm")
     panels = [k for k in names if any(k in r for r in records)]
     figure = Figure(figsize=(5 * max(1, len(panels)), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
