@@ -15,7 +15,12 @@ from train.config import BeamConfig, CheckpointConfig, Config, DataConfig, Optim
 def get_config() -> Config:
     return Config(
         model="transformer_base",
-        model_fields={"scan": True},
+        model_fields={
+            "attention_dropout_rate": 0.0,
+            "activation_dropout_rate": 0.0,
+            "final_norm": False,
+            "scan": True,
+        },
         objective="seq2seq",
         data=DataConfig(
             name="wmt14_translate/de-en",

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from input_pipeline.examples import split_parts
 from input_pipeline.prepare import locked
-from input_pipeline.tokenizers import END_OF_TEXT, encode, fingerprint, load_tokenizer, train_tokenizer
+from input_pipeline.tokenizers import END_OF_TEXT, encode, fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
 
 _CHUNK = 256  # documents read at once
 _CACHE_FORMAT = 2  # change with anything that changes tokens
@@ -55,19 +55,20 @@ def trained_tokenizer(
     """A tokenizer trained on the texts of a split, from the cache or else made and, if possible, cached."""
     root, directory = _cache(builder, "tokenizer", kind, vocab_size, split, *features)
     path = directory / "tokenizer.json"
-    if path.is_file():
-        return load_tokenizer(path)
-    tokenizer = train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
     try:
         root.mkdir(exist_ok=True)
-        with locked(root, directory.name):
-            directory.mkdir(exist_ok=True)
-            part = path.with_suffix(f".tmp{os.getpid()}")
-            tokenizer.save(str(part))
-            part.replace(path)
-    except OSError:
-        pass  # Read-only or full: the cache only saves time.
-    return tokenizer
+        with locked(root, directory.name):  # of several processes one trains, the others find its result
+            if not path.is_file():
+                found = train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
+                directory.mkdir(exist_ok=True)
+                part = path.with_suffix(f".tmp{os.getpid()}")
+                found.save(str(part))
+                part.replace(path)
+            return load_tokenizer(path)
+    except OSError:  # Read-only or full: the cache only saves time.
+        if path.is_file():
+            return load_tokenizer(path)
+        return train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
 
 
 def open_stream(
@@ -126,7 +127,7 @@ def _starts(lengths: list[int], tokenizer: Tokenizer) -> np.ndarray:
 def _write_stream(
     directory: Path, builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str
 ) -> None:
-    dtype = np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
+    dtype = np.dtype(np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32)
     lengths = []
     with (directory / "tokens.bin").open("wb") as file:
         for part in _encoded(builder, split, tokenizer, feature):

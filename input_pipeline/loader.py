@@ -234,7 +234,8 @@ def make_loader(
 
     With `train`, the stream is endless: epoch e visits every example once, in an order drawn from (seed, e); a batch
     may straddle epochs, so no remainder is dropped. Without, it is one pass in stored order; the last batch is padded
-    with zeros of weight 0, and all processes get the same number of batches.
+    with zeros of weight 0, and all processes get the same number of batches. Texts in batches of about the same length
+    are visited length by length instead, and in training the last batch of an epoch is filled up with others.
 
     Args:
         name: a built-in data set, or `name[/config][:version]` of one that TFDS has prepared in `data_dir`.

@@ -6,16 +6,19 @@ words, not of sentences. Tokens are masked later, on the device (input_pipeline/
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from input_pipeline.errors import DataError
-from input_pipeline.tokenizers import require_tokens
+from input_pipeline.tokenizers import require_tokens, vocabulary_size
 
 SHORT = 0.1
 """Share of examples that are cut to a random length, so that short texts are known too."""
+TRIES = 16
+"""Documents that are drawn at most until one is as long as it should be."""
 
 
 class SentencePairs:
@@ -44,13 +47,15 @@ class SentencePairs:
         ends = np.append(starts[1:], len(tokens))
         long = ends - starts >= 2
         self._starts, self._ends = starts[long], ends[long]
+        if not long.all():
+            print(f"{source}: {(~long).sum():,} documents of fewer than two tokens are left out", file=sys.stderr)
         self._until = np.cumsum(self._ends - self._starts)  # tokens of all documents up to each
         if len(self._starts) < 2:
             raise DataError(
                 f"{source} has {len(self._starts)} document(s) of two tokens or more: at least 2 are needed"
             )
         names = tokenizer.get_vocab()
-        self._inside = np.zeros(tokenizer.get_vocab_size(), bool)  # of a word: no span begins there
+        self._inside = np.zeros(vocabulary_size(tokenizer), bool)  # of a word: no span begins there
         self._inside[[i for name, i in names.items() if name.startswith("##")]] = True
 
     def __len__(self) -> int:
@@ -91,10 +96,29 @@ class SentencePairs:
         cut = self._word(span, int(rng.integers(1, len(span))))
         if rng.random() < 0.5:
             return span[:cut], span[cut:], 0
-        other = int(rng.integers(len(self._starts) - 1))
-        other += other >= document
-        length = int(self._ends[other] - self._starts[other])
-        return span[:cut], self._span(other, int(rng.integers(length)), len(span) - cut), 1
+        return span[:cut], self._elsewhere(document, len(span) - cut, rng), 1
+
+    def _elsewhere(self, document: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """``count`` tokens of another document; fewer only if none of those drawn has so many.
+
+        All that is not this document is equally likely, and the length does not give the label away.
+        """
+        begin, size = int(self._until[document - 1]) if document else 0, int(self._until[-1])
+        length = int(self._ends[document] - self._starts[document])
+        best = np.zeros(0, np.int64)
+        for _ in range(TRIES):
+            place = int(rng.integers(size - length))
+            place += length if place >= begin else 0
+            other = int(np.searchsorted(self._until, place, "right"))
+            start, end = int(self._starts[other]), int(self._ends[other])
+            first = min(place - (int(self._until[other - 1]) if other else 0) + start, max(start, end - count))
+            while first > start and self._inside[self._tokens[first]]:
+                first -= 1
+            found = np.asarray(self._tokens[first : min(first + count, end)])
+            best = found if len(found) > len(best) else best
+            if len(best) == count:
+                break
+        return best
 
     def _span(self, document: int, offset: int, room: int) -> np.ndarray:
         """Up to ``room`` tokens of a document about ``offset``: those at its ends too, if ``offset`` is near them."""

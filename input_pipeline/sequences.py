@@ -215,6 +215,8 @@ def framed(tokenizer: Tokenizer, rows: Sequence[tuple[str, ...]], max_len: int, 
     """Encodings of texts, or of pairs of texts, with the tokens that frame them, cut to ``max_len``."""
     texts = max(map(len, rows), default=1)
     frame = tokenizer.num_special_tokens_to_add(texts > 1)
+    if texts > 1 and not frame:
+        raise DataError(f"{source} has pairs of texts, and the tokenizer puts nothing between them; 'wordpiece' does")
     if max_len < frame + texts:
         raise DataError(f"max_len {max_len} has no place for a text: {frame} tokens frame it")
     tokenizer.enable_truncation(max_len)

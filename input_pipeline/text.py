@@ -17,7 +17,7 @@ from input_pipeline.examples import split_parts
 from input_pipeline.prepare import open_builder
 from input_pipeline.sentence_pairs import SentencePairs
 from input_pipeline.sequences import LabelledTexts, Ragged, Translations, framed
-from input_pipeline.tokenizers import END_OF_TEXT, KINDS, characters_per_token, load_tokenizer
+from input_pipeline.tokenizers import END_OF_TEXT, KINDS, characters_per_token, load_tokenizer, vocabulary_size
 from input_pipeline.windows import TokenWindows
 
 Form = Literal["windows", "sentence_pairs", "labels", "translation"]
@@ -141,7 +141,7 @@ def describe_text(
         name=name,
         version=str(builder.version),
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        vocab_size=found.get_vocab_size(),
+        vocab_size=vocabulary_size(found),
         max_len=max_len,
         tokenizer=found.to_str(),
         directory=str(builder.data_dir),

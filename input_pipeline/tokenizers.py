@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -43,15 +45,38 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
             vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
-    else:
-        words = kind == "words"
-        tokenizer = _uncased(models.WordLevel(unk_token="[UNK]") if words else models.WordPiece(unk_token="[UNK]"))
-        trainer = (trainers.WordLevelTrainer if words else trainers.WordPieceTrainer)(
+    elif kind == "words":
+        tokenizer = _uncased(models.WordLevel(unk_token="[UNK]"))
+        trainer = trainers.WordLevelTrainer(
             vocab_size=vocab_size, special_tokens=list(BERT_SPECIAL), show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
         _frame_pairs(tokenizer)
+    else:
+        tokenizer = _uncased(models.WordPiece(_word_pieces(texts, vocab_size), unk_token="[UNK]"))
+        tokenizer.add_special_tokens(list(BERT_SPECIAL))
+        _frame_pairs(tokenizer)
     return tokenizer
+
+
+def _word_pieces(texts: Iterable[str], vocab_size: int) -> dict[str, int]:
+    """A vocabulary of WordPiece.
+
+    The library numbers the characters inside words in the order of a hash table, which differs from process to process;
+    so they are given to it in order, as if they were special.
+    """
+    words: Counter[str] = Counter()
+    tokenizer = _uncased(models.WordPiece(unk_token="[UNK]"))
+    for text in texts:
+        words.update(w for w, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)))
+    inside = sorted({f"##{character}" for word in words for character in word[1:]})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*BERT_SPECIAL, *inside], show_progress=False
+    )
+    # without the characters as special tokens in the way: they are in the trainer alone
+    counted = (word for word, count in sorted(words.items()) for _ in range(count))
+    tokenizer.train_from_iterator(counted, trainer)
+    return tokenizer.get_vocab()
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -66,7 +91,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = Path(path).expanduser()
     found = _read_tokenizer(path)
-    if not found.get_vocab_size():
+    if not vocabulary_size(found):
         raise DataError(f"{path} holds a tokenizer without tokens")
     return found
 
@@ -86,6 +111,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
                 return tokenizer
         if wanted in (None, "vocab.txt") and (directory / "vocab.txt").is_file():
             tokenizer = _uncased(models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
+            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=_is_uncased(directory, tokenizer))
             tokenizer.add_special_tokens([t for t in BERT_SPECIAL if tokenizer.token_to_id(t) is not None])
             _frame_pairs(tokenizer)
             return tokenizer
@@ -97,6 +123,16 @@ def _read_tokenizer(path: Path) -> Tokenizer:
         f"no tokenizer at {path}: give a tokenizer.json, a directory with encoder.json and vocab.bpe or with "
         f"vocab.txt, or one of {', '.join(KINDS)} to train one"
     )
+
+
+def _is_uncased(directory: Path, tokenizer: Tokenizer) -> bool:
+    """As ``tokenizer_config.json`` beside the vocabulary says, else as the vocabulary looks."""
+    config = directory / "tokenizer_config.json"
+    if config.is_file():
+        said = json.loads(config.read_text("utf-8")).get("do_lower_case")
+        if isinstance(said, bool):
+            return said
+    return not any(token != token.lower() for token in tokenizer.get_vocab() if not token.startswith("["))
 
 
 def _unpadded(file: Path) -> Tokenizer:
@@ -166,6 +202,11 @@ def sentence_ends(tokenizer: Tokenizer, source: str) -> tuple[int, int]:
     return found["[CLS]"], found["[SEP]"]
 
 
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the greatest number of a token: there may be gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """The same for tokenizers that do the same."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
@@ -176,7 +217,7 @@ def characters_per_token(tokenizer: Tokenizer) -> np.ndarray:
 
     A byte-level token may hold a part of a character only; it counts where its first byte is, so sums are exact.
     """
-    size = tokenizer.get_vocab_size()
+    size = vocabulary_size(tokenizer)
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     counts = np.zeros(size, np.float32)
     byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)

@@ -25,7 +25,8 @@ class AttentionMask(struct.PyTreeNode):
     """Which keys a query may attend to: those of its segment, and, if causal, none behind it.
 
     Segments are numbers; 0 is padding by convention. Without them everything is one segment. A query that may attend
-    to nothing gets a mean over all keys, so that nothing is NaN; padding must have weight 0 in the loss.
+    to nothing gets a mean over all keys, or NaN from a kernel (cudnn, splash); as padding attends to padding, none does
+    where queries and keys are the same text. Padding must have weight 0 in the loss.
 
     Attributes:
       query_segments, key_segments: int32 [b, q] and [b, k], or None.
@@ -66,7 +67,7 @@ def attention(
       dropout: applied to the weights [b, h, q, k]; only backend einsum has them.
     """
     queries, keys = query.shape[2], key.shape[2]
-    if backend == "splash":
+    if backend == "splash" and mask.start is None:  # its mask has no place for a cache; one query is no work either
         return _splash(query, key, value, mask)
     dense = mask.dense(queries, keys)
     if backend in ("xla", "cudnn"):

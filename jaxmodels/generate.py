@@ -1,7 +1,7 @@
 """Text from a causal language model, with cached keys and values.
 
 Prompts are padded at the left to the longest of them, and everything lies in arrays of ``max_len`` places; so there is
-one compilation for each (batch, ``max_len``, :class:`Sampling`), whatever the lengths of the prompts.
+one compilation for each (batch, ``max_len``, :class:`Sampling`, number of stop tokens), whatever the prompts' lengths.
 """
 
 from collections.abc import Callable, Sequence

@@ -83,7 +83,9 @@ class TokenLogits(NamedTuple):
     def logits(self) -> Float[Array, "b l v"]:
         """``hidden kernel^T + bias`` in at least float32."""
         hidden = self.hidden
-        logits = at_least_float32(jnp.einsum("bld,vd->blv", hidden, self.kernel.astype(hidden.dtype)))
+        wide = jnp.promote_types(hidden.dtype, jnp.float32)  # of the product itself: bfloat16 would make ties
+        kernel = self.kernel.astype(hidden.dtype)
+        logits = jnp.einsum("bld,vd->blv", hidden, kernel, preferred_element_type=wide)
         return logits if self.bias is None else logits + self.bias.astype(logits.dtype)
 
 

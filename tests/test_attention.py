@@ -50,6 +50,15 @@ def test_backends_equal_plain_products(backend, kind, size):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("backend", ["xla", "splash"])
+def test_backends_equal_plain_products_with_a_cache(backend):
+    q, k, v = (heads(2, 2, n, 32, seed=i) for i, n in enumerate((1, 16, 16)))
+    segments = jnp.asarray([[0] * 3 + [1] * 13, [1] * 16], jnp.int32)
+    mask = AttentionMask(jnp.ones((2, 1), jnp.int32), segments, jnp.asarray(9), causal=True)
+    expected = attention(q, k, v, mask)
+    np.testing.assert_allclose(attention(q, k, v, mask, backend=backend), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_softmax_is_wide():
     q, k = (heads(1, 1, 9, 8, seed=i, dtype=jnp.bfloat16) for i in range(2))
     seen = []

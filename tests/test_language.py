@@ -39,8 +39,10 @@ def test_cross_entropy_in_parts_is_the_whole(x64, bias, label_smoothing):
     labels = optax.smooth_labels(jax.nn.one_hot(target, 50), label_smoothing)
     expected = optax.softmax_cross_entropy(outputs.logits, labels)
     for chunk in (1, 3 * 50 * 4, 2**26):
-        losses, correct = token_cross_entropy(outputs, target, label_smoothing=label_smoothing, chunk=chunk)
+        losses, plain, correct = token_cross_entropy(outputs, target, label_smoothing=label_smoothing, chunk=chunk)
         np.testing.assert_allclose(losses, expected, rtol=1e-12)
+        labels = jax.nn.one_hot(target, 50)
+        np.testing.assert_allclose(plain, optax.softmax_cross_entropy(outputs.logits, labels), rtol=1e-12)
         np.testing.assert_array_equal(correct, outputs.logits.argmax(-1) == target)
 
     def loss(outputs, chunk):
@@ -65,6 +67,13 @@ def test_no_array_of_all_logits_with_a_large_vocabulary():
     ]
     assert memory[0] >= 2 * 64 * 1000 * 4
     assert memory[1] < memory[0] / 5
+
+
+def test_logits_of_bfloat16_are_products_in_float32():
+    hidden, kernel = (jax.random.normal(jax.random.key(i), (1, n, 256), jnp.bfloat16) for i, n in ((0, 8), (1, 200)))
+    logits = TokenLogits(hidden, kernel[0]).logits
+    exact = np.einsum("bld,vd->blv", np.asarray(hidden, np.float64), np.asarray(kernel[0], np.float64))
+    np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-4)
 
 
 def test_loss_counts_tokens_and_bits_characters():

@@ -148,15 +148,17 @@ def test_initial_values_do_not_depend_on_the_mesh(mesh):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", test_models.LIGHT)
+@pytest.mark.parametrize("name", [*test_models.LIGHT, "bert_tiny pretraining", "marian"])
 def test_each_parameter_is_matched_by_exactly_one_rule(name):
-    shape, fields = test_models.LIGHT[name]
+    name, _, head = name.partition(" ")
+    shape, fields = test_models.LIGHT.get(name, ((), {}))
+    fields = fields | ({"head": head} if head else {})
     params = test_models.shapes(*test_models.make(name, shape, **fields))["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = sharding.path_name(path)
         matched = [(p, s) for p, s in sharding.RULES if re.search(p, path)]
         assert len(matched) == 1, path
-        assert len(matched[0][1]) == len(leaf.shape) - path.startswith("blocks/"), path
+        assert len(matched[0][1]) == len(leaf.shape) - ("blocks" in path.split("/")), path
 
 
 def test_rules_give_way_to_shapes():

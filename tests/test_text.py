@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from input_pipeline import DataError, describe_text, make_loader
 from input_pipeline.__main__ import main
@@ -25,6 +28,7 @@ from input_pipeline.tokenizers import (
 )
 from input_pipeline.windows import TokenWindows
 
+ROOT = Path(__file__).parent.parent
 TEXTS = ["The cat sat on the mat. The cat sat.\n", "A naïve café — 猫 sat on the mat 🐈!", "tabs\tand  spaces\n\n"]
 
 
@@ -322,6 +326,43 @@ def test_the_command_shows_how_a_corpus_begins(prepared, capsys):
     assert main(["text_files", *(f"--{k}={v}" for k, v in prepared.items())]) == 0
     out = capsys.readouterr().out
     assert "train: 27 texts, " in out and "text begins 'Document 0 says little.\\n'" in out
+
+
+def test_other_processes_train_the_same_word_pieces():
+    code = (
+        "from input_pipeline.tokenizers import fingerprint, train_tokenizer\n"
+        "from pydoc_data.topics import topics\n"
+        "print(fingerprint(train_tokenizer('wordpiece', [topics['for'], topics['while'], topics['if']], 200)))"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(found) == 1 and len(found.pop()) > 10
+
+
+def test_a_cased_vocabulary_stays_so(tmp_path):
+    names = [*BERT_SPECIAL, "Hello", "hello", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n")
+    assert load_tokenizer(tmp_path).encode("Hello hellos", add_special_tokens=False).tokens == ["Hello", "hello", "##s"]
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert load_tokenizer(tmp_path).encode("Hello", add_special_tokens=False).tokens == ["hello"]
+
+
+def test_the_length_of_a_pair_says_nothing_of_its_label():
+    """Also where documents are short: else a model would learn to count."""
+    names = {name: i for i, name in enumerate([*BERT_SPECIAL, *map(str, range(50))])}
+    tokenizer = Tokenizer(models.WordLevel(names, unk_token="[UNK]"))
+    rng = np.random.default_rng(0)
+    lengths = rng.geometric(1 / 40, 300) + 1
+    tokens = rng.integers(5, 55, lengths.sum())
+    pairs = SentencePairs(tokens, np.cumsum([0, *lengths[:-1]]), tokenizer, 64, source="x")
+    batches = [pairs.batch(np.arange(len(pairs)), [(seed, i) for i in range(len(pairs))]) for seed in range(10)]
+    label = np.concatenate([batch["label"] for batch in batches])
+    size = np.concatenate([batch["segments"].sum(1) for batch in batches])
+    assert 0.45 < label.mean() < 0.55
+    best = max(np.mean((size >= bound) == (label == 0)) for bound in range(5, 65))
+    assert best < 0.55  # of the best rule by length; by chance 0.5
 
 
 def test_a_stream_of_another_feature_than_text(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,9 @@ def test_a_translator_learns_and_is_measured(translator):
     assert test["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:")
     losses = [record["loss"] for record in records(tmp / "run", "eval")]
     assert losses[-1] < 0.5 * losses[0]
+    for record in records(tmp / "run", "train"):  # the loss is smoothed, perplexity is not
+        assert record["perplexity"] == pytest.approx(math.exp(record["cross_entropy"]), rel=1e-5)
+        assert record["cross_entropy"] != record["loss"]
     rows = [line.split("\t") for line in (tmp / "run" / "translations.tsv").read_text().splitlines()]
     assert rows[0] == ["source", "reference", "translation"] and len(rows) == 41
     assert all(reference == " ".join(WORDS[word] for word in source.split()) for source, reference, _ in rows[1:])
@@ -291,6 +295,28 @@ def test_stopped_pretraining_goes_on_as_if_nothing_had_been(pretrained, tmp_path
     """Pairs and masks are functions of seed and step."""
     stopped_and_resumed(pretraining_config(data_dir), tmp_path / "run", monkeypatch, 13)
     assert_same_run(pretrained[0], tmp_path / "run")
+
+
+def test_a_run_keeps_its_tokenizer(pretrained, data_dir, capsys):
+    """Though the corpus would now give another, as that of another version of Python does."""
+    workdir, summary = pretrained
+    cached = list(Path(data_dir).rglob(".jaxmodels_cache/*/tokenizer.json"))
+    before = {path: path.read_text() for path in cached}
+    card = setup.build(pretraining_config(data_dir)).card
+    assert card.tokenizer in before.values()
+    other = card.tokenizer.replace('"##', '"##x')
+    try:
+        for path, text in before.items():
+            if text == card.tokenizer:
+                path.write_text(other)
+        assert setup.build(pretraining_config(data_dir)).card.tokenizer != card.tokenizer
+        assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == summary["test"]
+        loop.train(pretraining_config(data_dir), workdir)
+        assert json.loads((workdir / "dataset.json").read_text())["tokenizer"] == card.tokenizer
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
 
 
 def test_what_was_pretrained_is_fine_tuned(pretrained, tmp_path, data_dir):

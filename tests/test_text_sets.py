@@ -371,6 +371,14 @@ def test_masking_is_a_function_of_the_key(masked):
         ),
         ({"train.tsv": "good\tpos\nbad\tneg\n", "mine.tsv": "so\tpos\n"}, r"what are mine\.tsv\?"),
         ({"a.csv": "good,pos\n"}, r"holds no \.tsv or \.jsonl file"),
+        ({"train.tsv": "text\tlabel\n"}, r"train\.tsv has no examples"),
+        ({"train.tsv": "good\tpos\nbad\tneg\n", "test.tsv": "text\tlabel\n"}, r"test\.tsv has no examples"),
+        ({"valid.tsv": "good\tpos\nbad\tneg\n"}, r"beside valid\.tsv there is no file named train"),
+        (
+            {"a.jsonl": '{"text": "a", "label": "x"}\n{"text": "a", "text_pair": "b", "label": "x"}\n'},
+            r"a\.jsonl, line 1 is not .*text_pair.*KeyError: 'text_pair'",
+        ),
+        ({"a.jsonl": '{"text": "a\\ud83d", "label": "x"}\n'}, r"a\.jsonl, line 1: its text has half a? ?.*surrogate"),
         (
             {"a.tsv": "sentence\tlabel\ngood\tpos\n"},
             r"a\.tsv, line 1 names the columns sentence, label, not text, label",
@@ -474,6 +482,13 @@ def test_lines_and_labels_are_stripped(tmp_path):
 def test_a_length_without_a_place_for_text_is_refused(tmp_path):
     card, where = labelled(tmp_path, {"train.tsv": "good\tpos\nbad\tneg\n"}, max_len=2)
     with pytest.raises(DataError, match="max_len 2 has no place for a text: 2 tokens frame it"):
+        make_loader("text_labels", "train", text=card, batch_size=1, train=False, **where)
+
+
+def test_a_pair_without_anything_between_is_refused(tmp_path):
+    files = {"train.tsv": "text\ttext_pair\tlabel\ngood\tfine\tpos\nbad\tworse\tneg\n"}
+    card, where = labelled(tmp_path, files, texts=("text", "text_pair"), tokenizer="bpe")
+    with pytest.raises(DataError, match="has pairs of texts, and the tokenizer puts nothing between them"):
         make_loader("text_labels", "train", text=card, batch_size=1, train=False, **where)
 
 

@@ -58,3 +58,8 @@ def warn(text: str) -> None:
 def _fail(text: str, code: int) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     return code
+
+
+def stdin_lines() -> list[str]:
+    """Lines of standard input, ended by newlines alone: other separators of Unicode may stand in a text."""
+    return sys.stdin.read().replace("\r\n", "\n").removesuffix("\n").split("\n")

@@ -120,7 +120,7 @@ class CheckpointConfig:
 
     every: int = field(default=500, metadata=limit(low=1) | RESUMABLE)  # steps
     keep_last: int = field(default=2, metadata=limit(low=1) | RESUMABLE)
-    keep_best: int = field(default=1, metadata=limit(low=0) | RESUMABLE)  # by accuracy (or ELBO) on eval_split
+    keep_best: int = field(default=1, metadata=limit(low=0) | RESUMABLE)  # by accuracy, loss or ELBO on eval_split
 
 
 @dataclass
@@ -279,10 +279,15 @@ def check(config: Config) -> None:
     _check_model(config)
     if reads_text(config):
         _require_no_images(config)
-    _check_buckets(config)
+    _check_text(config)
 
 
-def _check_buckets(config: Config) -> None:
+def _check_text(config: Config) -> None:
+    if config.data.isolate_documents and config.objective != "causal_lm":
+        raise ConfigError(
+            "config.data.isolate_documents = True is for objective causal_lm; nearest: "
+            "config.data.isolate_documents = False"
+        )
     buckets, longest = config.data.buckets, config.data.max_len
     if buckets and not (reads_text(config) and config.objective in ("classification", "seq2seq")):
         raise ConfigError(

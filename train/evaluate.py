@@ -22,7 +22,7 @@ from train.metrics import Sums, matthews, per_class
 from train.setup import Run, build
 from train.sharding import batch_shards, make_mesh, put_batch
 from train.state import TrainState
-from train.workdir import read_config
+from train.workdir import read_card, read_config
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"')
     parser.add_argument("--step", default="last", help='"last" (default), "best" or a number')
     parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
+    parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
     parser.add_argument("--json", action="store_true", help="print JSON, as in summary.json")
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")
     config = for_this_machine(read_config(args.workdir))
     config.data.data_dir = args.data_dir or config.data.data_dir
-    run = build(config)
+    config.data.raw_dir = args.raw_dir or config.data.raw_dir
+    run = build(config, card=read_card(args.workdir))
     state = restore(run, args.workdir, args.step)
     split = args.split or config.data.eval_split
     found, extra = evaluate(run, run.compile_eval_step(), state, split), final_means(run, state, split)

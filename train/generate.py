@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
+from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer, vocabulary_size
 from jaxmodels import GPT2, weights
 from jaxmodels import generate as generation
 from train import cli, pictures, report, translate
@@ -124,10 +124,14 @@ def _prompt(tokenizer: Tokenizer, text: str, end: int | None) -> list[int]:
         raise ConfigError(f"--prompt={text!r} has characters that the tokenizer does not know") from e
     if tokens:
         return tokens
-    if end is None:
-        newline = tokenizer.encode("\n", add_special_tokens=False).ids
-        return newline
-    return [end]
+    if end is not None:
+        return [end]
+    try:
+        return tokenizer.encode("\n", add_special_tokens=False).ids
+    except Exception as e:
+        raise ConfigError(
+            "this tokenizer knows neither an end of text nor a new line to begin with: give --prompt"
+        ) from e
 
 
 def write_translations(config: Config, args: Any) -> int:
@@ -137,7 +141,7 @@ def write_translations(config: Config, args: Any) -> int:
     for name, value in (("beams", args.beams), ("length_penalty", args.length_penalty)):
         if value is not None:
             setattr(beam, name, value)
-    sources = [args.prompt] if args.prompt else sys.stdin.read().splitlines()
+    sources = [args.prompt] if args.prompt else cli.stdin_lines()
     tokenizer, start = Tokenizer.from_str(run.card.tokenizer), time.perf_counter()
     try:
         found = translate.translate(run.model, eval_variables(state), tokenizer, sources, run.card.lengths, beam)
@@ -162,9 +166,9 @@ def _from_weights(source: str, tokenizer: str | None) -> tuple[Any, Any, Tokeniz
         raise ConfigError(f"--weights={source}: {e}") from e
     if not isinstance(model, GPT2):
         raise ConfigError(f"--weights={source} is a {type(model).__name__}, which continues no text")
-    if found.get_vocab_size() > model.vocab_size:
+    if vocabulary_size(found) > model.vocab_size:
         raise ConfigError(
-            f"the tokenizer has {found.get_vocab_size()} tokens and the weights are for {model.vocab_size}: they do "
+            f"the tokenizer has {vocabulary_size(found)} tokens and the weights are for {model.vocab_size}: they do "
             "not belong together; --tokenizer=PATH names another"
         )
     return model, variables, found

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from train import cli, hardware, pictures, report
 from train.checkpoint import Checkpoints
-from train.config import Config
+from train.config import Config, reads_text
 from train.evaluate import Evaluation, evaluate, final_means, scores, table
 from train.metrics import Sums, Writers, read_records, write_atomically
 from train.nonfinite import NonFiniteError
@@ -32,7 +32,7 @@ from train.optim import make_schedule
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import TrainState
-from train.workdir import claimed, write_identity
+from train.workdir import claimed, read_card, write_identity
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any] | None:
@@ -47,7 +47,10 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(claimed(workdir, config))
-        run = build(config)
+        # a run goes on with the tokenizer that it began with, whatever the corpus would give today
+        run = build(config, card=read_card(workdir) if reads_text(config) and _began(workdir) else None)
+        if reads_text(config):  # text that the tokenizer does not know is better found now than at an evaluation
+            run.loader(config.data.eval_split, train=False).close()
         checkpoints = Checkpoints(
             workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
         )
@@ -81,6 +84,11 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             )
             return None
         return summary
+
+
+def _began(workdir: Path) -> bool:
+    """The same on every process: the files of a run are on a file system that all share."""
+    return (workdir / "dataset.json").is_file()
 
 
 @dataclass

@@ -5,6 +5,7 @@ Only the training step divides, once, by the global count; so accumulation, padd
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,27 +70,40 @@ def causal_lm(
 ) -> dict[str, Metric]:
     """Cross-entropy of the next token in nats and accuracy, as weighted sums over tokens.
 
-    ``loss = sum_bl w_bl (-log softmax(logits_bl)_target_bl)``. Where the batch says how many characters each token
-    stands for, ``bits_per_character`` is ``loss / ln 2`` over their number.
+    ``loss = sum_bl w_bl (-log softmax(logits_bl)_target_bl)``; ``cross_entropy`` is the loss without label smoothing.
+    Where the batch says how many characters each token stands for, ``bits_per_character`` is ``cross_entropy / ln 2``
+    over their number.
 
     Args:
       batch: ``target`` int32 [b, l]; ``weight`` float [b, l], 0 for padding; ``characters`` float [b, l], optional.
       chunk: see :func:`token_cross_entropy`.
     """
-    losses, correct = token_cross_entropy(outputs, batch["target"], label_smoothing=label_smoothing, chunk=chunk)
-    weight = batch["weight"].astype(losses.dtype)
-    loss, count = (losses * weight).sum(), weight.sum()
-    metrics = {"loss": (loss, count), "accuracy": ((correct * weight).sum(), count)}
+    found = token_cross_entropy(outputs, batch["target"], label_smoothing=label_smoothing, chunk=chunk)
+    weight = batch["weight"].astype(found.loss.dtype)
+    count, cross_entropy = weight.sum(), (found.cross_entropy * weight).sum()
+    metrics = {
+        "loss": ((found.loss * weight).sum(), count),
+        "accuracy": ((found.correct * weight).sum(), count),
+        "cross_entropy": (cross_entropy, count),
+    }
     if "characters" in batch:
-        characters = batch["characters"].astype(losses.dtype)
-        metrics["bits_per_character"] = (loss / math.log(2), (characters * weight).sum())
+        characters = batch["characters"].astype(weight.dtype)
+        metrics["bits_per_character"] = (cross_entropy / math.log(2), (characters * weight).sum())
     return metrics
+
+
+class TokenLosses(NamedTuple):
+    """Of each token: what is minimised, the same without smoothing, and whether the largest logit is its own."""
+
+    loss: Float[Array, "b l"]
+    cross_entropy: Float[Array, "b l"]
+    correct: Bool[Array, "b l"]
 
 
 def token_cross_entropy(
     outputs: TokenLogits, target: Int[Array, "b l"], *, label_smoothing: float = 0.0, chunk: int = CHUNK
-) -> tuple[Float[Array, "b l"], Bool[Array, "b l"]]:
-    """Cross-entropy of every token, and whether the largest logit is its own.
+) -> TokenLosses:
+    """Cross-entropy of every token.
 
     Logits are made for a part of the places at a time, and made again in the backward pass: memory is that of
     ``chunk`` numbers, not of batch x length x vocabulary, at the cost of one more product with the embedding.
@@ -100,17 +114,17 @@ def token_cross_entropy(
       chunk: numbers; logits that are fewer are made at once.
     """
 
-    def part(hidden: Array, target: Array) -> tuple[Array, Array]:
+    def part(hidden: Array, target: Array) -> TokenLosses:
         logits = outputs._replace(hidden=hidden).logits
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         own = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-        losses = normaliser - own
+        losses = cross_entropy = normaliser - own
         if label_smoothing:
             losses = (1 - label_smoothing) * losses + label_smoothing * (normaliser - logits.mean(-1))
         # argmax == target by a reduction that fuses: on a CPU, argmax over a vocabulary takes as long as the loss
         earlier = jnp.arange(logits.shape[-1]) < target[..., None]
         larger = (logits > own[..., None]) | (earlier & (logits == own[..., None]))
-        return losses, ~larger.any(axis=-1)
+        return TokenLosses(losses, cross_entropy, ~larger.any(axis=-1))
 
     batch, length = target.shape
     most = max(1, chunk // (batch * len(outputs.kernel)))
@@ -119,8 +133,8 @@ def token_cross_entropy(
         return part(outputs.hidden, target)
     # along the length: every device keeps the texts it has
     hidden, targets = (rearrange(x, "b (k n) ... -> k b n ...", n=size) for x in (outputs.hidden, target))
-    losses, correct = jax.lax.map(lambda x: jax.checkpoint(part)(*x), (hidden, targets))
-    return tuple(rearrange(x, "k b n -> b (k n)") for x in (losses, correct))
+    found = jax.lax.map(lambda x: jax.checkpoint(part)(*x), (hidden, targets))
+    return TokenLosses(*(rearrange(x, "k b n -> b (k n)") for x in found))
 
 
 def masked_lm(
@@ -138,7 +152,7 @@ def masked_lm(
         all: ``sum w / sum m``.
     """
     target, masked = batch["masked_target"], batch["masked_weight"]
-    losses, correct = token_cross_entropy(outputs.tokens, target, label_smoothing=label_smoothing, chunk=chunk)
+    losses, _, correct = token_cross_entropy(outputs.tokens, target, label_smoothing=label_smoothing, chunk=chunk)
     masked, weight = masked.astype(losses.dtype), batch["weight"].astype(losses.dtype)
     following = optax.softmax_cross_entropy_with_integer_labels(outputs.next_sentence, batch["label"])
     right = outputs.next_sentence.argmax(-1) == batch["label"]

@@ -135,7 +135,7 @@ def read_images(
 
 def read_texts(words: list[str], card: TextCard) -> tuple[list[str], dict[str, np.ndarray]]:
     """Texts as given, and their tokens; what is longer than the model takes is cut, with a warning."""
-    texts = [text for word in words for text in (sys.stdin.read().splitlines() if word == "-" else [word])]
+    texts = [text for word in words for text in (cli.stdin_lines() if word == "-" else [word])]
     rows = [tuple(text.split("\t")) if len(card.texts) > 1 else (text,) for text in texts]
     for text, row in zip(texts, rows, strict=True):
         if len(row) != len(card.texts):

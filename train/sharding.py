@@ -48,10 +48,14 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)patch_embed/kernel$", P(None, None)),
     (r"(^|/)norm(_\d+)?/(scale|bias)$", P(None)),
     (r"(^|/)(class_token|position)$", P(None, None, None)),
+    # BERT's heads work on the residual stream
+    (r"(^|/)(pooler|head_dense|head_next)/kernel$", P(None, None)),
+    (r"(^|/)(pooler|head_dense|head_next)/bias$", P(None)),
+    (r"(^|/)head_norm/(scale|bias)$", P(None)),
     # text: the vocabulary is split, as its logits are
     (r"(^|/)((token|source|target)_embed|head)/embedding$", P("tensor", None)),
-    (r"(^|/)logits_bias$", P("tensor")),
-    (r"(^|/)position_embed/embedding$", P(None, None)),
+    (r"(^|/)(logits|head)_bias$", P("tensor")),
+    (r"(^|/)(position|type)_embed/embedding$", P(None, None)),
     # recurrence: every step would wait for the other devices
     (r"(^|/)lstm_\d+/kernel_(ih|hh)(_reverse)?$", P(None, None)),
     (r"(^|/)lstm_\d+/bias_(ih|hh)(_reverse)?$", P(None)),

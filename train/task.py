@@ -150,7 +150,7 @@ def _seq2seq(config: Config, model: Module, card: TextCard) -> Task:
 
 
 def _perplexity(means: dict[str, float]) -> dict[str, float]:
-    return {"perplexity": math.exp(min(means["loss"], 700.0))}
+    return {"perplexity": math.exp(min(means["cross_entropy"], 700.0))}
 
 
 def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:

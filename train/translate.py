@@ -66,6 +66,8 @@ def translate(
             length_penalty=beam.length_penalty,
         )
         for text, index in zip(texts, indices, strict=False):
+            if len(rows[index]) == 1:
+                continue  # an empty source has an empty translation
             found[index] = tokenizer.decode([token for token in text if token != end])
     return found
 

@@ -240,15 +240,17 @@ class TextLabels(LabelledBuilder, skip_registration=True):
         return local.by_split("text_labels", local.find_files("text_labels", self._raw_dir, self.SUFFIXES))
 
     def text_features(self) -> tuple[str, ...]:
-        files = self._files()
-        first = local.read_lines(next(iter(files.values()))[0])[0]
-        return ("text", "text_pair") if "text_pair" in first else ("text",)
+        """One, or two if any file names a second; then all must have it."""
+        paths = [path for files in self._files().values() for path in files]
+        return ("text", "text_pair") if any(local.names_field(path, "text_pair") for path in paths) else ("text",)
 
     def label_names(self) -> list[str]:
         files = self._files()
         fields = (*self.text_features(), "label")
         train = files.get("train", files.get("", []))
         names = {record["label"] for path in train for _, record in local.read_records(path, fields)}
+        if not names:
+            raise DataError(f"text_labels: {train[0]} has no examples")
         if len(names) < 2:
             raise DataError(
                 f"text_labels: all texts of {train[0]} have the label {names.pop()!r}; at least two are needed"
@@ -267,4 +269,7 @@ class TextLabels(LabelledBuilder, skip_registration=True):
                             f"{', '.join(names)}"
                         )
                     splits.setdefault(split, []).append(record)
+        for split, files in self._files().items():
+            if split not in splits:
+                raise DataError(f"text_labels: {files[0]} has no examples")
         return local.divided("text_labels", splits[""]) if "" in splits else splits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,6 +49,9 @@ def by_split(name: str, files: Sequence[Path]) -> dict[str, list[Path]]:
         DataError: some are named train, and others have a name that says nothing.
     """
     if not any(_split_of(path) == "train" for path in files):
+        said = [path.name for path in files if _split_of(path)]
+        if said:
+            raise DataError(f"{name}: beside {', '.join(said[:3])} there is no file named train...")
         return {"": list(files)}
     strays = [path.name for path in files if _split_of(path) is None]
     if strays:
@@ -119,9 +123,29 @@ def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[
         for field in fields:
             if not isinstance(record[field], str) or not record[field].strip():
                 raise DataError(f"{path}, line {number}: its {field} is empty or no text")
+            if not record[field].isascii() and any("\ud800" <= x <= "\udfff" for x in record[field]):
+                raise DataError(
+                    f"{path}, line {number}: its {field} has half of a surrogate pair, which is no character"
+                )
         if "label" in record:
             record["label"] = record["label"].strip()
         yield number, record
+
+
+def names_field(path: Path, field: str) -> bool:
+    """Whether any line of a .jsonl file, or the line of names of a .tsv file, has a field of this name."""
+    lines = read_lines(path)
+    if path.suffix != ".jsonl":
+        return field in [name.strip().lower() for name in lines[0].split("\t")]
+    for line in lines:
+        if field in line:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # read_records says so, with its number
+            if isinstance(record, dict) and field in record:
+                return True
+    return False
 
 
 def divided(name: str, records: list) -> dict[str, list]:
@@ -139,8 +163,19 @@ def divided(name: str, records: list) -> dict[str, list]:
 
 
 def content_key(files: Sequence[Path]) -> str:
-    """The same for files that have the same names and say the same."""
-    return digest(f"{path.name}\n{read_text(path)}" for path in files)
+    """The same for files that have the same names and bytes."""
+    found = []
+    for path in files:
+        stat = path.stat()
+        found.append(f"{path.name}\n{_file_digest(path, stat.st_size, stat.st_mtime_ns)}")
+    return digest(found)
+
+
+@functools.lru_cache
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    """Of a file's bytes, read once as long as it has this size and this time of change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(texts: Iterable[str]) -> str:

@@ -179,6 +179,9 @@ class TextPairs(PairBuilder, skip_registration=True):
 
     def sentences(self) -> Splits:
         splits = {split: self._read(files) for split, files in self._files().items()}
+        for split, files in self._files().items():
+            if not splits[split]:
+                raise DataError(f"text_pairs: {files[0]} has no pairs")
         return local.divided("text_pairs", splits[""]) if "" in splits else splits
 
     def _read(self, files: list[Path]) -> list[dict[str, str]]:

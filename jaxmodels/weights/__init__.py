@@ -88,6 +88,7 @@ def from_torch(
         if len(parts) == len(source.names):
             result[path] = np.stack(parts) if source.stacked else parts[0]
     dotted = [p for p in skip if "." in p]
+    way_out = "; it has a field tie_embeddings" if hasattr(model, "tie_embeddings") else ""
     family, ties = family_of(model), family_of(model).ties(model, name)
     for n in tensors:
         if n in used or _skipped(f"{name}.{n}", dotted) or re.fullmatch(family.constants, n):
@@ -95,7 +96,7 @@ def from_torch(
         if n not in ties:
             faults.append(f"{n} is left over")
         elif ties[n] in tensors and not np.array_equal(tensors[n], tensors[ties[n]]):
-            faults.append(f"{n} differs from {ties[n]}, to which the model ties it; it has a field tie_embeddings")
+            faults.append(f"{n} differs from {ties[n]}, to which the model ties it{way_out}")
     if faults:
         faults = list(dict.fromkeys(faults))  # one packed tensor may be wrong for several of ours
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""

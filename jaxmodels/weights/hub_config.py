@@ -160,6 +160,7 @@ def _read_bert(config: Mapping[str, Any]) -> Described:
     _require(config, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
     classes = config.get("architectures") or ["BertModel"]
     heads = {name: head for head, name in BERT_CLASSES.items()}
+    heads["BertForMaskedLM"] = "pretraining"  # what the files of bert-base-uncased hold, whatever they say
     if classes[0] not in heads:
         raise WeightsError(
             f"config.json is of {classes[0]}; there are {', '.join(heads)}. With model=jaxmodels.create(...) and skip "
