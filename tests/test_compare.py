@@ -52,23 +52,23 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     "resnet-basic": (case("resnet18", (48, 40, 3), stage_sizes=(1, 1, 1, 1)), 5),
     "resnet-bottleneck": (case("resnet50", (24, 24, 1), stage_sizes=(1, 2, 1, 1), stem="small"), 0),
     "resnet-cifar": (case("resnet20", (13, 15, 1), stage_sizes=(1, 2, 1), width=4), 5),
-    "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL, representation_size=20), 5),
+    "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL, representation_size=20), 0),
     "vit-scan": (case("vit_ti_16", (24, 24, 1), patch_size=8, **SMALL, scan=True), 5),
     "vit-transformers": (case("vit_b_16_hf", (24, 24, 3), patch_size=8, **SMALL, scan=True, remat=True), 0),
-    "gpt2": (case("gpt2_tiny", (), max_len=12, **SMALL), 5),
+    "gpt2": (case("gpt2_tiny", (), max_len=12, **SMALL), 0),
     "gpt2-untied": (case("gpt2_tiny", (), max_len=12, **SMALL, tie_embeddings=False), 0),
     "gpt2-scan": (case("gpt2_tiny", (), max_len=12, **SMALL, scan=True, remat=True), 5),
-    "bert": (case("bert_tiny", (), max_len=12, **SMALL), 5),
+    "bert": (case("bert_tiny", (), max_len=12, **SMALL), 0),
     "bert-scan": (
         case("bert_base_classifier", (), max_len=12, **SMALL, head="classification", scan=True, remat=True),
         5,
     ),
-    "transformer": (case("transformer_tiny", (), max_len=12, **SMALL), 5),
+    "transformer": (case("transformer_tiny", (), max_len=12, **SMALL, scan=True), 5),
     "transformer-pre-norm": (
-        case("transformer_tiny", (), max_len=12, **SMALL, norm_first=True, scan=True, share_embeddings=False),
+        case("transformer_tiny", (), max_len=12, **SMALL, norm_first=True, share_embeddings=False),
         0,
     ),
-    "marian": (case("marian", (), max_len=12, **SMALL), 5),
+    "marian": (case("marian", (), max_len=12, **SMALL, scan=True), 0),
     "lstm": (case("lstm", (), embed_size=12, hidden_size=16), 5),
     "lstm-2": (case("lstm", (), embed_size=12, hidden_size=16, num_layers=2), 5),
     "bilstm": (case("bilstm", (), embed_size=12, hidden_size=16), 5),
@@ -121,7 +121,7 @@ def test_parameters_are_counted_at_full_size(name):
 
 
 def test_no_model_escapes_its_certificate():
-    assert sorted(CASES) == jaxmodels.list_models()
+    assert sorted({case.model for case in CASES.values()}) == jaxmodels.list_models()
 
 
 def test_same_instead_of_torch_padding_is_located(monkeypatch):

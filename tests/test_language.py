@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -98,20 +99,21 @@ def test_a_batch_of_mixed_lengths_equals_one_by_one(x64):
     )
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 11, n) for n in (9, 4, 6)]
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    apply = jax.jit(partial(model.apply, train=False))
     for left in (False, True):
         tokens, segments = np.zeros((2, 3, 9), np.int32)
         for i, text in enumerate(texts):
             places = slice(9 - len(text), 9) if left else slice(0, len(text))
             tokens[i, places], segments[i, places] = text, 1
-        logits = model.apply(variables, jnp.asarray(tokens), jnp.asarray(segments), train=False).logits
+        logits = apply(variables, jnp.asarray(tokens), jnp.asarray(segments)).logits
         for i, text in enumerate(texts):
-            alone = model.apply(variables, jnp.asarray(text)[None], train=False).logits[0]
+            alone = apply(variables, jnp.asarray(text)[None]).logits[0]
             np.testing.assert_allclose(logits[i][segments[i] > 0], alone, rtol=1e-10, atol=1e-12)
     packed = jnp.asarray(np.concatenate(texts[1:]))[None]
     segments = jnp.asarray([[1] * 4 + [2] * 6])
-    logits = model.apply(variables, packed, segments, train=False).logits[0, 4:]
-    alone = model.apply(variables, jnp.asarray(texts[2])[None], train=False).logits[0]
+    logits = apply(variables, packed, segments).logits[0, 4:]
+    alone = apply(variables, jnp.asarray(texts[2])[None]).logits[0]
     np.testing.assert_allclose(logits, alone, rtol=1e-10, atol=1e-12)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tokenizers import Tokenizer
 
 from jaxmodels.bert import PretrainingLogits
 from jaxmodels.layers import TokenLogits
@@ -303,12 +304,10 @@ def test_a_run_keeps_its_tokenizer(pretrained, data_dir, capsys):
     cached = list(Path(data_dir).rglob(".jaxmodels_cache/*/tokenizer.json"))
     before = {path: path.read_text() for path in cached}
     card = setup.build(pretraining_config(data_dir)).card
-    assert card.tokenizer in before.values()
-    other = card.tokenizer.replace('"##', '"##x')
     try:
         for path, text in before.items():
-            if text == card.tokenizer:
-                path.write_text(other)
+            if Tokenizer.from_str(text).to_str() == card.tokenizer:
+                path.write_text(text.replace('"##', '"##x'))
         assert setup.build(pretraining_config(data_dir)).card.tokenizer != card.tokenizer
         assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == summary["test"]

@@ -132,7 +132,10 @@ def load(
     found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
     count = sum(x.size for name, x in found.items() if name.startswith("params/"))
     fresh = {name: x.size for name, x in wanted.items() if name.startswith("params/") and name not in found}
-    modules = dict.fromkeys(name.split("/")[1] for name in fresh)
+    partly = {name.split("/")[1] for name in found}
+    modules = dict.fromkeys(
+        n if (n := name.split("/", 1)[1]).split("/")[0] in partly else n.split("/")[0] for name in fresh
+    )
     variables = traverse_util.unflatten_dict(wanted | found, sep="/")
     params = variables.pop("params")
     ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
