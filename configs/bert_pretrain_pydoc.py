@@ -23,7 +23,7 @@ def get_config() -> Config:
             clip_norm=1.0,
         ),
         checkpoint=CheckpointConfig(every=1_000),
-        steps=6_000,
+        steps=3_000,
         batch_size=64,
         eval_batch_size=128,
         eval_every=500,
