@@ -132,16 +132,15 @@ def load(
     found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
     count = sum(x.size for name, x in found.items() if name.startswith("params/"))
     fresh = {name: x.size for name, x in wanted.items() if name.startswith("params/") and name not in found}
-    partly = {name.split("/")[1] for name in found}
-    modules = dict.fromkeys(
-        n if (n := name.split("/", 1)[1]).split("/")[0] in partly else n.split("/")[0] for name in fresh
-    )
+    modules = {name: name.split("/")[1] for name in wanted}
+    partly = {modules[name] for name in found if name in modules}
+    parts = dict.fromkeys(name.partition("/")[2] if modules[name] in partly else modules[name] for name in fresh)
     variables = traverse_util.unflatten_dict(wanted | found, sep="/")
     params = variables.pop("params")
     ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     state = state.replace(params=params, model_state=variables, ema_params=ema_params)
     return state, f"{count:,} parameters from {where}" + (
-        f", {sum(fresh.values()):,} fresh: {', '.join(modules)}" if fresh else ""
+        f", {sum(fresh.values()):,} fresh: {', '.join(parts)}" if fresh else ""
     )
 
 
