@@ -6,8 +6,8 @@ Command    python -m train --config=configs/lstm_sst2.py --workdir=runs/lstm_sst
 Data       SST-2, whole sentences: 6,920 / 872 / 1,821, 2 classes; words seen in training, uncased; fetched, or
            --config.data.raw_dir=DIR with train.tsv, dev.tsv, test.tsv
 Measured   test accuracy 0.808 (precision, recall, F1: negative 0.837, 0.766, 0.800; positive 0.784, 0.850, 0.816) after
-           1,100 steps, 10 epochs, 3 minutes on one core; validation 0.796, its loss by epoch 0.648, 0.555, 0.487, 0.459,
-           0.450, 0.449, 0.453, 0.453, 0.455, 0.457
+           1,100 steps, 10 epochs, 3 minutes on one core; validation 0.796, its loss by epoch 0.648, 0.555, 0.487,
+           0.459, 0.450, 0.449, 0.453, 0.453, 0.455, 0.457
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
