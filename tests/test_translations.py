@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from input_pipeline import DataError, describe_text, make_loader, translation_texts
+from input_pipeline import DataError, describe_text, help_pairs, make_loader, translation_texts
 from input_pipeline.corpus import read_records
 from input_pipeline.datasets import raw
 from input_pipeline.datasets.pairs import Multi30k
@@ -282,3 +282,33 @@ def test_what_translation_cannot_do(prepared):
         open_texts(builder, "train", card_of(where, tokenizer="characters"), train=True)
     with pytest.raises(DataError, match="has no pairs of at most max_len 1 tokens"):
         open_texts(builder, "train", card_of(where, max_len=1, buckets=()), train=True)
+
+
+def test_pairs_from_help_pages(tmp_path, capsys, monkeypatch):
+    """Elements of the same page and id; each page in one split; nothing of the held-out sources in training."""
+    monkeypatch.setattr(help_pairs, "HELD_OUT", 3)
+    for language, word in (("en-US", "open"), ("zh-CN", "打开")):
+        (tmp_path / language / "sub").mkdir(parents=True)
+        for page in range(9):
+            text = "".join(
+                f'<p id="par_id{i}" class="x">{word} &amp; <b>{page}</b><br/>{i}</p>\n<h1 id="other">title</h1>'
+                for i in range(4)
+            )
+            same = '<p id="par_id8">untranslated</p><p id="par_id9"><span class="switchinline">a</span></p>'
+            (tmp_path / language / "sub" / f"{page}.html").write_text(text + same, "utf-8")
+    assert help_pairs.main([str(tmp_path), str(tmp_path / "pairs")]) == 0
+    found = {
+        name: (tmp_path / "pairs" / f"{name}.tsv").read_text("utf-8").splitlines()
+        for name in ("train", "valid", "test")
+    }
+    assert {name: len(lines) for name, lines in found.items()} == {"train": 28, "valid": 3, "test": 3}
+    rows = [line.split("\t") for lines in found.values() for line in lines]
+    assert all(source.replace("open", "打开") == target for source, target in rows)
+    pages = [{line.split()[2] for line in lines} for lines in found.values()]
+    assert not (pages[0] & pages[1] or pages[0] & pages[2] or pages[1] & pages[2])
+    assert "train 28, valid 3, test 3" in capsys.readouterr().err.replace(
+        "test 3, valid 3, train 28", "train 28, valid 3, test 3"
+    )
+    with pytest.raises(SystemExit):
+        help_pairs.main([str(tmp_path), str(tmp_path / "pairs"), "--target=de"])
+    assert "has no directory de; it has en-US, pairs, zh-CN" in capsys.readouterr().err
