@@ -54,7 +54,7 @@ def trained_tokenizer(
 ) -> Tokenizer:
     """A tokenizer trained on the texts of a split, from the cache or else made and, if possible, cached."""
     root, directory = _cache(builder, "tokenizer", kind, vocab_size, split, *features)
-    path = directory / "tokenizer.json"
+    path, found = directory / "tokenizer.json", None
     try:
         root.mkdir(exist_ok=True)
         with locked(root, directory.name):  # of several processes one trains, the others find its result
@@ -68,7 +68,7 @@ def trained_tokenizer(
     except OSError:  # Read-only or full: the cache only saves time.
         if path.is_file():
             return load_tokenizer(path)
-        return train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
+        return found or train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
 
 
 def open_stream(

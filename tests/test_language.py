@@ -15,7 +15,7 @@ import jaxmodels
 from input_pipeline import TextCard
 from jaxmodels import weights
 from jaxmodels.layers import TokenLogits
-from tests.test_loop import assert_same_run
+from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, generate, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check
 from train.objectives import causal_lm, token_cross_entropy
@@ -175,14 +175,7 @@ def test_the_best_checkpoint_has_the_lowest_loss(run, data_dir):
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(run, tmp_path, data_dir, monkeypatch):
-    def stop_at_13(self, step):
-        self.asked, self.name = self.asked or step == 13, "SIGTERM"
-        return self.asked
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Stop, "reached", stop_at_13)
-        assert loop.train(config_of(data_dir), tmp_path / "run") is None
-    loop.train(config_of(data_dir), tmp_path / "run")
+    stopped_and_resumed(config_of(data_dir), tmp_path / "run", monkeypatch, 13)
     assert_same_run(run[0], tmp_path / "run")
 
 

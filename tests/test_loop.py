@@ -44,6 +44,19 @@ def assert_same_run(a: Path, b: Path):
         np.testing.assert_array_equal(x, y)
 
 
+def stopped_and_resumed(config: config_lib.Config, workdir: Path, monkeypatch, step: int):
+    """The run, interrupted once at a step."""
+
+    def stop(self, now):
+        self.asked, self.name = self.asked or now == step, "SIGTERM"
+        return self.asked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Stop, "reached", stop)
+        assert loop.train(config, workdir) is None
+    loop.train(config, workdir)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
     """A finished run of the embedded data set with everything switched on, shared by the tests that only look."""

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from jaxmodels.bert import PretrainingLogits
 from jaxmodels.layers import TokenLogits
-from tests.test_loop import assert_same_run
+from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, generate, loop, predict, setup, translate
 from train.config import BeamConfig, CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.objectives import masked_lm
@@ -46,19 +46,6 @@ def config_of(tmp, **fields) -> Config:
 def records(workdir, kind):
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [record for record in lines if record["kind"] == kind]
-
-
-def stopped_and_resumed(config, workdir, monkeypatch, step):
-    """The run again, interrupted once."""
-
-    def stop(self, now):
-        self.asked, self.name = self.asked or now == step, "SIGTERM"
-        return self.asked
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Stop, "reached", stop)
-        assert loop.train(config, workdir) is None
-    loop.train(config, workdir)
 
 
 # Translation
