@@ -65,6 +65,8 @@ class BERT(nn.Module):
       vocab_size: number of tokens; max_len: of positions; type_vocab_size: of types (first and second text).
       num_layers, num_heads, hidden_size, mlp_dim: of the blocks.
       head: of :data:`HEADS`; num_classes: of the heads classification and tokens.
+      pool: what the head classification sees: the first token through the pooler, ``"cls"``, or the mean over the
+        tokens, ``"mean"``, on which encoders of sentences are trained (then there is no pooler).
       activation: of the MLP and of the pretraining head; norm_eps: of every LayerNorm.
       dropout_rate: on the embedding, on what each branch adds and before a classifier; attention_dropout_rate: on
         attention weights.
@@ -83,6 +85,7 @@ class BERT(nn.Module):
     mlp_dim: int = 3072
     head: str = "pretraining"
     num_classes: int = 2
+    pool: str = "cls"
     activation: str = "gelu"
     norm_eps: float = 1e-12
     dropout_rate: float = 0.1
@@ -155,7 +158,10 @@ class BERT(nn.Module):
         if self.head == "spans":
             logits = at_least_float32(dense(2, name="head")(x))
             return SpanLogits(logits[..., 0], logits[..., 1])
-        pooled = jnp.tanh(dense(self.hidden_size, name="pooler")(x[:, 0]))
+        if self.pool == "mean":
+            pooled = token_mean(x, jnp.ones_like(tokens) if segments is None else segments)
+        else:
+            pooled = jnp.tanh(dense(self.hidden_size, name="pooler")(x[:, 0]))
         if self.head == "classification":
             return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(pooled)))
         if self.head == "none":
@@ -176,6 +182,9 @@ class BERT(nn.Module):
         require_rate(dropout_rate=self.dropout_rate)
         require_choice("activation", self.activation, tuple(ACTIVATIONS))
         require_choice("head", self.head, HEADS)
+        require_choice("pool", self.pool, ("cls", "mean"))
+        if self.pool == "mean" and self.head != "classification":
+            raise ValueError(f"pool 'mean' is for the head classification, not for {self.head!r}")
         require_attention(
             backend=self.attention,
             num_heads=self.num_heads,
@@ -230,10 +239,15 @@ class _ScanBlock(EncoderBlock):
         return super().__call__(x, mask), None
 
 
+def token_mean(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Float[Array, "b d"]:
+    """Mean over the tokens of each text; segment 0 is padding."""
+    real = (segments > 0).astype(hidden.dtype)[..., None]
+    return (hidden * real).sum(1) / jnp.maximum(real.sum(1), 1)
+
+
 def sentence_embedding(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Float[Array, "b d"]:
     """Mean over the tokens of each text, scaled to length 1: Sentence-BERT (Reimers & Gurevych 2019), as MiniLM's."""
-    real = (segments > 0).astype(hidden.dtype)[..., None]
-    mean = (hidden * real).sum(1) / jnp.maximum(real.sum(1), 1)
+    mean = token_mean(hidden, segments)
     return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 

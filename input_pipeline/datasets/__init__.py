@@ -5,6 +5,7 @@ from __future__ import annotations
 from input_pipeline.datasets.builder import RawBuilder
 from input_pipeline.datasets.cifar import Cifar10, Cifar100
 from input_pipeline.datasets.digits import Digits
+from input_pipeline.datasets.emoji import Emoji
 from input_pipeline.datasets.labelled import GLUE_BUILDERS, SST2, TextLabels
 from input_pipeline.datasets.mnist import MNIST, FashionMNIST
 from input_pipeline.datasets.pairs import Multi30k, TextPairs
@@ -16,6 +17,7 @@ BUILTIN: dict[str, type[RawBuilder]] = {
     "fashion_mnist": FashionMNIST,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
+    "emoji": Emoji,
     "pydoc": Pydoc,
     "tiny_shakespeare": TinyShakespeare,
     "text_files": TextFiles,
