@@ -32,8 +32,8 @@ GROUPS = (
 
 GIVE_AWAY = frozenset(
     # what the groups are called
-    "smiley smileys emotion people person body animal animals nature food drink travel place places activity activities "
-    "object objects symbol symbols flag flags "
+    "smiley smileys emotion people person body animal animals nature food drink travel place places "
+    "activity activities object objects symbol symbols flag flags "
     # what only one of them is named with: kinds of people, and what Symbols, Smileys and People are called in a row
     "man men woman women face button keycap sign mark skin tone light medium dark hair".split()
 )
@@ -64,7 +64,7 @@ class EmojiName:
     @property
     def text(self) -> str:
         """The name without the words of `GIVE_AWAY`; may be empty."""
-        words = re.findall(r"\w+(?:['’]\w+)*", self.name.lower())
+        words = re.findall(r"\w+(?:['\u2019]\w+)*", self.name.lower())
         return " ".join(word for word in words if word not in GIVE_AWAY)
 
     @property
