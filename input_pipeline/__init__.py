@@ -1,14 +1,17 @@
 """Data for the training application: TFDS data sets without TensorFlow, Grain loaders, augmentation on the device."""
 
+from input_pipeline.cards import DatasetCard
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
-from input_pipeline.loader import DatasetCard, describe, make_loader
+from input_pipeline.image_text import ImageTextCard
+from input_pipeline.loader import describe, make_loader
 from input_pipeline.text import TextCard, describe_text, translation_texts
 
 __all__ = [
     "DataError",
     "DatasetCard",
     "Decoding",
+    "ImageTextCard",
     "TextCard",
     "describe",
     "describe_text",

@@ -43,6 +43,30 @@ def image_and_label(builder: tfds.core.DatasetBuilder) -> tuple[str, tfds.featur
     return key, images[key], label
 
 
+def class_label(builder: tfds.core.DatasetBuilder, key: str) -> tfds.features.ClassLabel:
+    """Returns the feature `key`; raises `DataError` unless it is a class label."""
+    features = dict(builder.info.features.items())
+    labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    if key not in labels:
+        raise DataError(
+            f"{builder.info.full_name} has no label {key!r}; its class labels: {', '.join(labels) or 'none'}"
+        )
+    return features[key]
+
+
+def read_labels(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.ndarray:
+    """Returns the labels int32 [n] of a split by a feature, -1 where one is missing; decodes no images."""
+    features = builder.info.features.items()
+    images = {name: tfds.decode.SkipDecoding() for name, f in features if isinstance(f, tfds.features.Image)}
+    source: Any = builder.as_data_source(split=split, decoders=images or None)
+    found = [
+        record[key]
+        for start in range(0, len(source), _CHUNK)
+        for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
+    ]
+    return np.array(found, np.int32)
+
+
 def image_shape(builder: tfds.core.DatasetBuilder, image_size: int | None) -> tuple[int, int, int]:
     """Returns (height, width, channels) of the decoded images; raises `DataError` if they vary."""
     height, width, channels = image_and_label(builder)[1].shape
@@ -143,6 +167,26 @@ class RecordExamples:
     def _chunks(self) -> Iterator[list[int]]:
         for start in range(0, len(self), _CHUNK):
             yield list(range(start, min(start + _CHUNK, len(self))))
+
+
+class MoreLabels:
+    """Examples with further labels.
+
+    Args:
+        examples: what has a length and `batch(indices, draws)`.
+        labels: int32 [n] of each; they are found as `label_NAME`.
+    """
+
+    def __init__(self, examples: Any, labels: dict[str, np.ndarray]):
+        self._examples, self._labels = examples, labels
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
+        """Returns what the examples give, and the labels int32 [k]."""
+        more = {f"label_{key}": values[indices] for key, values in self._labels.items()}
+        return {**self._examples.batch(indices, draws), **more}
 
 
 def open_examples(

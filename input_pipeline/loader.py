@@ -7,7 +7,6 @@ Grain source is a whole batch, because Grain's cost per item (tens of microsecon
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import os
@@ -17,47 +16,24 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
+from input_pipeline.cards import DatasetCard
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import (
     ArrayExamples,
+    MoreLabels,
     RecordExamples,
+    class_label,
     image_and_label,
     image_shape,
     open_examples,
+    read_labels,
     split_parts,
 )
+from input_pipeline.image_text import ImageTextExamples
 from input_pipeline.prepare import open_builder
 from input_pipeline.sequences import LabelledTexts, Translations
 from input_pipeline.text import TextCard, TextExamples, open_texts
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetCard:
-    """What a data set is.
-
-    Attributes:
-        name: as TFDS knows it.
-        version: "major.minor.patch".
-        splits: split name -> number of examples.
-        image_shape: (height, width, channels) of the decoded uint8 images.
-        num_classes: labels are 0 .. num_classes - 1.
-        label_names: one per class.
-        directory: where it lies on disk.
-    """
-
-    name: str
-    version: str
-    splits: dict[str, int]
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    label_names: tuple[str, ...]
-    directory: str
-
-    def summary(self) -> str:
-        """One line for the header of a run."""
-        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
-        return f"{self.name} {self.version}: {splits}; images {'x'.join(map(str, self.image_shape))} uint8"
 
 
 def describe(
@@ -66,12 +42,13 @@ def describe(
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
+    labels: Sequence[str] = (),
     require: Sequence[str] = (),
 ) -> DatasetCard:
     """Returns the card of a data set, preparing it first if it is a built-in one.
 
     Args:
-        name: see `make_loader`, as are data_dir, raw_dir and decoding.
+        name: see `make_loader`, as are data_dir, raw_dir, decoding and labels.
         require: TFDS split strings that must be there.
 
     Raises:
@@ -92,10 +69,11 @@ def describe(
         num_classes=label.num_classes,
         label_names=tuple(label.names),
         directory=str(builder.data_dir),
+        tasks={key: class_label(builder, key).num_classes for key in labels},
     )
 
 
-Examples = ArrayExamples | RecordExamples | TextExamples
+Examples = ArrayExamples | RecordExamples | TextExamples | ImageTextExamples | MoreLabels
 """What has a length and ``batch(indices, draws)``."""
 
 
@@ -225,6 +203,8 @@ def make_loader(
     raw_dir: str | os.PathLike | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     text: TextCard | None = None,
+    images: bool | None = None,
+    labels: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
     start_batch: int = 0,
@@ -247,7 +227,9 @@ def make_loader(
         raw_dir: where the raw files of a built-in set are; None looks in the usual places and then downloads.
         decoding: how images become pixels; its random parts act with `train` alone, and images are then decoded anew
             each time, whatever in_memory_bytes.
-        text: card by which text becomes tokens; None for images.
+        text: card by which text becomes tokens; None where there is no text.
+        images: whether batches hold images; None: if there is no text. With text, both of each example.
+        labels: further features that are class labels, found as `label_NAME` int32 [b].
         process_index: which contiguous rows of each batch to yield, of `process_count`.
         process_count: number of processes that share each batch.
         start_batch: first batch to yield.
@@ -269,13 +251,18 @@ def make_loader(
     if not 0 <= seed < 2**64:
         raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
+    row_bytes = 0
     if text is not None:
-        examples: Examples = open_texts(builder, split, text, train=train)
-        row_bytes = examples.row_bytes
-    else:
+        texts = open_texts(builder, split, text, train=train)
+        examples: Examples = texts
+        row_bytes += texts.row_bytes
+    if images or text is None:
         in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
-        examples = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes)
-        row_bytes = math.prod(image_shape(builder, decoding.image_size))
+        pictures = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes)
+        row_bytes += math.prod(image_shape(builder, decoding.image_size))
+        examples = pictures if text is None else ImageTextExamples(pictures, texts, text.frame)
+    if labels:
+        examples = MoreLabels(examples, {key: read_labels(builder, split, key) for key in labels})
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
     if isinstance(examples, Translations | LabelledTexts) and len(examples.buckets) > 1:

@@ -53,6 +53,7 @@ class LabelledTexts:
         texts: one or two features.
         lengths: to which batches are padded, ascending. What is longer than the last is cut, and how many are is said.
         source: name of the split, for messages.
+        complete: whether every example must have a label.
 
     Attributes:
         buckets: for each length the examples that take it, shorter ones left to shorter lengths.
@@ -70,6 +71,7 @@ class LabelledTexts:
         lengths: tuple[int, ...],
         *,
         source: str,
+        complete: bool = True,
     ):
         self._lengths, max_len, cut, labels = lengths, lengths[-1], 0, []
         tokens: list[list[int]] = []
@@ -83,7 +85,7 @@ class LabelledTexts:
             labels += [int(record["label"]) for record in records]
         if not labels:
             raise DataError(f"{source} has no examples")
-        if min(labels) < 0:
+        if complete and min(labels) < 0:
             raise DataError(f"{source} has {sum(n < 0 for n in labels)} examples without a label; name another split")
         if cut:
             print(f"{source}: {cut:,} of {len(labels):,} texts are cut to max_len {max_len} tokens", file=sys.stderr)

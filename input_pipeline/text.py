@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from input_pipeline.corpus import open_stream, read_records, trained_tokenizer
 from input_pipeline.errors import DataError
-from input_pipeline.examples import split_parts
+from input_pipeline.examples import class_label, split_parts
 from input_pipeline.prepare import open_builder
 from input_pipeline.sentence_pairs import SentencePairs
 from input_pipeline.sequences import LabelledTexts, Ragged, Translations, framed
@@ -47,6 +47,7 @@ class TextCard:
         label_names: of the classes; form labels.
         isolate: whether windows say to which document a token belongs.
         buckets: lengths to which labelled texts or translations are padded, ascending; the last is max_len.
+        tasks: number of classes of each label that is a task, where there are several.
     """
 
     name: str
@@ -61,6 +62,12 @@ class TextCard:
     label_names: tuple[str, ...] = ()
     isolate: bool = False
     buckets: tuple[int, ...] = ()
+    tasks: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def frame(self) -> int:
+        """Number of tokens that stand around a text."""
+        return Tokenizer.from_str(self.tokenizer).num_special_tokens_to_add(False)
 
     @property
     def num_classes(self) -> int:
@@ -82,7 +89,8 @@ class TextCard:
             names = ("source", "source_segments", "tokens", "segments", "target")
             return {**dict.fromkeys(names, tokens), "weight": weights}
         texts = dict.fromkeys(("tokens", "segments", "types"), tokens)
-        return {**texts, "label": (row, np.int32), "weight": (row, np.float32)}
+        labels = {f"label_{name}": (row, np.int32) for name in self.tasks}
+        return {**texts, "label": (row, np.int32), "weight": (row, np.float32), **labels}
 
     def summary(self) -> str:
         """One line for the header of a run."""
@@ -109,6 +117,7 @@ def describe_text(
     buckets: Sequence[int] = (),
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
+    labels: Sequence[str] = (),
     require: Sequence[str] = (),
 ) -> TextCard:
     """Returns the card of a data set of text, preparing it and training its tokenizer first if need be.
@@ -124,6 +133,7 @@ def describe_text(
         isolate, buckets: see `TextCard`.
         data_dir: TFDS root.
         raw_dir: raw files of a built-in data set.
+        labels: features that are class labels, each a task.
         require: TFDS split strings that must be there.
 
     Raises:
@@ -150,6 +160,7 @@ def describe_text(
         label_names=tuple(builder.info.features["label"].names) if form == "labels" else (),
         isolate=isolate,
         buckets=tuple(sorted({*buckets, max_len})) if form in BUCKETED and buckets else (),
+        tasks={key: class_label(builder, key).num_classes for key in labels},
     )
 
 
@@ -162,7 +173,9 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
     split_parts(builder, split)
     tokenizer, source = Tokenizer.from_str(card.tokenizer), f"split {split!r} of {builder.info.full_name}"
     if card.form == "labels":
-        return LabelledTexts(builder, split, tokenizer, card.texts, card.lengths, source=source)
+        return LabelledTexts(
+            builder, split, tokenizer, card.texts, card.lengths, source=source, complete=not card.tasks
+        )
     if card.form == "translation":
         return Translations(builder, split, tokenizer, card.texts, card.lengths, source=source, train=train)
     tokens, starts = open_stream(builder, split, tokenizer, card.texts[0])

@@ -11,6 +11,7 @@ from flax.linen import Module
 from jaxmodels.alexnet import AlexNet, alexnet
 from jaxmodels.bert import BERT, bert_base, bert_large, bert_tiny, minilm_l6, minilm_l12
 from jaxmodels.cnn import CNN
+from jaxmodels.fusion import DualEncoder, Fusion, dual_encoder, fusion
 from jaxmodels.googlenet import GoogLeNet
 from jaxmodels.gpt2 import GPT2, gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, gpt2_tiny
 from jaxmodels.inception import InceptionV3
@@ -71,6 +72,8 @@ MODELS: dict[str, Callable[..., Module]] = {
     "transformer_base": transformer_base,
     "transformer_big": transformer_big,
     "marian": marian,
+    "fusion": fusion,
+    "dual_encoder": dual_encoder,
 }
 
 
@@ -118,6 +121,8 @@ __all__ = [
     "VAE",
     "VGG",
     "AlexNet",
+    "DualEncoder",
+    "Fusion",
     "GoogLeNet",
     "InceptionV3",
     "LSTMClassifier",

@@ -6,14 +6,15 @@ batch statistics and initial values; ``docs/differences.md`` lists it. Initial v
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core import FrozenDict
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -94,6 +95,13 @@ def segment_positions(segments: Int[Array, "b l"]) -> Int[Array, "b l"]:
     place = jnp.arange(segments.shape[1])
     first = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
     return place - jax.lax.cummax(jnp.where(first, place, 0), axis=1)
+
+
+def hashable(value: Any) -> Any:
+    """A field of a module as jax needs it, with dicts and lists frozen: modules are hashed by their fields."""
+    if isinstance(value, Mapping):
+        return FrozenDict({k: hashable(v) for k, v in value.items()})
+    return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def require_positive(**sizes: int | tuple[int, ...]) -> None:

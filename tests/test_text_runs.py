@@ -334,7 +334,7 @@ def test_both_losses_are_those_of_the_formula():
         "masked_weight": jnp.asarray(masked),
         "label": jnp.asarray([0, 1, 1, 0]),
         "weight": jnp.asarray([1.0, 1.0, 1.0, 0.0]),
-        "examples_per_masked": jnp.full(4, 3 / 8),
+        "share_masked": jnp.full(4, 3 / 8),
     }
     found = masked_lm(PretrainingLogits(tokens, following), batch)
     logits = hidden @ kernel.T + bias

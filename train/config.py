@@ -43,8 +43,12 @@ OBJECTIVES: dict[type, tuple[str, ...]] = {
     jaxmodels.GPT2: ("causal_lm",),
     jaxmodels.BERT: ("masked_lm", "classification"),
     jaxmodels.Transformer: ("seq2seq",),
+    jaxmodels.DualEncoder: ("contrastive",),
 }
 """Of the classes of models that are for other objectives than classification."""
+
+IMAGE_AND_TEXT = (jaxmodels.Fusion, jaxmodels.DualEncoder)
+"""Classes of models that take both."""
 
 HEADS = {"masked_lm": "pretraining", "classification": "classification"}
 """Objective -> field ``head`` of the models that have one."""
@@ -82,6 +86,8 @@ class DataConfig:
     texts: tuple[str, ...] = ()  # features with the text and its pair, or source and target; empty: those there are
     buckets: tuple[int, ...] = ()  # labels, pairs: lengths below max_len to which batches of shorter texts are padded
     mask_rate: float = field(default=0.15, metadata=limit(above=0, below=1))  # masked_lm: share of the tokens
+    # images with a text, training: probability that one of the two, drawn at random, is hidden from the model
+    hide_rate: float = field(default=0.0, metadata=limit(low=0, high=1))
 
 
 @dataclass
@@ -132,6 +138,15 @@ class VAEConfig:
 
 
 @dataclass
+class TasksConfig:
+    """Several tasks at once: ``loss = sum_i w_i L_i``. Objective masked_lm has the tasks masked and next."""
+
+    labels: tuple[str, ...] = ()  # classification: features that are class labels, each a task; empty: label alone
+    weights: dict[str, float] = field(default_factory=dict)  # w_i; 1 of those that are not named
+    learned: bool = False  # weights are learned too, as the inverse of each task's variance
+
+
+@dataclass
 class BeamConfig:
     """Of the translations by which objective seq2seq is measured when a run ends."""
 
@@ -158,14 +173,16 @@ class Config:
     model: str = "cnn"  # a name of jaxmodels.list_models()
     model_fields: dict[str, Any] = field(default_factory=dict)  # of that module; the data say num_classes, image_shape
     # elbo: for the models vae and vae_conv; causal_lm: next tokens, for the models gpt2_*; masked_lm: masked tokens and
-    # the next sentence, for bert_* and minilm_*; seq2seq: translation, for transformer_*
-    objective: Literal["classification", "elbo", "causal_lm", "masked_lm", "seq2seq"] = "classification"
+    # the next sentence, for bert_* and minilm_*; seq2seq: translation, for transformer_*; contrastive: images and their
+    # texts find each other, for dual_encoder
+    objective: Literal["classification", "elbo", "causal_lm", "masked_lm", "seq2seq", "contrastive"] = "classification"
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     beam: BeamConfig = field(default_factory=BeamConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     # initial parameters: the workdir of another run (its best checkpoint, or the last where none has a score), a
     # .safetensors file or a directory of them, or a Hugging Face hub id; read once, when a run begins. A part of a file
     # that the model does not have is named in init_skip with dots, as the file does: "vit.pooler"
@@ -267,19 +284,22 @@ def check(config: Config) -> None:
     for name, size in sizes.items():
         if size < 1 and size != -1:
             raise ConfigError(f"config.mesh.{name} = {size} must be a number of devices or -1; nearest: 1")
-    if config.objective == "elbo":
+    if config.objective in ("elbo", "contrastive"):
         for name, value in (("label_smoothing", config.label_smoothing), ("data.mixup", config.data.mixup)):
             if value:
-                raise ConfigError(f"config.{name} = {value} is for labels, and objective elbo has none; nearest: 0")
+                what = f"objective {config.objective} has none"
+                raise ConfigError(f"config.{name} = {value} is for labels, and {what}; nearest: 0")
     for pattern, rate in config.optim.rates.items():
         if rate <= 0:
             raise ConfigError(
                 f"config.optim.rates.{pattern} = {rate} must be above 0; config.optim.freeze stops training"
             )
     _check_model(config)
-    if reads_text(config):
+    if reads_text(config) and not reads_images(config):
         _require_no_images(config)
     _check_text(config)
+    _check_image_text(config)
+    _check_tasks(config)
 
 
 def _check_text(config: Config) -> None:
@@ -297,9 +317,56 @@ def _check_text(config: Config) -> None:
         raise ConfigError(f"config.data.buckets = {buckets} must be between 0 and config.data.max_len = {longest}")
 
 
+def _check_image_text(config: Config) -> None:
+    both = reads_text(config) and reads_images(config)
+    for name, value, wrong in (
+        ("hide_rate", config.data.hide_rate, not both or config.objective == "contrastive"),
+        ("mixup", config.data.mixup, both),
+        ("buckets", config.data.buckets, both),
+    ):
+        if value and wrong:
+            what = f"model {config.model!r} with objective {config.objective!r}"
+            raise ConfigError(f"config.data.{name} = {value} is not for {what}; nearest: {type(value)()}")
+
+
+def _check_tasks(config: Config) -> None:
+    tasks = task_names(config)
+    for name in config.tasks.weights:
+        if name not in tasks:
+            raise ConfigError(
+                f"config.tasks.weights.{name} is of no task"
+                + (_nearest_name(name, tasks) or f"; objective {config.objective!r} has but one")
+            )
+    for name, weight in config.tasks.weights.items():
+        if weight <= 0:
+            raise ConfigError(f"config.tasks.weights.{name} = {weight} must be above 0")
+    if config.tasks.labels and config.objective != "classification":
+        raise ConfigError(
+            f"config.tasks.labels = {config.tasks.labels} are for objective classification, not for "
+            f"{config.objective!r}; nearest: ()"
+        )
+    if config.tasks.labels and (config.data.mixup or config.data.buckets):
+        name = "mixup" if config.data.mixup else "buckets"
+        raise ConfigError(f"config.data.{name} is for one label, not for config.tasks.labels = {config.tasks.labels}")
+    if len(set(config.tasks.labels)) < len(config.tasks.labels):
+        raise ConfigError(f"config.tasks.labels = {config.tasks.labels} names one of them twice")
+    if config.tasks.learned and len(tasks) < 2:
+        raise ConfigError("config.tasks.learned = True is for several tasks; name them with config.tasks.labels")
+
+
+def task_names(config: Config) -> tuple[str, ...]:
+    """Of a run with several tasks, in order; else ()."""
+    return ("masked", "next") if config.objective == "masked_lm" else config.tasks.labels
+
+
 def reads_text(config: Config) -> bool:
-    """Whether the model is for text: its data are tokens."""
+    """Whether the model takes text: its data are tokens."""
     return "vocab_size" in jaxmodels.model_fields(config.model)
+
+
+def reads_images(config: Config) -> bool:
+    """Whether the model takes images, alone or with a text."""
+    return not reads_text(config) or jaxmodels.MODELS[config.model].func in IMAGE_AND_TEXT
 
 
 def _require_no_images(config: Config) -> None:
@@ -338,7 +405,8 @@ def check_batch(config: Config, shards: int) -> None:
 def resolve_text_fields(config: Config, vocab_size: int, num_classes: int) -> dict[str, Any]:
     """``config.model_fields`` plus what the model has to know of the text: vocabulary, longest text, classes if any."""
     fields = dict(config.model_fields)
-    if num_classes and fields.setdefault("num_classes", num_classes) < num_classes:
+    known = jaxmodels.model_fields(config.model)
+    if num_classes and "num_classes" in known and fields.setdefault("num_classes", num_classes) < num_classes:
         raise ConfigError(
             f"config.model_fields.num_classes = {fields['num_classes']} is below the {num_classes} classes of "
             f"{config.data.name}; nearest: {num_classes}"
@@ -347,7 +415,7 @@ def resolve_text_fields(config: Config, vocab_size: int, num_classes: int) -> di
         ("vocab_size", vocab_size, f"tokens of data.tokenizer = {config.data.tokenizer!r}"),
         ("max_len", config.data.max_len, "tokens of config.data.max_len"),
     ):
-        if name in jaxmodels.model_fields(config.model) and fields.setdefault(name, needed) < needed:
+        if name in known and fields.setdefault(name, needed) < needed:
             raise ConfigError(
                 f"config.model_fields.{name} = {fields[name]} is below the {needed} {of}; nearest: {needed}"
             )
@@ -433,7 +501,7 @@ def _coerce(value: Any, hint: Any) -> Any:
     for option in options:
         if option is float and type(value) is int and abs(value) < 2**53:
             return float(value)
-        if typing.get_origin(option) is dict and isinstance(value, dict):
+        if typing.get_origin(option) in (dict, Mapping) and isinstance(value, dict):
             return {k: _coerce(v, typing.get_args(option)[1]) for k, v in value.items()}
         if typing.get_origin(option) is tuple and (not isinstance(value, str) or typing.get_args(option)[0] is str):
             inner = typing.get_args(option)[0]
@@ -463,7 +531,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in arguments)
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return isinstance(value, dict) and all(
             _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
         )

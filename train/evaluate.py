@@ -85,6 +85,10 @@ def final_means(
             return None
         keep(measured[1])
         return measured[0]
+    if run.task.retrieves:
+        from train import retrieval  # as above
+
+        return retrieval.measure(run, state, split, stopping=stopping)
     if run.task.final_step is None:
         return {}
     found = evaluate(run, run.compile_final_step(), state, split, stopping=stopping)

@@ -4,8 +4,10 @@ Only the training step divides, once, by the global count; so accumulation, padd
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.bert import PretrainingLogits
+from jaxmodels.fusion import ContrastiveOutputs
 from jaxmodels.layers import AuxiliaryLogits, TokenLogits
+from jaxmodels.multitask import WeightedOutputs
 from jaxmodels.vae import VAEOutputs
 
 Metric = tuple[Float[Array, ""], Float[Array, ""]]  # sum, count
@@ -138,33 +142,140 @@ def token_cross_entropy(
 
 
 def masked_lm(
-    outputs: PretrainingLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int = CHUNK
+    outputs: PretrainingLogits | WeightedOutputs,
+    batch: dict[str, Array],
+    *,
+    label_smoothing: float = 0.0,
+    chunk: int = CHUNK,
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Metric]:
     """Cross-entropy of masked tokens plus that of the next sentence, in nats, with the accuracy of both.
 
     ``loss = sum_bk m_bk (-log softmax(logits_bk)_target_bk) / sum m - sum_b w_b log softmax(next_b)_label_b / sum w``
-    (Devlin et al. 2019, appendix A.2). Both denominators are those of the whole batch, whatever part of it this is: see
-    ``batch["examples_per_masked"]``.
+    (Devlin et al. 2019, appendix A.2): :func:`multi_task` of :func:`masked_tokens` and :func:`next_sentence`.
+    """
+    tasks = {
+        "masked": partial(masked_tokens, label_smoothing=label_smoothing, chunk=chunk),
+        "next": next_sentence,
+    }
+    return multi_task(outputs, batch, tasks=tasks, weights=weights)
+
+
+def masked_tokens(
+    outputs: PretrainingLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int = CHUNK
+) -> dict[str, Metric]:
+    """Cross-entropy of masked tokens in nats, and accuracy.
 
     Args:
-      batch: ``masked_target`` int32 [b, k] and ``masked_weight`` float [b, k]; ``label`` int32 [b], 0 where the second
-        text follows the first; ``weight`` float [b], 0 for padding; ``examples_per_masked`` float [b], the same for
-        all: ``sum w / sum m``.
+      batch: ``masked_target`` int32 [b, k] and ``masked_weight`` float [b, k].
     """
     target, masked = batch["masked_target"], batch["masked_weight"]
     losses, _, correct = token_cross_entropy(outputs.tokens, target, label_smoothing=label_smoothing, chunk=chunk)
-    masked, weight = masked.astype(losses.dtype), batch["weight"].astype(losses.dtype)
-    following = optax.softmax_cross_entropy_with_integer_labels(outputs.next_sentence, batch["label"])
-    right = outputs.next_sentence.argmax(-1) == batch["label"]
-    masked_loss, next_loss, count = (losses * masked).sum(-1), following * weight, weight.sum()
-    share = batch["examples_per_masked"].astype(losses.dtype)
-    return {
-        "loss": ((masked_loss * share + next_loss).sum(), count),
-        "masked_loss": (masked_loss.sum(), masked.sum()),
-        "next_loss": (next_loss.sum(), count),
-        "masked_accuracy": ((correct * masked).sum(), masked.sum()),
-        "next_accuracy": ((right * weight).sum(), count),
-    }
+    masked = masked.astype(losses.dtype)
+    count = masked.sum()
+    return {"loss": ((losses * masked).sum(), count), "accuracy": ((correct * masked).sum(), count)}
+
+
+def next_sentence(outputs: PretrainingLogits, batch: dict[str, Array]) -> dict[str, Metric]:
+    """Cross-entropy of whether the second text follows the first in nats, and accuracy.
+
+    Args:
+      batch: ``label`` int32 [b], 0 where it does; ``weight`` float [b], 0 for padding.
+    """
+    return classification(outputs.next_sentence, batch)
+
+
+def labelled(
+    outputs: Mapping[str, Array], batch: dict[str, Array], *, name: str, label_smoothing: float = 0.0
+) -> dict[str, Metric]:
+    """:func:`classification` by the logits and labels of one task.
+
+    Args:
+      outputs: logits [b, classes] of each task.
+      batch: ``label_NAME`` int32 [b], below 0 where it is missing; ``weight`` float [b].
+      name: of the task.
+    """
+    label = batch[f"label_{name}"]
+    known = {"label": jnp.maximum(label, 0), "weight": batch["weight"] * (label >= 0)}
+    return classification(outputs[name], known, label_smoothing=label_smoothing)
+
+
+def multi_task(
+    outputs: Any,
+    batch: dict[str, Array],
+    *,
+    tasks: Mapping[str, Callable[[Any, dict[str, Array]], dict[str, Metric]]],
+    weights: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Metric]:
+    """Weighted sum of the losses of several tasks, ``loss = sum_i w_i L_i``, and the metrics of each.
+
+    Every L_i is a mean over what the task counts in the whole batch, whatever part of it this is; examples without a
+    label for a task do not count there. If the model learns its weights, ``loss = sum_i (w_i exp(-s_i) L_i + s_i / 2)``
+    with s_i the logarithm of the task's variance (Kendall et al. 2018, arXiv:1705.07115, section 3.2; both terms for
+    classification).
+
+    Args:
+      outputs: as the tasks take them; ``WeightedOutputs`` of them where the weights are learned.
+      batch: ``weight`` float [b]; ``share_NAME`` float [b], the same for all: number of examples over what the task
+        counts, in the whole batch. Without it the task counts every example.
+      tasks: objective of each, by its name. Their metrics are found as ``NAME_METRIC``.
+      weights: of tasks; 1 of those that are not named.
+    """
+    log_variances: Array | tuple[float, ...] = (0.0,) * len(tasks)
+    if isinstance(outputs, WeightedOutputs):
+        outputs, log_variances = outputs
+    count = batch["weight"].sum()
+    total, metrics = jnp.zeros(()), {}
+    for (name, objective), log_variance in zip(tasks.items(), log_variances, strict=True):
+        found = objective(outputs, batch)
+        loss = found["loss"][0]
+        weight = weights.get(name, 1.0) * jnp.exp(-jnp.asarray(log_variance, loss.dtype))
+        share = batch[f"share_{name}"].max().astype(loss.dtype) if f"share_{name}" in batch else 1
+        total += weight * loss * share
+        metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
+        if not isinstance(log_variance, float):
+            total += log_variance / 2 * count
+            metrics[f"{name}_weight"] = (weight * count, count)
+    return {"loss": (total, count.astype(total.dtype)), **metrics}
+
+
+def multi_task_loss(means: dict[str, float], tasks: Iterable[str], weights: Mapping[str, float]) -> float:
+    """The loss over several batches, from the means of :func:`multi_task`'s metrics: each task's over its own count.
+
+    A task of which nothing was counted adds nothing.
+    """
+    total = 0.0
+    for name in tasks:
+        fixed = weights.get(name, 1.0)
+        weight = means.get(f"{name}_weight", fixed)
+        if not math.isnan(means[f"{name}_loss"]):
+            total += weight * means[f"{name}_loss"]
+        if f"{name}_weight" in means:
+            total -= math.log(weight / fixed) / 2
+    return total
+
+
+def contrastive(outputs: ContrastiveOutputs, batch: dict[str, Array]) -> dict[str, Metric]:
+    """Cross-entropy, in nats, of which text belongs to an image and which image to a text, among those of the batch.
+
+    ``loss_b = -1/2 (log softmax_k(s v_b t_k)_b + log softmax_k(s v_k t_b)_b)`` with v and t the embeddings and s their
+    scale (Radford et al. 2021, figure 3). The others of the batch, over all devices, are the negatives; of an
+    accumulated batch those of the same micro-batch. ``accuracy`` is the mean over both ways, so both depend on the
+    batch size; recall over a whole split is measured when a run ends.
+
+    Args:
+      batch: ``weight`` float [b]; examples of weight 0 are nobody's negatives either.
+    """
+    weight = batch["weight"].astype(outputs.image.dtype)
+    similarity = outputs.scale * outputs.image @ outputs.text.T  # [image, text]
+    own = jnp.arange(len(weight))
+    loss = correct = jnp.zeros_like(weight)
+    for logits in (similarity, similarity.T):
+        logits = jnp.where(weight > 0, logits, jnp.finfo(logits.dtype).min)
+        loss += optax.softmax_cross_entropy_with_integer_labels(logits, own) / 2
+        correct += (logits.argmax(-1) == own) / 2
+    count = weight.sum()
+    return {"loss": ((loss * weight).sum(), count), "accuracy": ((correct * weight).sum(), count)}
 
 
 def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> dict[str, Metric]:

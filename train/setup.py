@@ -16,17 +16,20 @@ from jax.sharding import Mesh, NamedSharding
 
 import input_pipeline
 import jaxmodels
-from input_pipeline import DatasetCard, Decoding, TextCard
+from input_pipeline import DatasetCard, Decoding, ImageTextCard, TextCard
 from input_pipeline.text import Form
+from jaxmodels.multitask import LearnedWeights, MultiHead
 from train import sharding, transfer
 from train.config import (
     Config,
     ConfigError,
     DataConfig,
     check_batch,
+    reads_images,
     reads_text,
     resolve_model_fields,
     resolve_text_fields,
+    task_names,
 )
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
@@ -38,8 +41,11 @@ FORMS: dict[str, Form] = {
     "masked_lm": "sentence_pairs",
     "classification": "labels",
     "seq2seq": "translation",
+    "contrastive": "labels",
 }
 """Objective -> how text is cut for it."""
+
+Card = DatasetCard | TextCard | ImageTextCard
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Run:
     """A config made concrete. ``shapes`` is the abstract TrainState, with its shardings."""
 
     config: Config
-    card: DatasetCard | TextCard
+    card: Card
     mesh: Mesh
     model: jaxmodels.Module
     task: Task
@@ -75,7 +81,7 @@ class Run:
             state,
             skip=config.init_skip,
             model=self.model,
-            image_shape=() if isinstance(self.card, TextCard) else self.card.image_shape,
+            image_shape=self.card.image_shape if isinstance(self.card, DatasetCard) else (),
             warn=warn,
         )
 
@@ -161,7 +167,7 @@ class Run:
             return next(loader)
 
     def _make_loader(self, split: str, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
-        data = self.config.data
+        data, card = self.config.data, self.card
         return input_pipeline.make_loader(
             data.name,
             split,
@@ -169,7 +175,9 @@ class Run:
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
             decoding=_decoding(data),
-            text=self.card if isinstance(self.card, TextCard) else None,
+            text=card.text if isinstance(card, ImageTextCard) else card if isinstance(card, TextCard) else None,
+            images=not isinstance(card, TextCard),
+            labels=self.config.tasks.labels,
             **kwargs,
         )
 
@@ -186,9 +194,7 @@ def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[An
     return lambda state, batch: found[batch["tokens"].shape[1]](state, batch)
 
 
-def build(
-    config: Config, *, card: DatasetCard | TextCard | None = None, devices: list[jax.Device] | None = None
-) -> Run:
+def build(config: Config, *, card: Card | None = None, devices: list[jax.Device] | None = None) -> Run:
     """Makes a config concrete; prepares the data set unless its card is given.
 
     Raises:
@@ -198,8 +204,7 @@ def build(
     mesh = sharding.make_mesh(config.mesh, devices)
     check_batch(config, sharding.batch_shards(mesh))
     card = card or _describe(config)
-    fields = _resolve_fields(config, card)
-    model = jaxmodels.create(config.model, **fields, dtype=jnp.dtype(config.dtype))
+    model = _make_model(config, card)
     task = make_task(config, model, card)
     tx = make_optimizer(config.optim, config.steps)
     try:
@@ -213,23 +218,42 @@ def build(
     return Run(config, card, mesh, model, task, tx, shapes)
 
 
-def _describe(config: Config) -> DatasetCard | TextCard:
+def _make_model(config: Config, card: Card) -> jaxmodels.Module:
+    """The model that the config names, with a head for each of several labels, and learned weights of tasks."""
+    dtype = jnp.dtype(config.dtype)
+    model = jaxmodels.create(config.model, **_resolve_fields(config, card), dtype=dtype)
+    if config.tasks.labels:
+        model = MultiHead(model, card.tasks, dtype=dtype)
+    if config.tasks.learned:
+        model = LearnedWeights(model, len(task_names(config)))
+    return model
+
+
+def _describe(config: Config) -> Card:
     data = config.data
-    where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir, "require": (data.train_split, data.eval_split)}
-    if not reads_text(config):
-        return input_pipeline.describe(data.name, decoding=_decoding(data), **where)
-    return input_pipeline.describe_text(
-        data.name,
-        max_len=data.max_len,
-        form=FORMS[config.objective],
-        tokenizer=_tokenizer(data.tokenizer),
-        vocab_size=data.vocab_size,
-        train_split=data.train_split,
-        texts=data.texts,
-        isolate=data.isolate_documents,
-        buckets=data.buckets,
-        **where,
-    )
+    where = {
+        "data_dir": data.data_dir,
+        "raw_dir": data.raw_dir,
+        "labels": config.tasks.labels,
+        "require": (data.train_split, data.eval_split),
+    }
+    text = image = None
+    if reads_images(config):
+        image = input_pipeline.describe(data.name, decoding=_decoding(data), **where)
+    if reads_text(config):
+        text = input_pipeline.describe_text(
+            data.name,
+            max_len=data.max_len,
+            form=FORMS[config.objective],
+            tokenizer=_tokenizer(data.tokenizer),
+            vocab_size=data.vocab_size,
+            train_split=data.train_split,
+            texts=data.texts,
+            isolate=data.isolate_documents,
+            buckets=data.buckets,
+            **where,
+        )
+    return ImageTextCard(image, text) if image and text else image or text
 
 
 def _tokenizer(name: str) -> str:
@@ -244,13 +268,16 @@ def _tokenizer(name: str) -> str:
         raise ConfigError(f"config.data.tokenizer = {name!r}: {e}") from e
 
 
-def _resolve_fields(config: Config, card: DatasetCard | TextCard) -> dict[str, Any]:
+def _resolve_fields(config: Config, card: Card) -> dict[str, Any]:
     if isinstance(card, TextCard):
         return resolve_text_fields(config, card.vocab_size, card.num_classes)
-    mean, channels = config.data.mean, card.image_shape[-1]
+    image = card.image if isinstance(card, ImageTextCard) else card
+    mean, channels = config.data.mean, image.image_shape[-1]
     if len(mean) not in (1, channels):
         raise ConfigError(f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)")
-    return resolve_model_fields(config, card.num_classes, card.image_shape)
+    if isinstance(card, ImageTextCard):
+        return resolve_text_fields(config, card.text.vocab_size, card.num_classes)
+    return resolve_model_fields(config, image.num_classes, image.image_shape)
 
 
 def _decoding(data: DataConfig) -> Decoding:
@@ -263,24 +290,15 @@ def _decoding(data: DataConfig) -> Decoding:
     )
 
 
-def _initialiser(
-    config: Config, card: DatasetCard | TextCard, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation
-):
+def _initialiser(config: Config, card: Card, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation):
     batch = jax.eval_shape(task.eval_batch, _batch_shapes(card, 1)[0])
     inputs = tuple(batch[k] for k in task.inputs)
     return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
 
 
-def _batch_shapes(
-    card: DatasetCard | TextCard, size: int, where: NamedSharding | None = None
-) -> list[dict[str, jax.ShapeDtypeStruct]]:
+def _batch_shapes(card: Card, size: int, where: NamedSharding | None = None) -> list[dict[str, jax.ShapeDtypeStruct]]:
     """Batches as loaded: of images one shape, of text one for each length that batches may have."""
-    if isinstance(card, TextCard):
-        found = [card.shapes(size, length) for length in card.lengths]
-    else:
-        row = (size,)
-        image = ((size, *card.image_shape), np.uint8)
-        found = [{"image": image, "label": (row, np.int32), "weight": (row, np.float32)}]
+    found = [card.shapes(size, length) for length in card.lengths]
     return [{k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()} for shapes in found]
 
 

@@ -27,6 +27,8 @@ RULES: tuple[tuple[str, P], ...] = (
     # the classifier takes the features as the layer before left them: split
     (r"(^|/)head/kernel$", P("tensor", None)),
     (r"(^|/)head/bias$", P(None)),
+    (r"(^|/)head_(?!(dense|next|norm)/)\w+/kernel$", P("tensor", None)),  # of one task or modality
+    (r"(^|/)head_(?!(dense|next|norm)/)\w+/bias$", P(None)),
     (r"(^|/)dense(_\w+)?/kernel$", P(None, "tensor")),
     (r"(^|/)conv(_\w+)?/kernel$", P(None, None, None, "tensor")),
     (r"(^|/)(dense|conv|bn)(_\w+)?/(bias|scale|mean|var)$", P("tensor")),
@@ -39,14 +41,14 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)(mean|log_variance|decoder_out)/bias$", P(None)),
     (r"(^|/)log_sigma$", P()),
     # transformers: heads and the inner features of the MLP are split, the residual stream is not
-    (r"(^|/)(cross_)?attention/(query|key|value)/kernel$", P(None, "tensor")),
-    (r"(^|/)(cross_)?attention/(query|key|value)/bias$", P("tensor")),
+    (r"(^|/)(\w+_)?attention/(query|key|value)/kernel$", P(None, "tensor")),
+    (r"(^|/)(\w+_)?attention/(query|key|value)/bias$", P("tensor")),
     (r"(^|/)mlp_in/kernel$", P(None, "tensor")),
     (r"(^|/)mlp_in/bias$", P("tensor")),
-    (r"(^|/)((cross_)?attention/out|mlp_out)/kernel$", P("tensor", None)),
-    (r"(^|/)((cross_)?attention/out|mlp_out|patch_embed)/bias$", P(None)),
+    (r"(^|/)((\w+_)?attention/out|mlp_out)/kernel$", P("tensor", None)),
+    (r"(^|/)((\w+_)?attention/out|mlp_out|patch_embed)/bias$", P(None)),
     (r"(^|/)patch_embed/kernel$", P(None, None)),
-    (r"(^|/)norm(_\d+)?/(scale|bias)$", P(None)),
+    (r"(^|/)norm(_\w+)?/(scale|bias)$", P(None)),
     (r"(^|/)(class_token|position)$", P(None, None, None)),
     # BERT's heads work on the residual stream
     (r"(^|/)(pooler|head_dense|head_next)/kernel$", P(None, None)),
@@ -56,6 +58,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)((token|source|target)_embed|head)/embedding$", P("tensor", None)),
     (r"(^|/)(logits|head)_bias$", P("tensor")),
     (r"(^|/)(position|type)_embed/embedding$", P(None, None)),
+    # of two modalities, of several tasks
+    (r"(^|/)(missing_(image|text)|weights|log_variances)$", P(None)),
+    (r"(^|/)log_scale$", P()),
     # recurrence: every step would wait for the other devices
     (r"(^|/)lstm_\d+/kernel_(ih|hh)(_reverse)?$", P(None, None)),
     (r"(^|/)lstm_\d+/bias_(ih|hh)(_reverse)?$", P(None)),

@@ -7,14 +7,25 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from input_pipeline import DatasetCard, TextCard, image
+from input_pipeline import DatasetCard, ImageTextCard, TextCard, image
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
-from jaxmodels import Module
+from jaxmodels import Fusion, Module
+from jaxmodels.multitask import LearnedWeights, MultiHead
 from train.config import Config, ConfigError
-from train.objectives import causal_lm, classification, elbo, importance_weighted_log_likelihood, masked_lm
+from train.objectives import (
+    causal_lm,
+    classification,
+    contrastive,
+    elbo,
+    importance_weighted_log_likelihood,
+    labelled,
+    masked_lm,
+    multi_task,
+    multi_task_loss,
+)
 from train.state import TrainState
 from train.step import Batch, Metrics, Objective, predict_step
 
@@ -34,6 +45,7 @@ class Task:
       derive: means of the metrics -> what follows from them.
       confusion: whether outputs are logits of classes, with a confusion matrix and scores of each class.
       pictures: whether the model draws images (see train/pictures.py) at every evaluation.
+      retrieves: whether images and texts find each other (see train/retrieval.py) when a run ends.
       translates: whether the model translates (see train/translate.py) when a run ends.
       final_step: (state, batch as loaded) -> sums and counts of what is too slow for every evaluation, or None;
         measured on ``data.eval_split`` when the run ends.
@@ -50,22 +62,24 @@ class Task:
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}
     confusion: bool = False
     pictures: bool = False
+    retrieves: bool = False
     translates: bool = False
     final_step: Callable[[TrainState, Batch], Metrics] | None = None
 
 
-def make_task(config: Config, model: Module, card: DatasetCard | TextCard) -> Task:
+def make_task(config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard) -> Task:
     """The task that ``config.objective`` names.
 
     Raises:
       ConfigError: the data do not suit the objective.
     """
     makers = {
-        "classification": _text_classification if isinstance(card, TextCard) else _classification,
+        "classification": _classification,
         "elbo": _elbo,
         "causal_lm": _causal_lm,
         "masked_lm": _masked_lm,
         "seq2seq": _seq2seq,
+        "contrastive": _contrastive,
     }
     return makers[config.objective](config, model, card)
 
@@ -85,38 +99,127 @@ def text_inputs(model: Module) -> tuple[str, ...]:
     return ("tokens", "segments", "types") if hasattr(model, "type_vocab_size") else ("tokens", "segments")
 
 
-def _classification(config: Config, model: Module, card: DatasetCard) -> Task:
+def _inputs(model: Module, card: DatasetCard | TextCard | ImageTextCard) -> tuple[str, ...]:
+    if isinstance(card, DatasetCard):
+        return ("image",)
+    if isinstance(card, TextCard):
+        return text_inputs(unwrapped(model))
+    takes_missing = isinstance(unwrapped(model), Fusion)
+    return ("image", "tokens", "segments", "present") if takes_missing else ("image", "tokens", "segments")
+
+
+def unwrapped(model: Module) -> Module:
+    """The model that the config names, out of what several tasks put around it."""
+    while isinstance(model, LearnedWeights | MultiHead):
+        model = model.model if isinstance(model, LearnedWeights) else model.trunk
+    return model
+
+
+def _preprocessing(
+    config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard
+) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
+    """Of training and of evaluation: images are augmented and normalised, tokens are as they are."""
+    if isinstance(card, TextCard):
+        return lambda key, batch: batch, lambda batch: batch
     data, dtype = config.data, jnp.dtype(config.dtype)
+    augment = partial(
+        image.preprocess_train,
+        mean=data.mean,
+        std=data.std,
+        num_classes=card.num_classes,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        erasing=data.erasing,
+        mixup=data.mixup,
+        dtype=dtype,
+    )
+
+    def hide(key: PRNGKeyArray, batch: Batch) -> Batch:
+        hide_key, key = jax.random.split(key)
+        return augment(key, {**batch, "present": hide_one(hide_key, batch["present"], data.hide_rate)})
+
+    evaluated = partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype)
+    return hide if data.hide_rate else augment, evaluated
+
+
+def hide_one(key: PRNGKeyArray, present: Bool[Array, "b 2"], rate: float) -> Bool[Array, "b 2"]:
+    """Takes away one of the two, drawn evenly, with probability ``rate``; never the only one there is."""
+    hide_key, which_key = jax.random.split(key)
+    hidden = jax.random.bernoulli(hide_key, rate, present.shape[:1]) & present.all(1)
+    which = jax.random.bernoulli(which_key, 0.5, present.shape[:1])
+    return present & ~(hidden[:, None] & jnp.stack([which, ~which], 1))
+
+
+def _classification(config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard) -> Task:
+    if config.tasks.labels:
+        return _labels(config, model, card)
+    train_batch, eval_batch = _preprocessing(config, model, card)
+    objective, inputs = classification, _inputs(model, card)
+
+    def without_one(state: TrainState, batch: Batch) -> Metrics:
+        """Accuracy where one of the two is hidden, of the examples that have both."""
+        batch, found = eval_batch(batch), {}
+        both = batch["present"].all(1)
+        for i, name in enumerate(("image", "text")):
+            present = batch["present"] & (jnp.arange(2) != i)
+            outputs = predict_step(state, *({**batch, "present": present}[k] for k in inputs), model=model)
+            found[f"accuracy_without_{name}"] = objective(outputs, {**batch, "weight": batch["weight"] * both})[
+                "accuracy"
+            ]
+        return found
+
     return Task(
-        train_objective=partial(classification, label_smoothing=config.label_smoothing),
-        eval_objective=classification,
-        train_batch=partial(
-            image.preprocess_train,
-            mean=data.mean,
-            std=data.std,
-            num_classes=model.num_classes,
-            crop_padding=data.crop_padding,
-            flip=data.flip,
-            erasing=data.erasing,
-            mixup=data.mixup,
-            dtype=dtype,
-        ),
-        eval_batch=partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype),
-        inputs=("image",),
+        train_objective=partial(objective, label_smoothing=config.label_smoothing),
+        eval_objective=objective,
+        train_batch=train_batch,
+        eval_batch=eval_batch,
+        inputs=inputs,
         score="accuracy",
         confusion=True,
+        final_step=without_one if "present" in inputs else None,
     )
 
 
-def _text_classification(config: Config, model: Module, card: TextCard) -> Task:
+def _labels(config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard) -> Task:
+    train_batch, eval_batch = _preprocessing(config, model, card)
+    names, weights = config.tasks.labels, config.tasks.weights
+
+    def shared(batch: Batch) -> Batch:
+        known = {name: batch["weight"] * (batch[f"label_{name}"] >= 0) for name in names}
+        return {**batch, **{f"share_{name}": share(batch["weight"], weight) for name, weight in known.items()}}
+
+    def objective(label_smoothing: float) -> Objective:
+        parts = {name: partial(labelled, name=name, label_smoothing=label_smoothing) for name in names}
+        return partial(multi_task, tasks=parts, weights=weights)
+
     return Task(
-        train_objective=partial(classification, label_smoothing=config.label_smoothing),
-        eval_objective=classification,
-        train_batch=lambda key, batch: batch,
-        eval_batch=lambda batch: batch,
-        inputs=text_inputs(model),
-        score="accuracy",
-        confusion=True,
+        train_objective=objective(config.label_smoothing),
+        eval_objective=objective(0.0),
+        train_batch=lambda key, batch: shared(train_batch(key, batch)),
+        eval_batch=lambda batch: shared(eval_batch(batch)),
+        inputs=_inputs(model, card),
+        score="loss",
+        lower_is_better=True,
+        derive=lambda means: {"loss": multi_task_loss(means, names, weights)},
+    )
+
+
+def share(weight: Float[Array, " b"], counted: Float[Array, "b ..."]) -> Float[Array, " b"]:
+    """Number of examples over what a task counts, in this batch; the same for all of its examples."""
+    return jnp.broadcast_to(weight.sum() / jnp.maximum(counted.sum(), 1), weight.shape)
+
+
+def _contrastive(config: Config, model: Module, card: ImageTextCard) -> Task:
+    train_batch, eval_batch = _preprocessing(config, model, card)
+    return Task(
+        train_objective=contrastive,
+        eval_objective=contrastive,
+        train_batch=train_batch,
+        eval_batch=eval_batch,
+        inputs=_inputs(model, card),
+        score="loss",
+        lower_is_better=True,
+        retrieves=True,
     )
 
 
@@ -163,29 +266,25 @@ def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
         found = jax.vmap(mask)(_row_keys(key, len(maskable)), batch["tokens"], maskable)
         tokens, positions, target, weight = found
         weight = weight * batch["weight"][:, None]
-        share = batch["weight"].sum() / jnp.maximum(weight.sum(), 1)
         return {
             **batch,
             "tokens": tokens,
             "positions": positions,
             "masked_target": target,
             "masked_weight": weight,
-            "examples_per_masked": jnp.broadcast_to(share, batch["weight"].shape),
+            "share_masked": share(batch["weight"], weight),
         }
 
-    def derive(means: dict[str, float]) -> dict[str, float]:
-        # over several batches the loss is that of all their masked tokens and of all their pairs
-        return {"loss": means["masked_loss"] + means["next_loss"]}
-
+    weights = config.tasks.weights
     return Task(
-        train_objective=partial(masked_lm, label_smoothing=config.label_smoothing),
-        eval_objective=masked_lm,
+        train_objective=partial(masked_lm, label_smoothing=config.label_smoothing, weights=weights),
+        eval_objective=partial(masked_lm, weights=weights),
         train_batch=masked,
         eval_batch=partial(masked, _fixed_key(config, 0)),
         inputs=("tokens", "segments", "types", "positions"),
         score="loss",
         lower_is_better=True,
-        derive=derive,
+        derive=lambda means: {"loss": multi_task_loss(means, ("masked", "next"), weights)},
     )
 
 

@@ -269,7 +269,7 @@ def _make_text(case: Case, dtype: Any, rng: np.random.Generator, size: int, padd
         masked = np.take_along_axis(batch["segments"], places, axis=1) * (np.arange(case.length // 3) < 5)
         label = rng.integers(0, 2, size).astype(np.int32)
         weights_of = {"weight": np.ones(size, dtype), "masked_weight": masked.astype(dtype)}
-        weights_of["examples_per_masked"] = np.full(size, size / masked.sum(), dtype)
+        weights_of["share_masked"] = np.full(size, size / masked.sum(), dtype)
         target = np.take_along_axis(tokens, places, axis=1)
         return batch | {"positions": places, "masked_target": target, "label": label, **weights_of}
     if case.objective == "classification":

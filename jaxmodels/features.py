@@ -1,0 +1,51 @@
+"""What a classifier knows before it decides."""
+
+from typing import Any, NamedTuple
+
+import jax
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class Features(NamedTuple):
+    """Of each example as a whole: what its classifier takes; and of each of its places, if the model has some."""
+
+    whole: Float[Array, "b d"]
+    places: Float[Array, "b n e"] | None
+
+
+def features(model: nn.Module, *inputs: Any, train: bool) -> Features:
+    """Runs a classifier of this library without its ``head``, which then has no parameters either.
+
+    ``whole`` is what the module named head would have taken; ``places`` is what the last layer with places gave:
+    patches, points of the last feature map, or tokens. No change to the model is needed.
+
+    Args:
+      model: a sub-module of the module that calls this, or one that is being applied.
+      inputs: of the model.
+
+    Raises:
+      ValueError: the model has no module named head.
+    """
+    places: list[jax.Array] = []
+    whole: list[jax.Array] = []
+
+    def without_head(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+        module = context.module
+        if module.path[:-1] != model.path or module is model or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if module.name == "head":
+            whole.append(args[0])
+            return args[0]
+        output = call(*args, **kwargs)
+        value = output[0] if isinstance(output, tuple) else output
+        if isinstance(value, jax.Array) and value.ndim in (3, 4):
+            places.append(value if value.ndim == 3 else rearrange(value, "b h w c -> b (h w) c"))
+        return output
+
+    with nn.intercept_methods(without_head):
+        model(*inputs, train=train)
+    if len(whole) != 1:
+        raise ValueError(f"{type(model).__name__} has {len(whole)} modules named head; features are those under one")
+    return Features(whole[0], places[-1] if places else None)
