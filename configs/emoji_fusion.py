@@ -1,6 +1,7 @@
 """A picture and its name, fused, to tell an emoji's group.
 
-Command    python -m train --config=configs/emoji_fusion.py --workdir=runs/emoji_fusion --config.model_fields.fusion=concat
+Command    python -m train --config=configs/emoji_fusion.py --workdir=runs/emoji_fusion
+           --config.model_fields.fusion=concat
 Data       emoji
 Measured   -
 """

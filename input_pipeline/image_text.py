@@ -45,12 +45,24 @@ class ImageTextCard:
         """Where it lies on disk."""
         return self.image.directory
 
+    @property
+    def tasks(self) -> dict[str, int]:
+        """See `DatasetCard`."""
+        return self.image.tasks
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths that texts of a batch may have."""
+        return self.text.lengths
+
+    def shapes(self, size: int, length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Shape and type of every array of a batch of ``size`` examples."""
+        return {**self.text.shapes(size, length), **self.image.shapes(size, length), "present": ((size, 2), np.bool_)}
+
     def summary(self) -> str:
         """One line for the header of a run."""
-        return (
-            f"{self.image.summary()}; {' and '.join(self.text.texts)}: {self.text.vocab_size:,} tokens, padded to "
-            + (f"{self.text.max_len}")
-        )
+        text = f"{', '.join(self.text.texts)} with {self.text.vocab_size:,} tokens, padded to {self.text.max_len}"
+        return f"{self.image.summary()}; {text}"
 
 
 class ImageTextExamples:

@@ -29,6 +29,7 @@ from jaxmodels.layers import (
     require_positive,
     require_rate,
     segment_positions,
+    unit_length,
     zeros,
 )
 
@@ -247,8 +248,7 @@ def token_mean(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Fl
 
 def sentence_embedding(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Float[Array, "b d"]:
     """Mean over the tokens of each text, scaled to length 1: Sentence-BERT (Reimers & Gurevych 2019), as MiniLM's."""
-    mean = token_mean(hidden, segments)
-    return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+    return unit_length(token_mean(hidden, segments))
 
 
 bert_base = partial(BERT, vocab_size=30_522)

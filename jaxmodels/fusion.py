@@ -35,6 +35,7 @@ from jaxmodels.layers import (
     require_choice,
     require_positive,
     require_rate,
+    unit_length,
     zeros,
 )
 from jaxmodels.lstm import bilstm, lstm
@@ -208,7 +209,7 @@ class Fusion(nn.Module):
                 **dtypes,
             )(x, memory, AttentionMask(jnp.ones(x.shape[:2], jnp.int32), groups[other].astype(jnp.int32)))
             y = jnp.where(present[:, MODALITIES.index(other), None, None], y, 0)  # nothing to attend to
-            x = nn.LayerNorm(use_fast_variance=False, name=f"norm_{modality}", **dtypes)(x + y)
+            x = nn.LayerNorm(1e-5, use_fast_variance=False, name=f"norm_{modality}", **dtypes)(x + y)
             means.append(bert.token_mean(x, groups[modality].astype(jnp.int32)))
         return jnp.concatenate(means, -1)
 
@@ -235,7 +236,7 @@ class Fusion(nn.Module):
             ],
             1,
         )
-        x = nn.LayerNorm(use_fast_variance=False, name="norm", **dtypes)(x)
+        x = nn.LayerNorm(1e-12, use_fast_variance=False, name="norm", **dtypes)(x)  # BERT's epsilon
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         for i in range(self.num_layers):
             x = bert.EncoderBlock(
@@ -365,7 +366,7 @@ class DualEncoder(nn.Module):
                     param_dtype=self.param_dtype,
                 )(x)
             )
-            embedded.append(x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12))
+            embedded.append(unit_length(x))
         log_scale = self.param("log_scale", lambda key: jnp.log(jnp.asarray(1 / self.temperature, self.param_dtype)))
         return ContrastiveOutputs(*embedded, jnp.minimum(jnp.exp(at_least_float32(log_scale)), 100.0))
 

@@ -129,6 +129,12 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def unit_length(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """``torch.nn.functional.normalize``; the gradient at 0, which has none there, is that of ``x / 1e-12``."""
+    squares = jnp.square(x).sum(-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(squares, 1e-24))
+
+
 def product_of_rows(x: jax.Array, kernel: jax.Array, dimensions: object, **options) -> jax.Array:
     """``jax.lax.dot_general`` as ``nn.Dense`` calls it, by a product of two matrices.
 

@@ -26,6 +26,9 @@ def transformer(vocabulary, layers, size, mlp, *, norms=4):
     return vocabulary * size + layers * (3 * attention + 2 * feed_forward + 10 * size) + norms * size
 
 
+# three convolutions; an embedding of 10 tokens and an LSTM
+ENCODERS = 9 * (3 * 32 + 32 * 64 + 64 * 128) + 32 + 64 + 128 + 10 * 128 + 4 * 256 * (128 + 256 + 2)
+
 PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
     "mlp": (GREY, 10, 784 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10),
     "cnn": (GREY, 10, 9 * 32 + 32 + 9 * 32 * 64 + 64 + 14 * 14 * 64 * 10 + 10),
@@ -84,7 +87,13 @@ PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
         (16 * 32 + 32) + (16 * 32 * 64 + 64) + 2 * (3136 * 20 + 20)  # encoder
         + (20 * 3136 + 3136) + (16 * 64 * 32 + 32) + (16 * 32 + 1),
     ),
+    # the encoders cnn and lstm without their heads; features of 128 for each and what stands for a missing one
+    "fusion": ((32, 32, 3), 10, ENCODERS + 2 * 128 + dense(2048, 128) + 2 * dense(256, 128) + dense(128, 3)),
+    "dual_encoder": ((32, 32, 3), 10, ENCODERS + 2048 * 128 + 256 * 128 + 1),
 }  # fmt: skip
+
+COMPOSED = {"fusion", "dual_encoder"}
+"""Made of other models: they have no original, and their parts have a certificate."""
 
 LIGHT = {  # one of each family, small
     "mlp": (GREY, {}),
@@ -104,6 +113,8 @@ LIGHT = {  # one of each family, small
     "bilstm": ((), {"embed_size": 8, "hidden_size": 8}),
     "vae": (GREY, {}),
     "vae_conv": (GREY, {"likelihood": "gaussian"}),
+    "fusion": (CIFAR, {"fusion": "cross_attention", "text_encoder": "bert_tiny"}),
+    "dual_encoder": (CIFAR, {"image_encoder": "resnet20"}),
 }
 
 
@@ -115,6 +126,10 @@ def make(name, shape, classes=10, **fields):
         model = jaxmodels.create(name, vocab_size=classes, **fields)
         texts = 2 if isinstance(model, jaxmodels.Transformer) else 1
         return model, (jnp.zeros((2, 9), jnp.int32),) * texts
+    if name in COMPOSED:
+        known = jaxmodels.model_fields(name)
+        fields = {k: v for k, v in {"num_classes": 3, "vocab_size": classes, **fields}.items() if k in known}
+        return jaxmodels.create(name, **fields), (jnp.zeros((2, *shape)), jnp.zeros((2, 9), jnp.int32))
     if name.startswith("vae"):
         model = jaxmodels.create(name, image_shape=shape, **fields)
         return model, (jnp.zeros((2, *shape)), jnp.zeros((2, model.latent_size)))

@@ -210,16 +210,20 @@ class Drawing:
         except OSError as error:
             raise DataError(f"{path} is not a font with bitmaps of {_PIXELS} pixels ({error})") from error
         self._advance = self._font.getlength("\N{GRINNING FACE}")
+        self._nothing = self._draw("\U0010ffff")  # no character: what the font draws for one that it lacks
 
     def __call__(self, emoji: str) -> np.ndarray | None:
         """Returns uint8 [64, 64, 3], black on white where the font has no colours; None where it lacks the emoji."""
-        left, top, right, bottom = self._font.getbbox(emoji)
         # of a sequence that the font does not have the parts are drawn side by side
-        if right <= left or bottom <= top or self._font.getlength(emoji) > 1.5 * self._advance:
+        if self._font.getlength(emoji) > 1.5 * self._advance:
             return None
-        size = int(max(right - left, bottom - top))
+        pixels = self._draw(emoji)
+        return None if (pixels == 255).all() or (pixels == self._nothing).all() else pixels
+
+    def _draw(self, text: str) -> np.ndarray:
+        left, top, right, bottom = self._font.getbbox(text)
+        size = max(1, int(max(right - left, bottom - top)))
         image = Image.new("RGBA", (size, size), "white")
         origin = ((size - right - left) / 2, (size - bottom - top) / 2)
-        ImageDraw.Draw(image).text(origin, emoji, font=self._font, embedded_color=True)
-        pixels = np.asarray(image.convert("RGB").resize((_SIZE, _SIZE), Image.Resampling.LANCZOS))
-        return None if (pixels == 255).all() else pixels
+        ImageDraw.Draw(image).text(origin, text, "black", font=self._font, embedded_color=True)
+        return np.asarray(image.convert("RGB").resize((_SIZE, _SIZE), Image.Resampling.LANCZOS))
