@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from input_pipeline import DatasetCard, TextCard, decode
+from input_pipeline import DatasetCard, ImageTextCard, TextCard, decode
 from input_pipeline.text import text_arrays
 from train import cli
 from train.config import Config, ConfigError
@@ -93,6 +93,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows no labels; "
             "python -m train.generate --help says what it can draw"
         )
+    if config.tasks.labels or isinstance(card, ImageTextCard):
+        what = f"config.tasks.labels = {config.tasks.labels}" if config.tasks.labels else "images with a text"
+        raise ConfigError(f"{args.workdir} is of a run with {what}, which python -m train.evaluate scores")
     kind, broken = "text", 0
     if isinstance(card, TextCard):
         names, arrays = read_texts(args.inputs, card)
