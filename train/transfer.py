@@ -144,6 +144,37 @@ def load(
     )
 
 
+def load_part(
+    name: str,
+    source: str,
+    state: TrainState,
+    *,
+    skip: Sequence[str] | None,
+    model: Module,
+    image_shape: tuple[int, ...],
+    warn: Callable[[str], None],
+) -> tuple[TrainState, str]:
+    """A state with the parameters and model state of one sub-module from ``source``; see :func:`load`.
+
+    Args:
+      name: of the sub-module; model: itself, with the head that it does without here.
+      skip: paths inside it; None: its head.
+    """
+    part = state.replace(
+        params=state.params[name],
+        model_state={k: v[name] for k, v in state.model_state.items() if name in v},
+        ema_params=None if state.ema_params is None else state.ema_params[name],
+    )
+    skip = ("head*",) if skip is None else skip
+    part, text = load(source, part, skip=skip, model=model, image_shape=image_shape, warn=warn)
+    model_state = {
+        k: {**v, name: part.model_state[k]} if k in part.model_state else v for k, v in state.model_state.items()
+    }
+    ema_params = None if state.ema_params is None else {**state.ema_params, name: part.ema_params}
+    params = {**state.params, name: part.params}
+    return state.replace(params=params, model_state=model_state, ema_params=ema_params), f"{name}: {text}"
+
+
 def _from_run(
     source: str, wanted: Flat, *, skip: Sequence[str], warn: Callable[[str], None], **_: Any
 ) -> tuple[Flat, str]:
