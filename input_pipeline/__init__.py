@@ -2,13 +2,16 @@
 
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
-from input_pipeline.loader import DatasetCard, describe, make_loader
+from input_pipeline.loader import Card, DatasetCard, describe, make_loader
+from input_pipeline.table import TableCard
 from input_pipeline.text import TextCard, describe_text, translation_texts
 
 __all__ = [
+    "Card",
     "DataError",
     "DatasetCard",
     "Decoding",
+    "TableCard",
     "TextCard",
     "describe",
     "describe_text",

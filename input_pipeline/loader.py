@@ -1,4 +1,4 @@
-"""Batches of images or text for training and evaluation.
+"""Batches of images, text or rows of tables for training and evaluation.
 
 Global batch t is a function of (data, seed, t) alone. The number of processes only decides who gets which rows of it,
 and the whole state of a loader is t: a run resumes with the same batches, on any number of processes. The item of the
@@ -29,6 +29,7 @@ from input_pipeline.examples import (
 )
 from input_pipeline.prepare import open_builder
 from input_pipeline.sequences import LabelledTexts, Translations
+from input_pipeline.table import TableCard, TableExamples, describe_table, vector_feature
 from input_pipeline.text import TextCard, TextExamples, open_texts
 
 
@@ -60,17 +61,23 @@ class DatasetCard:
         return f"{self.name} {self.version}: {splits}; images {'x'.join(map(str, self.image_shape))} uint8"
 
 
+Card = DatasetCard | TableCard | TextCard
+"""What is known of a data set before its examples are read."""
+
+
 def describe(
     name: str,
     *,
+    train_split: str = "train",
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     require: Sequence[str] = (),
-) -> DatasetCard:
-    """Returns the card of a data set, preparing it first if it is a built-in one.
+) -> DatasetCard | TableCard:
+    """Returns the card of a data set of images or of a table, preparing it first if it is a built-in one.
 
     Args:
+        train_split: over which the columns of a table are standardised.
         name: see `make_loader`, as are data_dir, raw_dir and decoding.
         require: TFDS split strings that must be there.
 
@@ -80,6 +87,8 @@ def describe(
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
     for split in require:
         split_parts(builder, split)
+    if vector_feature(builder) is not None:
+        return describe_table(builder, name, train_split)
     _, _, label = image_and_label(builder)
     shape = image_shape(builder, decoding.image_size)
     if decoding.randaugment_layers and shape[2] not in (1, 3):
@@ -95,7 +104,7 @@ def describe(
     )
 
 
-Examples = ArrayExamples | RecordExamples | TextExamples
+Examples = ArrayExamples | RecordExamples | TableExamples | TextExamples
 """What has a length and ``batch(indices, draws)``."""
 
 
@@ -247,17 +256,17 @@ def make_loader(
         raw_dir: where the raw files of a built-in set are; None looks in the usual places and then downloads.
         decoding: how images become pixels; its random parts act with `train` alone, and images are then decoded anew
             each time, whatever in_memory_bytes.
-        text: card by which text becomes tokens; None for images.
+        text: card by which text becomes tokens; None for images and tables.
         process_index: which contiguous rows of each batch to yield, of `process_count`.
         process_count: number of processes that share each batch.
         start_batch: first batch to yield.
         in_memory_bytes: a split whose decoded images take at most this many bytes is held in memory.
 
     Returns:
-        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), or of what
-        `TextCard.shapes` says, with b = batch_size // process_count. `get_state()` is {"next_index": t}, t being
-        the next batch to be returned, whatever is prefetched; `set_state(state)` goes there; `close()` stops the
-        background threads.
+        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), of a table with
+        features=float32 [b, d] in place of image, of text of what `TextCard.shapes` says; b is batch_size //
+        process_count. `get_state()` is {"next_index": t}, t being the next batch to be returned, whatever is
+        prefetched; `set_state(state)` goes there; `close()` stops the background threads.
 
     Raises:
         DataError: the data set or split cannot be found, prepared or used, or an argument is out of range.
@@ -271,6 +280,9 @@ def make_loader(
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
     if text is not None:
         examples: Examples = open_texts(builder, split, text, train=train)
+        row_bytes = examples.row_bytes
+    elif vector_feature(builder) is not None:
+        examples = TableExamples(builder, split)
         row_bytes = examples.row_bytes
     else:
         in_memory_bytes = -1 if train and decoding.random else in_memory_bytes

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import input_pipeline
 import jaxmodels
-from input_pipeline import DatasetCard, Decoding, TextCard
+from input_pipeline import Card, DatasetCard, Decoding, TableCard, TextCard
 from input_pipeline.text import Form
 from train import sharding, transfer
 from train.config import (
@@ -24,6 +25,7 @@ from train.config import (
     ConfigError,
     DataConfig,
     check_batch,
+    check_table,
     reads_text,
     resolve_model_fields,
     resolve_text_fields,
@@ -47,7 +49,7 @@ class Run:
     """A config made concrete. ``shapes`` is the abstract TrainState, with its shardings."""
 
     config: Config
-    card: DatasetCard | TextCard
+    card: Card
     mesh: Mesh
     model: jaxmodels.Module
     task: Task
@@ -75,7 +77,7 @@ class Run:
             state,
             skip=config.init_skip,
             model=self.model,
-            image_shape=() if isinstance(self.card, TextCard) else self.card.image_shape,
+            image_shape=_input_shape(self.card),
             warn=warn,
         )
 
@@ -133,21 +135,29 @@ class Run:
         """The compiled ``task.final_step`` in the form of an evaluation step: (state, batch) -> metrics, None."""
         return self._compile_eval(lambda state, batch: (self.task.final_step(state, batch), None))
 
-    def _compile_eval(self, step: Callable[..., Any]) -> Any:
+    def _compile_eval(self, step: Callable[..., Any], **options: Any) -> Any:
         batches = self.batch_shapes(self.config.eval_batch_size)
         with jax.set_mesh(self.mesh):
-            return _by_length(batches, [jax.jit(step).lower(self.shapes, batch).compile() for batch in batches])
+            return _by_length(
+                batches, [jax.jit(step, **options).lower(self.shapes, batch).compile() for batch in batches]
+            )
 
     def compile_predict_step(self, batch_size: int) -> Any:
         """The compiled (state, batch as loaded, of the greatest length) -> probabilities [batch_size, classes]."""
-        task = self.task
-
-        def probabilities(state, batch):
-            batch = task.eval_batch(batch)
-            return jax.nn.softmax(predict_step(state, *(batch[k] for k in task.inputs), model=self.model))
-
         with jax.set_mesh(self.mesh):
-            return jax.jit(probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
+            return jax.jit(self._probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
+
+    def compile_outcome_step(self) -> Any:
+        """The compiled (state, batch) -> label, weight and probability of class 1 [b], whole on every process."""
+
+        def outcomes(state, batch):
+            return batch["label"], batch["weight"], self._probabilities(state, batch)[:, 1]
+
+        return self._compile_eval(outcomes, out_shardings=NamedSharding(self.mesh, P()))
+
+    def _probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
+        batch = self.task.eval_batch(batch)
+        return jax.nn.softmax(predict_step(state, *(batch[k] for k in self.task.inputs), model=self.model))
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
@@ -186,9 +196,7 @@ def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[An
     return lambda state, batch: found[batch["tokens"].shape[1]](state, batch)
 
 
-def build(
-    config: Config, *, card: DatasetCard | TextCard | None = None, devices: list[jax.Device] | None = None
-) -> Run:
+def build(config: Config, *, card: Card | None = None, devices: list[jax.Device] | None = None) -> Run:
     """Makes a config concrete; prepares the data set unless its card is given.
 
     Raises:
@@ -213,11 +221,11 @@ def build(
     return Run(config, card, mesh, model, task, tx, shapes)
 
 
-def _describe(config: Config) -> DatasetCard | TextCard:
+def _describe(config: Config) -> Card:
     data = config.data
     where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir, "require": (data.train_split, data.eval_split)}
     if not reads_text(config):
-        return input_pipeline.describe(data.name, decoding=_decoding(data), **where)
+        return input_pipeline.describe(data.name, decoding=_decoding(data), train_split=data.train_split, **where)
     return input_pipeline.describe_text(
         data.name,
         max_len=data.max_len,
@@ -244,13 +252,23 @@ def _tokenizer(name: str) -> str:
         raise ConfigError(f"config.data.tokenizer = {name!r}: {e}") from e
 
 
-def _resolve_fields(config: Config, card: DatasetCard | TextCard) -> dict[str, Any]:
+def _resolve_fields(config: Config, card: Card) -> dict[str, Any]:
     if isinstance(card, TextCard):
         return resolve_text_fields(config, card.vocab_size, card.num_classes)
+    if isinstance(card, TableCard):
+        check_table(config)
+        return resolve_model_fields(config, card.num_classes, _input_shape(card))
     mean, channels = config.data.mean, card.image_shape[-1]
     if len(mean) not in (1, channels):
         raise ConfigError(f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)")
     return resolve_model_fields(config, card.num_classes, card.image_shape)
+
+
+def _input_shape(card: Card) -> tuple[int, ...]:
+    """Of one image or row as the model takes it; () of text."""
+    if isinstance(card, TableCard):
+        return (card.num_features,)
+    return card.image_shape if isinstance(card, DatasetCard) else ()
 
 
 def _decoding(data: DataConfig) -> Decoding:
@@ -263,24 +281,20 @@ def _decoding(data: DataConfig) -> Decoding:
     )
 
 
-def _initialiser(
-    config: Config, card: DatasetCard | TextCard, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation
-):
+def _initialiser(config: Config, card: Card, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation):
     batch = jax.eval_shape(task.eval_batch, _batch_shapes(card, 1)[0])
     inputs = tuple(batch[k] for k in task.inputs)
     return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
 
 
-def _batch_shapes(
-    card: DatasetCard | TextCard, size: int, where: NamedSharding | None = None
-) -> list[dict[str, jax.ShapeDtypeStruct]]:
-    """Batches as loaded: of images one shape, of text one for each length that batches may have."""
+def _batch_shapes(card: Card, size: int, where: NamedSharding | None = None) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """Batches as loaded: of images and rows one shape, of text one for each length that batches may have."""
     if isinstance(card, TextCard):
         found = [card.shapes(size, length) for length in card.lengths]
     else:
         row = (size,)
-        image = ((size, *card.image_shape), np.uint8)
-        found = [{"image": image, "label": (row, np.int32), "weight": (row, np.float32)}]
+        name, kind = ("features", np.float32) if isinstance(card, TableCard) else ("image", np.uint8)
+        found = [{name: ((size, *_input_shape(card)), kind), "label": (row, np.int32), "weight": (row, np.float32)}]
     return [{k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()} for shapes in found]
 
 

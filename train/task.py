@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from input_pipeline import DatasetCard, TextCard, image
+from input_pipeline import Card, DatasetCard, TableCard, TextCard, image
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
 from jaxmodels import Module
@@ -54,14 +54,15 @@ class Task:
     final_step: Callable[[TrainState, Batch], Metrics] | None = None
 
 
-def make_task(config: Config, model: Module, card: DatasetCard | TextCard) -> Task:
+def make_task(config: Config, model: Module, card: Card) -> Task:
     """The task that ``config.objective`` names.
 
     Raises:
       ConfigError: the data do not suit the objective.
     """
+    classifiers = {DatasetCard: _classification, TableCard: _table_classification, TextCard: _text_classification}
     makers = {
-        "classification": _text_classification if isinstance(card, TextCard) else _classification,
+        "classification": classifiers[type(card)],
         "elbo": _elbo,
         "causal_lm": _causal_lm,
         "masked_lm": _masked_lm,
@@ -103,6 +104,22 @@ def _classification(config: Config, model: Module, card: DatasetCard) -> Task:
         ),
         eval_batch=partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype),
         inputs=("image",),
+        score="accuracy",
+        confusion=True,
+    )
+
+
+def _table_classification(config: Config, model: Module, card: TableCard) -> Task:
+    def standardise(batch: Batch) -> Batch:
+        features = (batch["features"] - jnp.asarray(card.mean)) / jnp.asarray(card.std)
+        return {**batch, "features": features.astype(config.dtype)}
+
+    return Task(
+        train_objective=partial(classification, label_smoothing=config.label_smoothing),
+        eval_objective=classification,
+        train_batch=lambda key, batch: standardise(batch),
+        eval_batch=standardise,
+        inputs=("features",),
         score="accuracy",
         confusion=True,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from input_pipeline import DatasetCard, TextCard
+from input_pipeline import Card, DatasetCard, TableCard, TextCard
 from train import config as config_lib
 from train.checkpoint import is_disk_full
 from train.config import Config
@@ -62,7 +62,7 @@ def _require_same_config(workdir: Path, config: Config) -> None:
         raise WorkdirError(f"workdir {workdir} has checkpoints but no config.json; choose another --workdir")
 
 
-def write_identity(workdir: Path, config: Config, card: DatasetCard | TextCard) -> None:
+def write_identity(workdir: Path, config: Config, card: Card) -> None:
     """Writes ``config.json`` and ``dataset.json``: only once the config is known to be good."""
     write_atomically(workdir / "config.json", config_lib.to_json(config))
     write_atomically(workdir / "dataset.json", json.dumps(dataclasses.asdict(card), indent=2) + "\n")
@@ -80,12 +80,12 @@ def read_config(workdir: Path) -> Config:
         ) from e
 
 
-def read_card(workdir: Path) -> DatasetCard | TextCard:
-    """What the run in ``workdir`` was trained on: image shape and label names, or tokenizer, without the data."""
+def read_card(workdir: Path) -> Card:
+    """What the run in ``workdir`` was trained on: image shape, columns or tokenizer; label names; not the data."""
     text = _read(workdir, "dataset.json")
     try:
         values = json.loads(text)
-        cls = TextCard if "tokenizer" in values else DatasetCard
+        cls = TextCard if "tokenizer" in values else TableCard if "feature_names" in values else DatasetCard
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (ValueError, TypeError, AttributeError) as e:
         raise WorkdirError(f"{workdir}/dataset.json is damaged or of another version of this program ({e})") from e
