@@ -12,12 +12,14 @@ import numpy as np
 BINS = 10
 """Of equal width, for calibration."""
 
+Numbers = np.ndarray | np.floating | int
+
 RESAMPLES = 1000
 QUANTILE = 1.959963984540054
 """Of the standard normal distribution, for 95%."""
 
 
-def wilson(hits: np.ndarray | int, count: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+def wilson(hits: Numbers, count: Numbers) -> tuple[Numbers, Numbers]:
     """Lower and upper end of Wilson's 95% interval of proportions hits / count, count > 0."""
     hits, count, z2 = np.asarray(hits, float), np.asarray(count, float), QUANTILE**2
     centre, total = hits + z2 / 2, count + z2
@@ -42,6 +44,15 @@ def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
     return float(np.abs(positives - total).sum() / len(label))
 
 
+def error_by_chance(probability: np.ndarray, rng: np.random.Generator) -> float:
+    """What 95% of perfectly calibrated classifiers with these probabilities do not exceed in calibration error.
+
+    Labels are drawn from the probabilities (consistency resampling, Bröcker & Smith 2007).
+    """
+    draws = [rng.random(len(probability)) < probability for _ in range(RESAMPLES)]
+    return float(np.quantile([calibration_error(label, probability) for label in draws], 0.95))
+
+
 def threshold_of(sensitivity: float, label: np.ndarray, probability: np.ndarray) -> float:
     """The highest threshold that at least this share of the positives reaches; there must be positives."""
     positives = np.sort(probability[label == 1])[::-1]
@@ -56,8 +67,7 @@ def scores(label: np.ndarray, probability: np.ndarray, *, threshold: float = 0.5
 
     The calibration error has no interval. It is above 0 by chance even for a perfectly calibrated classifier, and
     resampling adds as much again, so that a bootstrap's interval misses the truth. It is to be compared with
-    ``calibrated``: of perfectly calibrated classifiers with these probabilities, 95% have at most that error
-    (consistency resampling, Bröcker & Smith 2007).
+    ``by_chance``, see :func:`error_by_chance`.
 
     Args:
       label: 0 or 1 [n]; probability: [n], of label 1.
@@ -65,7 +75,7 @@ def scores(label: np.ndarray, probability: np.ndarray, *, threshold: float = 0.5
 
     Returns:
       ``threshold``; ``confusion``, counts by true class (row) and decision (column); of each score dict(value, low,
-      high), or None where it is undefined; ``calibration_error``, dict(value, calibrated).
+      high), or None where it is undefined; ``calibration_error``, dict(value, by_chance).
     """
     from sklearn import metrics  # here: seconds, and most runs have no use for it
 
@@ -93,8 +103,7 @@ def scores(label: np.ndarray, probability: np.ndarray, *, threshold: float = 0.5
         if draws:
             found = [score(label[rows], probability[rows]) for rows in draws]
             result[name] = _interval(score(label, probability), *np.quantile(found, [0.025, 0.975]))
-    by_chance = [calibration_error(rng.random(size) < probability, probability) for _ in range(RESAMPLES)]
-    error = {"value": calibration_error(label, probability), "calibrated": float(np.quantile(by_chance, 0.95))}
+    error = {"value": calibration_error(label, probability), "by_chance": error_by_chance(probability, rng)}
     return {**result, "calibration_error": error}
 
 
@@ -114,5 +123,5 @@ def table(result: dict[str, Any]) -> str:
     for key, found in result.items():
         if isinstance(found, dict) and "low" in found:
             rows.append(f"{key:<25} {found['value']:6.4f}  {found['low']:.4f} to {found['high']:.4f}")
-    rows.append(f"{'calibration_error':<25} {error['value']:6.4f}  by chance alone up to {error['calibrated']:.4f}")
+    rows.append(f"{'calibration_error':<25} {error['value']:6.4f}  by chance alone up to {error['by_chance']:.4f}")
     return "\n".join(rows)
