@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import socket
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,13 @@ from input_pipeline import DataError, TableCard, describe, make_loader
 from input_pipeline.__main__ import main as show
 from jaxmodels import weights
 from tests.test_data_builders import finish, run
-from tests.test_loop import assert_same_run, stopped_and_resumed
+from tests.test_loop import ROOT, assert_same_run, command_line, stopped_and_resumed
 from train import binary, evaluate, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, load_config
 from train.loop import train
 from train.workdir import read_card
+
+CONFIG = ROOT / "configs" / "breast_cancer_mlp.py"
 
 
 def make_config(data_dir, **fields) -> Config:
@@ -222,20 +225,19 @@ def test_evaluation_and_resumption_standardise_as_the_run_began(data_dir, finish
     stopped_and_resumed(make_config(data_dir), tmp_path / "parts", monkeypatch, 33)
     assert_same_run(workdir, tmp_path / "parts")
     # what the data would give today does not count
-    stopped = pytest.MonkeyPatch()
     path = tmp_path / "parts" / "dataset.json"
     card = json.loads(path.read_text())
     path.write_text(json.dumps(card | {"mean": [0.0] * 30}))
-    with stopped.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr("input_pipeline.describe", None)
         again = train(make_config(data_dir), tmp_path / "parts")
     assert again["test"]["loss"] != summary["test"]["loss"]
 
 
-def test_eight_devices_count_each_patient_once(finished):
+def test_eight_devices_count_each_patient_once(finished, data_dir):
     """The last batch is padded, and each device holds an eighth of a batch."""
     workdir, _ = finished
-    card, features, label = read_card(workdir), *rows_of(read_config_dir(workdir), "validation")
+    card, features, label = read_card(workdir), *rows_of(data_dir, "validation")
     results = []
     for mesh in (MeshConfig(), MeshConfig(data=2, fsdp=2, tensor=2)):
         config = dataclasses.replace(evaluate.read_config(workdir), mesh=mesh)
@@ -255,8 +257,25 @@ def test_eight_devices_count_each_patient_once(finished):
         np.testing.assert_allclose(probability, expected, atol=1e-5)  # float32, logits of about 10
 
 
-def read_config_dir(workdir):
-    return evaluate.read_config(workdir).data.data_dir
+def test_two_processes_count_each_patient_once(data_dir, tmp_path):
+    """Each has half of every batch, and the scores are those of all."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    flags = ["--config.steps=20", "--config.optim.warmup_steps=2"]
+    env = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    two = [
+        command_line(CONFIG, tmp_path / "w", data_dir, *flags, processes=env | {"JAX_PROCESS_ID": str(i)})
+        for i in range(2)
+    ]
+    results = [p.communicate(timeout=150) for p in two]
+    assert [p.returncode for p in two] == [0, 0], results
+    found = json.loads((tmp_path / "w" / "summary.json").read_text())["test"]["two_classes"]
+    built = setup.build(evaluate.for_this_machine(evaluate.read_config(tmp_path / "w")))
+    label, probability = evaluate.outcomes(built, evaluate.restore(built, tmp_path / "w"), "validation")
+    expected = binary.scores(label, probability)
+    assert np.sum(found["confusion"]) == 113 and found["confusion"] == expected["confusion"]
+    assert found["brier"]["value"] == pytest.approx(expected["brier"]["value"], rel=1e-4)
 
 
 def test_threshold_is_chosen_on_the_evaluation_split(finished, data_dir, capsys):
@@ -306,8 +325,7 @@ def test_a_run_starts_from_weights_of_rows(finished, data_dir, tmp_path):
 
 
 def test_the_config_trains(data_dir, tmp_path):
-    path = "configs/breast_cancer_mlp.py"
-    config = load_config(path, [f"data.data_dir={data_dir}", "steps=30", "optim.warmup_steps=5"])
+    config = load_config(CONFIG, [f"data.data_dir={data_dir}", "steps=30", "optim.warmup_steps=5"])
     assert train(config, tmp_path / "w")["test"]["accuracy"] > 0.85
 
 
