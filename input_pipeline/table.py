@@ -115,12 +115,12 @@ def describe_table(builder: tfds.core.DatasetBuilder, name: str, train_split: st
     rows = TableExamples(builder, train_split).features.astype(np.float64)
     std = rows.std(0)
     feature = builder.info.features[vector_feature(builder)]
-    named = tuple((feature.doc.desc or "").split(", "))  # see BreastCancer
+    named = tuple(filter(None, (feature.doc.desc or "").split(", ")))  # see BreastCancer
     return TableCard(
         name=name,
         version=str(builder.version),
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        feature_names=named if len(named) == rows.shape[1] > 1 else tuple(f"column {i}" for i in range(rows.shape[1])),
+        feature_names=named if len(named) == rows.shape[1] else tuple(f"column {i}" for i in range(rows.shape[1])),
         label_names=tuple(builder.info.features["label"].names),
         mean=tuple(rows.mean(0).tolist()),
         std=tuple(np.where(std > 0, std, 1.0).tolist()),
