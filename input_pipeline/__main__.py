@@ -20,8 +20,9 @@ from input_pipeline.datasets import BUILTIN
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import ArrayExamples, RecordExamples, open_examples
-from input_pipeline.loader import DatasetCard, describe, make_loader
+from input_pipeline.loader import describe, make_loader
 from input_pipeline.prepare import open_builder
+from input_pipeline.table import TableExamples, describe_table, vector_feature
 from input_pipeline.text import text_features
 
 _EXAMPLES, _CLASSES = 10, 20  # columns and rows of the sample sheet
@@ -81,14 +82,30 @@ def show_text(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> None
             print(f"  {name} begins {text[:_BEGINNING]!r}")
 
 
+def show_table(builder: tfds.core.DatasetBuilder, name: str) -> None:
+    """Prints the splits of a table with their labels, and its columns with mean and deviation over the first split."""
+    first = next(iter(builder.info.splits))
+    card = describe_table(builder, name, first)
+    print(f"{card.summary()}\nin {card.directory}")
+    for split in card.splits:
+        counts = np.bincount(TableExamples(builder, split).label, minlength=card.num_classes)
+        classes = ", ".join(f"{label} {n:,}" for label, n in zip(card.label_names, counts, strict=True))
+        print(f"{split}: {counts.sum():,} rows; {classes}")
+    for column, mean, std in zip(card.feature_names, card.mean, card.std, strict=True):
+        print(f"  {column:<24} {mean:.4g} +- {std:.4g} in {first}")
+
+
 def show(args: argparse.Namespace) -> None:
     """Prints the card of a data set, and writes its sample sheet."""
     builder = open_builder(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir)
     if texts := text_features(builder):
         show_text(builder, texts)
         return
+    if vector_feature(builder) is not None:
+        show_table(builder, args.name)
+        return
     decoding = Decoding(args.image_size)
-    card: DatasetCard = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, decoding=decoding)
+    card = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, decoding=decoding)
     shape = " x ".join(map(str, card.image_shape))
     print(f"{card.name} {card.version}: images {shape} uint8, {card.num_classes} classes\nin {card.directory}")
     splits = {split: open_examples(builder, split, decoding, in_memory_bytes=2**31) for split in card.splits}
@@ -115,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     listing = "\n".join(f"  {name:14} {(builder.__doc__ or '').splitlines()[0]}" for name, builder in BUILTIN.items())
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline",
-        description="Prepares a data set and shows its splits, labels and samples, or how its text begins.",
+        description="Prepares a data set and shows its splits, labels and samples, or columns, or how its text begins.",
         epilog=f"built-in data sets:\n{listing}\nAny set that TFDS has prepared in DATA_DIR works by its name, too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""Batches of images or text for training and evaluation.
+"""Batches of images, text or rows of tables for training and evaluation.
 
 Global batch t is a function of (data, seed, t) alone. The number of processes only decides who gets which rows of it,
 and the whole state of a loader is t: a run resumes with the same batches, on any number of processes. The item of the
@@ -30,25 +30,31 @@ from input_pipeline.examples import (
     read_labels,
     split_parts,
 )
-from input_pipeline.image_text import ImageTextExamples
+from input_pipeline.image_text import ImageTextCard, ImageTextExamples
 from input_pipeline.prepare import open_builder
 from input_pipeline.sequences import LabelledTexts, Translations
+from input_pipeline.table import TableCard, TableExamples, describe_table, vector_feature
 from input_pipeline.text import TextCard, TextExamples, open_texts
+
+Card = DatasetCard | TableCard | TextCard | ImageTextCard
+"""What is known of a data set before its examples are read."""
 
 
 def describe(
     name: str,
     *,
+    train_split: str = "train",
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     labels: Sequence[str] = (),
     require: Sequence[str] = (),
-) -> DatasetCard:
-    """Returns the card of a data set, preparing it first if it is a built-in one.
+) -> DatasetCard | TableCard:
+    """Returns the card of a data set of images or of a table, preparing it first if it is a built-in one.
 
     Args:
         name: see `make_loader`, as are data_dir, raw_dir, decoding and labels.
+        train_split: over which the columns of a table are standardised.
         require: TFDS split strings that must be there.
 
     Raises:
@@ -57,6 +63,8 @@ def describe(
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
     for split in require:
         split_parts(builder, split)
+    if vector_feature(builder) is not None:
+        return describe_table(builder, name, train_split, labels)
     _, _, label = image_and_label(builder)
     shape = image_shape(builder, decoding.image_size)
     if decoding.randaugment_layers and shape[2] not in (1, 3):
@@ -73,7 +81,7 @@ def describe(
     )
 
 
-Examples = ArrayExamples | RecordExamples | TextExamples | ImageTextExamples | MoreLabels
+Examples = ArrayExamples | RecordExamples | TableExamples | TextExamples | ImageTextExamples | MoreLabels
 """What has a length and ``batch(indices, draws)``."""
 
 
@@ -236,10 +244,10 @@ def make_loader(
         in_memory_bytes: a split whose decoded images take at most this many bytes is held in memory.
 
     Returns:
-        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), or of what
-        `TextCard.shapes` says, with b = batch_size // process_count. `get_state()` is {"next_index": t}, t being
-        the next batch to be returned, whatever is prefetched; `set_state(state)` goes there; `close()` stops the
-        background threads.
+        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), of a table with
+        features=float32 [b, d] in place of image, of text of what `TextCard.shapes` says; b is batch_size //
+        process_count. `get_state()` is {"next_index": t}, t being the next batch to be returned, whatever is
+        prefetched; `set_state(state)` goes there; `close()` stops the background threads.
 
     Raises:
         DataError: the data set or split cannot be found, prepared or used, or an argument is out of range.
@@ -256,7 +264,11 @@ def make_loader(
         texts = open_texts(builder, split, text, train=train)
         examples: Examples = texts
         row_bytes += texts.row_bytes
-    if images or text is None:
+    elif vector_feature(builder) is not None:
+        examples = table = TableExamples(builder, split)
+        row_bytes += table.row_bytes
+        images = False
+    if images or (images is None and text is None):
         in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
         pictures = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes)
         row_bytes += math.prod(image_shape(builder, decoding.image_size))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from input_pipeline import DatasetCard, TextCard
+from input_pipeline import DatasetCard, TableCard, TextCard
 from input_pipeline.tokenizers import train_tokenizer
 from train import config as config_lib
 from train import setup
@@ -25,6 +25,7 @@ SHAPES = {  # data set -> image shape, classes
     "cifar10": ((32, 32, 3), 10),
     "imagenet2012": ((224, 224, 3), 1000),
 }
+COLUMNS = {"breast_cancer": 30}  # table -> numbers in a row
 DIGITS = ROOT / "configs" / "digits_cnn.py"
 
 
@@ -57,6 +58,9 @@ def test_every_config_builds(path):
             label_names=("no", "yes") if form == "labels" else (),
             buckets=(*config.data.buckets, config.data.max_len) if form == "translation" else (),
         )
+    elif columns := COLUMNS.get(config.data.name):
+        names, numbers = tuple(map(str, range(columns))), (1.0,) * columns
+        card = TableCard(config.data.name, "1.0.0", splits, names, ("no", "yes"), numbers, numbers, "")
     else:
         shape, classes = SHAPES[config.data.name]
         size = config.data.image_size

@@ -92,6 +92,7 @@ def test_a_run_with_two_labels(shades, tmp_path, learned, capsys):
         expected = sum(test[f"{t}_weight"] * test[f"{t}_loss"] for t in ("label", "band"))
         expected -= (math.log(test["label_weight"]) + math.log(test["band_weight"] / 2)) / 2
         assert test["loss"] == pytest.approx(expected, rel=1e-5)
+    capsys.readouterr()
     assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == test
     with pytest.raises(ConfigError, match=r"config.tasks.labels = \('label', 'band'\)"):

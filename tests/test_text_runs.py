@@ -189,6 +189,9 @@ def test_a_classifier_of_texts_has_scores_of_every_class(labeller):
     assert {"precision", "recall", "f1", "support"} == set(test["per_class"]["no"])
     assert test["matthews"] > 0.8 and test["macro_f1"] > 0.9
     assert np.sum(test["confusion"]) == 40
+    # in batches of several lengths too, label 1 is the positive one
+    found = test["two_classes"]
+    assert found["positive"] == "yes" and found["confusion"] == test["confusion"] and found["roc_auc"]["value"] > 0.95
     losses = [record["loss"] for record in records(tmp / "run", "eval")]
     assert losses == sorted(losses, reverse=True)
 

@@ -299,7 +299,7 @@ def check(config: Config) -> None:
             )
     _check_model(config)
     if reads_text(config) and not reads_images(config):
-        _require_no_images(config)
+        _require_no_images(config, f"model {config.model!r} reads text")
     _check_text(config)
     _check_image_text(config)
     _check_tasks(config)
@@ -373,17 +373,33 @@ def reads_text(config: Config) -> bool:
 
 
 def reads_images(config: Config) -> bool:
-    """Whether the model takes images, alone or with a text."""
+    """Whether the model takes images, alone or with a text; or, if its data are a table, rows of numbers."""
     return not reads_text(config) or jaxmodels.MODELS[config.model].func in IMAGE_AND_TEXT
 
 
-def _require_no_images(config: Config) -> None:
+def check_table(config: Config) -> None:
+    """Checks a config whose data are a table: rows of numbers.
+
+    Raises:
+      ConfigError: a model or an option that is for images.
+    """
+    if jaxmodels.MODELS[config.model].func is not jaxmodels.MLP:
+        raise ConfigError(
+            f"config.model = {config.model!r} is for images, and {config.data.name} is a table; nearest: "
+            "config.model = 'mlp'"
+        )
+    _require_no_images(config, f"{config.data.name} is a table")
+
+
+def _require_no_images(config: Config, instead: str) -> None:
     plain = DataConfig()
     for name in (
         "image_size",
         "resize_size",
         "crop_area",
         "randaugment_layers",
+        "mean",
+        "std",
         "crop_padding",
         "flip",
         "erasing",
@@ -391,10 +407,7 @@ def _require_no_images(config: Config) -> None:
     ):
         value, default = getattr(config.data, name), getattr(plain, name)
         if value != default:
-            raise ConfigError(
-                f"config.data.{name} = {value!r} is for images, and model {config.model!r} reads text; "
-                f"nearest: {default!r}"
-            )
+            raise ConfigError(f"config.data.{name} = {value!r} is for images, and {instead}; nearest: {default!r}")
 
 
 def check_batch(config: Config, shards: int) -> None:

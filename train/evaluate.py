@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import cli
+from train import binary, cli
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import Config, ConfigError
 from train.metrics import Sums, matthews, per_class
@@ -51,17 +51,43 @@ def evaluate(
         if counts is not None:
             confusion = counts.astype(np.int64) + (0 if confusion is None else confusion)
 
+    with contextlib.closing(_results(run, step, state, split)) as results:
+        for result in results:
+            add(*result)
+            if stopping():
+                return None
+    count, means = next(iter(sums.values.values()))[1], sums.means()
+    return Evaluation(means | run.task.derive(means), int(count), confusion)
+
+
+def _results(run: Run, step: Any, state: TrainState, split: str) -> Iterator[Any]:
+    """What a compiled step gives for each batch of a split, on the host."""
     pending = None
     with contextlib.closing(run.loader(split, train=False)) as loader:
         for batch in loader:
             done, pending = pending, step(state, put_batch(batch, run.mesh))  # fetched late: the device stays busy
             if done is not None:
-                add(*jax.device_get(done))
+                yield jax.device_get(done)
+    yield jax.device_get(pending)
+
+
+def outcomes(
+    run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
+) -> tuple[np.ndarray, np.ndarray] | tuple[()] | None:
+    """Label [n] and probability of class 1 [n] of each example of a split, the same on every process.
+
+    () if the run is not a classifier of two classes; None if ``stopping`` said so.
+    """
+    if not run.task.confusion or run.model.num_classes != 2:
+        return ()
+    found = []
+    with contextlib.closing(_results(run, run.compile_outcome_step(), state, split)) as results:
+        for result in results:
+            found.append(result)
             if stopping():
                 return None
-    add(*jax.device_get(pending))
-    count, means = next(iter(sums.values.values()))[1], sums.means()
-    return Evaluation(means | run.task.derive(means), int(count), confusion)
+    label, weight, probability = map(np.concatenate, zip(*found, strict=True))
+    return label[weight > 0], probability[weight > 0].astype(np.float64)
 
 
 def final_means(
@@ -95,8 +121,14 @@ def final_means(
     return None if found is None else found.means
 
 
-def scores(run: Run, found: Evaluation) -> dict[str, Any]:
-    """JSON values: the means, the number of examples and, for classes, per-class scores and the confusion matrix."""
+def scores(
+    run: Run, found: Evaluation, pairs: tuple[np.ndarray, np.ndarray] | tuple[()] = (), threshold: float = 0.5
+) -> dict[str, Any]:
+    """JSON values: the means, the number of examples and, for classes, per-class scores and the confusion matrix.
+
+    Args:
+      pairs: what :func:`outcomes` gave; threshold: of the scores of two classes.
+    """
     confusion, result = found.confusion, {**found.means, run.task.unit: found.examples}
     if run.task.translates:
         from train import translate  # here: most runs have no use for it
@@ -106,6 +138,8 @@ def scores(run: Run, found: Evaluation) -> dict[str, Any]:
         return result
     classes = per_class(confusion.astype(np.float64))
     names = [run.card.label_names[i] if i < len(run.card.label_names) else str(i) for i in range(len(confusion))]
+    if pairs:
+        result["two_classes"] = {"positive": names[1], **binary.scores(*pairs, threshold=threshold)}
     return {
         **result,
         "macro_f1": float(classes["f1"].mean()),
@@ -162,12 +196,34 @@ def for_this_machine(config: Config) -> Config:
     return config
 
 
+def _threshold(run: Run, state: TrainState, split: str, sensitivity: float) -> float:
+    """The threshold that gives a sensitivity on the run's own eval_split, to be applied to another split."""
+    chosen_on = run.config.data.eval_split
+    if not 0 < sensitivity <= 1:
+        raise ConfigError(f"--sensitivity={sensitivity} is not above 0 and at most 1; nearest: 0.95")
+    if split == chosen_on:
+        raise ConfigError(
+            f"--sensitivity chooses the threshold on {chosen_on!r}, and scores on the same examples would flatter it; "
+            "name another --split"
+        )
+    pairs = outcomes(run, state, chosen_on)
+    if not pairs or not pairs[0].any():
+        raise ConfigError("--sensitivity is for classifiers of two classes, and needs examples of both")
+    return binary.threshold_of(sensitivity, *pairs)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Prints the scores of a split as a table, or as JSON."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluate", description="Scores of a checkpoint on a split.")
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
     parser.add_argument("--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"')
     parser.add_argument("--step", default="last", help='"last" (default), "best" or a number')
+    parser.add_argument(
+        "--sensitivity",
+        type=float,
+        default=None,
+        help="two classes: score --split at the highest threshold that has this sensitivity on the run's eval_split",
+    )
     parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
     parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
     parser.add_argument("--json", action="store_true", help="print JSON, as in summary.json")
@@ -180,14 +236,18 @@ def main(argv: list[str] | None = None) -> int:
     run = build(config, card=read_card(args.workdir))
     state = restore(run, args.workdir, args.step)
     split = args.split or config.data.eval_split
+    threshold = 0.5 if args.sensitivity is None else _threshold(run, state, split, args.sensitivity)
     found, extra = evaluate(run, run.compile_eval_step(), state, split), final_means(run, state, split)
-    assert found is not None and extra is not None
-    result = scores(run, found) | extra
+    pairs = outcomes(run, state, split)
+    assert found is not None and extra is not None and pairs is not None
+    result = scores(run, found, pairs, threshold) | extra
     if args.json:
         print(json.dumps(result, indent=2))
     else:
         if found.confusion is not None:
             print(table(result))
+        if pairs:
+            print(binary.table(result["two_classes"]))
         if "bleu_signature" in result:
             print(f"BLEU as sacrebleu's {result['bleu_signature']}")
         means = "  ".join(f"{k} {v:.6g}" for k, v in (found.means | extra).items())

@@ -21,10 +21,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train import cli, hardware, pictures, report
+from input_pipeline import DatasetCard
+from train import binary, cli, hardware, pictures, report
 from train.checkpoint import Checkpoints
-from train.config import Config, reads_text
-from train.evaluate import Evaluation, evaluate, final_means, scores, table
+from train.config import Config
+from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
 from train.metrics import Sums, Writers, read_records, write_atomically
 from train.nonfinite import NonFiniteError
 from train.nonfinite import report as report_nonfinite
@@ -47,9 +48,10 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(claimed(workdir, config))
-        # a run goes on with the tokenizer that it began with, whatever the corpus would give today
-        run = build(config, card=read_card(workdir) if reads_text(config) and _began(workdir) else None)
-        if reads_text(config):  # text that the tokenizer does not know is better found now than at an evaluation
+        # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the data give today
+        began = read_card(workdir) if _began(workdir) else None
+        run = build(config, card=None if isinstance(began, DatasetCard) else began)
+        if not isinstance(run.card, DatasetCard):  # what cannot be read is better found now than at an evaluation
             run.loader(config.data.eval_split, train=False).close()
         checkpoints = Checkpoints(
             workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
@@ -187,15 +189,16 @@ class _Loop:
         extra = final_means(
             self.run, state, config.data.eval_split, stopping=self._may_leave, keep=self._keep_translations
         )
+        found = outcomes(self.run, state, config.data.eval_split, stopping=self._may_leave)
         train = self._measure(state, config.data.train_split)
-        if train is None or test is None or extra is None:
+        if train is None or test is None or extra is None or found is None:
             return None
         if jax.process_index() != 0:
             return {}
         examples = config.steps * config.batch_size
         summary = {
             "train": train.means | {self.run.task.unit: train.examples},
-            "test": scores(self.run, test) | extra,
+            "test": scores(self.run, test, found) | extra,
             "steps": config.steps,
             "seconds": round(time.perf_counter() - self.started, 3),
             "examples_per_second": round(examples / max(self.progress.step_seconds, 1e-9), 1),
@@ -206,6 +209,10 @@ class _Loop:
             report.plot_confusion(test.confusion, list(summary["test"]["per_class"]), self.workdir / "confusion.png")
             self.writers.line(table(summary["test"]))
             written += ", confusion.png"
+        if found:
+            report.plot_two_classes(*found, self.workdir / "two_classes.png")
+            self.writers.line(binary.table(summary["test"]["two_classes"]))
+            written += ", two_classes.png"
         if self.draw:
             written += ", samples/"
         if self.run.task.translates:

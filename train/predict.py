@@ -1,11 +1,15 @@
-"""Labels images or texts.
+"""Labels images, texts or rows of tables.
 
 python -m train.predict --workdir=DIR FILES_OR_FOLDERS...
 python -m train.predict --workdir=DIR_OF_A_TEXT_CLASSIFIER "a text" "another"    (or - < FILE, line by line)
+python -m train.predict --workdir=DIR_OF_A_TABLE FILES.csv...    (or - < FILE)
 """
 
 import argparse
+import csv
+import difflib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from input_pipeline import DatasetCard, ImageTextCard, TextCard, decode
+from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard, decode
 from input_pipeline.text import text_arrays
 from train import cli
 from train.config import Config, ConfigError
@@ -64,12 +68,12 @@ def expand(paths: list[Path]) -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints each file or text with its labels and their probabilities.
+    """Prints each file, text or row with its labels and their probabilities.
 
     Exit code 1 if a file was unreadable; the rest are labelled.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m train.predict", description="Labels images or texts with a trained model."
+        prog="python -m train.predict", description="Labels images, texts or rows of tables with a trained model."
     )
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
@@ -82,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         metavar="FILE_OR_TEXT",
         help="images or folders of images; for a text classifier, texts (a tab between the two of a pair), or - for "
-        "the lines of standard input",
+        "the lines of standard input; for a classifier of a table, .csv or .tsv files with named columns, or -",
     )
     args = parser.parse_args(argv)
     if args.top < 1 or args.batch_size < 1:
@@ -99,6 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     kind, broken = "text", 0
     if isinstance(card, TextCard):
         names, arrays = read_texts(args.inputs, card)
+    elif isinstance(card, TableCard):
+        kind = "row"
+        names, arrays = read_rows(args.inputs, card)
     else:
         kind = "file"
         names, arrays, broken = read_images([Path(x) for x in args.inputs], config, card, args.invert)
@@ -147,6 +154,45 @@ def read_texts(words: list[str], card: TextCard) -> tuple[list[str], dict[str, n
     if cut:
         cli.warn(f"{cut} of {len(texts)} text(s) are longer than {card.max_len} tokens and are cut")
     return texts, arrays
+
+
+def read_rows(paths: list[str], card: TableCard) -> tuple[list[str], dict[str, np.ndarray]]:
+    """FILE:LINE and numbers of each row of files whose first line names the columns, in any order and among others.
+
+    Raises:
+      ConfigError: a file that cannot be read, a column that is missing, or what is not a number.
+    """
+    names, rows = [], []
+    for path in paths:
+        try:
+            lines = cli.stdin_lines() if path == "-" else Path(path).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{path} cannot be read: {e}") from e
+        reader = csv.DictReader(lines, delimiter="\t" if "\t" in "".join(lines[:1]) else ",")
+        there = reader.fieldnames or ()
+        missing = [name for name in card.feature_names if name not in there]
+        if missing:
+            near = difflib.get_close_matches(missing[0], there, n=1)
+            raise ConfigError(
+                f"{path} lacks {len(missing)} of the {card.num_features} columns of {card.name}, first {missing[0]!r}"
+                + (f"; it has {near[0]!r}" if near else "; its first line must name them, as dataset.json does")
+            )
+        for row in reader:
+            names.append(f"{path}:{reader.line_num}")
+            rows.append([_number(row[name], f"{names[-1]}, {name!r}") for name in card.feature_names])
+    if not rows:
+        raise ConfigError(f"no rows in {', '.join(paths)}")
+    return names, {"features": np.array(rows, np.float32)}
+
+
+def _number(text: str | None, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{where}: {text!r} is not a number")
+    return value
 
 
 def _print(kind: str, name: str, probabilities: np.ndarray, names: tuple[str, ...], top: int, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves for people: the header at the start, pictures on the way, ``curves.png`` and ``confusion.png``."""
+"""What a run leaves for people: the header at the start, pictures on the way, ``curves.png`` and other plots."""
 
 import importlib.metadata
 import io
@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from train import setup, transfer
+from train import binary, setup, transfer
 from train.metrics import write_atomically
 from train.setup import Run
 
@@ -97,6 +97,35 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
             axes.text(
                 j, i, f"{confusion[i, j]}", ha="center", va="center", color="white" if dark else "black", fontsize=8
             )
+    figure.savefig(path, dpi=110)
+
+
+def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path) -> None:
+    """Reliability diagram, with Wilson's intervals and how often each probability occurs, and ROC curve.
+
+    Args:
+      label: 0 or 1 [n]; probability: [n], of label 1.
+    """
+    from sklearn.metrics import roc_curve  # here: seconds, and most runs have no use for it
+
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    reliability, roc = figure.subplots(1, 2)
+    bins = binary.calibration(label, probability)
+    count, positives, total = (x[bins[0] > 0] for x in bins)
+    share = positives / count
+    low, high = binary.wilson(positives, count)
+    distances = np.maximum([share - low, high - share], 0)  # rounding may pass 0
+    reliability.errorbar(total / count, share, yerr=distances, fmt="o", capsize=3)
+    for x, y, n in zip(total / count, share, count, strict=True):
+        reliability.annotate(f"{n}", (x, y), xytext=(6, -10), textcoords="offset points", fontsize=8)
+    reliability.set(title="reliability; examples of each bin", xlabel="mean probability", ylabel="share of positives")
+    if 0 < label.sum() < len(label):
+        roc.plot(*roc_curve(label, probability)[:2])
+    roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity")
+    for axes in (reliability, roc):
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
 

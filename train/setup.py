@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import input_pipeline
 import jaxmodels
-from input_pipeline import DatasetCard, Decoding, ImageTextCard, TextCard
+from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
 from input_pipeline.text import Form
 from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead
@@ -26,6 +27,7 @@ from train.config import (
     ConfigError,
     DataConfig,
     check_batch,
+    check_table,
     reads_images,
     reads_text,
     resolve_model_fields,
@@ -45,8 +47,6 @@ FORMS: dict[str, Form] = {
     "contrastive": "labels",
 }
 """Objective -> how text is cut for it."""
-
-Card = DatasetCard | TextCard | ImageTextCard
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,13 @@ class Run:
           ConfigError: the source cannot be read or does not fit.
         """
         config, state = self.config, self.init()
-        options: dict[str, Any] = {
-            "skip": config.init_skip,
-            "image_shape": getattr(self.card, "image_shape", ()),
-            "warn": warn,
-        }
+        options: dict[str, Any] = {"skip": config.init_skip, "image_shape": _input_shape(self.card), "warn": warn}
         if config.init_from is not None:
             return transfer.load(config.init_from, state, model=self.model, **options)
         origins = []
         for name, source in config.init_parts.items():
             if name not in state.params:
-                raise ConfigError(
-                    f"config.init_parts.{name}: {config.model!r} with {config.model_fields} has no such part"
-                )
+                raise ConfigError(f"config.init_parts.{name}: the model has no such part with {config.model_fields}")
             part = encoder_of(unwrapped(self.model), name)
             state, origin = transfer.load_part(name, source, state, model=part, **options)
             origins.append(origin)
@@ -147,21 +141,29 @@ class Run:
         """The compiled ``task.final_step`` in the form of an evaluation step: (state, batch) -> metrics, None."""
         return self._compile_eval(lambda state, batch: (self.task.final_step(state, batch), None))
 
-    def _compile_eval(self, step: Callable[..., Any]) -> Any:
+    def _compile_eval(self, step: Callable[..., Any], **options: Any) -> Any:
         batches = self.batch_shapes(self.config.eval_batch_size)
         with jax.set_mesh(self.mesh):
-            return _by_length(batches, [jax.jit(step).lower(self.shapes, batch).compile() for batch in batches])
+            return _by_length(
+                batches, [jax.jit(step, **options).lower(self.shapes, batch).compile() for batch in batches]
+            )
 
     def compile_predict_step(self, batch_size: int) -> Any:
         """The compiled (state, batch as loaded, of the greatest length) -> probabilities [batch_size, classes]."""
-        task = self.task
-
-        def probabilities(state, batch):
-            batch = task.eval_batch(batch)
-            return jax.nn.softmax(predict_step(state, *(batch[k] for k in task.inputs), model=self.model))
-
         with jax.set_mesh(self.mesh):
-            return jax.jit(probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
+            return jax.jit(self._probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
+
+    def compile_outcome_step(self) -> Any:
+        """The compiled (state, batch) -> label, weight and probability of class 1 [b], whole on every process."""
+
+        def outcomes(state, batch):
+            return batch["label"], batch["weight"], self._probabilities(state, batch)[:, 1]
+
+        return self._compile_eval(outcomes, out_shardings=NamedSharding(self.mesh, P()))
+
+    def _probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
+        batch = self.task.eval_batch(batch)
+        return jax.nn.softmax(predict_step(state, *(batch[k] for k in self.task.inputs), model=self.model))
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
@@ -184,7 +186,7 @@ class Run:
             raw_dir=data.raw_dir,
             decoding=_decoding(data),
             text=card.text if isinstance(card, ImageTextCard) else card if isinstance(card, TextCard) else None,
-            images=not isinstance(card, TextCard),
+            images=isinstance(card, DatasetCard | ImageTextCard),
             labels=self.config.tasks.labels,
             **kwargs,
         )
@@ -247,7 +249,7 @@ def _describe(config: Config) -> Card:
     }
     text = image = None
     if reads_images(config):
-        image = input_pipeline.describe(data.name, decoding=_decoding(data), **where)
+        image = input_pipeline.describe(data.name, decoding=_decoding(data), train_split=data.train_split, **where)
     if reads_text(config):
         text = input_pipeline.describe_text(
             data.name,
@@ -279,13 +281,22 @@ def _tokenizer(name: str) -> str:
 def _resolve_fields(config: Config, card: Card) -> dict[str, Any]:
     if isinstance(card, TextCard):
         return resolve_text_fields(config, card.vocab_size, card.num_classes)
-    image = card.image if isinstance(card, ImageTextCard) else card
-    mean, channels = config.data.mean, image.image_shape[-1]
+    if isinstance(card, TableCard):
+        check_table(config)
+        return resolve_model_fields(config, card.num_classes, _input_shape(card))
+    mean, channels = config.data.mean, card.image_shape[-1]
     if len(mean) not in (1, channels):
         raise ConfigError(f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)")
     if isinstance(card, ImageTextCard):
         return resolve_text_fields(config, card.text.vocab_size, card.num_classes)
-    return resolve_model_fields(config, image.num_classes, image.image_shape)
+    return resolve_model_fields(config, card.num_classes, card.image_shape)
+
+
+def _input_shape(card: Card) -> tuple[int, ...]:
+    """Of one image or row as the model takes it; () of text."""
+    if isinstance(card, TableCard):
+        return (card.num_features,)
+    return () if isinstance(card, TextCard) else card.image_shape
 
 
 def _decoding(data: DataConfig) -> Decoding:

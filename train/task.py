@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from input_pipeline import DatasetCard, ImageTextCard, TextCard, image
+from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, image
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
 from jaxmodels import Fusion, Module
@@ -67,7 +67,7 @@ class Task:
     final_step: Callable[[TrainState, Batch], Metrics] | None = None
 
 
-def make_task(config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard) -> Task:
+def make_task(config: Config, model: Module, card: Card) -> Task:
     """The task that ``config.objective`` names.
 
     Raises:
@@ -99,9 +99,11 @@ def text_inputs(model: Module) -> tuple[str, ...]:
     return ("tokens", "segments", "types") if hasattr(model, "type_vocab_size") else ("tokens", "segments")
 
 
-def _inputs(model: Module, card: DatasetCard | TextCard | ImageTextCard) -> tuple[str, ...]:
+def _inputs(model: Module, card: Card) -> tuple[str, ...]:
     if isinstance(card, DatasetCard):
         return ("image",)
+    if isinstance(card, TableCard):
+        return ("features",)
     if isinstance(card, TextCard):
         return text_inputs(unwrapped(model))
     takes_missing = isinstance(unwrapped(model), Fusion)
@@ -116,11 +118,18 @@ def unwrapped(model: Module) -> Module:
 
 
 def _preprocessing(
-    config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard
+    config: Config, model: Module, card: Card
 ) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
-    """Of training and of evaluation: images are augmented and normalised, tokens are as they are."""
+    """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens are as they are."""
     if isinstance(card, TextCard):
         return lambda key, batch: batch, lambda batch: batch
+    if isinstance(card, TableCard):
+
+        def standardise(batch: Batch) -> Batch:
+            features = (batch["features"] - jnp.asarray(card.mean)) / jnp.asarray(card.std)
+            return {**batch, "features": features.astype(config.dtype)}
+
+        return lambda key, batch: standardise(batch), standardise
     data, dtype = config.data, jnp.dtype(config.dtype)
     augment = partial(
         image.preprocess_train,
@@ -150,7 +159,7 @@ def hide_one(key: PRNGKeyArray, present: Bool[Array, "b 2"], rate: float) -> Boo
     return present & ~(hidden[:, None] & jnp.stack([which, ~which], 1))
 
 
-def _classification(config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard) -> Task:
+def _classification(config: Config, model: Module, card: Card) -> Task:
     if config.tasks.labels:
         return _labels(config, model, card)
     train_batch, eval_batch = _preprocessing(config, model, card)
@@ -180,7 +189,7 @@ def _classification(config: Config, model: Module, card: DatasetCard | TextCard 
     )
 
 
-def _labels(config: Config, model: Module, card: DatasetCard | TextCard | ImageTextCard) -> Task:
+def _labels(config: Config, model: Module, card: Card) -> Task:
     train_batch, eval_batch = _preprocessing(config, model, card)
     names, weights = config.tasks.labels, config.tasks.weights
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from input_pipeline import DatasetCard, ImageTextCard, TextCard
+from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
 from train import config as config_lib
 from train.checkpoint import is_disk_full
 from train.config import Config
@@ -63,7 +63,7 @@ def _require_same_config(workdir: Path, config: Config) -> None:
         raise WorkdirError(f"workdir {workdir} has checkpoints but no config.json; choose another --workdir")
 
 
-def write_identity(workdir: Path, config: Config, card: DatasetCard | TextCard | ImageTextCard) -> None:
+def write_identity(workdir: Path, config: Config, card: Card) -> None:
     """Writes ``config.json`` and ``dataset.json``: only once the config is known to be good."""
     write_atomically(workdir / "config.json", config_lib.to_json(config))
     write_atomically(workdir / "dataset.json", json.dumps(dataclasses.asdict(card), indent=2) + "\n")
@@ -81,8 +81,8 @@ def read_config(workdir: Path) -> Config:
         ) from e
 
 
-def read_card(workdir: Path) -> DatasetCard | TextCard | ImageTextCard:
-    """What the run in ``workdir`` was trained on: image shape and label names, or tokenizer, without the data."""
+def read_card(workdir: Path) -> Card:
+    """What the run in ``workdir`` was trained on: image shape, columns or tokenizer; label names; not the data."""
     text = _read(workdir, "dataset.json")
     try:
         values = json.loads(text)
@@ -93,8 +93,8 @@ def read_card(workdir: Path) -> DatasetCard | TextCard | ImageTextCard:
         raise WorkdirError(f"{workdir}/dataset.json is damaged or of another version of this program ({e})") from e
 
 
-def _card(values: dict[str, Any]) -> DatasetCard | TextCard:
-    cls = TextCard if "tokenizer" in values else DatasetCard
+def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
+    cls = TextCard if "tokenizer" in values else TableCard if "feature_names" in values else DatasetCard
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

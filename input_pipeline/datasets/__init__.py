@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from input_pipeline.datasets.breast_cancer import BreastCancer
 from input_pipeline.datasets.builder import RawBuilder
 from input_pipeline.datasets.cifar import Cifar10, Cifar100
 from input_pipeline.datasets.digits import Digits
@@ -18,6 +19,7 @@ BUILTIN: dict[str, type[RawBuilder]] = {
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "emoji": Emoji,
+    "breast_cancer": BreastCancer,
     "pydoc": Pydoc,
     "tiny_shakespeare": TinyShakespeare,
     "text_files": TextFiles,

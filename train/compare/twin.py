@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import torch
 
+from input_pipeline import DatasetCard
 from jaxmodels import weights
 from train import cli
 from train.compare import originals
@@ -39,6 +40,8 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
     """
     _require_plain(config)
     run = build(config)
+    if not isinstance(run.card, DatasetCard):
+        raise ConfigError(f"the PyTorch twin is trained on images, and {config.data.name} has none")
     shape, model = run.card.image_shape, run.model
     case = Case(config.model, shape, classes=run.card.num_classes, objective=config.objective)
     state = run.init()

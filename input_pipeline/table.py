@@ -1,0 +1,145 @@
+"""Tables: data sets whose examples are rows of numbers with a class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from input_pipeline.corpus import read_records
+from input_pipeline.errors import DataError
+from input_pipeline.examples import class_label, split_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class TableCard:
+    """What a table is, and how a run standardises it.
+
+    Attributes:
+        name: as TFDS knows it.
+        version: "major.minor.patch".
+        splits: split name -> number of examples.
+        feature_names: of the columns.
+        label_names: of the classes; of two, the second is the positive one.
+        mean, std: of each column over the split that is trained on; std is 1 where a column is constant.
+        directory: where it lies on disk.
+        tasks: number of classes of each label that is a task, where there are several.
+    """
+
+    name: str
+    version: str
+    splits: dict[str, int]
+    feature_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    directory: str
+    tasks: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Texts have lengths; rows do not."""
+        return (0,)
+
+    def shapes(self, size: int, length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Shape and type of every array of a batch of ``size`` examples."""
+        labels = {f"label_{name}": ((size,), np.int32) for name in self.tasks}
+        row = {"features": ((size, self.num_features), np.float32)}
+        return {**row, "label": ((size,), np.int32), "weight": ((size,), np.float32), **labels}
+
+    @property
+    def num_features(self) -> int:
+        """Numbers in a row."""
+        return len(self.feature_names)
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 .. num_classes - 1."""
+        return len(self.label_names)
+
+    def summary(self) -> str:
+        """One line for the header of a run."""
+        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
+        return f"{self.name} {self.version}: {splits}; {self.num_features} columns, {self.num_classes} classes"
+
+
+class TableExamples:
+    """Rows held in memory: features float32 [n, d], label int32 [n]; the interface of image examples.
+
+    Raises:
+        DataError: unknown split, a number that is not finite, or an example without a label.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+        split_parts(builder, split)
+        key, source = vector_feature(builder), f"split {split!r} of {builder.info.full_name}"
+        records = list(read_records(builder, split))
+        with np.errstate(over="ignore"):  # a number too large for float32 is counted below
+            self.features = np.stack([record[key] for record in records]).astype(np.float32)
+        self.label = np.array([record["label"] for record in records], np.int32)
+        if holes := int((~np.isfinite(self.features)).any(1).sum()):
+            raise DataError(
+                f"{source} has {holes} row(s) with a number that is missing or not finite; prepare it without"
+            )
+        if unlabelled := int((self.label < 0).sum()):
+            raise DataError(f"{source} has {unlabelled} examples without a label; name another split")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a batch."""
+        return 4 * self.features.shape[1] + 8
+
+    def batch(self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
+        """Returns features float32 [k, d], label int32 [k] and weight float32 [k] of k indices."""
+        weight = np.ones(len(indices), np.float32)
+        return {"features": self.features[indices], "label": self.label[indices], "weight": weight}
+
+
+def vector_feature(builder: tfds.core.DatasetBuilder) -> str | None:
+    """Name of the one feature that is a vector of floating-point numbers; None if the data set is no table."""
+    found = [
+        name
+        for name, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Tensor)
+        and len(feature.shape) == 1
+        and feature.shape[0]
+        and np.issubdtype(feature.np_dtype, np.floating)
+    ]
+    labelled = isinstance(dict(builder.info.features.items()).get("label"), tfds.features.ClassLabel)
+    return found[0] if len(found) == 1 and labelled else None
+
+
+def describe_table(
+    builder: tfds.core.DatasetBuilder, name: str, train_split: str, labels: Sequence[str] = ()
+) -> TableCard:
+    """The card of a prepared table.
+
+    Args:
+        builder: of a data set with a `vector_feature`.
+        name: of the data set.
+        train_split: TFDS split string, over which mean and std are taken.
+        labels: features that are class labels, each a task.
+
+    Raises:
+        DataError: see `TableExamples`.
+    """
+    rows = TableExamples(builder, train_split).features.astype(np.float64)
+    std = rows.std(0)
+    feature = builder.info.features[vector_feature(builder)]
+    named = tuple(filter(None, (feature.doc.desc or "").split(", ")))  # see BreastCancer
+    return TableCard(
+        name=name,
+        version=str(builder.version),
+        splits={split: info.num_examples for split, info in builder.info.splits.items()},
+        feature_names=named if len(named) == rows.shape[1] else tuple(f"column {i}" for i in range(rows.shape[1])),
+        label_names=tuple(builder.info.features["label"].names),
+        mean=tuple(rows.mean(0).tolist()),
+        std=tuple(np.where(std > 0, std, 1.0).tolist()),
+        directory=str(builder.data_dir),
+        tasks={key: class_label(builder, key).num_classes for key in labels},
+    )
