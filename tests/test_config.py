@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from input_pipeline import DatasetCard, TableCard, TextCard
+from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.tokenizers import train_tokenizer
 from train import config as config_lib
 from train import setup
-from train.config import Config, ConfigError, check_batch, from_json, load_config, reads_text, to_json
+from train.config import Config, ConfigError, check_batch, from_json, load_config, reads_images, reads_text, to_json
 from train.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 SHAPES = {  # data set -> image shape, classes
     "digits": ((8, 8, 1), 10),
+    "emoji": ((64, 64, 3), 9),
     "fashion_mnist": ((28, 28, 1), 10),
     "cifar10": ((32, 32, 3), 10),
     "imagenet2012": ((224, 224, 3), 1000),
@@ -44,9 +45,18 @@ def test_every_config_builds(path):
     """Model, optimiser and shapes of the very training step, without data: a card stands in for the data set's."""
     config = load_config(path)
     splits = {config.data.train_split.partition("[")[0]: 1000, config.data.eval_split: 100}
+    card = None
+    if columns := COLUMNS.get(config.data.name):
+        names, numbers = tuple(map(str, range(columns))), (1.0,) * columns
+        card = TableCard(config.data.name, "1.0.0", splits, names, ("no", "yes"), numbers, numbers, "")
+    elif reads_images(config):
+        shape, classes = SHAPES[config.data.name]
+        size = config.data.image_size
+        shape = shape if size is None else (size, size, shape[-1])
+        card = DatasetCard(config.data.name, "1.0.0", splits, shape, classes, tuple(map(str, range(classes))), "")
     if reads_text(config):
         form = setup.FORMS[config.objective]
-        card = TextCard(
+        text = TextCard(
             name=config.data.name,
             version="1.0.0",
             splits=splits,
@@ -58,14 +68,7 @@ def test_every_config_builds(path):
             label_names=("no", "yes") if form == "labels" else (),
             buckets=(*config.data.buckets, config.data.max_len) if form == "translation" else (),
         )
-    elif columns := COLUMNS.get(config.data.name):
-        names, numbers = tuple(map(str, range(columns))), (1.0,) * columns
-        card = TableCard(config.data.name, "1.0.0", splits, names, ("no", "yes"), numbers, numbers, "")
-    else:
-        shape, classes = SHAPES[config.data.name]
-        size = config.data.image_size
-        shape = shape if size is None else (size, size, shape[-1])
-        card = DatasetCard(config.data.name, "1.0.0", splits, shape, classes, tuple(map(str, range(classes))), "")
+        card = ImageTextCard(card, text) if card else text
     run = setup.build(config, card=card, devices=jax.devices()[:1])
     count, _ = setup.parameter_count(run)
     assert count > 1000
