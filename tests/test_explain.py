@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import jaxmodels
 from jaxmodels import weights
-from jaxmodels.capture import altering
-from jaxmodels.explain import attention, faithfulness, gradients
+from jaxmodels.capture import altering, feature_maps
+from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
 from jaxmodels.explain.grad_cam import grad_cam
 from jaxmodels.explain.gradients import image_score, input_gradient, integrated_gradients, token_embeddings, token_score
@@ -29,24 +29,32 @@ VIT = {**SMALL, "num_classes": 5, "patch_size": 4}
 STEPS = 16  # of integrated gradients compared with PyTorch
 
 
-def pair(name, shape=(), **fields):
-    """A model in float64 with random weights, its variables, and PyTorch's original in evaluation mode."""
+def pair(name, shape=(), *, eager=False, **fields):
+    """A model in float64 with random weights, its variables, and PyTorch's original in evaluation mode.
+
+    Args:
+      eager: transformers' attention that shows its weights; of some its softmax is in float32 whatever the type.
+    """
     model = jaxmodels.create(name, **fields, **WIDE)
     torch.manual_seed(0)
     original = originals.build(model, shape)
     original.module.double()
     randomise(original.module)
-    if hasattr(original.module, "set_attn_implementation"):
-        original.module.set_attn_implementation("eager")  # the only one that shows its weights
-    tensors = {k: v.numpy() for k, v in original.tensors().items()}
-    variables = weights.from_torch(model, tensors, format=original.format, image_shape=shape or None)
+    if eager:
+        original.module.set_attn_implementation("eager")
+    state = {k: v.numpy() for k, v in original.tensors().items()}
+    variables = weights.from_torch(model, state, format=original.format, image_shape=shape or None)
     return model, jax.tree.map(jnp.asarray, variables), original.module.eval()
 
 
 def texts(lengths, seed=0):
     segments = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int32)
     tokens = np.random.default_rng(seed).integers(1, 30, segments.shape).astype(np.int32)
-    return tokens * segments, segments
+    return jnp.asarray(tokens * segments), jnp.asarray(segments)
+
+
+def tensors(*arrays):
+    return [torch.tensor(np.asarray(x)) for x in arrays]
 
 
 def pixels(*shape, seed=0):
@@ -75,13 +83,14 @@ def real_rows(maps, segments):
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("name", ["bert_tiny", "gpt2_tiny"])
 def test_attention_of_texts_equals_transformers(name, scan, x64):
-    model, variables, twin = pair(name, **TEXT, scan=scan)
+    model, variables, twin = pair(name, **TEXT, scan=scan, eager=True)
     tokens, segments = texts((7, 4))
     maps, instead_of = attention_maps(model, variables, tokens, segments)
     assert instead_of is None and list(maps) == ["attention"]
     with torch.no_grad():
-        mask, parent = torch.tensor(segments), type(twin).__mro__[1]  # theirs, not ours around it
-        outputs = parent.forward(twin, torch.tensor(tokens), attention_mask=mask, output_attentions=True)
+        ids, mask = tensors(tokens, segments)
+        parent = type(twin).__mro__[1]  # theirs, not ours around it
+        outputs = parent.forward(twin, ids, attention_mask=mask, output_attentions=True)
     theirs = torch.stack(outputs.attentions)
     assert apart(real_rows(maps["attention"], segments), real_rows(theirs, segments)) < 1e-12
     np.testing.assert_allclose(maps["attention"].sum(-1), 1, rtol=1e-12)
@@ -89,16 +98,16 @@ def test_attention_of_texts_equals_transformers(name, scan, x64):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_attention_of_images_equals_transformers(scan, x64):
-    model, variables, twin = pair("vit_b_16_hf", (8, 8, 3), **VIT, scan=scan)
+    model, variables, twin = pair("vit_b_16_hf", (8, 8, 3), **VIT, scan=scan, eager=True)
     images = pixels(2, 8, 8, 3)
     maps, _ = attention_maps(model, variables, images)
     with torch.no_grad():
         theirs = torch.stack(twin(torch_images(images), output_attentions=True).attentions)
-    assert apart(maps["attention"], theirs) < 1e-6  # their softmax is in float32 whatever the type
+    assert apart(maps["attention"], theirs) < 1e-6  # float32, see pair
 
 
 def test_attention_of_marian_equals_transformers(x64):
-    model, variables, twin = pair("marian", **TEXT, scan=True)
+    model, variables, twin = pair("marian", **TEXT, scan=True, eager=True)
     (source, source_segments), (target, target_segments) = texts((7, 4)), texts((5, 6), seed=1)
     maps, _ = attention_maps(model, variables, source, target, source_segments, target_segments)
     with torch.no_grad():
@@ -135,7 +144,7 @@ def test_attention_of_the_transformer_equals_torch(monkeypatch, x64):
         return output, found
 
     monkeypatch.setattr(torch.nn.MultiheadAttention, "forward", shown)
-    twin(*map(torch.tensor, (source, target, source_segments, target_segments)))
+    twin(*tensors(source, target, source_segments, target_segments))
     encoder, decoder, cross = seen[:2], seen[2::2], seen[3::2]
     for name, theirs, segments in (
         ("encoder/attention", encoder, source_segments),
@@ -170,9 +179,9 @@ def random_maps(layers, b, heads, n, segments):
 
 def test_rollout_equals_numpy(x64):
     _, segments = texts((6, 4))
-    maps = random_maps(3, 2, 2, 6, segments)
-    rolled = np.asarray(rollout(jnp.asarray(maps), jnp.asarray(segments)))
-    for b, length in enumerate(segments.sum(1)):
+    maps = random_maps(3, 2, 2, 6, np.asarray(segments))
+    rolled = np.asarray(rollout(jnp.asarray(maps), segments))
+    for b, length in enumerate((6, 4)):
         expected = np.eye(length)
         for layer in maps[:, b, :, :length, :length]:
             mixed = 0.5 * layer.mean(0) + 0.5 * np.eye(length)
@@ -189,7 +198,7 @@ def test_rollout_looks_back_only_where_the_model_does():
     tokens, segments = texts((7, 4))
     variables = model.init(jax.random.key(0), tokens, train=False)
     maps = attention_maps(model, variables, tokens, segments).maps["attention"]
-    rolled = rollout(maps, jnp.asarray(segments))
+    rolled = rollout(maps, segments)
     assert maps.dtype == rolled.dtype == jnp.float32
     np.testing.assert_allclose(rolled.sum(-1), segments, atol=1e-6)  # bfloat16 weights alone are off by 4e-3
     assert not np.triu(rolled, 1).any() and (np.diagonal(rolled, axis1=1, axis2=2)[segments > 0] > 0).all()
@@ -198,7 +207,7 @@ def test_rollout_looks_back_only_where_the_model_does():
 def test_rollout_over_patches():
     rolled = jnp.arange(2 * 7 * 7, dtype=jnp.float32).reshape(2, 7, 7)
     np.testing.assert_array_equal(over_patches(rolled, 2, 3)[1], [[50, 51, 52], [53, 54, 55]])
-    np.testing.assert_array_equal(over_patches(rolled, 1, 7)[0, 0], np.arange(7) + 21)
+    np.testing.assert_allclose(over_patches(rolled, 1, 7)[0, 0], np.arange(7) + 21, rtol=1e-6)
     with pytest.raises(ValueError, match=r"3 x 3 patches, with or without a class token, are not 7 tokens"):
         over_patches(rolled, 3, 3)
 
@@ -219,8 +228,14 @@ def torch_grad_cam(module, layer, images, target):
 
 VGG = {"stage_features": (3, 4, 5, 6, 7), "hidden_sizes": (8, 9), "pooled_size": 2}
 CAMS = {  # model: shape, fields, our layer (None: the default), theirs
-    "resnet18": ("resnet18", (64, 48, 3), {}, None, "layer4.1"),
-    "resnet18 inside": ("resnet18", (64, 48, 3), {}, "stage_3_block_0/conv_1", "layer3.0.conv1"),
+    "resnet18": ("resnet18", (64, 48, 3), {"stage_sizes": (1, 1, 1, 2)}, None, "layer4.1"),
+    "resnet18 inside": (
+        "resnet18",
+        (64, 48, 3),
+        {"stage_sizes": (1, 1, 1, 1)},
+        "stage_3_block_0/conv_1",
+        "layer3.0.conv1",
+    ),
     "resnet20": ("resnet20", (8, 8, 1), {"stage_sizes": (1, 2), "width": 4}, None, "layer2.1"),
     "vgg11": ("vgg11", (32, 32, 3), VGG, None, "features.18"),
     "vgg11_bn": ("vgg11_bn", (32, 32, 3), VGG, None, "features.26"),
@@ -249,13 +264,13 @@ def test_grad_cam_equals_torch(case, x64):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "layer"), [("googlenet", 64, "inception_5b"), ("inception_v3", 75, "mixed_7c")]
+    ("name", "size", "layer"), [("googlenet", 64, "inception_5b"), ("inception_v3", 299, "mixed_7c")]
 )
 def test_the_default_layer_is_the_last_map(name, size, layer):
     model = jaxmodels.create(name, num_classes=3)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    assert list(jaxmodels.capture.feature_maps(model, variables, images))[-1] == layer
+    assert list(feature_maps(model, variables, images))[-1] == layer
 
 
 def test_grad_cam_names_the_nearest_layer():
@@ -266,7 +281,7 @@ def test_grad_cam_names_the_nearest_layer():
         grad_cam(model, variables, images, target, layer="conv_2")
     vit = jaxmodels.create("vit_ti_16", **VIT)
     with pytest.raises(ValueError, match=r"ViT has no feature maps .*: Grad-CAM is for convolutions"):
-        grad_cam(vit, vit.init(jax.random.key(0), images, train=False), images, target)
+        jax.eval_shape(lambda: grad_cam(vit, vit.init(jax.random.key(0), images, train=False), images, target))
 
 
 # Gradients
@@ -297,7 +312,7 @@ BOTH = [
 @pytest.mark.parametrize(
     ("name", "shape", "fields"),
     [
-        ("resnet18", (32, 32, 3), {"stage_sizes": (1, 1, 1, 1)}),
+        ("resnet20", (8, 8, 3), {"stage_sizes": (1, 2), "width": 4}),
         ("cnn", (8, 6, 2), {"features": (3, 4)}),
         ("vit_b_16_hf", (8, 8, 3), VIT | {"scan": True, "remat": True}),
     ],
@@ -313,7 +328,7 @@ def test_gradients_of_images_equal_torch(name, shape, fields, ours, theirs, x64)
     expected = theirs(torch_score, torch_images(images), torch_images(baseline))
     score = image_score(model, variables, jnp.asarray(target))
     found = jax.jit(partial(ours, score))(images, jnp.asarray(baseline))
-    assert apart(found.values, np.moveaxis(expected.numpy(), 1, -1)) < 1e-10
+    assert apart(found.values, np.moveaxis(expected.detach().numpy(), 1, -1)) < 1e-10
     assert apart(found.score, torch_score(torch_images(images))) < 1e-10
 
 
@@ -322,19 +337,20 @@ def test_gradients_of_images_equal_torch(name, shape, fields, ours, theirs, x64)
 def test_gradients_of_texts_equal_transformers(scan, ours, theirs, x64):
     model, variables, twin = pair("bert_tiny", **TEXT, scan=scan, head="classification", num_classes=3)
     tokens, segments = texts((7, 4))
-    types, target = (np.arange(7) > 3).astype(np.int32) * segments, np.array([2, 0])
-    masked = np.where(segments > 0, 3, tokens)  # the baseline: another token
-    forward = partial(type(twin).__mro__[1].forward, twin, attention_mask=torch.tensor(segments))
+    types, target = (jnp.arange(7, dtype=jnp.int32) > 3) * segments, np.array([2, 0])
+    masked = jnp.where(segments > 0, 3, tokens)  # the baseline: another token
+    ids, other_ids, mask, type_ids = tensors(tokens, masked, segments, types)
+    forward = partial(type(twin).__mro__[1].forward, twin, attention_mask=mask, token_type_ids=type_ids)
     embed = twin.get_input_embeddings()
 
     def torch_score(embedded):
-        logits = forward(inputs_embeds=embedded, token_type_ids=torch.tensor(types)).logits
+        logits = forward(inputs_embeds=embedded).logits
         return logits.gather(1, torch.tensor(target)[:, None])[:, 0]
 
     with torch.no_grad():
-        embedded, baseline = embed(torch.tensor(tokens)), embed(torch.tensor(masked))
+        embedded, baseline = embed(ids), embed(other_ids)
     expected = theirs(torch_score, embedded, baseline)
-    inputs = tuple(map(jnp.asarray, (tokens, segments, types)))
+    inputs = (tokens, segments, types)
     score = token_score(model, variables, inputs, jnp.asarray(target))
     x = token_embeddings(model, variables, *inputs)
     found = ours(score, x, token_embeddings(model, variables, masked, *inputs[1:]))
@@ -345,20 +361,19 @@ def test_gradients_of_texts_equal_transformers(scan, ours, theirs, x64):
 def test_a_token_of_a_language_model(x64):
     model, variables, twin = pair("gpt2_tiny", **TEXT, scan=True)
     tokens, segments = texts((7, 4))
-    target, place = np.array([5, 9]), segments.sum(1) - 1
-    inputs = jnp.asarray(tokens), jnp.asarray(segments)
-    score = token_score(model, variables, inputs, jnp.asarray(target), jnp.asarray(place))
+    inputs, target, place = (tokens, segments), jnp.array([5, 9]), segments.sum(1) - 1
+    score = token_score(model, variables, inputs, target, place)
     x = token_embeddings(model, variables, *inputs)
     found = integrated_gradients(score, x, jnp.zeros_like(x), steps=64)
     with torch.no_grad():
-        logits = twin(torch.tensor(tokens), torch.tensor(segments)).logits.numpy()
-    assert apart(found.score, logits[[0, 1], place, target]) < 1e-10
+        logits = twin(*tensors(tokens, segments)).logits.numpy()
+    assert apart(found.score, logits[[0, 1], np.asarray(place), np.asarray(target)]) < 1e-10
     assert found.completeness_error.max() < 1e-6
-    early = token_score(model, variables, inputs, jnp.asarray(target), jnp.asarray([2, 2]))
+    early = token_score(model, variables, inputs, target, jnp.array([2, 2]))
     later = np.asarray(integrated_gradients(early, x, jnp.zeros_like(x)).values)[:, 3:]
     assert not later.any()  # nothing behind the place has a part in it
     with pytest.raises(ValueError, match=r"logits of tokens are of one at each place: give place"):
-        token_score(model, variables, inputs, jnp.asarray(target))(x)
+        token_score(model, variables, inputs, target)(x)
 
 
 def test_completeness_is_a_formula(x64):
@@ -400,12 +415,11 @@ def test_mistakes_name_the_way_out():
 def test_the_logit_lens_equals_transformers(fields, x64):
     """Hidden states, the last layer by the model's own logits, and the first block's by hand."""
     model, variables, twin = pair("gpt2_tiny", **TEXT, **fields)
-    tokens, segments = map(jnp.asarray, texts((7, 4)))
+    tokens, segments = texts((7, 4))
     hidden = hidden_states(model, variables, tokens, segments)
     with torch.no_grad():
         forward = partial(type(twin).__mro__[1].forward, twin)
-        mask, place = (torch.tensor(np.asarray(x)) for x in (segments, np.maximum(np.cumsum(segments, 1) - 1, 0)))
-        ids = torch.tensor(np.asarray(tokens))
+        ids, mask, place = tensors(tokens, segments, np.maximum(np.cumsum(segments, 1) - 1, 0))
         outputs = forward(ids, attention_mask=mask, position_ids=place, output_hidden_states=True)
         theirs = torch.stack(outputs.hidden_states[:-1])  # the last is behind the norm
         first = twin.lm_head(twin.transformer.ln_f(outputs.hidden_states[1])).numpy()
@@ -510,7 +524,7 @@ def on_mesh(function, variables, batch):
         return function({"params": sharding.gather_fsdp(variables["params"])}, *batch)
 
     placed = jax.device_put(variables, sharding.shardings_of(variables, mesh))
-    split = sharding.put_batch(dict(enumerate(map(np.asarray, batch))), mesh)
+    split = sharding.put_batch({str(i): np.asarray(x) for i, x in enumerate(batch)}, mesh)
     with jax.set_mesh(mesh):
         many = jax.jit(gathered)(placed, *split.values())
     return jax.device_get(many), jax.device_get(jax.jit(function)(variables, *batch))
@@ -558,11 +572,12 @@ def test_bfloat16_models_are_explained_in_float32():
     model = jaxmodels.create("cnn", num_classes=5, features=(8, 16), hidden_size=16)
     variables = model.init(jax.random.key(0), images, train=False)
 
+    @partial(jax.jit, static_argnums=0)
     def explained(model):
         cam = grad_cam(model, variables, images, target)
         return cam, integrated_gradients(image_score(model, variables, target), images, jnp.zeros((1, 8, 8, 1))).values
 
     for half, full in zip(explained(model.clone(dtype=jnp.bfloat16)), explained(model), strict=True):
         assert half.dtype == jnp.float32
-        assert apart(half, full) < 0.05  # bfloat16 keeps 8 bits: 0.004 in each of a few layers
-    assert attention.AttentionMaps._fields == ("maps", "instead_of") and gradients.Attribution._fields[0] == "values"
+        # 8 bits, and units near 0 that are open in one and shut in the other
+        assert np.vdot(half, full) > 0.99 * np.linalg.norm(half) * np.linalg.norm(full)

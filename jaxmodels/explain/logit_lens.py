@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.capture import altering, capture
@@ -50,7 +51,7 @@ def read_out(
 
 
 def logit_lens(
-    model: GPT2,
+    model: nn.Module,
     variables: Any,
     tokens: Int[Array, "b l"],
     segments: Int[Array, "b l"] | None = None,
