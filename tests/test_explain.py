@@ -215,13 +215,14 @@ def test_rollout_over_patches():
 # Grad-CAM
 
 
-def torch_grad_cam(module, layer, images, target):
+def torch_grad_cam(module, layer, images, target, rectified):
     kept = []
     handle = module.get_submodule(layer).register_forward_hook(lambda _, __, output: kept.append(output))
     chosen = module(torch_images(images)).gather(1, torch.tensor(target)[:, None]).sum()
     handle.remove()
     (features,) = kept
     (gradient,) = torch.autograd.grad(chosen, features)
+    features = F.relu(features) if rectified else features
     cam = F.relu((gradient.mean((2, 3), keepdim=True) * features).sum(1, keepdim=True))
     return F.interpolate(cam, images.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
 
@@ -250,16 +251,17 @@ CAMS = {  # model: shape, fields, our layer (None: the default), theirs
 }
 
 
+@pytest.mark.parametrize("rectified", [True, False])
 @pytest.mark.parametrize("case", CAMS)
-def test_grad_cam_equals_torch(case, x64):
+def test_grad_cam_equals_torch(case, rectified, x64):
     name, shape, fields, layer, theirs = CAMS[case]
     model, variables, twin = pair(name, shape, num_classes=5, **fields)
     for part in twin.modules():  # the hooked output must be the layer's, not what a ReLU wrote over it
         if isinstance(part, torch.nn.ReLU):
             part.inplace = False
     images, target = pixels(3, *shape), np.array([0, 3, 4])
-    expected = torch_grad_cam(twin, theirs, images, target)
-    cam = jax.jit(partial(grad_cam, model, layer=layer))(variables, images, target)
+    expected = torch_grad_cam(twin, theirs, images, target, rectified)
+    cam = jax.jit(partial(grad_cam, model, layer=layer, rectified=rectified))(variables, images, target)
     assert apart(cam, expected) < 1e-10
 
 
@@ -288,12 +290,16 @@ def test_grad_cam_names_the_nearest_layer():
 
 
 def torch_integrated_gradients(score, x, baseline):
-    """Over a loop of Gauss-Legendre nodes, as anybody would write it."""
-    nodes, node_weights = np.polynomial.legendre.leggauss(STEPS)
+    """A loop over the path's quarters, in each Gauss-Legendre's four nodes, as anybody would write it."""
+    rule = []
+    for way in (-1, 1):
+        node, weight = np.sqrt(3 / 7 + way * 2 / 7 * np.sqrt(6 / 5)), (18 - way * np.sqrt(30)) / 36
+        rule += [(-node, weight), (node, weight)]
     total = torch.zeros_like(x)
-    for node, weight in zip(nodes, node_weights, strict=True):
-        point = (baseline + (node + 1) / 2 * (x - baseline)).requires_grad_()
-        total += weight / 2 * torch.autograd.grad(score(point).sum(), point)[0]
+    for part in range(STEPS // 4):
+        for node, weight in rule:
+            point = (baseline + (part + (node + 1) / 2) / (STEPS // 4) * (x - baseline)).requires_grad_()
+            total += weight / 2 / (STEPS // 4) * torch.autograd.grad(score(point).sum(), point)[0]
     return total * (x - baseline)
 
 
@@ -377,10 +383,10 @@ def test_a_token_of_a_language_model(x64):
 
 
 def test_completeness_is_a_formula(x64):
-    """Of the cubic sum of squares times the sum the integral is known; two nodes suffice."""
+    """Of the cubic sum of squares times the sum the integral is known; one part suffices."""
     x, baseline = jnp.asarray(pixels(3, 2, 2)), jnp.asarray(pixels(1, 2, 2, seed=1))
     score = lambda x: (x**2).sum((1, 2)) * x.sum((1, 2))  # noqa: E731
-    assert integrated_gradients(score, x, baseline, steps=2).completeness_error.max() < 1e-12
+    assert integrated_gradients(score, x, baseline, steps=4).completeness_error.max() < 1e-12
     off = input_gradient(score, x, baseline)
     difference = np.asarray(score(x) - score(baseline))
     expected = np.abs(np.asarray(off.values).sum((1, 2)) - difference) / np.abs(difference)
@@ -398,8 +404,8 @@ def test_mistakes_name_the_way_out():
         token_embeddings(model, variables, tokens, embedding="token_embd")
     with pytest.raises(ValueError, match=r"no module 'nrm'; did you mean 'norm'\?"), altering("nrm"):
         model.apply(variables, tokens, train=False)
-    with pytest.raises(ValueError, match=r"steps 0 and chunk 8 must be at least 1"):
-        integrated_gradients(lambda x: x.sum(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), steps=0)
+    with pytest.raises(ValueError, match=r"steps 6 must be a multiple of 4, and chunk 8 at least 1"):
+        integrated_gradients(lambda x: x.sum(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), steps=6)
     with pytest.raises(ValueError, match=r"MLP is not GPT2, for which the logit lens is"):
         logit_lens(jaxmodels.create("mlp", num_classes=2), variables, tokens)
     encoder = jaxmodels.create("bert_tiny", **TEXT, head="none")

@@ -1,6 +1,6 @@
 """Explains what a run's model says, and measures how faithful the explanations are.
 
-python -m train.explain --workdir=DIR FILES_OR_FOLDERS_OR_TEXTS... [--method=grad_cam] [--target=CLASS] [--out=FILE.html]
+python -m train.explain --workdir=DIR FILES_OR_TEXTS... [--method=grad_cam] [--target=CLASS] [--out=FILE.html]
 python -m train.explain --workdir=DIR --split=test --count=8
 python -m train.explain --workdir=DIR --split=test --count=100 --faithfulness [--json]
 """
@@ -66,7 +66,8 @@ class Explained(NamedTuple):
       attributions: method -> [b, h, w] or [b, l].
       errors: method by gradients -> completeness error [b].
       deletion, insertion: method, and "random" -> area under the curve [b].
-      attention: [layers, b, heads, l, l]; lens: (tokens, probabilities) [layers, b, l, top]; each None if not asked for.
+      attention: [layers, b, heads, l, l], or None.
+      lens: most probable tokens and their probabilities, [layers, b, l, 1] each, or None.
     """
 
     target: Int[Array, " b"]
@@ -243,11 +244,11 @@ def explained(
             batch = put_batch(padded, run.mesh)
             parts.append(jax.device_get(step(state, batch, batch.pop("wanted"))))
 
-    def joined(path: Any, *parts: np.ndarray) -> np.ndarray:
-        axis = 1 if path[0].name in ("attention", "lens") else 0
-        return np.take(np.concatenate(parts, axis), np.arange(count), axis)
+    def joined(axis: int, *fields: Any) -> Any:  # without what filled the last chunk
+        return jax.tree.map(lambda *x: np.concatenate(x, axis).take(np.arange(count), axis), *fields)
 
-    return jax.tree_util.tree_map_with_path(joined, *parts)
+    layered = ("attention", "lens")  # whose first axis is the layers
+    return Explained(*(joined(int(k in layered), *(getattr(p, k) for p in parts)) for k in Explained._fields))
 
 
 def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -323,10 +324,10 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     return tuple(m for m in there if given is None or m in given)
 
 
-def scores(found: Explained) -> dict[str, dict[str, float]]:
+def scores(found: Explained, methods: list[str]) -> dict[str, dict[str, float]]:
     """Means over the examples, of each method and of random order."""
     result = {}
-    for method in found.deletion:
+    for method in (*methods, "random"):
         errors = found.errors.get(method)
         of_errors = {} if errors is None else {"completeness_error": errors.mean(), "median_error": np.median(errors)}
         areas = {"deletion": found.deletion[method].mean(), "insertion": found.insertion[method].mean()}
@@ -355,8 +356,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--replace",
         choices=sum(REPLACEMENTS.values(), ()),
-        help="what stands for nothing: black (default) or blur; of texts the mask token (default, if there is one), the "
-        "padding token, or drop: tokens are taken out, and gradients go from zero embeddings",
+        help="what stands for nothing: black (default) or blur; of texts the mask token (default, if there is one), "
+        "the padding token, or drop: tokens are taken out, and gradients are measured from zero embeddings",
     )
     parser.add_argument("--split", help="explain the first examples of this split")
     parser.add_argument("--count", type=int, default=8, help="with --split: how many; default 8")
@@ -392,7 +393,7 @@ def main(argv: list[str] | None = None) -> int:
         longest = int(arrays["segments"].any(0).sum())
         arrays = {k: x[:, :longest] for k, x in arrays.items()}
     found = explained(run, state, arrays, wanted, methods, replace, args.batch_size)
-    result = scores(found)
+    result = scores(found, [m for m in methods if m in found.attributions])
     if args.faithfulness:
         heading = {"step": int(state.step), "examples": len(names), "replace": replace}
         if args.json:
@@ -415,37 +416,35 @@ def main(argv: list[str] | None = None) -> int:
 
 def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: Explained, i: int) -> str:
     """Example ``i`` as HTML."""
-    rows = []
     if isinstance(run.card, TextCard):
         tokenizer = Tokenizer.from_str(run.card.tokenizer)
         words = [explain_page.word(tokenizer, t) for t in arrays["tokens"][i][arrays["segments"][i] > 0]]
-        length = len(words)
-        for method, values in found.attributions.items():
-            rows.append((method, explain_page.coloured(words, values[i, :length])))
-        target = _class(run, found.target[i])
-        if run.config.objective == "causal_lm":
-            target = repr(explain_page.word(tokenizer, found.target[i]))
+        length, shown, extra = len(words), "", ""
+        pictures = {k: explain_page.coloured(words, v[i, :length]) for k, v in found.attributions.items()}
+        if found.lens is not None:
+            tokens, probabilities = (x[:, i, :length, 0] for x in found.lens)
+            says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens]
+            extra += explain_page.lens(words, says, probabilities)
+        if found.attention is not None:
+            extra += explain_page.heads(found.attention[:, i, :, :length, :length])
     else:
-        for method, values in found.attributions.items():
-            rows.append((method, explain_page.overlay(arrays["image"][i], values[i])))
+        image = arrays["image"][i]
+        shown, extra = explain_page.figure(explain_page.picture(image), ["input"]), ""
+        pictures = {k: explain_page.overlay(image, v[i]) for k, v in found.attributions.items()}
+    if run.config.objective == "causal_lm":
+        target = f"next {explain_page.word(tokenizer, found.target[i])!r}"
+    else:
         target = _class(run, found.target[i])
-    measured = []
-    for method, picture in rows:
-        pairs = [
-            (kind, areas[method][i], areas["random"][i])
-            for kind, areas in (("deletion", found.deletion), ("insertion", found.insertion))
-        ]
-        error = found.errors[method][i] if method in found.errors else None
-        measured.append(explain_page.row(method, picture, error, pairs))
-    extra = ""
-    if found.lens is not None:
-        tokens, probabilities = (x[:, i, :length, 0] for x in found.lens)
-        says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens]
-        extra += explain_page.lens(words, says, probabilities)
-    if found.attention is not None:
-        extra += explain_page.heads(found.attention[:, i, :, :length, :length])
-    shown = explain_page.picture(arrays["image"][i]) if "image" in arrays else ""
-    return explain_page.example(name, f"{target} with probability {found.probability[i]:.4f}", shown, measured, extra)
+    figures = [shown]
+    for method, picture in pictures.items():
+        caption = [method.replace("_", " ")]
+        if method in found.errors:
+            caption.append(f"completeness error {found.errors[method][i]:.2g}")
+        for kind, areas in (("deletion", found.deletion), ("insertion", found.insertion)):
+            caption.append(f"{kind} {areas[method][i]:.3f} ({areas['random'][i]:.3f})")
+        figures.append(explain_page.figure(picture, caption))
+    says = f"{target} with probability {found.probability[i]:.4f}"
+    return explain_page.example(name, says, "".join(figures) + extra)
 
 
 if __name__ == "__main__":

@@ -49,24 +49,14 @@ def document(title: str, about: str, sections: list[str]) -> str:
     )
 
 
-def example(name: str, says: str, shown: str, measured: list[str], extra: str) -> str:
-    """One example: its name and what the model says as plain text, then HTML."""
-    return (
-        f"<section><h2>{html.escape(name)}</h2><p>{html.escape(says)}</p>"
-        + (f"<figure>{shown}<figcaption>input</figcaption></figure>" if shown else "")
-        + "".join(measured)
-        + extra
-        + "</section>"
-    )
+def example(name: str, says: str, content: str) -> str:
+    """One example: its name and what the model says, as plain text, then HTML."""
+    return f"<section><h2>{html.escape(name)}</h2><p>{html.escape(says)}</p>{content}</section>"
 
 
-def row(method: str, picture: str, error: float | None, areas: list[tuple[str, float, float]]) -> str:
-    """A method's picture with what was measured: the completeness error, areas and those in random order."""
-    words = [method.replace("_", " ")]
-    if error is not None:
-        words.append(f"completeness error {error:.2g}")
-    words += [f"{kind} {area:.3f} ({by_chance:.3f})" for kind, area, by_chance in areas]
-    return f"<figure>{picture}<figcaption>{'<br>'.join(map(html.escape, words))}</figcaption></figure>"
+def figure(content: str, caption: list[str]) -> str:
+    """A picture or text, as HTML, with lines of plain text under it."""
+    return f"<figure>{content}<figcaption>{'<br>'.join(map(html.escape, caption))}</figcaption></figure>"
 
 
 def picture(pixels: np.ndarray, kind: str = "") -> str:

@@ -19,14 +19,16 @@ def grad_cam(
     target: Int[Array, " b"],
     *,
     layer: str | None = None,
+    rectified: bool = True,
 ) -> Float[Array, "b h w"]:
     """``relu(sum over channels k of a_k A_k)``, ``a_k`` the mean over the map of the gradient of the target's logit.
 
     Args:
       images: preprocessed.
       target: class.
-      layer: path of the module whose output is A; default: the last that gives [b, h, w, c]. Where that is a
-        convolution, A is before its ReLU.
+      layer: path of the module whose output is A; default: the last that gives [b, h, w, c].
+      rectified: A is the positive part of that output. The paper's maps are behind a ReLU, which is no module: without
+        this, a convolution's map, which is mostly negative, is often nowhere positive in the sum.
 
     Returns:
       The map, bilinearly resized to the images, in float32 or wider.
@@ -55,5 +57,6 @@ def grad_cam(
 
     zero = jnp.zeros(maps[layer].shape, jnp.promote_types(maps[layer].dtype, jnp.float32))
     gradient, features = jax.grad(score, has_aux=True)(zero)
-    cam = nn.relu((gradient.mean((1, 2), keepdims=True) * at_least_float32(features)).sum(-1))
+    features = at_least_float32(nn.relu(features) if rectified else features)
+    cam = nn.relu((gradient.mean((1, 2), keepdims=True) * features).sum(-1))
     return jax.image.resize(cam, images.shape[:3], "bilinear")
