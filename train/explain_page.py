@@ -69,14 +69,15 @@ def picture(pixels: np.ndarray, kind: str = "") -> str:
 
 def overlay(pixels: np.ndarray, values: np.ndarray) -> str:
     """An attribution [h, w] over its image, uint8 [h, w, c], which is shown pale and grey."""
-    grey = 0.45 * pixels.mean(-1, keepdims=True) + 0.45 * 255
+    grey = 0.4 * pixels.mean(-1, keepdims=True) + 0.55 * 255
     strength = _strength(values)[..., None]
     colour = np.where(strength > 0, FOR, AGAINST)
     return picture((grey + np.abs(strength) * (colour - grey)).round().astype(np.uint8))
 
 
 def _strength(values: np.ndarray) -> np.ndarray:
-    """Scaled to [-1, 1]; the few greatest of many are cut, so that the others can be seen."""
+    """Scaled to [-1, 1]; what all have is left out, and the few greatest of many are cut, so that the others show."""
+    values = values - max(values.min(), 0)
     scale = np.quantile(np.abs(values), 0.99) or np.abs(values).max() or 1.0
     return np.clip(values / scale, -1, 1)
 
