@@ -208,7 +208,7 @@ def test_rollout_over_patches():
     rolled = jnp.arange(2 * 7 * 7, dtype=jnp.float32).reshape(2, 7, 7)
     np.testing.assert_array_equal(over_patches(rolled, 2, 3)[1], [[50, 51, 52], [53, 54, 55]])
     np.testing.assert_allclose(over_patches(rolled, 1, 7)[0, 0], np.arange(7) + 21, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"3 x 3 patches, with or without a class token, are not 7 tokens"):
+    with pytest.raises(ValueError, match=r"3 x 3 patches, with a class token or without, are not 7 tokens"):
         over_patches(rolled, 3, 3)
 
 

@@ -72,7 +72,7 @@ def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[st
         arrays = {"tokens": arrays["tokens"][:, :TOKENS], "segments": (weight > 0).astype(np.int32)[:, :TOKENS]}
         weight = weight[:, 0]
     there = np.flatnonzero(weight)  # a split may have fewer
-    names = [f"{split} {i}" + (f", labelled {_class(run, label[i])}" if label is not None else "") for i in there]
+    names = [f"{split} {i}" + (f", labelled {_class(run, int(label[i]))}" if label is not None else "") for i in there]
     return names, {k: x[there] for k, x in arrays.items()}
 
 
@@ -246,12 +246,13 @@ def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: Explained
     """Example ``i`` as HTML."""
     if isinstance(run.card, TextCard):
         tokenizer = Tokenizer.from_str(run.card.tokenizer)
-        words = [explain_page.word(tokenizer, t) for t in arrays["tokens"][i][arrays["segments"][i] > 0]]
+        text = arrays["tokens"][i][arrays["segments"][i] > 0]
+        words = [explain_page.word(tokenizer, t) for t in text.tolist()]
         length, shown, extra = len(words), "", ""
         pictures = {k: explain_page.coloured(words, v[i, :length]) for k, v in found.attributions.items()}
         if found.lens is not None:
             tokens, probabilities = (x[:, i, :length, 0] for x in found.lens)
-            says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens]
+            says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens.tolist()]
             extra += explain_page.lens(words, says, probabilities)
         if found.attention is not None:
             extra += explain_page.heads(found.attention[:, i, :, :length, :length])
@@ -259,10 +260,11 @@ def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: Explained
         image = arrays["image"][i]
         shown, extra = explain_page.figure(explain_page.picture(image), ["input"]), ""
         pictures = {k: explain_page.overlay(image, v[i]) for k, v in found.attributions.items()}
+    target = int(found.target[i])
     if run.config.objective == "causal_lm":
-        target = f"next {explain_page.word(tokenizer, found.target[i])!r}"
+        target = f"next {explain_page.word(tokenizer, target)!r}"
     else:
-        target = _class(run, found.target[i])
+        target = _class(run, target)
     figures = [shown]
     for method, picture in pictures.items():
         caption = [method.replace("_", " ")]

@@ -84,9 +84,9 @@ def _strength(values: np.ndarray) -> np.ndarray:
 
 def word(tokenizer: Tokenizer, token: int) -> str:
     """A token as people read it; line breaks are shown."""
-    text = tokenizer.id_to_token(int(token)) or ""
+    text = tokenizer.id_to_token(token) or ""
     if isinstance(tokenizer.decoder, decoders.ByteLevel):
-        text = tokenizer.decode([int(token)], skip_special_tokens=False) or text
+        text = tokenizer.decode([token], skip_special_tokens=False) or text
     return text.replace("\n", "⏎").replace("\t", "⇥")
 
 
