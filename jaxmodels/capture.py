@@ -1,5 +1,9 @@
-"""What every module of a model takes and gives, without a change to the model."""
+"""What every module of a model takes and gives, and other values in their place, without a change to the model."""
 
+import contextlib
+import difflib
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,3 +44,52 @@ def capture(
 
     walk(changed["intermediates"], [])
     return found
+
+
+def feature_maps(model: nn.Module, variables: Any, *inputs: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Outputs [b, h, w, c] of modules, in the order in which they finish; nothing is computed."""
+    found: dict[str, jax.ShapeDtypeStruct] = {}
+
+    def note(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+        output, module = call(*args, **kwargs), context.module
+        # dropout makes no features, and that on attention weights [b, h, q, k] looks as if it did
+        if isinstance(output, jax.Array) and output.ndim == 4 and not isinstance(module, nn.Dropout):
+            found.setdefault("/".join(module.path), jax.ShapeDtypeStruct(output.shape, output.dtype))
+        return output
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(partial(model.apply, train=False), variables, *inputs)
+    return found
+
+
+@contextlib.contextmanager
+def altering(
+    path: str,
+    *,
+    input: Callable[[jax.Array], jax.Array] = lambda x: x,
+    output: Callable[[jax.Array], jax.Array] = lambda y: y,
+) -> Iterator[None]:
+    """While the context lasts, the first call of the module at ``path`` takes ``input(x)`` and gives ``output(y)``.
+
+    Raises:
+      ValueError: at its end, if no such module was called; the nearest that was is named.
+    """
+    called: dict[str, None] = {}
+
+    def alter(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+        name = "/".join(context.module.path)
+        if context.method_name != "__call__" or name in called:
+            return call(*args, **kwargs)
+        called[name] = None
+        return output(call(input(args[0]), *args[1:], **kwargs)) if name == path else call(*args, **kwargs)
+
+    with nn.intercept_methods(alter):
+        yield
+    if path not in called:
+        raise ValueError(f"the model has no module {path!r}{nearest(path, called)}")
+
+
+def nearest(path: str, known: Any) -> str:
+    """``; did you mean 'conv_1'?``, or nothing where no path is near."""
+    close = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

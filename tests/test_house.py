@@ -71,7 +71,16 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize(
-    "module", ["jaxmodels", "jaxmodels.weights", "input_pipeline", "train.loop", "train.predict", "train.generate"]
+    "module",
+    [
+        "jaxmodels",
+        "jaxmodels.weights",
+        "input_pipeline",
+        "train.loop",
+        "train.predict",
+        "train.generate",
+        "train.explain",
+    ],
 )
 def test_imports_without_warnings(module):
     result = subprocess.run(

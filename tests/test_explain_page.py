@@ -1,0 +1,203 @@
+"""``python -m train.explain``: the page of an image, a text and a language run; scores; mistakes."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import make_tiny
+from tests.test_text_runs import SMALL, config_of, labeller_config, write_labels
+from train import explain, explain_page, loop, setup
+from train.config import ConfigError, check
+
+
+class Page(HTMLParser):
+    """Text and pictures of a page that refers to nothing outside itself, every element closed."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.pictures, self.text = [], [], ""
+        self.feed(path.read_text())
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        assert tag not in ("script", "link", "iframe", "object")
+        for name, value in attributes:
+            assert not name.startswith("on") and name != "href"
+            if name == "src":
+                kind, data = value.split(",")
+                assert kind == "data:image/png;base64"
+                self.pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))))
+        if tag not in ("meta", "img", "br", "wbr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def trained(tmp_path_factory, name, config):
+    tmp = tmp_path_factory.mktemp(name)
+    check(config)
+    loop.train(config, tmp / "run")
+    return tmp / "run"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, data_dir):
+    config = make_tiny(data_dir)
+    config.model, config.model_fields = "cnn", {"features": (8, 8), "pool": "each"}
+    config.steps, config.accumulate, config.optim.learning_rate = 150, 1, 1e-2
+    return trained(tmp_path_factory, "images", config)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("labels")
+    write_labels(tmp, ["text"])
+    config = labeller_config(tmp, "bert_tiny")
+    config.steps, config.eval_every = 100, 100
+    loop.train(config, tmp / "run")
+    return tmp / "run"
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("language")
+    (tmp / "raw").mkdir()
+    (tmp / "raw" / "text.txt").write_text("the <b>cat</b> & the dog\n" * 400)
+    data = {"name": "text_files", "tokenizer": "bpe", "vocab_size": 300, "max_len": 24}
+    fields = {**SMALL, "num_layers": 2, "scan": True}
+    config = config_of(tmp, model="gpt2_tiny", model_fields=fields, objective="causal_lm", data=data, steps=40)
+    loop.train(config, tmp / "run")
+    return tmp / "run"
+
+
+def test_the_page_of_images(images, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    name = tmp_path / "<img src=x onerror=y> & co.png"
+    Image.fromarray(rng.integers(0, 256, (20, 16)).astype(np.uint8)).save(name)
+    out = tmp_path / "page.html"
+    assert explain.main([f"--workdir={images}", f"--out={out}", str(name)]) == 0
+    assert f"wrote {out}: 1 examples" in capsys.readouterr().out
+    page = Page(out)
+    shown, *overlays = page.pictures
+    assert shown.shape == (8, 8) and [x.shape for x in overlays] == [(8, 8, 3)] * 3
+    assert str(name) in page.text and re.search(r"\d with probability 0\.\d{4}|with probability 1.0000", page.text)
+    for method in ("integrated gradients", "input gradient", "grad cam"):
+        assert method in page.text
+    assert page.text.count("completeness error") == 2
+    assert len(re.findall(r"(deletion|insertion) [01]\.\d{3} \([01]\.\d{3}\)", page.text)) == 6
+
+
+def test_integrated_gradients_of_a_trained_cnn_are_faithful(images, capsys):
+    assert explain.main([f"--workdir={images}", "--split=test", "--count=40", "--faithfulness", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["examples"] == 40 and found["step"] == 150 and found["replace"] == "black"
+    methods = found["methods"]
+    assert list(methods) == ["integrated_gradients", "input_gradient", "grad_cam", "random"]
+    ours, chance = methods["integrated_gradients"], methods["random"]
+    # the median: where a score hardly differs from the baseline's, the relative error is of no use
+    assert ours["median_error"] < 0.01 < methods["input_gradient"]["median_error"]
+    # by much more than 40 examples leave to chance: areas of one differ by about 0.2, so their mean by 0.03
+    assert ours["deletion"] < chance["deletion"] - 0.15 and ours["insertion"] > chance["insertion"] + 0.15
+
+
+def test_a_vit_on_a_mesh(tiny):
+    """In parts of 4 on 2 x 2 x 2 devices it is explained as at once on one, whatever fills the last part."""
+    tiny.model, tiny.model_fields = "vit_ti_16", {**SMALL, "num_layers": 2, "patch_size": 2, "scan": True}
+    found = []
+    for sizes, size in (((2, 2, 2), 4), ((1, 1, 1), 5)):
+        tiny.mesh.data, tiny.mesh.fsdp, tiny.mesh.tensor = sizes
+        run = setup.build(tiny, devices=jax.devices()[: np.prod(sizes)])
+        names, arrays = explain.first_examples(run, "test", 5)
+        assert names[4].startswith("test 4, labelled ")
+        state = run.init()
+        head = jax.random.normal(jax.random.key(1), (32, 10))  # it starts as zero
+        state.ema_params["head"]["kernel"] = jax.device_put(head, state.ema_params["head"]["kernel"].sharding)
+        methods = ("integrated_gradients", "rollout")
+        found.append(explain.explained(run, state, arrays, 3, methods, "blur", size))
+    many, one = found
+    assert many.attributions["rollout"].shape == (5, 8, 8) and (many.target == 3).all()
+    assert many.attention is None and list(many.errors) == ["integrated_gradients"]
+    for kind in ("attributions", "probability"):  # others depend on the places of examples in a batch, by chance
+        for a, b in zip(jax.tree.leaves(getattr(many, kind)), jax.tree.leaves(getattr(one, kind)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # float32 in another order
+
+
+def test_the_page_of_texts(labels, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert explain.main([f"--workdir={labels}", f"--out={out}", "hier <b> rot und hund", "hund rot"]) == 0
+    page = Page(out)
+    assert page.pictures == []
+    assert "hier <b> rot und hund" in page.text and "yes with probability" in page.text
+    assert page.text.count("rollout") == 2 and page.text.count("integrated gradients") == 2
+    spans = re.findall(r'<span style="background: rgba\([\d, .]+\)" title="([^"]+)">([^<]+)</span>', out.read_text())
+    assert [word for _, word in spans[-4:]] == ["[CLS]", "hund", "rot", "[SEP]"]
+    capsys.readouterr()
+    options = ["--split=test", "--count=40", "--batch_size=40", "--faithfulness", "--json", "--replace=drop"]
+    assert explain.main([f"--workdir={labels}", *options]) == 0
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    ours, chance = methods["integrated_gradients"], methods["random"]
+    assert ours["median_error"] < 0.01
+    assert ours["deletion"] < chance["deletion"] and ours["insertion"] > chance["insertion"]
+
+
+def test_the_page_of_a_language_model(language, tmp_path):
+    out = tmp_path / "page.html"
+    assert explain.main([f"--workdir={language}", f"--out={out}", "the <b>cat</b> & the"]) == 0
+    page = Page(out)
+    assert "next ' dog' with probability" in page.text and "the <b>cat</b> & the" in page.text
+    assert "Logit lens" in page.text and "layer 2" in page.text and "embedding" in page.text
+    (heads,) = page.pictures  # 2 layers of 2 heads
+    assert heads.shape[0] == heads.shape[1] and heads.min() == 0
+    rows = re.findall(r"<tr>(.*?)</tr>", out.read_text())
+    assert len(rows) == 1 + 3 and rows[1].count("<td") == rows[0].count("<th") - 1
+    assert re.findall(r">([^<]*)</td>", rows[1])[-1] == " dog"  # the last layer says what the model does
+    options = ["--split=train", "--count=2", "--method=input_gradient", "--target= the"]
+    assert explain.main([f"--workdir={language}", f"--out={out}", *options]) == 0
+    page = Page(out)
+    assert "train 1" in page.text and "next ' the' with probability" in page.text and "Logit lens" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "words"),
+    [
+        (
+            "images",
+            ["--method=rollout", "x.png"],
+            "--method=rollout does not suit CNN; there are inte",
+        ),
+        ("images", ["--target=eleven", "x.png"], r"--target='eleven' is no class; there are 0, 1, 2"),
+        ("images", ["--replace=drop", "x.png"], r"--replace=drop does not suit this run; there are black, blur"),
+        ("images", ["x.png"], "there is nothing to explain"),
+        ("images", ["--split=test", "--count=1", "--out=/nowhere/x.html"], r"give another --out=FILE.html"),
+        ("labels", ["--method=grad_cam", "x"], "--method=grad_cam does not suit BERT"),
+        ("language", [""], "an empty text has no next token"),
+    ],
+)
+def test_mistakes(run, options, words, request):
+    with pytest.raises(ConfigError, match=words):
+        explain.main([f"--workdir={request.getfixturevalue(run)}", *options])
+
+
+def test_inputs_or_a_split(images, capsys):
+    for options in ([], ["--split=test", "x.png"]):
+        with pytest.raises(SystemExit):
+            explain.main([f"--workdir={images}", *options])
+        assert "give files or texts, or --split" in capsys.readouterr().err
+
+
+def test_colours_say_for_and_against():
+    html = explain_page.coloured(["<a>", "b", "c"], np.array([1.0, -0.5, 0.0]))
+    assert html.index("rgba(214, 69, 48, 1.00)") < html.index("rgba(58, 110, 190, 0.5") and "&lt;a&gt;" in html
+    flat = explain_page.coloured(["a", "b"], np.zeros(2))
+    assert "0.00" in flat and "nan" not in flat

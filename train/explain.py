@@ -1,0 +1,281 @@
+"""Explains what a run's model says, and measures how faithful the explanations are.
+
+python -m train.explain --workdir=DIR FILES_OR_TEXTS... [--method=grad_cam] [--target=CLASS] [--out=FILE.html]
+python -m train.explain --workdir=DIR --split=test --count=8
+python -m train.explain --workdir=DIR --split=test --count=100 --faithfulness [--json]
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import Tokenizer
+
+from input_pipeline import TextCard
+from input_pipeline.tokenizers import encode
+from jaxmodels.capture import feature_maps
+from train import cli, explain_page
+from train.checkpoint import is_disk_full
+from train.config import ConfigError
+from train.evaluate import for_this_machine, restore
+from train.explanations import GRADIENTS, REPLACEMENTS, Explained, explain_images, explain_texts
+from train.metrics import write_atomically
+from train.predict import read_images, read_texts
+from train.setup import Run, build
+from train.sharding import batch_shards, put_batch
+from train.state import TrainState
+from train.workdir import read_card, read_config
+
+TOKENS = 48
+"""Of a window of a language model's split so many are explained."""
+
+
+def explained(
+    run: Run,
+    state: TrainState,
+    arrays: dict[str, np.ndarray],
+    wanted: int,
+    methods: tuple[str, ...],
+    replace: str,
+    size: int,
+) -> Explained:
+    """Explanations of all examples, ``size`` of them at a time, on the host."""
+    explain = explain_texts if isinstance(run.card, TextCard) else explain_images
+    count, size = len(next(iter(arrays.values()))), -(-size // batch_shards(run.mesh)) * batch_shards(run.mesh)
+    step, parts = jax.jit(partial(explain, run, methods, replace)), []
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)  # the last example fills the last chunk
+        chunk = {k: x[rows] for k, x in arrays.items()} | {"wanted": np.full(size, wanted, np.int32)}
+        with jax.set_mesh(run.mesh):
+            batch = put_batch(chunk, run.mesh)
+            parts.append(jax.device_get(step(state, batch, batch.pop("wanted"))))
+
+    def joined(axis: int, *fields: Any) -> Any:
+        return jax.tree.map(lambda *x: np.concatenate(x, axis).take(np.arange(count), axis), *fields)
+
+    layered = ("attention", "lens")  # whose first axis is the layers
+    return Explained(*(joined(int(k in layered), *(getattr(p, k) for p in parts)) for k in Explained._fields))
+
+
+def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Names and arrays of the first examples of a split; of windows of text, the first few tokens."""
+    arrays = run.examples(split, count)
+    weight, label = arrays.pop("weight"), arrays.pop("label", None)
+    if weight.ndim == 2:
+        arrays = {"tokens": arrays["tokens"][:, :TOKENS], "segments": (weight > 0).astype(np.int32)[:, :TOKENS]}
+        weight = weight[:, 0]
+    there = np.flatnonzero(weight)  # a split may have fewer
+    names = [f"{split} {i}" + (f", labelled {_class(run, int(label[i]))}" if label is not None else "") for i in there]
+    return names, {k: x[there] for k, x in arrays.items()}
+
+
+def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Names and arrays of image files, or texts, as :mod:`train.predict` takes them."""
+    card = run.card
+    if not isinstance(card, TextCard):
+        names, arrays, _ = read_images([Path(x) for x in inputs], run.config, card, invert)
+        return names, arrays
+    if run.config.objective == "classification":
+        return read_texts(inputs, card)
+    texts = [text for word in inputs for text in (cli.stdin_lines() if word == "-" else [word])]
+    tokenizer = Tokenizer.from_str(card.tokenizer)
+    rows = [encode(tokenizer, text, source="the text") for text in texts]
+    if not all(map(len, rows)):
+        raise ConfigError("an empty text has no next token to explain")
+    if cut := sum(len(row) > card.max_len for row in rows):
+        cli.warn(f"{cut} of {len(texts)} text(s) are longer than {card.max_len} tokens; their beginnings are cut off")
+    rows = [row[-card.max_len :] for row in rows]
+    longest = max(map(len, rows))
+    padded = {"tokens": rows, "segments": [np.ones_like(row) for row in rows]}
+    return texts, {k: np.stack([np.pad(x, (0, longest - len(x))) for x in v]) for k, v in padded.items()}
+
+
+def _class(run: Run, number: int) -> str:
+    names = run.card.label_names
+    return names[number] if number < len(names) else str(number)
+
+
+def _wanted(run: Run, text: str | None) -> int:
+    if text is None:
+        return -1
+    if run.config.objective == "causal_lm":
+        tokens = encode(Tokenizer.from_str(run.card.tokenizer), text, source=f"--target={text!r}")
+        if not len(tokens):
+            raise ConfigError("--target is empty: give the text of a token")
+        return int(tokens[0])
+    names = [_class(run, i) for i in range(run.model.num_classes)]
+    if text in names:
+        return names.index(text)
+    if text.isdigit() and int(text) < len(names):
+        return int(text)
+    raise ConfigError(f"--target={text!r} is no class; there are {', '.join(names)}")
+
+
+def _replacement(run: Run, given: str | None) -> str:
+    if isinstance(run.card, TextCard):
+        tokenizer = Tokenizer.from_str(run.card.tokenizer)
+        there = [x for x in REPLACEMENTS["text"] if x == "drop" or tokenizer.token_to_id(x) is not None]
+    else:
+        there = list(REPLACEMENTS["image"])
+    if given is None:
+        return there[0]
+    if given not in there:
+        raise ConfigError(f"--replace={given} does not suit this run; there are {', '.join(there)}")
+    return given
+
+
+def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
+    """Methods that suit a run's model; of these the given ones, if any are."""
+    model, objective = run.model, run.config.objective
+    if objective not in ("classification", "causal_lm"):
+        raise ConfigError(
+            f"a run with config.objective = {objective!r} has no class or next token to explain; "
+            "give the workdir of a classifier or of a language model"
+        )
+    there = [*GRADIENTS]
+    if not isinstance(run.card, TextCard):
+        variables = {"params": run.shapes.params, **run.shapes.model_state}
+        image = jax.ShapeDtypeStruct((1, *run.card.image_shape), jnp.float32)
+        there += ["grad_cam"] if feature_maps(model, variables, image) else []
+    there += ["rollout"] if hasattr(model, "attention") else []
+    there += ["attention", "logit_lens"] if objective == "causal_lm" else []
+    for method in given or ():
+        if method not in there:
+            raise ConfigError(f"--method={method} does not suit {type(model).__name__}; there are {', '.join(there)}")
+    return tuple(m for m in there if given is None or m in given)
+
+
+def scores(found: Explained, methods: list[str]) -> dict[str, dict[str, float]]:
+    """Means over the examples, of each method and of random order."""
+    result = {}
+    for method in (*methods, "random"):
+        errors = found.errors.get(method)
+        of_errors = {} if errors is None else {"completeness_error": errors.mean(), "median_error": np.median(errors)}
+        areas = {"deletion": found.deletion[method].mean(), "insertion": found.insertion[method].mean()}
+        result[method] = {k: float(v) for k, v in (of_errors | areas).items()}
+    return result
+
+
+def table(result: dict[str, dict[str, float]]) -> str:
+    """:func:`scores` as aligned text."""
+    columns = ("completeness_error", "median_error", "deletion", "insertion")
+    rows = [f"{'':<21}" + "".join(f"{c:>20}" for c in columns)]
+    for method, values in result.items():
+        rows.append(f"{method:<21}" + "".join(f"{values[c]:>20.4g}" if c in values else f"{'-':>20}" for c in columns))
+    return "\n".join(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes one HTML page, or prints how faithful the methods are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.explain", description="Explains what a trained model says.", allow_abbrev=False
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a classifier or a language model")
+    parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
+    parser.add_argument("--method", action="append", help="may be given several times; default: all that suit")
+    parser.add_argument("--target", help="class, or next token, to explain; default: the one predicted")
+    parser.add_argument(
+        "--replace",
+        choices=sum(REPLACEMENTS.values(), ()),
+        help="what stands for nothing: black (default) or blur; of texts the mask token (default, if there is one), "
+        "the padding token, or drop: tokens are taken out, and gradients are measured from zero embeddings",
+    )
+    parser.add_argument("--split", help="explain the first examples of this split")
+    parser.add_argument("--count", type=int, default=8, help="with --split: how many; default 8")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")
+    parser.add_argument("--faithfulness", action="store_true", help="print mean scores, write no page")
+    parser.add_argument("--json", action="store_true", help="with --faithfulness: print JSON")
+    parser.add_argument("--out", type=Path, help="HTML file; default: explained.html in the workdir")
+    parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
+    parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
+    parser.add_argument("inputs", nargs="*", metavar="FILE_OR_TEXT", help="as python -m train.predict takes them")
+    args = parser.parse_args(argv)
+    if bool(args.inputs) == bool(args.split):
+        parser.error("give files or texts, or --split")
+    if args.count < 1 or args.batch_size < 1:
+        parser.error("--count and --batch_size must be at least 1")
+    config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
+    config.data.data_dir = args.data_dir or config.data.data_dir
+    config.data.raw_dir = args.raw_dir or config.data.raw_dir
+    if isinstance(card, TextCard):  # examples as they come, not those of one length first
+        card = dataclasses.replace(card, buckets=())
+    run = build(config, card=card)
+    methods, wanted = _methods(run, args.method), _wanted(run, args.target)
+    replace = _replacement(run, args.replace)
+    state = restore(run, args.workdir, args.step)
+    if args.split:
+        names, arrays = first_examples(run, args.split, args.count)
+    else:
+        names, arrays = read_inputs(run, args.inputs, args.invert)
+    if not names:
+        raise ConfigError("there is nothing to explain")
+    if "segments" in arrays:
+        longest = int(arrays["segments"].any(0).sum())
+        arrays = {k: x[:, :longest] for k, x in arrays.items()}
+    found = explained(run, state, arrays, wanted, methods, replace, args.batch_size)
+    result = scores(found, [m for m in methods if m in found.attributions])
+    if args.faithfulness:
+        heading = {"step": int(state.step), "examples": len(names), "replace": replace}
+        if args.json:
+            print(json.dumps(heading | {"methods": result}, indent=2))
+        else:
+            print(table(result) + "\n" + "  ".join(f"{k} {v}" for k, v in heading.items()))
+        return 0
+    out = args.out or args.workdir / "explained.html"
+    sections = [section(run, arrays, name, found, i) for i, name in enumerate(names)]
+    about = f"{config.model}, step {int(state.step)}; replaced by {replace}"
+    try:
+        write_atomically(out, explain_page.document(str(args.workdir), about, sections))
+    except OSError as e:
+        if is_disk_full(e):
+            raise
+        raise ConfigError(f"{out} cannot be written: {e.strerror}; give another --out=FILE.html") from e
+    print(table(result) + f"\nwrote {out}: {len(names)} examples")
+    return 0
+
+
+def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: Explained, i: int) -> str:
+    """Example ``i`` as HTML."""
+    if isinstance(run.card, TextCard):
+        tokenizer = Tokenizer.from_str(run.card.tokenizer)
+        text = arrays["tokens"][i][arrays["segments"][i] > 0]
+        words = [explain_page.word(tokenizer, t) for t in text.tolist()]
+        length, shown, extra = len(words), "", ""
+        pictures = {k: explain_page.coloured(words, v[i, :length]) for k, v in found.attributions.items()}
+        if found.lens is not None:
+            tokens, probabilities = (x[:, i, :length, 0] for x in found.lens)
+            says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens.tolist()]
+            extra += explain_page.lens(words, says, probabilities)
+        if found.attention is not None:
+            extra += explain_page.heads(found.attention[:, i, :, :length, :length])
+    else:
+        image = arrays["image"][i]
+        shown, extra = explain_page.figure(explain_page.picture(image), ["input"]), ""
+        pictures = {k: explain_page.overlay(image, v[i]) for k, v in found.attributions.items()}
+    target = int(found.target[i])
+    if run.config.objective == "causal_lm":
+        target = f"next {explain_page.word(tokenizer, target)!r}"
+    else:
+        target = _class(run, target)
+    figures = [shown]
+    for method, picture in pictures.items():
+        caption = [method.replace("_", " ")]
+        if method in found.errors:
+            caption.append(f"completeness error {found.errors[method][i]:.2g}")
+        for kind, areas in (("deletion", found.deletion), ("insertion", found.insertion)):
+            caption.append(f"{kind} {areas[method][i]:.3f} ({areas['random'][i]:.3f})")
+        figures.append(explain_page.figure(picture, caption))
+    says = f"{target} with probability {found.probability[i]:.4f}"
+    return explain_page.example(name, says, "".join(figures) + extra)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,178 @@
+"""Explanations of a batch by every method, their completeness errors and faithfulness: pure functions of a state."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
+
+from jaxmodels.explain import faithfulness
+from jaxmodels.explain.attention import attention_maps, over_patches, rollout
+from jaxmodels.explain.grad_cam import grad_cam
+from jaxmodels.explain.gradients import (
+    Attribution,
+    image_score,
+    input_gradient,
+    integrated_gradients,
+    logit,
+    token_embeddings,
+    token_score,
+)
+from jaxmodels.explain.logit_lens import logit_lens
+from train.setup import Run
+from train.state import TrainState
+from train.step import Batch, eval_variables
+
+GRADIENTS: dict[str, Callable[..., Attribution]] = {
+    "integrated_gradients": integrated_gradients,
+    "input_gradient": input_gradient,
+}
+REPLACEMENTS = {"image": ("black", "blur"), "text": ("[MASK]", "[PAD]", "drop")}
+"""What stands for nothing: what gradients are measured from, and what comes where pixels or tokens are removed."""
+
+UNITS = 28
+"""At most so many rows and columns of an image are removed one by one."""
+
+
+class Explained(NamedTuple):
+    """Of a batch of b examples.
+
+    Attributes:
+      target: the class or token that is explained; probability: of it.
+      attributions: method -> [b, h, w] or [b, l].
+      errors: method by gradients -> completeness error [b].
+      deletion, insertion: method, and "random" -> area under the curve [b].
+      attention: [layers, b, heads, l, l], or None.
+      lens: most probable tokens and their probabilities, [layers, b, l, 1] each, or None.
+    """
+
+    target: Int[Array, " b"]
+    probability: Float[Array, " b"]
+    attributions: dict[str, Array]
+    errors: dict[str, Array]
+    deletion: dict[str, Array]
+    insertion: dict[str, Array]
+    attention: Array | None = None
+    lens: tuple[Array, Array] | None = None
+
+
+def explain_images(
+    run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
+) -> Explained:
+    """Explanations of a batch of images as loaded. Pure.
+
+    Args:
+      replace: of :data:`REPLACEMENTS`.
+      wanted: classes to explain; -1: the one predicted.
+    """
+    model, variables, data = run.model, eval_variables(state), run.config.data
+    images = run.task.eval_batch(batch)["image"].astype(jnp.float32)
+    logits = model.apply(variables, images, train=False)
+    target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
+    if replace == "black":
+        black = -jnp.asarray(data.mean) / jnp.asarray(data.std)
+        baseline = jnp.broadcast_to(black, (1, *images.shape[1:]))
+    else:
+        baseline = faithfulness.blurred(images, max(1.0, images.shape[1] / 16))
+    rows, columns = (min(UNITS, n) for n in images.shape[1:3])
+    values, errors = {}, {}
+    for method in methods:
+        if method in GRADIENTS:
+            found = GRADIENTS[method](image_score(model, variables, target), images, baseline)
+            values[method], errors[method] = found.values.sum(-1), found.completeness_error
+        elif method == "grad_cam":
+            values[method] = grad_cam(model, variables, images, target)
+        else:
+            patches = (n // model.patch_size for n in images.shape[1:3])
+            rolled = over_patches(rollout(attention_maps(model, variables, images).maps["attention"]), *patches)
+            values[method] = jax.image.resize(rolled, images.shape[:3], "nearest")
+
+    def probability(removed: Bool[Array, "b n"]) -> Float[Array, " b"]:
+        left = faithfulness.replace_units(images, baseline, removed, rows, columns)
+        return _probability(model.apply(variables, left, train=False), target)
+
+    units = {k: faithfulness.image_units(v, rows, columns) for k, v in values.items()}
+    everything = jnp.ones((len(images), rows * columns), bool)
+    return Explained(target, _probability(logits, target), values, errors, *_areas(probability, units, everything))
+
+
+def explain_texts(
+    run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
+) -> Explained:
+    """Explanations of a batch of texts: of their class, or of a language model's next token. Pure.
+
+    Args: see :func:`explain_images`; of texts for a language model, ``wanted`` are tokens.
+    """
+    model, variables, tokenizer = run.model, eval_variables(state), Tokenizer.from_str(run.card.tokenizer)
+    tokens, segments = batch["tokens"], batch["segments"]
+    inputs = tuple(batch[k] for k in ("tokens", "segments", "types") if k in (*run.task.inputs, "segments"))
+    language = run.config.objective == "causal_lm"
+
+    def place(segments: Int[Array, "b l"]) -> Int[Array, " b"] | None:  # of the last token
+        return jnp.maximum(segments.sum(1) - 1, 0) if language else None
+
+    def outputs(inputs: tuple[Array, ...]) -> Float[Array, "b k"]:
+        found = model.apply(variables, *inputs, train=False)
+        if not language:
+            return found
+        last = jnp.take_along_axis(found.hidden, place(inputs[1])[:, None, None], axis=1)
+        return found._replace(hidden=last).logits[:, 0]
+
+    logits = outputs(inputs)
+    target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
+    special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+    real = (segments > 0) & ~jnp.isin(tokens, jnp.asarray(special, jnp.int32))
+    if language:  # the next token is read behind the last
+        real &= jnp.arange(tokens.shape[1]) != place(segments)[:, None]
+    embedded = token_embeddings(model, variables, *inputs)
+    if replace == "drop":
+        baseline = jnp.zeros_like(embedded)
+    else:
+        other = tokenizer.token_to_id(replace)
+        nothing = faithfulness.replace_tokens(tokens, other, real)
+        baseline = token_embeddings(model, variables, nothing, *inputs[1:])
+    maps = (
+        attention_maps(model, variables, *inputs).maps["attention"] if {"rollout", "attention"} & {*methods} else None
+    )
+    values, errors = {}, {}
+    for method in methods:
+        if method in GRADIENTS:
+            score = token_score(model, variables, inputs, target, place(segments))
+            found = GRADIENTS[method](score, embedded, baseline)
+            values[method], errors[method] = found.values.sum(-1), found.completeness_error
+        elif method == "rollout":
+            rolled = rollout(maps, segments)
+            row = place(segments) if language else jnp.zeros(len(tokens), jnp.int32)
+            values[method] = jnp.take_along_axis(rolled, row[:, None, None], axis=1)[:, 0]
+
+    def probability(removed: Bool[Array, "b l"]) -> Float[Array, " b"]:
+        if replace == "drop":
+            return _probability(outputs(faithfulness.drop_tokens(removed, *inputs)), target)
+        return _probability(outputs((faithfulness.replace_tokens(tokens, other, removed), *inputs[1:])), target)
+
+    return Explained(
+        target,
+        _probability(logits, target),
+        values,
+        errors,
+        *_areas(probability, values, real),
+        attention=maps if "attention" in methods else None,
+        lens=tuple(logit_lens(model, variables, tokens, segments, top=1)) if "logit_lens" in methods else None,
+    )
+
+
+def _probability(logits: Float[Array, "b k"], target: Int[Array, " b"]) -> Float[Array, " b"]:
+    return jnp.exp(logit(jax.nn.log_softmax(logits), target))
+
+
+def _areas(
+    probability: faithfulness.Probability, units: dict[str, Float[Array, "b n"]], real: Bool[Array, "b n"]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Areas under deletion and insertion curves of each method and of random order."""
+    found = {name: faithfulness.curves(probability, values, real) for name, values in units.items()}
+    found["random"] = faithfulness.random_curves(jax.random.key(0), probability, real)
+    return tuple(
+        {k: faithfulness.area(getattr(c, kind)) for k, c in found.items()} for kind in ("deletion", "insertion")
+    )
