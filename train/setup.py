@@ -201,7 +201,7 @@ def build(
     fields = _resolve_fields(config, card)
     model = jaxmodels.create(config.model, **fields, dtype=jnp.dtype(config.dtype))
     task = make_task(config, model, card)
-    tx = make_optimizer(config.optim, config.steps)
+    tx = make_optimizer(config.optim, config.steps, config.prune)
     try:
         shapes = jax.eval_shape(_initialiser(config, card, model, task, tx), jax.random.key(0))
     # a size that the architecture cannot take: the models say which, or, for absurd ones, jax does

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from jaxmodels import Module
 from jaxmodels.frozen import evaluating
 from train.objectives import Metric, confusion_counts
+from train.prune import mask_average
 from train.sharding import gather_fsdp
 from train.state import PyTree, TrainState
 from train.transfer import frozen_modules, merge, split
@@ -77,7 +78,7 @@ def train_step(
         t = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
         averaged = optax.incremental_update(trained, split(ema_params, freeze)[0], 1 - decay)
-        ema_params = merge(averaged, ema_params)
+        ema_params = merge(mask_average(averaged, opt_state), ema_params)
     finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["update_norm"])
     finite &= state.finite
     new = TrainState(state.step + 1, params, model_state, opt_state, ema_params, finite)
