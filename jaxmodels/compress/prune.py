@@ -29,7 +29,7 @@ def prunable(path: str) -> bool:
     *modules, name = path.split("/")
     if any(module.startswith(("head", "decoder_conv_")) for module in modules):
         return False
-    return re.fullmatch(r"kernel(_ih|_hh)?(_reverse)?", name) is not None
+    return re.fullmatch(r"kernel(_ih|_hh)?(_reverse)?(_int8)?", name) is not None
 
 
 def masks(

@@ -1,9 +1,9 @@
 """int8: symmetric weights, one scale for each output channel; activations scaled as they come (Jacob et al. 2018,
 arXiv:1712.05877, without zero points).
 
-``q = round(w / s)`` with ``s = max|w| / 127``. A quantised tree is that of the parameters with int8 in the place of a
-kernel or an embedding and its scales beside it, ``kernel_scale``; any model runs on it, unchanged, within
-:func:`executing`. Dense layers and convolutions then multiply int8 by int8 and add up in int32. Convolutions do so as a
+``q = round(w / s)`` with ``s = max|w| / 127``. A quantised tree is that of the parameters with ``kernel_int8`` and
+``kernel_scale`` in the place of ``kernel``, and embeddings likewise; any model runs on it, unchanged, within
+:func:`executing`, and elsewhere misses its ``kernel``. Dense layers and convolutions then multiply int8 by int8 and add up in int32. Convolutions do so as a
 matrix product of their windows: XLA's own of int8 is up to seven times slower on CPUs than that of float32, and not
 there on GPUs, while this one is as fast as float32's or faster. Rows of embeddings are dequantised as they are looked
 up; kernels of modules that are neither (grouped or dilated convolutions) before they are used. Products of attention,
@@ -26,7 +26,8 @@ from jaxmodels.compress.prune import PyTree, Select, is_stacked, path_name
 LEVELS = 127
 """Of each sign; -128 is not used, so that the range is symmetric."""
 
-SCALE = "_scale"
+INT8, SCALE = "_int8", "_scale"
+"""Names of what stands for a parameter end in these."""
 
 
 def quantizable(path: str) -> bool:
@@ -37,7 +38,7 @@ def quantizable(path: str) -> bool:
 
 
 def quantize(params: PyTree, *, select: Select = quantizable) -> PyTree:
-    """int8 in the place of the selected parameters, and beside each its float32 scales, named ``..._scale``.
+    """``..._int8`` and float32 ``..._scale`` in the place of each selected parameter.
 
     Kernels have a scale for each output (last axis), embeddings for each row, and both for each scanned layer.
     """
@@ -50,7 +51,7 @@ def quantize(params: PyTree, *, select: Select = quantizable) -> PyTree:
                 found[name] = walk(x, f"{here}/")
             elif select(here):
                 q, scale = _quantized(x, _axes(here, x.ndim))
-                found |= {name: q, name + SCALE: scale.reshape(_scale_shape(here, x.shape))}
+                found |= {name + INT8: q, name + SCALE: scale.reshape(_scale_shape(here, x.shape))}
             else:
                 found[name] = x
         return found
@@ -64,11 +65,13 @@ def dequantize(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
     def walk(tree: PyTree, path: str) -> PyTree:
         found = {}
         for name, x in tree.items():
+            whole, scale = name.removesuffix(INT8), name.removesuffix(INT8) + SCALE
             if isinstance(x, dict):
                 found[name] = walk(x, f"{path}{name}/")
-            elif name + SCALE in tree:
-                found[name] = _product(x, tree[name + SCALE], f"{path}{name}", dtype)
-            elif name.removesuffix(SCALE) not in tree or not name.endswith(SCALE):
+            elif whole != name:
+                axes = _axes(f"{path}{whole}", x.ndim)
+                found[whole] = (x * jnp.expand_dims(tree[scale], axes)).astype(dtype)
+            elif name.removesuffix(SCALE) + INT8 not in tree:
                 found[name] = x
         return found
 
@@ -86,12 +89,12 @@ def executing() -> AbstractContextManager[None]:
 
     def intercept(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
         module, method = context.module, context.method_name
-        if isinstance(module, nn.Embed) and module.has_variable("params", "embedding" + SCALE):
+        if isinstance(module, nn.Embed) and module.has_variable("params", "embedding" + INT8):
             return _embed(module, method, call, args, kwargs)
-        if method != "__call__" or not module.has_variable("params", "kernel" + SCALE):
+        if method != "__call__" or not module.has_variable("params", "kernel" + INT8):
             return call(*args, **kwargs)
         params = dict(module.variables["params"])
-        scale = params.pop("kernel" + SCALE)
+        params["kernel"], scale = params.pop("kernel" + INT8), params.pop("kernel" + SCALE)
         if isinstance(module, nn.Dense):
             clone = module.clone(parent=None, dot_general=partial(_int8_dense, scale=scale))
         elif isinstance(module, nn.Conv) and _plain(module):
@@ -162,11 +165,6 @@ def _scale_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for i, n in enumerate(shape) if i not in _axes(path, len(shape)))
 
 
-def _product(q: Array, scale: Array, path: str, dtype: Any) -> Array:
-    axes = _axes(path, q.ndim)
-    return (q * jnp.expand_dims(scale, axes)).astype(dtype)
-
-
 def _row_axes(module: nn.Module, ndim: int) -> tuple[int, ...]:
     """One scale for each row of a dense layer's input, for each example of a convolution's."""
     return (ndim - 1,) if isinstance(module, nn.Dense) else tuple(range(1, ndim))
@@ -178,14 +176,14 @@ def _plain(module: nn.Conv) -> bool:
 
 
 def _embed(module: nn.Embed, method: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
-    embedding, scale = (module.get_variable("params", "embedding" + end) for end in ("", SCALE))
-    if method == "__call__":
-        rows = jnp.take(embedding, args[0], axis=0) * jnp.take(scale, args[0], axis=0)[..., None]
-        return rows.astype(module.dtype or rows.dtype)
-    result = call(*args, **kwargs)
+    if method not in ("setup", "__call__"):
+        return call(*args, **kwargs)
+    embedding, scale = (module.get_variable("params", "embedding" + end) for end in (INT8, SCALE))
     if method == "setup":  # for those that use the whole embedding, as tied logits do
         module.embedding = embedding * scale[:, None]
-    return result
+        return None
+    rows = jnp.take(embedding, args[0], axis=0) * jnp.take(scale, args[0], axis=0)[..., None]
+    return rows.astype(module.dtype or rows.dtype)
 
 
 def _int8_product(x: Array, kernel: Array, scale: Array, row_scale: Array, dtype: Any) -> Array:
