@@ -3,11 +3,13 @@ arXiv:1712.05877, without zero points).
 
 ``q = round(w / s)`` with ``s = max|w| / 127``. A quantised tree is that of the parameters with ``kernel_int8`` and
 ``kernel_scale`` in the place of ``kernel``, and embeddings likewise; any model runs on it, unchanged, within
-:func:`executing`, and elsewhere misses its ``kernel``. Dense layers and convolutions then multiply int8 by int8 and add up in int32. Convolutions do so as a
-matrix product of their windows: XLA's own of int8 is up to seven times slower on CPUs than that of float32, and not
-there on GPUs, while this one is as fast as float32's or faster. Rows of embeddings are dequantised as they are looked
-up; kernels of modules that are neither (grouped or dilated convolutions) before they are used. Products of attention,
-the recurrence of an LSTM (its kernels stay float32), norms and logits by a tied embedding are computed in float.
+:func:`executing`, and elsewhere misses its ``kernel``. Dense layers and convolutions then multiply int8 by int8 and add
+up in int32. Convolutions do so as a product of matrices, the windows with the kernel: that is as fast as float32's on
+CPUs, where XLA's own int8 convolution is up to seven times slower. Rows of embeddings are dequantised as they are
+looked up; kernels of modules that are neither (grouped or dilated convolutions) before they are used.
+
+Not quantised: the recurrence of an LSTM (its kernels stay float32), products of attention, norms, transposed
+convolutions, and logits by a tied embedding, which are computed with its dequantised rows.
 """
 
 from collections.abc import Callable
