@@ -1,12 +1,14 @@
 """int8: symmetric weights, one scale for each output channel; activations scaled as they come (Jacob et al. 2018,
 arXiv:1712.05877, without zero points).
 
-``q = round(w / s)`` with ``s = max|w| / 127``. A quantised tree is that of the parameters with ``kernel_int8`` and
-``kernel_scale`` in the place of ``kernel``, and embeddings likewise; any model runs on it, unchanged, within
-:func:`executing`, and elsewhere misses its ``kernel``. Dense layers and convolutions then multiply int8 by int8 and add
-up in int32. Convolutions do so as a product of matrices, the windows with the kernel: that is as fast as float32's on
-CPUs, where XLA's own int8 convolution is up to seven times slower. Rows of embeddings are dequantised as they are
-looked up; kernels of modules that are neither (grouped or dilated convolutions) before they are used.
+``q = round(w / s)`` with ``s = max|w| / 127``, computed as ``w (127 / max|w|)`` and ``max|w| (1 / 127)``.
+
+A quantised tree is that of the parameters with ``kernel_int8`` and ``kernel_scale`` in the place of ``kernel``, and
+embeddings likewise; any model runs on it, unchanged, within :func:`executing`, and elsewhere misses its ``kernel``.
+Dense layers and convolutions then multiply int8 by int8 and add up in int32. Convolutions do so as a product of
+matrices, the windows with the kernel: that is as fast as float32's on CPUs, where XLA's own int8 convolution is up to
+seven times slower. Rows of embeddings are dequantised as they are looked up; kernels of modules that are neither
+(grouped or dilated convolutions) before they are used.
 
 Not quantised: the recurrence of an LSTM (its kernels stay float32), products of attention, norms, transposed
 convolutions, and logits by a tied embedding, which are computed with its dequantised rows.
@@ -152,8 +154,10 @@ def _quantized(x: Array, axes: tuple[int, ...]) -> tuple[Int8[Array, "..."], Arr
     """int8, and the scale over ``axes``, which are kept; in at least float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     largest = jnp.abs(x).max(axes, keepdims=True)
-    scale = jnp.where(largest > 0, largest / LEVELS, 1)  # of nothing but zeros any scale is right
-    return jnp.clip(jnp.round(x / scale), -LEVELS, LEVELS).astype(jnp.int8), scale
+    largest = jnp.where(largest > LEVELS * jnp.finfo(x.dtype).tiny, largest, 1)  # where all is 0, and all becomes 0
+    # products: XLA makes them of divisions by constants and by what is broadcast, in some programs and not in others
+    q = jnp.clip(jnp.round(x * (LEVELS / largest)), -LEVELS, LEVELS)
+    return q.astype(jnp.int8), largest * (1 / LEVELS)
 
 
 def _axes(path: str, ndim: int) -> tuple[int, ...]:
