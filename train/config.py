@@ -157,6 +157,29 @@ class BeamConfig:
 
 
 @dataclass
+class PruneConfig:
+    """Weights that go, the smallest first, while a run trains: kernels that train, but for the head's."""
+
+    sparsity: float = field(default=0.0, metadata=limit(low=0, below=1))  # share at the end; 0: no pruning
+    # of all kernels together, of each, or of every 4 consecutive inputs 2: that is sparsity 0.5, at once
+    scope: Literal["global", "layer", "2:4"] = "global"
+    begin_step: int = field(default=0, metadata=limit(low=0))  # steps done before the first go
+    end_step: int = field(default=0, metadata=limit(low=0))  # and before the last do; 0: all at once
+    every: int = field(default=100, metadata=limit(low=1))  # steps from one time to the next
+
+
+@dataclass
+class DistillConfig:
+    """A teacher whose logits a classifier learns from as well (Hinton et al. 2015)."""
+
+    # the workdir of another run on the same data (its best checkpoint, or the last where none has a score), or weights
+    # that say themselves what they are: a directory of transformers or a Hugging Face hub id
+    teacher: str | None = None
+    temperature: float = field(default=4.0, metadata=limit(above=0))
+    alpha: float = field(default=0.9, metadata=limit(low=0, high=1))  # weight of the teacher; 1 - alpha of the labels
+
+
+@dataclass
 class Config:
     """One run. The same config gives the same run, bit for bit, on the same kind and number of devices.
 
@@ -184,6 +207,8 @@ class Config:
     vae: VAEConfig = field(default_factory=VAEConfig)
     beam: BeamConfig = field(default_factory=BeamConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     # initial parameters: the workdir of another run (its best checkpoint, or the last where none has a score), a
     # .safetensors file or a directory of them, or a Hugging Face hub id; read once, when a run begins. A part of a file
     # that the model does not have is named in init_skip with dots, as the file does: "vit.pooler"
@@ -200,6 +225,7 @@ class Config:
     log_every: int = field(default=50, metadata=limit(low=1))  # steps
     label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are stored in float32
+    quantization_aware: bool = False  # trains and evaluates with the rounding of int8, see jaxmodels.compress.quantize
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -298,11 +324,29 @@ def check(config: Config) -> None:
                 f"config.optim.rates.{pattern} = {rate} must be above 0; config.optim.freeze stops training"
             )
     _check_model(config)
+    _check_compression(config)
     if reads_text(config) and not reads_images(config):
         _require_no_images(config, f"model {config.model!r} reads text")
     _check_text(config)
     _check_image_text(config)
     _check_tasks(config)
+
+
+def _check_compression(config: Config) -> None:
+    prune = config.prune
+    if prune.sparsity:
+        if not prune.begin_step <= prune.end_step < config.steps:
+            raise ConfigError(
+                f"config.prune.begin_step = {prune.begin_step}, config.prune.end_step = {prune.end_step} and "
+                f"config.steps = {config.steps} must be in this order, the end below the steps"
+            )
+        if prune.scope == "2:4" and prune.sparsity != 0.5:
+            raise ConfigError(f"config.prune.sparsity = {prune.sparsity} with scope 2:4; nearest: 0.5")
+    if config.distill.teacher is not None and config.objective != "classification":
+        raise ConfigError(
+            f"config.distill.teacher = {config.distill.teacher!r} is for objective classification, not for "
+            f"{config.objective!r}; nearest: config.distill.teacher = None"
+        )
 
 
 def _check_text(config: Config) -> None:

@@ -285,8 +285,9 @@ class _Loop:
                 report.write_pictures(drawn, self.workdir / "samples", step)
         self.progress.evaluated = step
         self.last_evaluation = (step, found)
-        score = found.means[self.run.task.score]
-        self.checkpoints.score(step, -score if self.run.task.lower_is_better else score)
+        score, prune = found.means[self.run.task.score], self.config.prune
+        if not prune.sparsity or step > prune.end_step:  # the best of a run that prunes is one that is pruned
+            self.checkpoints.score(step, -score if self.run.task.lower_is_better else score)
         return True
 
     def _measure(self, state: TrainState, split: str) -> Evaluation | None:

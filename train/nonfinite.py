@@ -14,6 +14,7 @@ from jaxmodels.frozen import evaluating
 from train.setup import Run
 from train.sharding import path_name, put_batch
 from train.state import TrainState
+from train.step import rounded, rounding
 from train.transfer import frozen_modules, merge, split
 
 
@@ -61,12 +62,13 @@ def _tensors(run: Run, state: TrainState, batch: Any) -> Iterator[tuple[str, jax
     batch = step.keywords["preprocess"](key_data, batch)
     yield from _named("batch", batch)
 
-    freeze = run.config.optim.freeze
+    freeze, quantized = run.config.optim.freeze, run.config.quantization_aware
+    teacher = {} if run.teacher is None else {"teacher": run.teacher.state}
     trained, frozen = split(state.params, freeze)
 
     def forward(trained):
-        variables = {"params": merge(trained, frozen), **state.model_state}
-        with evaluating(frozen_modules(state.params, freeze)):
+        variables = {"params": rounded(merge(trained, frozen), quantized), **state.model_state}
+        with evaluating(frozen_modules(state.params, freeze)), rounding(quantized):
             outputs, captured = run.model.apply(
                 variables,
                 *(batch[k] for k in run.task.inputs),
@@ -75,7 +77,7 @@ def _tensors(run: Run, state: TrainState, batch: Any) -> Iterator[tuple[str, jax
                 capture_intermediates=True,
                 mutable=["intermediates", *state.model_state],
             )
-        metrics = step.keywords["objective"](outputs, batch)
+        metrics = step.keywords["objective"](outputs, batch, **teacher)
         return metrics["loss"][0] / metrics["loss"][1], captured["intermediates"]
 
     _, intermediates = forward(trained)  # not under jit, which would sort the outputs by name

@@ -62,6 +62,39 @@ def classification(
     return metrics
 
 
+def distillation(
+    outputs: Float[Array, "b classes"] | AuxiliaryLogits,
+    batch: dict[str, Array],
+    *,
+    teacher: Any,
+    teacher_logits: Callable[[Any, dict[str, Array]], Float[Array, "b classes"]],
+    temperature: float,
+    alpha: float,
+    label_smoothing: float = 0.0,
+) -> dict[str, Metric]:
+    """Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531, section 2).
+
+    ``loss = (1 - alpha) classification + alpha T^2 sum_b w_b KL(softmax(teacher_b / T) || softmax(logits_b / T))``;
+    ``distillation`` is the second term without alpha, ``cross_entropy`` the first. The rest is as in
+    :func:`classification`.
+
+    Args:
+      teacher: what ``teacher_logits`` takes besides the batch.
+    """
+    logits = outputs.logits if isinstance(outputs, AuxiliaryLogits) else outputs
+    metrics = classification(outputs, batch, label_smoothing=label_smoothing)
+    cross_entropy, count = metrics["loss"]
+    target = jax.nn.log_softmax(teacher_logits(teacher, batch).astype(logits.dtype) / temperature)
+    divergence = optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits / temperature), target)
+    distilled = temperature**2 * (divergence * batch["weight"].astype(logits.dtype)).sum()
+    loss = (1 - alpha) * cross_entropy + alpha * distilled
+    return metrics | {
+        "loss": (loss, count),
+        "cross_entropy": (cross_entropy, count),
+        "distillation": (distilled, count),
+    }
+
+
 def confusion_counts(logits: Float[Array, "b classes"], batch: dict[str, Array]) -> Float[Array, "classes classes"]:
     """Number of examples by true class (row) and predicted class (column), padding left out."""
     classes = logits.shape[-1]

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.config import OptimConfig
+from train.config import OptimConfig, PruneConfig
+from train.prune import pruned
 from train.sharding import path_name
 from train.transfer import rate_of, split
 
@@ -48,7 +49,7 @@ def decay_mask(params: Any) -> Any:
     )
 
 
-def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimConfig, steps: int, prune: PruneConfig | None = None) -> optax.GradientTransformation:
     """The Optax chain of a config.
 
     ``adamw`` is Loshchilov & Hutter 2019 (decay times learning rate, as PyTorch); ``sgd`` adds ``weight_decay * p`` to
@@ -56,7 +57,8 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     with the given learning rate as it stands (no scaling by the parameter's size) and decay decoupled.
 
     Factors of ``config.rates`` scale the finished updates. Frozen parameters are taken out of what is given, so they
-    count in no norm, and the update and the state have None in their places.
+    count in no norm, and the update and the state have None in their places. Pruning, if ``prune`` asks for any, acts
+    on the finished updates.
     """
     rate, decay = make_schedule(config, steps), config.weight_decay
     if config.name == "adamw":
@@ -79,6 +81,8 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
         tx = optax.chain(tx, optax.stateless(partial(_scale, rates=config.rates)))
     if config.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    if prune is not None and prune.sparsity:
+        tx = pruned(tx, prune)
     return _of_the_rest(tx, config.freeze) if config.freeze else tx
 
 

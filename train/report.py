@@ -31,7 +31,7 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
     mesh = " x ".join(f"{name} {n}" for name, n in run.mesh.shape.items())
     precision = jax.config.jax_default_matmul_precision or f"{device.platform}'s default"
     stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
-    optim = config.optim
+    optim, prune = config.optim, config.prune
     frozen = transfer.frozen_size(run.shapes.params, optim.freeze)
     rows = {
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} processes",
@@ -44,6 +44,10 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
         "rates": ", ".join(f"{pattern} x {rate:g}" for pattern, rate in optim.rates.items()),
         "initial": origin,
         "frozen": f"{frozen:,} parameters: {', '.join(optim.freeze)}" if frozen else "",
+        "teacher": f"{run.teacher.origin}, temperature {config.distill.temperature:g}" if run.teacher else "",
+        "pruning": f"{prune.sparsity:.0%} of kernels, {prune.scope}, steps {prune.begin_step} to {prune.end_step}"
+        if prune.sparsity
+        else "",
         "backend": f"convolutions and matrix products by XLA:{device.platform}; augmentation on the device",
         "versions": f"python {platform.python_version()}, "
         + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES),
@@ -125,6 +129,29 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path) -> 
     roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity")
     for axes in (reliability, roc):
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def plot_pareto(rows: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against bytes and against latency, each row a labelled point, and the line of those no other beats.
+
+    Args:
+      rows: with ``name``, ``accuracy``, ``bytes`` and ``latency_ms``.
+    """
+    figure = Figure(figsize=(14, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, cost in enumerate(("bytes", "latency_ms")):
+        axes = figure.add_subplot(1, 2, i + 1)
+        best, front = -1.0, []
+        for row in sorted(rows, key=lambda row: (row[cost], -row["accuracy"])):
+            axes.plot(row[cost], row["accuracy"], "o", color="tab:blue")
+            axes.annotate(row["name"], (row[cost], row["accuracy"]), (4, 4), textcoords="offset points", fontsize=8)
+            if row["accuracy"] > best:
+                best = row["accuracy"]
+                front.append((row[cost], best))
+        axes.plot(*zip(*front, strict=True), color="tab:blue", alpha=0.4)
+        axes.set(xlabel=cost.replace("_", " "), ylabel="accuracy", xscale="log")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 

@@ -22,7 +22,8 @@ def measure(
 
     def embeddings(state, batch):
         batch = run.task.eval_batch(batch)
-        outputs = predict_step(state, *(batch[k] for k in run.task.inputs), model=run.model)
+        inputs, quantized = (batch[k] for k in run.task.inputs), run.config.quantization_aware
+        outputs = predict_step(state, *inputs, model=run.model, quantized=quantized)
         return outputs.image, outputs.text, batch["weight"]
 
     with jax.set_mesh(run.mesh):

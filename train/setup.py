@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from train.config import (
     resolve_text_fields,
     task_names,
 )
+from train.objectives import distillation
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step
@@ -75,6 +76,7 @@ class Run:
           ConfigError: the source cannot be read or does not fit.
         """
         config, state = self.config, self.init()
+        _ = self.teacher  # a mistake in it shall be found now
         options: dict[str, Any] = {"skip": config.init_skip, "image_shape": _input_shape(self.card), "warn": warn}
         if config.init_from is not None:
             return transfer.load(config.init_from, state, model=self.model, **options)
@@ -87,20 +89,38 @@ class Run:
             origins.append(origin)
         return state, "; ".join(origins)
 
+    @cached_property
+    def teacher(self) -> Any:
+        """The :class:`train.distill.Teacher` of ``config.distill`` or None; read when training, and only it, asks."""
+        if self.config.distill.teacher is None:
+            return None
+        from train.distill import load_teacher  # here: it builds a run itself
+
+        return load_teacher(self)
+
     def step_function(self) -> partial:
-        """:func:`train.step.train_step` with everything but (state, batch) bound."""
-        config = self.config
+        """:func:`train.step.train_step` with everything but (state, batch, the state of a teacher if any) bound."""
+        config, objective = self.config, self.task.train_objective
+        if self.teacher is not None:
+            objective = partial(
+                distillation,
+                teacher_logits=self.teacher.logits,
+                temperature=config.distill.temperature,
+                alpha=config.distill.alpha,
+                label_smoothing=config.label_smoothing,
+            )
         return partial(
             train_step,
             model=self.model,
             tx=self.tx,
-            objective=self.task.train_objective,
+            objective=objective,
             inputs=self.task.inputs,
             preprocess=self.task.train_batch,
             seed=config.seed,
             accumulate=config.accumulate,
             ema_decay=config.optim.ema_decay,
             freeze=config.optim.freeze,
+            quantized=config.quantization_aware,
         )
 
     def compile_train_step(self) -> tuple[Any, float, float]:
@@ -109,19 +129,21 @@ class Run:
         Where batches have several lengths, these are the operations of the longest.
         """
         step, config = self.step_function(), self.config
+        teacher = () if self.teacher is None else (self.teacher.state,)
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
         batches = self.batch_shapes(config.batch_size)
         start = time.perf_counter()
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-            lowered = [jitted.lower(self.shapes, batch) for batch in batches]
+            lowered = [jitted.lower(self.shapes, batch, *teacher) for batch in batches]
             compiled = [one.compile() for one in lowered]
             seconds = time.perf_counter() - start
             last = lowered[-1]
             if config.accumulate > 1:  # the analysis counts the body of a scan once
-                last = jax.jit(partial(step, accumulate=1)).lower(self.shapes, batches[-1])
+                last = jax.jit(partial(step, accumulate=1)).lower(self.shapes, batches[-1], *teacher)
         cost = last.cost_analysis() or {}
-        return _by_length(batches, compiled), seconds, float(cost.get("flops", 0.0))
+        chosen = _by_length(batches, compiled)
+        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(cost.get("flops", 0.0))
 
     def compile_eval_step(self) -> Any:
         """The compiled evaluation step: (state, batch) -> metrics, confusion matrix or None."""
@@ -134,6 +156,7 @@ class Run:
                 inputs=task.inputs,
                 preprocess=task.eval_batch,
                 confusion=task.confusion,
+                quantized=self.config.quantization_aware,
             )
         )
 
@@ -163,7 +186,8 @@ class Run:
 
     def _probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
         batch = self.task.eval_batch(batch)
-        return jax.nn.softmax(predict_step(state, *(batch[k] for k in self.task.inputs), model=self.model))
+        inputs, quantized = (batch[k] for k in self.task.inputs), self.config.quantization_aware
+        return jax.nn.softmax(predict_step(state, *inputs, model=self.model, quantized=quantized))
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
@@ -201,7 +225,7 @@ def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[An
     if len(compiled) == 1:
         return compiled[0]
     found = {batch["tokens"].shape[1]: one for batch, one in zip(batches, compiled, strict=True)}
-    return lambda state, batch: found[batch["tokens"].shape[1]](state, batch)
+    return lambda state, batch, *rest: found[batch["tokens"].shape[1]](state, batch, *rest)
 
 
 def build(config: Config, *, card: Card | None = None, devices: list[jax.Device] | None = None) -> Run:
@@ -216,7 +240,7 @@ def build(config: Config, *, card: Card | None = None, devices: list[jax.Device]
     card = card or _describe(config)
     model = _make_model(config, card)
     task = make_task(config, model, card)
-    tx = make_optimizer(config.optim, config.steps)
+    tx = make_optimizer(config.optim, config.steps, config.prune)
     try:
         shapes = jax.eval_shape(_initialiser(config, card, model, task, tx), jax.random.key(0))
     # a size that the architecture cannot take: the models say which, or, for absurd ones, jax does

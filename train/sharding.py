@@ -92,6 +92,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsd
     """Where one array of the state lies: the rule of its path as far as its shape allows, then ``fsdp``."""
     axes: list[str | None] = [None] * len(shape)
     scanned = (None,) if re.search(r"(^|/)blocks/", path) else ()  # nn.scan stacks the layers along a first axis
+    path = path.removesuffix("_int8")  # lies as what it stands for
     for pattern, rule in RULES:
         spec = (*scanned, *rule)
         # a factored statistic ends with the parameter's path but has fewer dimensions

@@ -3,7 +3,9 @@
 Everything that is not an array (model, optimiser, objective, sizes) is bound by ``functools.partial`` before ``jit``.
 """
 
+import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +15,10 @@ from einops import rearrange
 from jaxtyping import Array
 
 from jaxmodels import Module
+from jaxmodels.compress.quantize import fake_activations, fake_quantize
 from jaxmodels.frozen import evaluating
 from train.objectives import Metric, confusion_counts
+from train.prune import mask_average
 from train.sharding import gather_fsdp
 from train.state import PyTree, TrainState
 from train.transfer import frozen_modules, merge, split
@@ -28,6 +32,7 @@ Objective = Callable[[Any, Batch], Metrics]
 def train_step(
     state: TrainState,
     batch: Batch,
+    teacher: PyTree = None,
     *,
     model: Module,
     tx: optax.GradientTransformation,
@@ -38,6 +43,7 @@ def train_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     freeze: tuple[str, ...] = (),
+    quantized: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step.
 
@@ -47,16 +53,20 @@ def train_step(
 
     Args:
       batch: arrays with leading dimension b.
+      teacher: what the objective takes as ``teacher``, if not None: arrays that do not train.
       inputs: keys of the batch that the model takes, in order.
       preprocess: (key, batch) -> batch, run on the device: augmentation, normalisation.
       accumulate: micro-batches, run one after the other; must divide b.
       ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1 + t) / (10 + t).
       freeze: patterns (see ``train.config.Config``) of the parameters that stay as they are; ``tx`` must know them too.
+      quantized: the model computes with the rounding of int8 (see ``jaxmodels.compress.quantize``).
 
     Returns:
       The new state, and sums and counts of the objective's metrics, ``grad_norm`` and ``update_norm``.
     """
     key_data, key_model = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    if teacher is not None:
+        objective = partial(objective, teacher=teacher)
     grads, count, metrics, model_state = accumulated_gradients(
         state.params,
         state.model_state,
@@ -67,6 +77,7 @@ def train_step(
         inputs=inputs,
         accumulate=accumulate,
         freeze=freeze,
+        quantized=quantized,
     )
     grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -77,7 +88,7 @@ def train_step(
         t = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
         averaged = optax.incremental_update(trained, split(ema_params, freeze)[0], 1 - decay)
-        ema_params = merge(averaged, ema_params)
+        ema_params = merge(mask_average(averaged, opt_state), ema_params)
     finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["update_norm"])
     finite &= state.finite
     new = TrainState(state.step + 1, params, model_state, opt_state, ema_params, finite)
@@ -97,6 +108,7 @@ def accumulated_gradients(
     inputs: tuple[str, ...] = ("image",),
     accumulate: int = 1,
     freeze: tuple[str, ...] = (),
+    quantized: bool = False,
 ) -> tuple[PyTree, Array, Metrics, PyTree]:
     """Gradient of the *sum* of losses over the batch, its count, the metrics and the model's new state.
 
@@ -106,8 +118,8 @@ def accumulated_gradients(
     evaluated = frozen_modules(params, freeze)
 
     def loss_sum(trained, model_state, batch, key):
-        with evaluating(evaluated):
-            params = merge(trained, frozen)
+        with evaluating(evaluated), rounding(quantized):
+            params = rounded(merge(trained, frozen), quantized)
             outputs, model_state = _apply(model, params, model_state, [batch[k] for k in inputs], key)
         metrics = objective(outputs, batch)
         return metrics["loss"][0], (metrics, model_state)
@@ -145,25 +157,39 @@ def eval_step(
     inputs: tuple[str, ...] = ("image",),
     preprocess: Callable[[Batch], Batch] = lambda batch: batch,
     confusion: bool = True,
+    quantized: bool = False,
 ) -> tuple[Metrics, Array | None]:
     """Sums and counts of the objective's metrics over one batch, and its confusion matrix [classes, classes] or None.
 
     Args:
       confusion: count by true and predicted class; only for a model whose outputs are logits.
+      quantized: see :func:`train_step`.
     """
     batch = preprocess(batch)
-    outputs = predict_step(state, *(batch[k] for k in inputs), model=model)
+    outputs = predict_step(state, *(batch[k] for k in inputs), model=model, quantized=quantized)
     return objective(outputs, batch), confusion_counts(outputs, batch) if confusion else None
 
 
-def predict_step(state: TrainState, *inputs: Array, model: Module) -> Any:
+def predict_step(state: TrainState, *inputs: Array, model: Module, quantized: bool = False) -> Any:
     """Model outputs for a preprocessed batch, with the parameters that evaluation uses."""
-    return model.apply(eval_variables(state), *inputs, train=False)
+    variables = eval_variables(state)
+    with rounding(quantized):
+        return model.apply(variables | {"params": rounded(variables["params"], quantized)}, *inputs, train=False)
 
 
 def eval_variables(state: TrainState) -> PyTree:
     """What ``model.apply`` takes, with the parameters that evaluation uses."""
     return {"params": gather_fsdp(state.eval_params), **state.model_state}
+
+
+def rounding(quantized: bool) -> contextlib.AbstractContextManager[None]:
+    """The context in which a model that is ``quantized`` runs: its activations are rounded."""
+    return fake_activations() if quantized else contextlib.nullcontext()
+
+
+def rounded(params: PyTree, quantized: bool) -> PyTree:
+    """Parameters as a model that is ``quantized`` uses them."""
+    return fake_quantize(params) if quantized else params
 
 
 def _apply(model: Module, params: PyTree, model_state: PyTree, inputs: list[Array], key: Array) -> tuple[Any, PyTree]:

@@ -171,7 +171,8 @@ def _classification(config: Config, model: Module, card: Card) -> Task:
         both = batch["present"].all(1)
         for i, name in enumerate(("image", "text")):
             present = batch["present"] & (jnp.arange(2) != i)
-            outputs = predict_step(state, *({**batch, "present": present}[k] for k in inputs), model=model)
+            given = ({**batch, "present": present}[k] for k in inputs)
+            outputs = predict_step(state, *given, model=model, quantized=config.quantization_aware)
             found[f"accuracy_without_{name}"] = objective(outputs, {**batch, "weight": batch["weight"] * both})[
                 "accuracy"
             ]

@@ -128,7 +128,7 @@ def load(
     wanted = _flatten({"params": state.params, **state.model_state})
     if skip is None:
         skip = ("head*",) if any(name.startswith("params/head") for name in wanted) else ()
-    read = _from_run if _checkpoints_of(source).is_dir() else _from_files
+    read = _from_run if checkpoints_of(source).is_dir() else _from_files
     found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
     count = sum(x.size for name, x in found.items() if name.startswith("params/"))
     fresh = {name: x.size for name, x in wanted.items() if name.startswith("params/") and name not in found}
@@ -191,7 +191,7 @@ def _from_run(
         tree = {name: _abstract(wanted[here]) for name, here in names.items() if here in kept}
         return traverse_util.unflatten_dict(tree, sep="/")
 
-    checkpoints = Checkpoints(_checkpoints_of(source), read_only=True)
+    checkpoints = Checkpoints(checkpoints_of(source), read_only=True)
     try:
         restored = checkpoints.restore_part(choose, warn=lambda text: warn(f"{source}: {text}"))
     except CheckpointError as e:
@@ -248,7 +248,8 @@ def _require_fit(source: str, wanted: Flat, found: Flat, skip: Sequence[str]) ->
     return names
 
 
-def _checkpoints_of(source: str) -> Path:
+def checkpoints_of(source: str) -> Path:
+    """Where the checkpoints of a run are, given its workdir or just that; no such directory: it is no run."""
     path = Path(source).expanduser()
     return path if path.name == "checkpoints" else path / "checkpoints"
 

@@ -1,0 +1,214 @@
+"""What compression costs a finished classifier: ``python -m train.compress --workdir=DIR [--add=DIR ...] [--out=DIR]``.
+
+Writes ``report.txt``, ``report.json``, ``pareto.png`` and the variables of each row, ``NAME.safetensors``.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxmodels.compress import files
+from jaxmodels.compress.prune import prune, sparsity
+from jaxmodels.compress.quantize import executing, int8_share, quantize
+from train import cli, report
+from train.config import Config, ConfigError
+from train.evaluate import evaluate, for_this_machine, restore
+from train.metrics import write_atomically
+from train.setup import Run, build
+from train.sharding import put_batch
+from train.state import PyTree, TrainState
+from train.step import eval_step, predict_step
+from train.workdir import read_card, read_config
+
+SPARSITIES = (0.5, 0.7, 0.8, 0.9)
+"""Of the kernels, of all together."""
+
+RUNS = 30
+"""Of each row, for its latency."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to have the model.
+
+    Attributes:
+      accuracy: on the run's eval split.
+      bytes: of its file; sparsity: share of zeros among the kernels that are pruned; int8: share of numbers in int8.
+      latency_ms: median time of a batch.
+      size_ratio, latency_ratio: to the original.
+    """
+
+    name: str
+    accuracy: float
+    bytes: int
+    size_ratio: float
+    sparsity: float
+    int8: float
+    latency_ms: float
+    latency_ratio: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Parameters of a run, compressed, and the time of each execution so far."""
+
+    name: str
+    run: Run
+    state: TrainState
+    file: Path
+
+    def variables(self) -> PyTree:
+        """What ``model.apply`` takes."""
+        return {"params": self.state.params, **self.state.model_state}
+
+
+def variants(run: Run, state: TrainState) -> dict[str, PyTree]:
+    """Parameters by name of row: the original's, and what can be had of it without training."""
+    params = state.eval_params
+    found = {"original": params, "int8": quantize(params)}
+    found |= {f"pruned_{share:.0%}".rstrip("%"): prune(params, share) for share in SPARSITIES}
+    try:
+        found["pruned_2_4"] = prune(params, 0.5, scope="2:4")
+    except ValueError as e:
+        cli.warn(f"no row pruned_2_4: {e}")
+    return found | {"int8_pruned_50": quantize(prune(params, 0.5))}
+
+
+def measure(variants: list[Variant], *, batch_size: int) -> list[Row]:
+    """Accuracy, bytes and latency of each; the first is what the ratios are to."""
+    accuracy = [_accuracy(v) for v in variants]
+    size = [files.save(v.file, jax.device_get(v.variables())) for v in variants]
+    latency = _latencies(variants, batch_size)
+    return [
+        Row(
+            name=v.name,
+            accuracy=accuracy[i],
+            bytes=size[i],
+            size_ratio=size[i] / size[0],
+            sparsity=sparsity(v.state.params),
+            int8=int8_share(v.state.params),
+            latency_ms=latency[i],
+            latency_ratio=latency[i] / latency[0],
+        )
+        for i, v in enumerate(variants)
+    ]
+
+
+def _accuracy(variant: Variant) -> float:
+    run, task = variant.run, variant.run.task
+    step = partial(
+        eval_step,
+        model=run.model,
+        objective=task.eval_objective,
+        inputs=task.inputs,
+        preprocess=task.eval_batch,
+        confusion=False,
+    )
+    with jax.set_mesh(run.mesh), executing():
+        found = evaluate(run, jax.jit(step), variant.state, run.config.data.eval_split)
+    assert found is not None
+    return found.means["accuracy"]
+
+
+def _latencies(variants: list[Variant], batch_size: int) -> list[float]:
+    """Median milliseconds of a batch, the runs of all variants interleaved: what slows the machine slows all alike."""
+    calls = []
+    for variant in variants:
+        run = variant.run
+        batch = put_batch(run.examples(run.config.data.eval_split, batch_size), run.mesh)
+        batch = run.task.eval_batch(batch)
+        inputs = [batch[k] for k in run.task.inputs]
+        with jax.set_mesh(run.mesh), executing():
+            step = jax.jit(partial(predict_step, model=run.model)).lower(variant.state, *inputs).compile()
+        calls.append(partial(step, variant.state, *inputs))
+        jax.block_until_ready(calls[-1]())
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(RUNS):
+        for seconds, call in zip(times, calls, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds.append(time.perf_counter() - start)
+    return [1e3 * float(np.median(seconds)) for seconds in times]
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'':<{width}} accuracy         bytes  ratio  sparsity  int8  latency ms  ratio"]
+    for r in rows:
+        lines.append(
+            f"{r.name:<{width}} {r.accuracy:8.4f} {r.bytes:13,} {r.size_ratio:6.3f} {r.sparsity:9.3f} {r.int8:5.2f} "
+            f"{r.latency_ms:11.3f} {r.latency_ratio:6.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _open(workdir: Path, step: str, args: argparse.Namespace) -> tuple[Run, TrainState]:
+    config: Config = for_this_machine(read_config(workdir))
+    if config.objective != "classification":
+        raise ConfigError(f"{workdir} is of a run with config.objective = {config.objective!r}, not of a classifier")
+    config.data.data_dir = args.data_dir or config.data.data_dir
+    config.data.raw_dir = args.raw_dir or config.data.raw_dir
+    run = build(config, card=read_card(workdir))
+    state = restore(run, workdir, step)
+    return run, state.replace(params=state.eval_params, ema_params=None, opt_state=())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the report and writes it, the plot and the files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.compress", description="What compression costs a classifier."
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a finished classification run")
+    parser.add_argument("--add", type=Path, action="append", default=[], help="another on the same data; repeatable")
+    parser.add_argument("--out", type=Path, default=None, help="where to write; default: WORKDIR/compress")
+    parser.add_argument("--step", default="best", help='checkpoint: "best" (default), "last" or a number')
+    parser.add_argument("--batch_size", type=int, default=32, help="examples of a batch, for the latency")
+    parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
+    parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
+    args = parser.parse_args(argv)
+    if args.step not in ("last", "best") and not args.step.isdigit():
+        parser.error(f"--step={args.step} is not last, best or a number")
+    out = args.out or args.workdir / "compress"
+    run, state = _open(args.workdir, args.step, args)
+    found = [(run, state, variants(run, state))]
+    for workdir in args.add:
+        other, its = _open(workdir, args.step, args)
+        _require_same_data(workdir, other, run)
+        name = workdir.resolve().name
+        found.append((other, its, {name: its.params, f"{name}_int8": quantize(its.params)}))
+    out.mkdir(parents=True, exist_ok=True)
+    every = [
+        Variant(name, run, state.replace(params=params), out / f"{name}.safetensors")
+        for run, state, rows in found
+        for name, params in rows.items()
+    ]
+    rows = measure(every, batch_size=-(-args.batch_size // jax.device_count()) * jax.device_count())
+    text = table(rows)
+    print(text)
+    device = jax.devices()[0]
+    about = {"workdir": str(args.workdir), "split": run.config.data.eval_split, "batch_size": args.batch_size}
+    about |= {"device": f"{jax.device_count()} x {device.device_kind} ({device.platform})"}
+    write_atomically(out / "report.txt", text + "\n")
+    write_atomically(out / "report.json", json.dumps(about | {"rows": [asdict(r) for r in rows]}, indent=2) + "\n")
+    report.plot_pareto([asdict(r) for r in rows], out / "pareto.png")
+    print(f"wrote {out}/report.txt, report.json, pareto.png and {len(rows)} files of weights")
+    return 0
+
+
+def _require_same_data(workdir: Path, other: Run, run: Run) -> None:
+    for name in ("name", "eval_split"):
+        theirs, ours = getattr(other.config.data, name), getattr(run.config.data, name)
+        if theirs != ours:
+            raise ConfigError(f"--add={workdir} is of a run with config.data.{name} = {theirs!r}, not {ours!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

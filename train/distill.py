@@ -1,0 +1,112 @@
+"""A teacher for a classifier: where it comes from, and whether it reads what its student reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.errors import FlaxError
+
+from input_pipeline import TextCard
+from jaxmodels import Module
+from train import sharding, transfer
+from train.config import ConfigError
+from train.evaluate import restore
+from train.setup import Run, build
+from train.state import TrainState
+from train.step import Batch, predict_step
+from train.task import text_inputs
+from train.workdir import read_card, read_config
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model in evaluation mode.
+
+    Attributes:
+      state: its parameters, on the mesh, without an optimiser's state. They are given to every step, not part of what a
+        run saves.
+      logits: (state, batch as the student gets it) -> [b, classes].
+      origin: in words.
+    """
+
+    state: TrainState
+    logits: Callable[[TrainState, Batch], jax.Array]
+    origin: str
+
+
+def load_teacher(run: Run) -> Teacher:
+    """The teacher that ``config.distill.teacher`` names, for the student of ``run``.
+
+    Raises:
+      ConfigError: it cannot be read, or reads other data or knows other classes.
+      CheckpointError, WorkdirError: there is no good checkpoint of it.
+    """
+    source = run.config.distill.teacher
+    assert source is not None
+    checkpoints = transfer.checkpoints_of(source)
+    model, state, inputs, quantized = (
+        _from_run(checkpoints.parent, run) if checkpoints.is_dir() else _from_weights(source, run)
+    )
+
+    def logits(state: TrainState, batch: Batch) -> jax.Array:
+        return predict_step(state, *(batch[k] for k in inputs), model=model, quantized=quantized)
+
+    batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(run.config.batch_size)[-1])
+    try:
+        found = jax.eval_shape(logits, state, batch)
+    except (ValueError, TypeError, FlaxError) as e:
+        raise _unfit(source, f"it cannot take its student's inputs: {' '.join(str(e).split())}") from e
+    wanted = (run.config.batch_size, run.model.num_classes)
+    if getattr(found, "shape", None) != wanted:
+        shape = getattr(found, "shape", type(found).__name__)
+        raise _unfit(source, f"it gives {shape} where its student gives logits of shape {wanted}")
+    return Teacher(state, logits, f"{source}, {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters")
+
+
+def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:
+    config, card = read_config(workdir), read_card(workdir)
+    same = {"config.objective": (config.objective, run.config.objective)}
+    same["classes"] = card.label_names, run.card.label_names
+    if isinstance(run.card, TextCard) and isinstance(card, TextCard):
+        same |= {"texts": (card.texts, run.card.texts), "tokenizer": (card.tokenizer, run.card.tokenizer)}
+        if card.max_len < run.card.max_len:
+            raise _unfit(workdir, f"it reads {card.max_len} tokens and its student {run.card.max_len}")
+    else:
+        same["image shape"] = tuple(getattr(c, "image_shape", ("text",)) for c in (card, run.card))
+        for name in ("mean", "std"):
+            same[f"config.data.{name}"] = getattr(config.data, name), getattr(run.config.data, name)
+    for name, (theirs, ours) in same.items():
+        if theirs != ours:
+            texts = (str(x) if len(str(x)) < 100 else "another" for x in (theirs, ours))
+            raise _unfit(workdir, "its {} is {} and its student's {}".format(name, *texts))
+    for name in ("mesh", "batch_size", "eval_batch_size", "accumulate"):
+        setattr(config, name, getattr(run.config, name))
+    theirs = build(config, card=card, devices=list(run.mesh.devices.flat))
+    state = restore(theirs, workdir, "best")
+    return theirs.model, _bare(state.eval_params, state.model_state), theirs.task.inputs, config.quantization_aware
+
+
+def _from_weights(source: str, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:
+    from jaxmodels import weights  # here: most teachers are runs
+
+    try:
+        model, variables = weights.load(source, cast=True)
+    except weights.WeightsError as e:
+        raise _unfit(source, f"it is neither the workdir of a run nor weights: {e}") from e
+    variables = jax.device_put(variables, sharding.shardings_of(variables, run.mesh))
+    if isinstance(run.card, TextCard) and getattr(model, "vocab_size", 0) < run.card.vocab_size:
+        raise _unfit(source, f"it knows fewer tokens than the {run.card.vocab_size} of config.data.tokenizer")
+    params = variables.pop("params")
+    inputs = text_inputs(model) if isinstance(run.card, TextCard) else ("image",)
+    return model, _bare(params, variables), inputs, False
+
+
+def _bare(params: Any, model_state: Any) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, (), None, jnp.ones((), bool))
+
+
+def _unfit(source: str | Path, why: str) -> ConfigError:
+    return ConfigError(f"config.distill.teacher = {str(source)!r} does not fit: {why}")
