@@ -14,7 +14,8 @@ Not quantised: the recurrence of an LSTM (its kernels stay float32), products of
 convolutions, and logits by a tied embedding, which are computed with its dequantised rows.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -97,17 +98,35 @@ def executing() -> AbstractContextManager[None]:
             return _embed(module, method, call, args, kwargs)
         if method != "__call__" or not module.has_variable("params", "kernel" + INT8):
             return call(*args, **kwargs)
-        params = dict(module.variables["params"])
-        params["kernel"], scale = params.pop("kernel" + INT8), params.pop("kernel" + SCALE)
+        kernel, scale = (module.get_variable("params", "kernel" + end) for end in (INT8, SCALE))
+        swapped: dict[str, Any] = {}
         if isinstance(module, nn.Dense):
-            clone = module.clone(parent=None, dot_general=partial(_int8_dense, scale=scale))
+            swapped["dot_general"] = partial(_int8_dense, scale=scale)
         elif isinstance(module, nn.Conv) and _plain(module):
-            clone = module.clone(parent=None, conv_general_dilated=partial(_int8_conv, scale=scale))
+            swapped["conv_general_dilated"] = partial(_int8_conv, scale=scale)
         else:
-            clone, params["kernel"] = module.clone(parent=None), params["kernel"] * scale
-        return clone.apply({"params": params}, *args, **kwargs)
+            kernel = kernel * scale
+        given = module.param
+        swapped["param"] = lambda name, *rest, **options: kernel if name == "kernel" else given(name, *rest, **options)
+        with _swapped(module, swapped):  # and not a clone: what captures or changes modules shall still see this one
+            return call(*args, **kwargs)
 
     return nn.intercept_methods(intercept)
+
+
+@contextlib.contextmanager
+def _swapped(module: nn.Module, attributes: dict[str, Any]) -> Iterator[None]:
+    """While the context lasts, the module has these attributes."""
+    before = {name: module.__dict__[name] for name in attributes if name in module.__dict__}
+    for name, value in attributes.items():
+        object.__setattr__(module, name, value)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            object.__delattr__(module, name)
+        for name, value in before.items():
+            object.__setattr__(module, name, value)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
