@@ -1,12 +1,12 @@
 """A picture and its name, fused, to tell an emoji's group.
 
 Command    python -m train --config=configs/emoji_fusion.py --workdir=runs/emoji_fusion
-           --config.model_fields.fusion=concat, sum, outer, cross_attention, learned, text; image and direct have no text
-           encoder: with --config.init_parts={} --config.optim.freeze="()" --config.init_skip=None
+           --config.model_fields.fusion=concat, sum, outer, cross_attention, learned, text; image and direct have no
+           text encoder: with --config.init_parts={} --config.optim.freeze="()" --config.init_skip=None
            python -m train.evaluate --workdir=runs/emoji_fusion --split=test
 Data       emoji: pictures of 32x32 pixels and Unicode names, drawn from Debian's fonts-noto-color-emoji 2.042 and
-           unicode-data 15.0; 9 groups; 2,674 / 322 / 659, skin tones and other variants of one emoji in one split. Words
-           that give the group away are taken out of the names, among them flag, face, button, person, skin tone:
+           unicode-data 15.0; 9 groups; 2,674 / 322 / 659, skin tones and other variants of one emoji in one split.
+           Words that give the group away are taken out of the names, among them flag, face, button, person, skin tone:
            GIVE_AWAY of input_pipeline/datasets/emoji.py; 20 names have no other
 Weights    of the text: all-MiniLM-L6-v2, frozen, see configs/minilm_sst2.py; the image's encoder starts fresh
 Measured   test, mean of seeds 0, 1, 2 and standard deviation; without: where the image or the text of every example is
@@ -23,8 +23,8 @@ Measured   test, mean of seeds 0, 1, 2 and standard deviation; without: where th
            cross_attention    0.801 +- 0.008   0.748 +- 0.010   0.775           0.667
            direct (2 seeds)   0.315 +- 0.048   0.306 +- 0.010   0.313           0.520
 
-           The most frequent group has 0.495. The mean of decisions beats either modality by 5.8 points or more. The direct
-           model reads text from scratch: words of new emoji are new to it, and it follows them all the same.
+           The most frequent group has 0.495. The mean of decisions beats either modality by 5.8 points or more. The
+           direct model reads text from scratch: words of new emoji are new to it, and it follows them all the same.
            About 75 seconds each on one core, 23 million parameters of which 0.4 million train
 """
 

@@ -152,7 +152,7 @@ def table(rows: list[Row]) -> str:
 
 def _open(workdir: Path, step: str, args: argparse.Namespace) -> tuple[Run, TrainState]:
     config: Config = for_this_machine(read_config(workdir))
-    if config.objective != "classification":
+    if config.objective != "classification" or config.tasks.labels:
         raise ConfigError(f"{workdir} is of a run with config.objective = {config.objective!r}, not of a classifier")
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir

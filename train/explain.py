@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline import TextCard
+from input_pipeline import DatasetCard, TextCard
 from input_pipeline.tokenizers import encode
 from jaxmodels.capture import feature_maps
 from train import cli, explain_page
@@ -205,6 +205,10 @@ def main(argv: list[str] | None = None) -> int:
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
+    if config.tasks.labels or not isinstance(card, DatasetCard | TextCard):
+        raise ConfigError(
+            f"{args.workdir} is of a run with several tasks, a table or images with a text; not explained yet"
+        )
     if isinstance(card, TextCard):  # examples as they come, not those of one length first
         card = dataclasses.replace(card, buckets=())
     run = build(config, card=card)
