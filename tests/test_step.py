@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxmodels
+from train import setup
 from train.config import OptimConfig
 from train.objectives import classification, confusion_counts
 from train.optim import make_optimizer
@@ -180,3 +181,11 @@ def test_zero_gradient_step_shrinks_weights_and_leaves_biases():
     new = optax.apply_updates(params, updates)
     np.testing.assert_allclose(new["kernel"], 2.0 * (1 - 0.1 * 0.5), rtol=1e-6)
     np.testing.assert_array_equal(new["bias"], params["bias"])
+
+
+def test_mixed_labels_are_as_wide_as_the_logits(tiny):
+    """A model may have more classes than the data, such as those of the weights it began with."""
+    tiny.model_fields["num_classes"], tiny.data.mixup = 12, 0.2
+    run = setup.build(tiny)
+    _, metrics = jax.eval_shape(run.step_function(), run.shapes, run.batch_shapes(tiny.batch_size)[0])
+    assert metrics["loss"][0].shape == ()

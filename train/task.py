@@ -135,7 +135,7 @@ def _preprocessing(
         image.preprocess_train,
         mean=data.mean,
         std=data.std,
-        num_classes=card.num_classes,
+        num_classes=model.num_classes if data.mixup else card.num_classes,  # soft labels are as wide as the logits
         crop_padding=data.crop_padding,
         flip=data.flip,
         erasing=data.erasing,
