@@ -1,10 +1,20 @@
-"""What a data set of images is."""
+"""What a data set of images is, and what every batch with labels holds."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
+
+Shapes = dict[str, tuple[tuple[int, ...], type]]
+"""Shape and type of every array of a batch."""
+
+
+def label_shapes(size: int, tasks: Iterable[str]) -> Shapes:
+    """Of label, weight, and a label for each of several tasks, for ``size`` examples."""
+    labels = {f"label_{name}": ((size,), np.int32) for name in tasks}
+    return {"label": ((size,), np.int32), "weight": ((size,), np.float32), **labels}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +46,9 @@ class DatasetCard:
         """Texts have lengths; images do not."""
         return (0,)
 
-    def shapes(self, size: int, length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    def shapes(self, size: int, length: int) -> Shapes:
         """Shape and type of every array of a batch of ``size`` examples."""
-        labels = {f"label_{name}": ((size,), np.int32) for name in self.tasks}
-        image = {"image": ((size, *self.image_shape), np.uint8)}
-        return {**image, "label": ((size,), np.int32), "weight": ((size,), np.float32), **labels}
+        return {"image": ((size, *self.image_shape), np.uint8), **label_shapes(size, self.tasks)}
 
     def summary(self) -> str:
         """One line for the header of a run."""

@@ -43,15 +43,16 @@ def image_and_label(builder: tfds.core.DatasetBuilder) -> tuple[str, tfds.featur
     return key, images[key], label
 
 
-def class_label(builder: tfds.core.DatasetBuilder, key: str) -> tfds.features.ClassLabel:
-    """Returns the feature `key`; raises `DataError` unless it is a class label."""
-    features = dict(builder.info.features.items())
-    labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    if key not in labels:
-        raise DataError(
-            f"{builder.info.full_name} has no label {key!r}; its class labels: {', '.join(labels) or 'none'}"
-        )
-    return features[key]
+def task_sizes(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> dict[str, int]:
+    """Returns the number of classes of each feature; raises `DataError` unless all are class labels."""
+    features = builder.info.features.items()
+    labels = {name: f.num_classes for name, f in features if isinstance(f, tfds.features.ClassLabel)}
+    for key in keys:
+        if key not in labels:
+            raise DataError(
+                f"{builder.info.full_name} has no label {key!r}; its class labels: {', '.join(labels) or 'none'}"
+            )
+    return {key: labels[key] for key in keys}
 
 
 def read_labels(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.ndarray:

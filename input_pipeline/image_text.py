@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.cards import DatasetCard
+from input_pipeline.cards import DatasetCard, Shapes
 from input_pipeline.examples import ArrayExamples, Draw, RecordExamples
 from input_pipeline.sequences import LabelledTexts
 from input_pipeline.text import TextCard
@@ -60,7 +60,7 @@ class ImageTextCard:
         """Lengths that texts of a batch may have."""
         return self.text.lengths
 
-    def shapes(self, size: int, length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    def shapes(self, size: int, length: int) -> Shapes:
         """Shape and type of every array of a batch of ``size`` examples."""
         return {**self.text.shapes(size, length), **self.image.shapes(size, length), "present": ((size, 2), np.bool_)}
 

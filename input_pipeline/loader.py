@@ -23,12 +23,12 @@ from input_pipeline.examples import (
     ArrayExamples,
     MoreLabels,
     RecordExamples,
-    class_label,
     image_and_label,
     image_shape,
     open_examples,
     read_labels,
     split_parts,
+    task_sizes,
 )
 from input_pipeline.image_text import ImageTextCard, ImageTextExamples
 from input_pipeline.prepare import open_builder
@@ -77,7 +77,7 @@ def describe(
         num_classes=label.num_classes,
         label_names=tuple(label.names),
         directory=str(builder.data_dir),
-        tasks={key: class_label(builder, key).num_classes for key in labels},
+        tasks=task_sizes(builder, labels),
     )
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from input_pipeline.cards import Shapes, label_shapes
 from input_pipeline.corpus import read_records
 from input_pipeline.errors import DataError
-from input_pipeline.examples import class_label, split_parts
+from input_pipeline.examples import split_parts, task_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +44,9 @@ class TableCard:
         """Texts have lengths; rows do not."""
         return (0,)
 
-    def shapes(self, size: int, length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    def shapes(self, size: int, length: int) -> Shapes:
         """Shape and type of every array of a batch of ``size`` examples."""
-        labels = {f"label_{name}": ((size,), np.int32) for name in self.tasks}
-        row = {"features": ((size, self.num_features), np.float32)}
-        return {**row, "label": ((size,), np.int32), "weight": ((size,), np.float32), **labels}
+        return {"features": ((size, self.num_features), np.float32), **label_shapes(size, self.tasks)}
 
     @property
     def num_features(self) -> int:
@@ -141,5 +140,5 @@ def describe_table(
         mean=tuple(rows.mean(0).tolist()),
         std=tuple(np.where(std > 0, std, 1.0).tolist()),
         directory=str(builder.data_dir),
-        tasks={key: class_label(builder, key).num_classes for key in labels},
+        tasks=task_sizes(builder, labels),
     )

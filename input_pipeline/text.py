@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tokenizers import Tokenizer
 
+from input_pipeline.cards import Shapes, label_shapes
 from input_pipeline.corpus import open_stream, read_records, trained_tokenizer
 from input_pipeline.errors import DataError
-from input_pipeline.examples import class_label, split_parts
+from input_pipeline.examples import split_parts, task_sizes
 from input_pipeline.prepare import open_builder
 from input_pipeline.sentence_pairs import SentencePairs
 from input_pipeline.sequences import LabelledTexts, Ragged, Translations, framed
@@ -79,9 +80,9 @@ class TextCard:
         """Lengths that batches may have."""
         return self.buckets or (self.max_len,)
 
-    def shapes(self, size: int, length: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    def shapes(self, size: int, length: int) -> Shapes:
         """Shape and type of every array of a batch of ``size`` examples, padded to ``length``."""
-        row, tokens, weights = (size,), ((size, length), np.int32), ((size, length), np.float32)
+        tokens, weights = ((size, length), np.int32), ((size, length), np.float32)
         if self.form == "windows":
             found = {"tokens": tokens, "target": tokens, "weight": weights, "characters": weights}
             return found | ({"segments": tokens} if self.isolate else {})
@@ -89,8 +90,7 @@ class TextCard:
             names = ("source", "source_segments", "tokens", "segments", "target")
             return {**dict.fromkeys(names, tokens), "weight": weights}
         texts = dict.fromkeys(("tokens", "segments", "types"), tokens)
-        labels = {f"label_{name}": (row, np.int32) for name in self.tasks}
-        return {**texts, "label": (row, np.int32), "weight": (row, np.float32), **labels}
+        return {**texts, **label_shapes(size, self.tasks)}
 
     def summary(self) -> str:
         """One line for the header of a run."""
@@ -160,7 +160,7 @@ def describe_text(
         label_names=tuple(builder.info.features["label"].names) if form == "labels" else (),
         isolate=isolate,
         buckets=tuple(sorted({*buckets, max_len})) if form in BUCKETED and buckets else (),
-        tasks={key: class_label(builder, key).num_classes for key in labels},
+        tasks=task_sizes(builder, labels),
     )
 
 

@@ -28,7 +28,7 @@ from jaxmodels.layers import (
     Dense,
     at_least_float32,
     constrain_batch,
-    hashable,
+    freeze_fields,
     he_normal,
     lecun_normal,
     normal,
@@ -101,8 +101,7 @@ class Fusion(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        for name in ("image_fields", "text_fields"):
-            object.__setattr__(self, name, hashable(getattr(self, name)))
+        freeze_fields(self, "image_fields", "text_fields")
         super().__post_init__()
 
     @nn.compact
@@ -332,8 +331,7 @@ class DualEncoder(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        for name in ("image_fields", "text_fields"):
-            object.__setattr__(self, name, hashable(getattr(self, name)))
+        freeze_fields(self, "image_fields", "text_fields")
         super().__post_init__()
 
     @nn.compact

@@ -104,6 +104,12 @@ def hashable(value: Any) -> Any:
     return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
 
 
+def freeze_fields(module: nn.Module, *names: str) -> None:
+    """Makes fields of a module :func:`hashable`; to be called by ``__post_init__`` before Linen's own."""
+    for name in names:
+        object.__setattr__(module, name, hashable(getattr(module, name)))
+
+
 def require_positive(**sizes: int | tuple[int, ...]) -> None:
     """Raises ValueError, naming the field, unless every size is at least 1."""
     for name, size in sizes.items():

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxmodels.features import features
-from jaxmodels.layers import Dense, at_least_float32, hashable, lecun_normal, require_positive, zeros
+from jaxmodels.layers import Dense, at_least_float32, freeze_fields, lecun_normal, require_positive, zeros
 
 
 class MultiHead(nn.Module):
@@ -30,7 +30,7 @@ class MultiHead(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        object.__setattr__(self, "num_classes", hashable(self.num_classes))
+        freeze_fields(self, "num_classes")
         super().__post_init__()
 
     def setup(self):

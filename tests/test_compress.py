@@ -458,7 +458,7 @@ def test_quantisation_aware_training_evaluates_what_int8_gives(base, tmp_path):
     summary = loop.train(c, tmp_path / "run")
     run, state = compress._open(tmp_path / "run", "last", compress_arguments())
     state = state.replace(params=quantize.quantize(state.params))
-    accuracy = compress._accuracy(compress.Variant("int8", run, state, tmp_path))
+    accuracy = compress.make_bench(run, 8).accuracy(state)
     assert abs(summary["test"]["accuracy"] - accuracy) <= 1 / 359  # a logit may flip
 
 

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -56,11 +57,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """A run with what measures all of its variants, made once; compiled once for those with the same arrays.
+
+    Attributes:
+      accuracy: of a state on the run's eval split; latency_step: (state, *inputs) -> outputs, of ``inputs`` one batch.
+    """
+
+    run: Run
+    accuracy: Callable[[TrainState], float]
+    latency_step: Callable[..., jax.Array]
+    inputs: list[jax.Array]
+
+
+@dataclass(frozen=True)
 class Variant:
-    """Parameters of a run, compressed, and the time of each execution so far."""
+    """A run's parameters, compressed, and the file that they are written to."""
 
     name: str
-    run: Run
+    bench: Bench
     state: TrainState
     file: Path
 
@@ -69,9 +84,32 @@ class Variant:
         return {"params": self.state.params, **self.state.model_state}
 
 
-def variants(run: Run, state: TrainState) -> dict[str, PyTree]:
+def make_bench(run: Run, batch_size: int) -> Bench:
+    """See :class:`Bench`; batches of ``batch_size`` are for the latency."""
+    task, split = run.task, run.config.data.eval_split
+    step = jax.jit(
+        partial(
+            eval_step,
+            model=run.model,
+            objective=task.eval_objective,
+            inputs=task.inputs,
+            preprocess=task.eval_batch,
+            confusion=False,
+        )
+    )
+
+    def accuracy(state: TrainState) -> float:
+        with jax.set_mesh(run.mesh), executing():
+            found = evaluate(run, step, state, split)
+        assert found is not None
+        return found.means["accuracy"]
+
+    batch = task.eval_batch(put_batch(run.examples(split, batch_size), run.mesh))
+    return Bench(run, accuracy, jax.jit(partial(predict_step, model=run.model)), [batch[k] for k in task.inputs])
+
+
+def variants(params: PyTree) -> dict[str, PyTree]:
     """Parameters by name of row: the original's, and what can be had of it without training."""
-    params = state.eval_params
     found = {"original": params, "int8": quantize(params)}
     found |= {f"pruned_{share:.0%}".rstrip("%"): prune(params, share) for share in SPARSITIES}
     try:
@@ -81,11 +119,11 @@ def variants(run: Run, state: TrainState) -> dict[str, PyTree]:
     return found | {"int8_pruned_50": quantize(prune(params, 0.5))}
 
 
-def measure(variants: list[Variant], *, batch_size: int) -> list[Row]:
+def measure(variants: list[Variant]) -> list[Row]:
     """Accuracy, bytes and latency of each; the first is what the ratios are to."""
-    accuracy = [_accuracy(v) for v in variants]
+    accuracy = [v.bench.accuracy(v.state) for v in variants]
     size = [files.save(v.file, jax.device_get(v.variables())) for v in variants]
-    latency = _latencies(variants, batch_size)
+    latency = _latencies(variants)
     return [
         Row(
             name=v.name,
@@ -101,33 +139,14 @@ def measure(variants: list[Variant], *, batch_size: int) -> list[Row]:
     ]
 
 
-def _accuracy(variant: Variant) -> float:
-    run, task = variant.run, variant.run.task
-    step = partial(
-        eval_step,
-        model=run.model,
-        objective=task.eval_objective,
-        inputs=task.inputs,
-        preprocess=task.eval_batch,
-        confusion=False,
-    )
-    with jax.set_mesh(run.mesh), executing():
-        found = evaluate(run, jax.jit(step), variant.state, run.config.data.eval_split)
-    assert found is not None
-    return found.means["accuracy"]
-
-
-def _latencies(variants: list[Variant], batch_size: int) -> list[float]:
+def _latencies(variants: list[Variant]) -> list[float]:
     """Median milliseconds of a batch, the runs of all variants interleaved: what slows the machine slows all alike."""
     calls = []
     for variant in variants:
-        run = variant.run
-        batch = put_batch(run.examples(run.config.data.eval_split, batch_size), run.mesh)
-        batch = run.task.eval_batch(batch)
-        inputs = [batch[k] for k in run.task.inputs]
-        with jax.set_mesh(run.mesh), executing():
-            step = jax.jit(partial(predict_step, model=run.model)).lower(variant.state, *inputs).compile()
-        calls.append(partial(step, variant.state, *inputs))
+        bench = variant.bench
+        with jax.set_mesh(bench.run.mesh), executing():
+            step = bench.latency_step.lower(variant.state, *bench.inputs).compile()
+        calls.append(partial(step, variant.state, *bench.inputs))
         jax.block_until_ready(calls[-1]())
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(RUNS):
@@ -178,28 +197,30 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--step={args.step} is not last, best or a number")
     out = args.out or args.workdir / "compress"
     run, state = _open(args.workdir, args.step, args)
-    found = [(run, state, variants(run, state))]
+    batch_size = -(-args.batch_size // jax.device_count()) * jax.device_count()
+    found = [(make_bench(run, batch_size), state, variants(state.params))]
     for workdir in args.add:
         other, its = _open(workdir, args.step, args)
         _require_same_data(workdir, other, run)
         name = workdir.resolve().name
-        found.append((other, its, {name: its.params, f"{name}_int8": quantize(its.params)}))
+        rows = {name: its.params, f"{name}_int8": quantize(its.params)}
+        found.append((make_bench(other, batch_size), its, rows))
     out.mkdir(parents=True, exist_ok=True)
     every = [
-        Variant(name, run, state.replace(params=params), out / f"{name}.safetensors")
-        for run, state, rows in found
+        Variant(name, bench, state.replace(params=params), out / f"{name}.safetensors")
+        for bench, state, rows in found
         for name, params in rows.items()
     ]
-    rows = measure(every, batch_size=-(-args.batch_size // jax.device_count()) * jax.device_count())
-    text = table(rows)
+    measured = measure(every)
+    text = table(measured)
     print(text)
     device = jax.devices()[0]
     about = {"workdir": str(args.workdir), "split": run.config.data.eval_split, "batch_size": args.batch_size}
     about |= {"device": f"{jax.device_count()} x {device.device_kind} ({device.platform})"}
     write_atomically(out / "report.txt", text + "\n")
-    write_atomically(out / "report.json", json.dumps(about | {"rows": [asdict(r) for r in rows]}, indent=2) + "\n")
-    report.plot_pareto([asdict(r) for r in rows], out / "pareto.png")
-    print(f"wrote {out}/report.txt, report.json, pareto.png and {len(rows)} files of weights")
+    write_atomically(out / "report.json", json.dumps(about | {"rows": [asdict(r) for r in measured]}, indent=2) + "\n")
+    report.plot_pareto([asdict(r) for r in measured], out / "pareto.png")
+    print(f"wrote {out}/report.txt, report.json, pareto.png and {len(measured)} files of weights")
     return 0
 
 

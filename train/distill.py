@@ -17,7 +17,7 @@ from train.evaluate import restore
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import Batch, predict_step
-from train.task import text_inputs
+from train.task import model_inputs
 from train.workdir import read_card, read_config
 
 
@@ -100,8 +100,7 @@ def _from_weights(source: str, run: Run) -> tuple[Module, TrainState, tuple[str,
     if isinstance(run.card, TextCard) and getattr(model, "vocab_size", 0) < run.card.vocab_size:
         raise _unfit(source, f"it knows fewer tokens than the {run.card.vocab_size} of config.data.tokenizer")
     params = variables.pop("params")
-    inputs = text_inputs(model) if isinstance(run.card, TextCard) else ("image",)
-    return model, _bare(params, variables), inputs, False
+    return model, _bare(params, variables), model_inputs(model, run.card), False
 
 
 def _bare(params: Any, model_state: Any) -> TrainState:

@@ -80,14 +80,37 @@ def outcomes(
     """
     if not run.task.confusion or run.model.num_classes != 2:
         return ()
-    found = []
-    with contextlib.closing(_results(run, run.compile_outcome_step(), state, split)) as results:
+    found = collect(
+        run,
+        lambda state, batch: (batch["label"], run.probabilities(state, batch)[:, 1]),
+        state,
+        split,
+        stopping=stopping,
+    )
+    return None if found is None else (found[0], found[1].astype(np.float64))
+
+
+def collect(
+    run: Run,
+    step: Callable[[TrainState, Any], tuple[jax.Array, ...]],
+    state: TrainState,
+    split: str,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[np.ndarray] | None:
+    """Arrays [n, ...] over the examples of a split, the same on every process; None if ``stopping`` said so.
+
+    Args:
+      step: (state, batch as loaded) -> arrays [b, ...].
+    """
+    compiled, found = run.compile_collecting(lambda s, b: (b["weight"], *step(s, b))), []
+    with contextlib.closing(_results(run, compiled, state, split)) as results:
         for result in results:
             found.append(result)
             if stopping():
                 return None
-    label, weight, probability = map(np.concatenate, zip(*found, strict=True))
-    return label[weight > 0], probability[weight > 0].astype(np.float64)
+    weight, *arrays = map(np.concatenate, zip(*found, strict=True))
+    return [x[weight > 0] for x in arrays]
 
 
 def final_means(

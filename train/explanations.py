@@ -17,6 +17,7 @@ from jaxmodels.explain.gradients import (
     input_gradient,
     integrated_gradients,
     logit,
+    logits_at,
     token_embeddings,
     token_score,
 )
@@ -115,10 +116,7 @@ def explain_texts(
 
     def outputs(inputs: tuple[Array, ...]) -> Float[Array, "b k"]:
         found = model.apply(variables, *inputs, train=False)
-        if not language:
-            return found
-        last = jnp.take_along_axis(found.hidden, place(inputs[1])[:, None, None], axis=1)
-        return found._replace(hidden=last).logits[:, 0]
+        return logits_at(found, place(inputs[1])) if language else found
 
     logits = outputs(inputs)
     target = jnp.where(wanted < 0, logits.argmax(-1), wanted)

@@ -1,16 +1,12 @@
 """How well images and texts find each other over a whole split: recall among all of its examples."""
 
-import contextlib
 from collections.abc import Callable
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from train.evaluate import collect
 from train.setup import Run
-from train.sharding import put_batch
 from train.state import TrainState
-from train.step import predict_step
 
 RANKS = (1, 5, 10)
 
@@ -21,23 +17,14 @@ def measure(
     """Recall both ways on a split, with what chance gives; None if ``stopping`` said so."""
 
     def embeddings(state, batch):
-        batch = run.task.eval_batch(batch)
-        inputs, quantized = (batch[k] for k in run.task.inputs), run.config.quantization_aware
-        outputs = predict_step(state, *inputs, model=run.model, quantized=quantized)
-        return outputs.image, outputs.text, batch["weight"]
+        outputs = run.outputs(state, batch)
+        return outputs.image, outputs.text
 
-    with jax.set_mesh(run.mesh):
-        step = jax.jit(embeddings)
-    found = []
-    with contextlib.closing(run.loader(split, train=False)) as loader:
-        for batch in loader:
-            if stopping():
-                return None
-            arrays = step(state, put_batch(batch, run.mesh))
-            several = jax.process_count() > 1
-            found.append(multihost_utils.process_allgather(arrays, tiled=True) if several else jax.device_get(arrays))
-    image, text, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    similarity = image[weight > 0] @ text[weight > 0].T
+    found = collect(run, embeddings, state, split, stopping=stopping)
+    if found is None:
+        return None
+    image, text = found
+    similarity = image @ text.T
     scores = {}
     for name, matrix in (("text_of_image", similarity), ("image_of_text", similarity.T)):
         scores |= {f"{name}_recall_at_{k}": recall(matrix, k) for k in RANKS}

@@ -174,20 +174,21 @@ class Run:
     def compile_predict_step(self, batch_size: int) -> Any:
         """The compiled (state, batch as loaded, of the greatest length) -> probabilities [batch_size, classes]."""
         with jax.set_mesh(self.mesh):
-            return jax.jit(self._probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
+            return jax.jit(self.probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
 
-    def compile_outcome_step(self) -> Any:
-        """The compiled (state, batch) -> label, weight and probability of class 1 [b], whole on every process."""
+    def compile_collecting(self, step: Callable[[TrainState, Any], Any]) -> Any:
+        """The compiled (state, batch as loaded) -> arrays [b, ...], whole on every process."""
+        return self._compile_eval(step, out_shardings=NamedSharding(self.mesh, P()))
 
-        def outcomes(state, batch):
-            return batch["label"], batch["weight"], self._probabilities(state, batch)[:, 1]
+    def probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
+        """Of the classes [b, classes], for a batch as loaded. Pure."""
+        return jax.nn.softmax(self.outputs(state, batch))
 
-        return self._compile_eval(outcomes, out_shardings=NamedSharding(self.mesh, P()))
-
-    def _probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
+    def outputs(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+        """Of the model in evaluation, for a batch as loaded. Pure."""
         batch = self.task.eval_batch(batch)
         inputs, quantized = (batch[k] for k in self.task.inputs), self.config.quantization_aware
-        return jax.nn.softmax(predict_step(state, *inputs, model=self.model, quantized=quantized))
+        return predict_step(state, *inputs, model=self.model, quantized=quantized)
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""

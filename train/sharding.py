@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxmodels.paths import is_stacked, path_name
 from train.config import ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
@@ -91,7 +92,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsdp: bool = True) -> P:
     """Where one array of the state lies: the rule of its path as far as its shape allows, then ``fsdp``."""
     axes: list[str | None] = [None] * len(shape)
-    scanned = (None,) if re.search(r"(^|/)blocks/", path) else ()  # nn.scan stacks the layers along a first axis
+    scanned = (None,) if is_stacked(path) else ()
     path = path.removesuffix("_int8")  # lies as what it stands for
     for pattern, rule in RULES:
         spec = (*scanned, *rule)
@@ -126,11 +127,6 @@ def shardings_of(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, x: NamedSharding(mesh, spec_of(path_name(path), x.shape, mesh)), tree
     )
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """``params/dense_0/kernel`` of a key path."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -13,8 +13,9 @@ from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
 from jaxmodels import Fusion, Module
+from jaxmodels.fusion import MODALITIES
 from jaxmodels.multitask import LearnedWeights, MultiHead
-from train.config import Config, ConfigError
+from train.config import Config, ConfigError, task_names
 from train.objectives import (
     causal_lm,
     classification,
@@ -99,7 +100,8 @@ def text_inputs(model: Module) -> tuple[str, ...]:
     return ("tokens", "segments", "types") if hasattr(model, "type_vocab_size") else ("tokens", "segments")
 
 
-def _inputs(model: Module, card: Card) -> tuple[str, ...]:
+def model_inputs(model: Module, card: Card) -> tuple[str, ...]:
+    """Keys of a batch that a model takes, in order."""
     if isinstance(card, DatasetCard):
         return ("image",)
     if isinstance(card, TableCard):
@@ -163,24 +165,23 @@ def _classification(config: Config, model: Module, card: Card) -> Task:
     if config.tasks.labels:
         return _labels(config, model, card)
     train_batch, eval_batch = _preprocessing(config, model, card)
-    objective, inputs = classification, _inputs(model, card)
+    inputs = model_inputs(model, card)
 
     def without_one(state: TrainState, batch: Batch) -> Metrics:
         """Accuracy where one of the two is hidden, of the examples that have both."""
         batch, found = eval_batch(batch), {}
         both = batch["present"].all(1)
-        for i, name in enumerate(("image", "text")):
+        for i, name in enumerate(MODALITIES):
             present = batch["present"] & (jnp.arange(2) != i)
             given = ({**batch, "present": present}[k] for k in inputs)
             outputs = predict_step(state, *given, model=model, quantized=config.quantization_aware)
-            found[f"accuracy_without_{name}"] = objective(outputs, {**batch, "weight": batch["weight"] * both})[
-                "accuracy"
-            ]
+            metrics = classification(outputs, {**batch, "weight": batch["weight"] * both})
+            found[f"accuracy_without_{name}"] = metrics["accuracy"]
         return found
 
     return Task(
-        train_objective=partial(objective, label_smoothing=config.label_smoothing),
-        eval_objective=objective,
+        train_objective=partial(classification, label_smoothing=config.label_smoothing),
+        eval_objective=classification,
         train_batch=train_batch,
         eval_batch=eval_batch,
         inputs=inputs,
@@ -207,7 +208,7 @@ def _labels(config: Config, model: Module, card: Card) -> Task:
         eval_objective=objective(0.0),
         train_batch=lambda key, batch: shared(train_batch(key, batch)),
         eval_batch=lambda batch: shared(eval_batch(batch)),
-        inputs=_inputs(model, card),
+        inputs=model_inputs(model, card),
         score="loss",
         lower_is_better=True,
         derive=lambda means: {"loss": multi_task_loss(means, names, weights)},
@@ -226,7 +227,7 @@ def _contrastive(config: Config, model: Module, card: ImageTextCard) -> Task:
         eval_objective=contrastive,
         train_batch=train_batch,
         eval_batch=eval_batch,
-        inputs=_inputs(model, card),
+        inputs=model_inputs(model, card),
         score="loss",
         lower_is_better=True,
         retrieves=True,
@@ -294,7 +295,7 @@ def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
         inputs=("tokens", "segments", "types", "positions"),
         score="loss",
         lower_is_better=True,
-        derive=lambda means: {"loss": multi_task_loss(means, ("masked", "next"), weights)},
+        derive=lambda means: {"loss": multi_task_loss(means, task_names(config), weights)},
     )
 
 

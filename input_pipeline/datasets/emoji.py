@@ -15,6 +15,7 @@ import PIL.features
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
+from input_pipeline.datasets import local
 from input_pipeline.datasets.builder import RawBuilder, encode_png
 from input_pipeline.errors import DataError
 
@@ -101,7 +102,7 @@ class Emoji(RawBuilder, skip_registration=True):
 
     @classmethod
     def content_key(cls, raw_dir: Path | None) -> str:
-        return hashlib.sha256(b"".join(path.read_bytes() for path in cls._files(raw_dir).values())).hexdigest()[:16]
+        return local.content_key([*cls._files(raw_dir).values()])
 
     @classmethod
     def _files(cls, raw_dir: Path | None) -> dict[str, Path]:

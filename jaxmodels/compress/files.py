@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.compress.prune import PyTree, path_name
+from jaxmodels.compress.prune import PyTree
+from jaxmodels.paths import path_name
 from jaxmodels.weights.files import read_tensors, write_tensors
 from jaxmodels.weights.rules import WeightsError
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.paths import is_stacked, path_name
+
 PyTree = Any
 Select = Callable[[str], bool]
 """Path of a parameter, such as ``stage_1_block_0/conv_1/kernel`` -> whether it counts."""
@@ -98,16 +100,6 @@ def gradual(step: int | Int[Array, ""], *, sparsity: float, begin: int, end: int
     """
     left = 1 - (jnp.asarray(step, jnp.float32) - begin) / max(1, end - begin)
     return jnp.where(step >= end, sparsity, sparsity * (1 - jnp.clip(left, 0, 1) ** 3))
-
-
-def is_stacked(path: str) -> bool:
-    """Whether a parameter is that of scanned layers, stacked along its first axis."""
-    return "blocks" in path.split("/")
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """``stage_1_block_0/conv_1/kernel`` of a key path."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _count(share: float | Float[Array, ""], size: int) -> Array:

@@ -26,7 +26,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int8
 
-from jaxmodels.compress.prune import PyTree, Select, is_stacked, path_name
+from jaxmodels.compress.prune import PyTree, Select
+from jaxmodels.paths import is_stacked, path_name
 
 LEVELS = 127
 """Of each sign; -128 is not used, so that the range is symmetric."""

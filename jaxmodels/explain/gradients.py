@@ -60,11 +60,16 @@ def logit(outputs: Any, target: Int[Array, " b"], place: Int[Array, " b"] | None
     if isinstance(outputs, TokenLogits):
         if place is None:
             raise ValueError("logits of tokens are of one at each place: give place")
-        hidden = jnp.take_along_axis(outputs.hidden, place[:, None, None], axis=1)
-        outputs = outputs._replace(hidden=hidden).logits[:, 0]
+        outputs = logits_at(outputs, place)
     if not isinstance(outputs, jax.Array) or outputs.ndim != 2:
         raise ValueError(f"a model that gives {type(outputs).__name__} has no logits of one class for each example")
     return jnp.take_along_axis(outputs, target[:, None], axis=1)[:, 0]
+
+
+def logits_at(outputs: TokenLogits, place: Int[Array, " b"]) -> Float[Array, "b v"]:
+    """Logits of the vocabulary at one place of each text."""
+    hidden = jnp.take_along_axis(outputs.hidden, place[:, None, None], axis=1)
+    return outputs._replace(hidden=hidden).logits[:, 0]
 
 
 def image_score(model: nn.Module, variables: Any, target: Int[Array, " b"]) -> Score:

@@ -23,6 +23,7 @@ import numpy as np
 from flax import linen as nn
 
 import jaxmodels
+from jaxmodels.paths import path_name
 from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
 from jaxmodels.weights.hub_config import fields_from_transformers, transformers_config
@@ -328,7 +329,7 @@ def _preset(model: nn.Module) -> tuple[str, dict[str, Any]]:
 
 def _flat(tree: Variables) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {path_name(path): leaf for path, leaf in leaves}
 
 
 def nested(flat: Mapping[str, Any]) -> Variables:
