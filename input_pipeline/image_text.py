@@ -70,6 +70,11 @@ class ImageTextCard:
         return f"{self.image.summary()}; {text}"
 
 
+def text_card(card: object) -> TextCard | None:
+    """The card of the texts, of whatever data set; None where there are none."""
+    return card.text if isinstance(card, ImageTextCard) else card if isinstance(card, TextCard) else None
+
+
 class ImageTextExamples:
     """Images and texts of the same split side by side, with the interface of image examples.
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
-from input_pipeline import TextCard
+from input_pipeline import TableCard, TextCard
+from input_pipeline.image_text import text_card
 from jaxmodels import Module
 from train import sharding, transfer
 from train.config import ConfigError
@@ -70,11 +71,14 @@ def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, .
     config, card = read_config(workdir), read_card(workdir)
     same = {"config.objective": (config.objective, run.config.objective)}
     same["classes"] = card.label_names, run.card.label_names
-    if isinstance(run.card, TextCard) and isinstance(card, TextCard):
-        same |= {"texts": (card.texts, run.card.texts), "tokenizer": (card.tokenizer, run.card.tokenizer)}
-        if card.max_len < run.card.max_len:
-            raise _unfit(workdir, f"it reads {card.max_len} tokens and its student {run.card.max_len}")
-    else:
+    theirs_text, ours_text = text_card(card), text_card(run.card)
+    if theirs_text and ours_text:
+        same |= {name: (getattr(theirs_text, name), getattr(ours_text, name)) for name in ("texts", "tokenizer")}
+        if theirs_text.max_len < ours_text.max_len:
+            raise _unfit(workdir, f"it reads {theirs_text.max_len} tokens and its student {ours_text.max_len}")
+    if isinstance(card, TableCard) and isinstance(run.card, TableCard):
+        same["mean and deviation of the columns"] = (card.mean, card.std), (run.card.mean, run.card.std)
+    if not (isinstance(card, TextCard) and isinstance(run.card, TextCard)):
         same["image shape"] = tuple(getattr(c, "image_shape", ("text",)) for c in (card, run.card))
         for name in ("mean", "std"):
             same[f"config.data.{name}"] = getattr(config.data, name), getattr(run.config.data, name)

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 import input_pipeline
 import jaxmodels
 from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
+from input_pipeline.image_text import text_card
 from input_pipeline.text import Form
 from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead
@@ -210,7 +211,7 @@ class Run:
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
             decoding=_decoding(data),
-            text=card.text if isinstance(card, ImageTextCard) else card if isinstance(card, TextCard) else None,
+            text=text_card(card),
             images=isinstance(card, DatasetCard | ImageTextCard),
             labels=self.config.tasks.labels,
             **kwargs,
