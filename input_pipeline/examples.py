@@ -50,7 +50,7 @@ def task_sizes(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> dict[s
     for key in keys:
         if key not in labels:
             raise DataError(
-                f"{builder.info.full_name} has no label {key!r}; its class labels: {', '.join(labels) or 'none'}"
+                f"{builder.info.full_name} has no label {key!r}; its class labels: {', '.join(sorted(labels)) or 'none'}"
             )
     return {key: labels[key] for key in keys}
 
