@@ -49,9 +49,8 @@ def task_sizes(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> dict[s
     labels = {name: f.num_classes for name, f in features if isinstance(f, tfds.features.ClassLabel)}
     for key in keys:
         if key not in labels:
-            raise DataError(
-                f"{builder.info.full_name} has no label {key!r}; its class labels: {', '.join(sorted(labels)) or 'none'}"
-            )
+            known = ", ".join(sorted(labels)) or "none"
+            raise DataError(f"{builder.info.full_name} has no label {key!r}; its class labels: {known}")
     return {key: labels[key] for key in keys}
 
 
