@@ -11,7 +11,7 @@ train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train AR
 	$(BIN)/python -m train --config=configs/digits_cnn.py --workdir=runs/digits_cnn $(ARGS)
 
 test: $(VENV)/.dev  ## runs the tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev  ## checks style and format
 	$(BIN)/ruff check .
