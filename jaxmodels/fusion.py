@@ -303,6 +303,11 @@ def encoder_of(module: "Fusion | DualEncoder", modality: str) -> nn.Module:
         raise ValueError(f"{modality}_fields {dict(own)} do not fit {name!r}: {e}") from e
 
 
+def has_text_encoder(model: nn.Module) -> bool:
+    """Whether the texts of a model go through an encoder of their own, sub-module ``text``."""
+    return isinstance(model, DualEncoder) or (isinstance(model, Fusion) and model.fusion not in ("direct", "image"))
+
+
 class ContrastiveOutputs(NamedTuple):
     """Embeddings of length 1, and the inverse temperature of their products."""
 

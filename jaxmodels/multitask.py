@@ -49,6 +49,27 @@ class MultiHead(nn.Module):
         return {name: at_least_float32(head(x)) for name, head in self.heads.items()}
 
 
+class OneTask(nn.Module):
+    """One task of a model with several, as if it were the only one.
+
+    Attributes:
+      whole: a :class:`MultiHead`, or :class:`LearnedWeights` around one.
+      task: its name; num_classes: number of its logits.
+    """
+
+    whole: nn.Module
+    task: str
+    num_classes: int
+
+    def setup(self):
+        nn.share_scope(self, self.whole)
+
+    def __call__(self, *inputs: Any, train: bool) -> Float[Array, "b classes"]:
+        """Float32 (or wider) logits."""
+        outputs = self.whole(*inputs, train=train)
+        return (outputs.outputs if isinstance(outputs, WeightedOutputs) else outputs)[self.task]
+
+
 class WeightedOutputs(NamedTuple):
     """What a model gives, and the logarithm of each task's variance."""
 

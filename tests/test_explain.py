@@ -15,7 +15,7 @@ from jaxmodels.capture import altering, feature_maps
 from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
 from jaxmodels.explain.grad_cam import grad_cam
-from jaxmodels.explain.gradients import image_score, input_gradient, integrated_gradients, token_embeddings, token_score
+from jaxmodels.explain.gradients import input_gradient, input_score, integrated_gradients, token_embeddings, token_score
 from jaxmodels.explain.logit_lens import hidden_states, logit_lens, read_out
 from train import sharding
 from train.compare import originals
@@ -332,7 +332,7 @@ def test_gradients_of_images_equal_torch(name, shape, fields, ours, theirs, x64)
         return getattr(outputs, "logits", outputs).gather(1, torch.tensor(target)[:, None])[:, 0]
 
     expected = theirs(torch_score, torch_images(images), torch_images(baseline))
-    score = image_score(model, variables, jnp.asarray(target))
+    score = input_score(model, variables, jnp.asarray(target))
     found = jax.jit(partial(ours, score))(images, jnp.asarray(baseline))
     assert apart(found.values, np.moveaxis(expected.detach().numpy(), 1, -1)) < 1e-10
     assert apart(found.score, torch_score(torch_images(images))) < 1e-10
@@ -560,7 +560,7 @@ def test_images_on_a_mesh(x64):
     images, target = pixels(4, 8, 8, 1), np.arange(4)
 
     def explained(variables, images, target):
-        score = image_score(model, variables, target)
+        score = input_score(model, variables, target)
         black = jnp.zeros((1, 8, 8, 1))
         found = integrated_gradients(score, images, black, steps=4, chunk=2)
 
@@ -581,7 +581,7 @@ def test_bfloat16_models_are_explained_in_float32():
     @partial(jax.jit, static_argnums=0)
     def explained(model):
         cam = grad_cam(model, variables, images, target)
-        return cam, integrated_gradients(image_score(model, variables, target), images, jnp.zeros((1, 8, 8, 1))).values
+        return cam, integrated_gradients(input_score(model, variables, target), images, jnp.zeros((1, 8, 8, 1))).values
 
     for half, full in zip(explained(model.clone(dtype=jnp.bfloat16)), explained(model), strict=True):
         assert half.dtype == jnp.float32

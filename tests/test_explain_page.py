@@ -15,6 +15,7 @@ from tests.conftest import make_tiny
 from tests.test_text_runs import SMALL, config_of, labeller_config, write_labels
 from train import explain, explain_page, loop, setup
 from train.config import ConfigError, check
+from train.explanations import explain_images
 
 
 class Page(HTMLParser):
@@ -124,7 +125,7 @@ def test_a_vit_on_a_mesh(tiny):
         head = jax.random.normal(jax.random.key(1), (32, 10))  # it starts as zero
         state.ema_params["head"]["kernel"] = jax.device_put(head, state.ema_params["head"]["kernel"].sharding)
         methods = ("integrated_gradients", "rollout")
-        found.append(explain.explained(run, state, arrays, 3, methods, "blur", size))
+        found.append(explain.explained(explain_images, run, state, arrays, 3, methods, "blur", size))
     many, one = found
     assert many.attributions["rollout"].shape == (5, 8, 8) and (many.target == 3).all()
     assert many.attention is None and list(many.errors) == ["integrated_gradients"]

@@ -1,5 +1,6 @@
 """Fusion against PyTorch given the same features; a missing image or text; the dual encoder; emoji."""
 
+import html
 import json
 import math
 import re
@@ -15,6 +16,7 @@ import pytest
 import torch
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from PIL import Image
 
 import jaxmodels
 from input_pipeline import DataError, DatasetCard, ImageTextCard, TextCard
@@ -22,7 +24,7 @@ from input_pipeline.datasets.emoji import GIVE_AWAY, EmojiName, read_names
 from input_pipeline.tokenizers import train_tokenizer
 from jaxmodels.features import features
 from jaxmodels.fusion import FUSIONS, ContrastiveOutputs
-from train import evaluate, loop, retrieval, setup, sharding
+from train import evaluate, explain, loop, predict, retrieval, setup, sharding
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check
 from train.objectives import classification, contrastive
 from train.step import accumulated_gradients
@@ -490,6 +492,35 @@ def test_a_run_of_fusion(fused, capsys):
     assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0  # by dataset.json alone
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] == test["accuracy"] and found["accuracy_without_text"] == test["accuracy_without_text"]
+
+
+def test_an_image_with_a_text_is_labelled_and_explained(fused, tmp_path, capsys):
+    workdir, _ = fused
+    name = tmp_path / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)).save(name)
+    inputs = [f"{name}\tobjects kind1", str(name), "\tobjects kind1"]
+    assert predict.main([f"--workdir={workdir}", "--json", *inputs, "nowhere.png"]) == 1
+    printed = capsys.readouterr()
+    found = [json.loads(line) for line in printed.out.splitlines()]
+    assert [x["example"] for x in found] == [f"{name} objects kind1", str(name), "objects kind1"]
+    assert len({x["labels"][0]["probability"] for x in found}) == 3 and "nowhere.png: no such file" in printed.err
+    out = tmp_path / "page.html"
+    assert explain.main([f"--workdir={workdir}", f"--out={out}", *inputs]) == 0
+    both, image, text = out.read_text().split("<section>")[1:]
+    for part, pictures, texts in ((both, 3, 2), (image, 3, 0), (text, 0, 2)):  # with the image itself
+        assert part.count("<img") == pictures and part.count('class="text"') == texts
+    for part, x in zip((both, image, text), found, strict=True):
+        label = x["labels"][0]
+        assert f"{html.escape(label['label'])} with probability {label['probability']:.4f}" in part
+    capsys.readouterr()
+    options = [f"--workdir={workdir}", "--split=train", "--count=24", "--batch_size=24", "--faithfulness", "--json"]
+    assert explain.main(options) == 0
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    assert {name.split()[0] for name in methods} == {"image", "text"}
+    for kind in ("image", "text"):
+        ours, chance = methods[f"{kind} integrated_gradients"], methods[f"{kind} random"]
+        assert ours["median_error"] < 0.05
+        assert ours["deletion"] <= chance["deletion"] and ours["insertion"] >= chance["insertion"]
 
 
 def test_batches_have_both_and_say_what_is_missing(font, data_dir):

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 import jaxmodels
 from input_pipeline import DataError
 from input_pipeline.datasets.builder import ArrayBuilder
 from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
 from tests.test_text_runs import pretraining_config
-from train import evaluate, loop, setup
+from train import evaluate, explain, loop, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.objectives import labelled, multi_task, multi_task_loss
 from train.predict import main as predict
@@ -95,8 +96,19 @@ def test_a_run_with_two_labels(shades, tmp_path, learned, capsys):
     capsys.readouterr()
     assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == test
-    with pytest.raises(ConfigError, match=r"config.tasks.labels = \('label', 'band'\)"):
-        predict([f"--workdir={workdir}", "x.png"])
+    name = tmp_path / "white.png"
+    Image.new("L", (4, 4), 255).save(name)
+    assert predict([f"--workdir={workdir}", "--json", "--top=2", str(name)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["file"] == str(name) and list(found["tasks"]) == ["label", "band"]
+    assert found["tasks"]["label"][0]["label"] == "1" and found["tasks"]["band"][0]["label"] == "3"
+    assert sum(x["probability"] for x in found["tasks"]["label"]) == pytest.approx(1)
+    options = [f"--workdir={workdir}", "--task=band", "--method=integrated_gradients"]
+    assert explain.main([*options, f"--out={tmp_path / 'x.html'}", str(name)]) == 0
+    p = found["tasks"]["band"][0]["probability"]
+    assert f"<p>band: 3 with probability {p:.4f}</p>" in (tmp_path / "x.html").read_text()
+    with pytest.raises(ConfigError, match=r"--task=x is none of this run's; there are label, band"):
+        explain.main([f"--workdir={workdir}", "--task=x", str(name)])
 
 
 def test_labels_that_are_missing_do_not_count(shades):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import socket
 
 import jax
@@ -17,7 +18,7 @@ from input_pipeline.__main__ import main as show
 from jaxmodels import weights
 from tests.test_data_builders import finish, run
 from tests.test_loop import ROOT, assert_same_run, command_line, stopped_and_resumed
-from train import binary, evaluate, predict, setup
+from train import binary, evaluate, explain, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, load_config
 from train.loop import train
 from train.workdir import read_card
@@ -364,6 +365,26 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
             predict.main([f"--workdir={workdir}", str(tmp_path / "bad.csv")])
     with pytest.raises(ConfigError, match=r"none\.csv cannot be read: .*No such file"):
         predict.main([f"--workdir={workdir}", str(tmp_path / "none.csv")])
+
+
+def test_a_row_is_explained(finished, data_dir, tmp_path):
+    """What the page gives to its columns sums to the difference between the row's score and that of the mean row."""
+    workdir, _ = finished
+    card, page = read_card(workdir), tmp_path / "page.html"
+    features, _ = rows_of(data_dir, "test")
+    (tmp_path / "rows.csv").write_text(",".join(card.feature_names) + "\n" + ",".join(map(str, features[0])) + "\n")
+    options = ["--method=integrated_gradients", "--target=malignant"]
+    assert explain.main([f"--workdir={workdir}", f"--out={page}", *options, str(tmp_path / "rows.csv")]) == 0
+    cells = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td><td>(.*?)</td>", page.read_text())
+    assert sorted(name for name, *_ in cells) == sorted(card.feature_names)
+    numbers = {name: float(number) for name, number, _ in cells}
+    np.testing.assert_allclose([numbers[name] for name in card.feature_names], features[0], rtol=1e-3)
+    values = [float(value) for *_, value in cells]
+    assert np.all(np.diff(np.abs(values)) <= 0)
+    built = setup.build(evaluate.read_config(workdir), card=card)
+    params = {"params": evaluate.restore(built, workdir).eval_params}
+    scores = built.model.apply(params, jnp.stack([(features[0] - card.mean) / card.std, np.zeros(30)]), train=False)
+    assert sum(values) == pytest.approx(float(scores[0, 1] - scores[1, 1]), abs=0.02)  # three digits of 30 numbers
 
 
 def test_mlp_takes_rows():

@@ -1,6 +1,6 @@
 """Explains what a run's model says, and measures how faithful the explanations are.
 
-python -m train.explain --workdir=DIR FILES_OR_TEXTS... [--method=grad_cam] [--target=CLASS] [--out=FILE.html]
+python -m train.explain --workdir=DIR INPUTS... [--method=grad_cam] [--target=CLASS] [--task=NAME] [--out=FILE.html]
 python -m train.explain --workdir=DIR --split=test --count=8
 python -m train.explain --workdir=DIR --split=test --count=100 --faithfulness [--json]
 """
@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline import DatasetCard, TextCard
+from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
+from input_pipeline.image_text import text_card
 from input_pipeline.tokenizers import encode
 from jaxmodels.capture import feature_maps
+from jaxmodels.fusion import MODALITIES
+from jaxmodels.multitask import OneTask
 from train import cli, explain_page
 from train.checkpoint import is_disk_full
 from train.config import ConfigError
 from train.evaluate import for_this_machine, restore
-from train.explanations import GRADIENTS, REPLACEMENTS, Explained, explain_images, explain_texts
+from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
 from train.metrics import write_atomically
-from train.predict import read_images, read_texts
+from train.predict import read
 from train.setup import Run, build
 from train.sharding import batch_shards, put_batch
 from train.state import TrainState
+from train.task import unwrapped
 from train.workdir import read_card, read_config
 
 TOKENS = 48
@@ -38,6 +43,7 @@ TOKENS = 48
 
 
 def explained(
+    explain: Callable[..., Explained],
     run: Run,
     state: TrainState,
     arrays: dict[str, np.ndarray],
@@ -46,8 +52,7 @@ def explained(
     replace: str,
     size: int,
 ) -> Explained:
-    """Explanations of all examples, ``size`` of them at a time, on the host."""
-    explain = explain_texts if isinstance(run.card, TextCard) else explain_images
+    """Explanations of all examples by a function of :mod:`train.explanations`, ``size`` at a time, on the host."""
     count, size = len(next(iter(arrays.values()))), -(-size // batch_shards(run.mesh)) * batch_shards(run.mesh)
     step, parts = jax.jit(partial(explain, run, methods, replace)), []
     for start in range(0, count, size):
@@ -67,23 +72,22 @@ def explained(
 def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names and arrays of the first examples of a split; of windows of text, the first few tokens."""
     arrays = run.examples(split, count)
-    weight, label = arrays.pop("weight"), arrays.pop("label", None)
+    weight, label = arrays["weight"], arrays.get(f"label_{task}" if (task := _task(run)) else "label")
     if weight.ndim == 2:
         arrays = {"tokens": arrays["tokens"][:, :TOKENS], "segments": (weight > 0).astype(np.int32)[:, :TOKENS]}
         weight = weight[:, 0]
     there = np.flatnonzero(weight)  # a split may have fewer
-    names = [f"{split} {i}" + (f", labelled {_class(run, int(label[i]))}" if label is not None else "") for i in there]
+    known = np.full(len(weight), -1) if label is None else label
+    names = [f"{split} {i}" + (f", labelled {_class(run, int(known[i]))}" if known[i] >= 0 else "") for i in there]
     return names, {k: x[there] for k, x in arrays.items()}
 
 
 def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names and arrays of image files, or texts, as :mod:`train.predict` takes them."""
+    """Names and arrays of what :mod:`train.predict` takes, or of texts for a language model."""
     card = run.card
-    if not isinstance(card, TextCard):
-        names, arrays, _ = read_images([Path(x) for x in inputs], run.config, card, invert)
-        return names, arrays
     if run.config.objective == "classification":
-        return read_texts(inputs, card)
+        names, arrays, _ = read(inputs, run.config, card, invert)
+        return names, arrays
     texts = [text for word in inputs for text in (cli.stdin_lines() if word == "-" else [word])]
     tokenizer = Tokenizer.from_str(card.tokenizer)
     rows = [encode(tokenizer, text, source="the text") for text in texts]
@@ -97,8 +101,34 @@ def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], d
     return texts, {k: np.stack([np.pad(x, (0, longest - len(x))) for x in v]) for k, v in padded.items()}
 
 
+def _task(run: Run) -> str | None:
+    """The one of several tasks that is explained."""
+    return run.model.task if isinstance(run.model, OneTask) else None
+
+
+def _of_task(run: Run, given: str | None) -> Run:
+    """A run with one of its tasks alone, the first unless another is given."""
+    tasks = run.config.tasks.labels
+    if given is not None and given not in tasks:
+        raise ConfigError(f"--task={given} is none of this run's; there are {', '.join(tasks) or 'none'}")
+    if not tasks:
+        return run
+    task = given or tasks[0]
+    return dataclasses.replace(run, model=OneTask(run.model, task, run.card.tasks[task]))
+
+
+def _explainers(run: Run) -> dict[str, Callable[..., Explained]]:
+    """By what is taken apart: images, texts or rows."""
+    card, model = run.card, unwrapped(run.model)
+    if isinstance(card, ImageTextCard):
+        alone = {"image": ("image",), "text": ("text",)}.get(model.fusion, MODALITIES)
+        return {k: EXPLAINERS[k] for k in alone}
+    kind = {TextCard: "text", TableCard: "row", DatasetCard: "image"}[type(card)]
+    return {kind: EXPLAINERS[kind]}
+
+
 def _class(run: Run, number: int) -> str:
-    names = run.card.label_names
+    names = run.card.label_names if _task(run) in (None, "label") else ()
     return names[number] if number < len(names) else str(number)
 
 
@@ -118,17 +148,16 @@ def _wanted(run: Run, text: str | None) -> int:
     raise ConfigError(f"--target={text!r} is no class; there are {', '.join(names)}")
 
 
-def _replacement(run: Run, given: str | None) -> str:
-    if isinstance(run.card, TextCard):
-        tokenizer = Tokenizer.from_str(run.card.tokenizer)
-        there = [x for x in REPLACEMENTS["text"] if x == "drop" or tokenizer.token_to_id(x) is not None]
-    else:
-        there = list(REPLACEMENTS["image"])
-    if given is None:
-        return there[0]
-    if given not in there:
-        raise ConfigError(f"--replace={given} does not suit this run; there are {', '.join(there)}")
-    return given
+def _replacements(run: Run, given: str | None) -> dict[str, str]:
+    """What stands for nothing in the images, texts or rows of a run."""
+    there = {kind: list(REPLACEMENTS[kind]) for kind in _explainers(run)}
+    if "text" in there:
+        tokenizer = Tokenizer.from_str(text_card(run.card).tokenizer)
+        there["text"] = [x for x in there["text"] if x == "drop" or tokenizer.token_to_id(x) is not None]
+    known = [x for kind in there.values() for x in kind]
+    if given is not None and given not in known:
+        raise ConfigError(f"--replace={given} does not suit this run; there are {', '.join(known)}")
+    return {kind: given if given in suitable else suitable[0] for kind, suitable in there.items()}
 
 
 def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
@@ -140,7 +169,7 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
             "give the workdir of a classifier or of a language model"
         )
     there = [*GRADIENTS]
-    if not isinstance(run.card, TextCard):
+    if isinstance(run.card, DatasetCard):
         variables = {"params": run.shapes.params, **run.shapes.model_state}
         image = jax.ShapeDtypeStruct((1, *run.card.image_shape), jnp.float32)
         there += ["grad_cam"] if feature_maps(model, variables, image) else []
@@ -152,13 +181,13 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     return tuple(m for m in there if given is None or m in given)
 
 
-def scores(found: Explained, methods: list[str]) -> dict[str, dict[str, float]]:
-    """Means over the examples, of each method and of random order."""
+def scores(found: Explained, there: np.ndarray) -> dict[str, dict[str, float]]:
+    """Means over the examples that are there, of each method and of random order."""
     result = {}
-    for method in (*methods, "random"):
-        errors = found.errors.get(method)
+    for method in (*found.attributions, "random"):
+        errors = found.errors[method][there] if method in found.errors else None
         of_errors = {} if errors is None else {"completeness_error": errors.mean(), "median_error": np.median(errors)}
-        areas = {"deletion": found.deletion[method].mean(), "insertion": found.insertion[method].mean()}
+        areas = {kind: getattr(found, kind)[method][there].mean() for kind in ("deletion", "insertion")}
         result[method] = {k: float(v) for k, v in (of_errors | areas).items()}
     return result
 
@@ -178,6 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.explain", description="Explains what a trained model says.", allow_abbrev=False
     )
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a classifier or a language model")
+    parser.add_argument("--task", help="which of several to explain; default: the first")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
     parser.add_argument("--method", action="append", help="may be given several times; default: all that suit")
     parser.add_argument("--target", help="class, or next token, to explain; default: the one predicted")
@@ -185,7 +215,8 @@ def main(argv: list[str] | None = None) -> int:
         "--replace",
         choices=sum(REPLACEMENTS.values(), ()),
         help="what stands for nothing: black (default) or blur; of texts the mask token (default, if there is one), "
-        "the padding token, or drop: tokens are taken out, and gradients are measured from zero embeddings",
+        "the padding token, or drop: tokens are taken out, and gradients are measured from zero embeddings; of rows "
+        "the mean of the column",
     )
     parser.add_argument("--split", help="explain the first examples of this split")
     parser.add_argument("--count", type=int, default=8, help="with --split: how many; default 8")
@@ -205,15 +236,11 @@ def main(argv: list[str] | None = None) -> int:
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
-    if config.tasks.labels or not isinstance(card, DatasetCard | TextCard):
-        raise ConfigError(
-            f"{args.workdir} is of a run with several tasks, a table or images with a text; not explained yet"
-        )
     if isinstance(card, TextCard):  # examples as they come, not those of one length first
         card = dataclasses.replace(card, buckets=())
-    run = build(config, card=card)
+    run = _of_task(build(config, card=card), args.task)
     methods, wanted = _methods(run, args.method), _wanted(run, args.target)
-    replace = _replacement(run, args.replace)
+    replace = _replacements(run, args.replace)
     state = restore(run, args.workdir, args.step)
     if args.split:
         names, arrays = first_examples(run, args.split, args.count)
@@ -223,19 +250,28 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("there is nothing to explain")
     if "segments" in arrays:
         longest = int(arrays["segments"].any(0).sum())
-        arrays = {k: x[:, :longest] for k, x in arrays.items()}
-    found = explained(run, state, arrays, wanted, methods, replace, args.batch_size)
-    result = scores(found, [m for m in methods if m in found.attributions])
+        arrays |= {k: arrays[k][:, :longest] for k in ("tokens", "segments", "types") if k in arrays}
+    there, found, result = {}, {}, {}
+    for kind, explain in _explainers(run).items():
+        there[kind] = arrays["present"][:, MODALITIES.index(kind)] if "present" in arrays else np.ones(len(names), bool)
+        if there[kind].any():
+            found[kind] = explained(explain, run, state, arrays, wanted, methods, replace[kind], args.batch_size)
+            prefix = f"{kind} " if isinstance(card, ImageTextCard) else ""
+            result |= {prefix + method: values for method, values in scores(found[kind], there[kind]).items()}
+    if not found:
+        raise ConfigError("the model sees nothing of what was given")
     if args.faithfulness:
-        heading = {"step": int(state.step), "examples": len(names), "replace": replace}
+        heading = {"step": int(state.step), "examples": len(names), "replace": ", ".join(replace.values())}
         if args.json:
             print(json.dumps(heading | {"methods": result}, indent=2))
         else:
             print(table(result) + "\n" + "  ".join(f"{k} {v}" for k, v in heading.items()))
         return 0
     out = args.out or args.workdir / "explained.html"
-    sections = [section(run, arrays, name, found, i) for i, name in enumerate(names)]
-    about = f"{config.model}, step {int(state.step)}; replaced by {replace}"
+    sections = [
+        section(run, arrays, name, {k: x for k, x in found.items() if there[k][i]}, i) for i, name in enumerate(names)
+    ]
+    about = f"{config.model}, step {int(state.step)}; replaced by {', '.join(replace.values())}"
     try:
         write_atomically(out, explain_page.document(str(args.workdir), about, sections))
     except OSError as e:
@@ -246,30 +282,49 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: Explained, i: int) -> str:
-    """Example ``i`` as HTML."""
-    if isinstance(run.card, TextCard):
-        tokenizer = Tokenizer.from_str(run.card.tokenizer)
-        text = arrays["tokens"][i][arrays["segments"][i] > 0]
-        words = [explain_page.word(tokenizer, t) for t in text.tolist()]
-        length, shown, extra = len(words), "", ""
-        pictures = {k: explain_page.coloured(words, v[i, :length]) for k, v in found.attributions.items()}
-        if found.lens is not None:
-            tokens, probabilities = (x[:, i, :length, 0] for x in found.lens)
-            says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens.tolist()]
-            extra += explain_page.lens(words, says, probabilities)
-        if found.attention is not None:
-            extra += explain_page.heads(found.attention[:, i, :, :length, :length])
-    else:
-        image = arrays["image"][i]
-        shown, extra = explain_page.figure(explain_page.picture(image), ["input"]), ""
-        pictures = {k: explain_page.overlay(image, v[i]) for k, v in found.attributions.items()}
-    target = int(found.target[i])
-    if run.config.objective == "causal_lm":
-        target = f"next {explain_page.word(tokenizer, target)!r}"
-    else:
-        target = _class(run, target)
-    figures = [shown]
+def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: dict[str, Explained], i: int) -> str:
+    """Example ``i`` as HTML, what of it was taken apart one after another."""
+    content, says = "", "nothing of it is there"
+    for kind, one in found.items():
+        target = int(one.target[i])
+        if run.config.objective == "causal_lm":
+            word = explain_page.word(Tokenizer.from_str(run.card.tokenizer), target)
+            what = f"next {word!r}"
+        else:
+            what = (f"{task}: " if (task := _task(run)) else "") + _class(run, target)
+        says = f"{what} with probability {one.probability[i]:.4f}"
+        content += {"image": _image, "text": _text, "row": _row}[kind](run, arrays, one, i)
+    return explain_page.example(name, says, content)
+
+
+def _image(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
+    image = arrays["image"][i]
+    overlays = {k: explain_page.overlay(image, v[i]) for k, v in found.attributions.items()}
+    return explain_page.figure(explain_page.picture(image), ["input"]) + _figures(overlays, found, i)
+
+
+def _text(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
+    tokenizer = Tokenizer.from_str(text_card(run.card).tokenizer)
+    words = [explain_page.word(tokenizer, t) for t in arrays["tokens"][i][arrays["segments"][i] > 0].tolist()]
+    length = len(words)
+    html = _figures({k: explain_page.coloured(words, v[i, :length]) for k, v in found.attributions.items()}, found, i)
+    if found.lens is not None:
+        tokens, probabilities = (x[:, i, :length, 0] for x in found.lens)
+        says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens.tolist()]
+        html += explain_page.lens(words, says, probabilities)
+    if found.attention is not None:
+        html += explain_page.heads(found.attention[:, i, :, :length, :length])
+    return html
+
+
+def _row(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
+    names, row = run.card.feature_names, arrays["features"][i]
+    return _figures({k: explain_page.bars(names, row, v[i]) for k, v in found.attributions.items()}, found, i)
+
+
+def _figures(pictures: dict[str, str], found: Explained, i: int) -> str:
+    """A figure for each method, with its scores of example ``i``."""
+    figures = []
     for method, picture in pictures.items():
         caption = [method.replace("_", " ")]
         if method in found.errors:
@@ -277,8 +332,7 @@ def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: Explained
         for kind, areas in (("deletion", found.deletion), ("insertion", found.insertion)):
             caption.append(f"{kind} {areas[method][i]:.3f} ({areas['random'][i]:.3f})")
         figures.append(explain_page.figure(picture, caption))
-    says = f"{target} with probability {found.probability[i]:.4f}"
-    return explain_page.example(name, says, "".join(figures) + extra)
+    return "".join(figures)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ figcaption { font-size: 0.85em }
 .text { font-size: 1.1em; white-space: pre-wrap; line-height: 2 }
 .text span, td { border-radius: 3px; padding: 1px 2px }
 .scroll { overflow-x: auto }
+.bar { display: inline-block; height: 0.8em }
 table { border-collapse: collapse; font-size: 0.8em; white-space: pre }
 th { font-weight: normal; color: #666; text-align: left; padding: 0 6px }
 """
@@ -98,6 +99,18 @@ def coloured(words: list[str], values: np.ndarray) -> str:
         style = f"background: rgba({red}, {green}, {blue}, {abs(strength):.2f})"
         spans.append(f'<span style="{style}" title="{value:.4g}">{html.escape(text)}</span>')
     return f'<div class="text">{"<wbr>".join(spans)}</div>'
+
+
+def bars(names: tuple[str, ...], numbers: np.ndarray, values: np.ndarray) -> str:
+    """A row as a table: each column's name, number and attribution with a bar, the greatest first."""
+    scale, rows = np.abs(values).max() or 1.0, []
+    for i in np.argsort(-np.abs(values), kind="stable"):
+        colour = "rgb({}, {}, {})".format(*(FOR if values[i] > 0 else AGAINST))
+        bar = f'<span class="bar" style="width: {10 * abs(values[i]) / scale:.2f}em; background: {colour}"></span>'
+        rows.append(
+            f"<tr><th>{html.escape(names[i])}</th><td>{numbers[i]:.4g}</td><td>{values[i]:+.3f}</td><td>{bar}</td></tr>"
+        )
+    return f"<table>{''.join(rows)}</table>"
 
 
 def lens(words: list[str], says: list[list[str]], probabilities: np.ndarray) -> str:

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
+from input_pipeline.image_text import text_card
 from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
 from jaxmodels.explain.grad_cam import grad_cam
 from jaxmodels.explain.gradients import (
     Attribution,
-    image_score,
     input_gradient,
+    input_score,
     integrated_gradients,
     logit,
     logits_at,
@@ -22,16 +23,18 @@ from jaxmodels.explain.gradients import (
     token_score,
 )
 from jaxmodels.explain.logit_lens import logit_lens
+from jaxmodels.fusion import has_text_encoder
 from train.setup import Run
 from train.state import TrainState
 from train.step import Batch, eval_variables
+from train.task import unwrapped
 
 GRADIENTS: dict[str, Callable[..., Attribution]] = {
     "integrated_gradients": integrated_gradients,
     "input_gradient": input_gradient,
 }
-REPLACEMENTS = {"image": ("black", "blur"), "text": ("[MASK]", "[PAD]", "drop")}
-"""What stands for nothing: what gradients are measured from, and what comes where pixels or tokens are removed."""
+REPLACEMENTS = {"image": ("black", "blur"), "text": ("[MASK]", "[PAD]", "drop"), "row": ("mean",)}
+"""What stands for nothing: what gradients are measured from, and what comes where pixels, tokens or numbers go."""
 
 UNITS = 28
 """At most so many rows and columns of an image are removed one by one."""
@@ -42,7 +45,7 @@ class Explained(NamedTuple):
 
     Attributes:
       target: the class or token that is explained; probability: of it.
-      attributions: method -> [b, h, w] or [b, l].
+      attributions: method -> [b, h, w] of images, [b, l] of texts, [b, d] of rows.
       errors: method by gradients -> completeness error [b].
       deletion, insertion: method, and "random" -> area under the curve [b].
       attention: [layers, b, heads, l, l], or None.
@@ -62,15 +65,16 @@ class Explained(NamedTuple):
 def explain_images(
     run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
 ) -> Explained:
-    """Explanations of a batch of images as loaded. Pure.
+    """Explanations of a batch of images as loaded; a text that comes with them stays. Pure.
 
     Args:
       replace: of :data:`REPLACEMENTS`.
       wanted: classes to explain; -1: the one predicted.
     """
     model, variables, data = run.model, eval_variables(state), run.config.data
-    images = run.task.eval_batch(batch)["image"].astype(jnp.float32)
-    logits = model.apply(variables, images, train=False)
+    images, *rest = _inputs(run, run.task.eval_batch(batch))
+    images = images.astype(jnp.float32)
+    logits = model.apply(variables, images, *rest, train=False)
     target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
     if replace == "black":
         black = -jnp.asarray(data.mean) / jnp.asarray(data.std)
@@ -81,7 +85,7 @@ def explain_images(
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
-            found = GRADIENTS[method](image_score(model, variables, target), images, baseline)
+            found = GRADIENTS[method](input_score(model, variables, target, *rest), images, baseline)
             values[method], errors[method] = found.values.sum(-1), found.completeness_error
         elif method == "grad_cam":
             values[method] = grad_cam(model, variables, images, target)
@@ -92,7 +96,7 @@ def explain_images(
 
     def probability(removed: Bool[Array, "b n"]) -> Float[Array, " b"]:
         left = faithfulness.replace_units(images, baseline, removed, rows, columns)
-        return _probability(model.apply(variables, left, train=False), target)
+        return _probability(model.apply(variables, left, *rest, train=False), target)
 
     units = {k: faithfulness.image_units(v, rows, columns) for k, v in values.items()}
     everything = jnp.ones((len(images), rows * columns), bool)
@@ -104,40 +108,45 @@ def explain_texts(
 ) -> Explained:
     """Explanations of a batch of texts: of their class, or of a language model's next token. Pure.
 
+    An image that comes with them stays.
+
     Args: see :func:`explain_images`; of texts for a language model, ``wanted`` are tokens.
     """
-    model, variables, tokenizer = run.model, eval_variables(state), Tokenizer.from_str(run.card.tokenizer)
+    model, variables, tokenizer = run.model, eval_variables(state), Tokenizer.from_str(text_card(run.card).tokenizer)
+    batch = run.task.eval_batch(batch)
     tokens, segments = batch["tokens"], batch["segments"]
-    inputs = tuple(batch[k] for k in ("tokens", "segments", "types") if k in (*run.task.inputs, "segments"))
     language = run.config.objective == "causal_lm"
+    embedding = "text/token_embed" if has_text_encoder(unwrapped(model)) else "token_embed"
+    of_tokens = [k for k in ("tokens", "segments", "types") if k in (*run.task.inputs, "segments")]
+    inputs = _inputs(run, batch)
 
     def place(segments: Int[Array, "b l"]) -> Int[Array, " b"] | None:  # of the last token
         return jnp.maximum(segments.sum(1) - 1, 0) if language else None
 
-    def outputs(inputs: tuple[Array, ...]) -> Float[Array, "b k"]:
-        found = model.apply(variables, *inputs, train=False)
-        return logits_at(found, place(inputs[1])) if language else found
+    def outputs(**changed: Array) -> Float[Array, "b k"]:
+        found = model.apply(variables, *_inputs(run, batch | changed), train=False)
+        return logits_at(found, place(changed.get("segments", segments))) if language else found
 
-    logits = outputs(inputs)
+    logits = outputs()
     target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
     special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
     real = (segments > 0) & ~jnp.isin(tokens, jnp.asarray(special, jnp.int32))
     if language:  # the next token is read behind the last
         real &= jnp.arange(tokens.shape[1]) != place(segments)[:, None]
-    embedded = token_embeddings(model, variables, *inputs)
+    embedded = token_embeddings(model, variables, *inputs, embedding=embedding)
     if replace == "drop":
         baseline = jnp.zeros_like(embedded)
     else:
         other = tokenizer.token_to_id(replace)
-        nothing = faithfulness.replace_tokens(tokens, other, real)
-        baseline = token_embeddings(model, variables, nothing, *inputs[1:])
+        nothing = _inputs(run, batch | {"tokens": faithfulness.replace_tokens(tokens, other, real)})
+        baseline = token_embeddings(model, variables, *nothing, embedding=embedding)
     maps = (
         attention_maps(model, variables, *inputs).maps["attention"] if {"rollout", "attention"} & {*methods} else None
     )
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
-            score = token_score(model, variables, inputs, target, place(segments))
+            score = token_score(model, variables, inputs, target, place(segments), embedding=embedding)
             found = GRADIENTS[method](score, embedded, baseline)
             values[method], errors[method] = found.values.sum(-1), found.completeness_error
         elif method == "rollout":
@@ -147,8 +156,9 @@ def explain_texts(
 
     def probability(removed: Bool[Array, "b l"]) -> Float[Array, " b"]:
         if replace == "drop":
-            return _probability(outputs(faithfulness.drop_tokens(removed, *inputs)), target)
-        return _probability(outputs((faithfulness.replace_tokens(tokens, other, removed), *inputs[1:])), target)
+            left = faithfulness.drop_tokens(removed, *(batch[k] for k in of_tokens))
+            return _probability(outputs(**dict(zip(of_tokens, left, strict=True))), target)
+        return _probability(outputs(tokens=faithfulness.replace_tokens(tokens, other, removed)), target)
 
     return Explained(
         target,
@@ -159,6 +169,39 @@ def explain_texts(
         attention=maps if "attention" in methods else None,
         lens=tuple(logit_lens(model, variables, tokens, segments, top=1)) if "logit_lens" in methods else None,
     )
+
+
+def explain_rows(
+    run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
+) -> Explained:
+    """Explanations of a batch of rows as loaded, from the mean of each column on. Pure.
+
+    Args: see :func:`explain_images`.
+    """
+    model, variables = run.model, eval_variables(state)
+    rows = run.task.eval_batch(batch)["features"].astype(jnp.float32)
+    logits = model.apply(variables, rows, train=False)
+    target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
+    values, errors = {}, {}
+    for method in methods:
+        found = GRADIENTS[method](input_score(model, variables, target), rows, jnp.zeros_like(rows[:1]))
+        values[method], errors[method] = found.values, found.completeness_error
+
+    def probability(removed: Bool[Array, "b d"]) -> Float[Array, " b"]:
+        return _probability(model.apply(variables, jnp.where(removed, 0, rows), train=False), target)
+
+    areas = _areas(probability, values, jnp.ones(rows.shape, bool))
+    return Explained(target, _probability(logits, target), values, errors, *areas)
+
+
+EXPLAINERS = {"image": explain_images, "text": explain_texts, "row": explain_rows}
+"""By what is taken apart."""
+
+
+def _inputs(run: Run, batch: Batch) -> tuple[Array, ...]:
+    """Of the model, out of a preprocessed batch; models of text always get their segments."""
+    names = run.task.inputs
+    return tuple(batch[k] for k in (names if names != ("tokens",) else ("tokens", "segments")))
 
 
 def _probability(logits: Float[Array, "b k"], target: Int[Array, " b"]) -> Float[Array, " b"]:

@@ -1,8 +1,9 @@
-"""Labels images, texts or rows of tables.
+"""Labels images, texts, images with a text, or rows of tables.
 
 python -m train.predict --workdir=DIR FILES_OR_FOLDERS...
 python -m train.predict --workdir=DIR_OF_A_TEXT_CLASSIFIER "a text" "another"    (or - < FILE, line by line)
 python -m train.predict --workdir=DIR_OF_A_TABLE FILES.csv...    (or - < FILE)
+python -m train.predict --workdir=DIR_OF_IMAGES_WITH_TEXTS $'FILE\ta text' FILE $'\ta text'    (either may be missing)
 """
 
 import argparse
@@ -12,12 +13,13 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard, decode
+from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, decode
 from input_pipeline.text import text_arrays
 from train import cli
 from train.config import Config, ConfigError
@@ -73,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     Exit code 1 if a file was unreadable; the rest are labelled.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m train.predict", description="Labels images, texts or rows of tables with a trained model."
+        prog="python -m train.predict",
+        description="Labels images, texts, images with a text, or rows of tables with a trained model.",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
@@ -86,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         metavar="FILE_OR_TEXT",
         help="images or folders of images; for a text classifier, texts (a tab between the two of a pair), or - for "
-        "the lines of standard input; for a classifier of a table, .csv or .tsv files with named columns, or -",
+        "the lines of standard input; for one of images with a text, a file, a tab and a text, or one of them; for a "
+        "classifier of a table, .csv or .tsv files with named columns, or -",
     )
     args = parser.parse_args(argv)
     if args.top < 1 or args.batch_size < 1:
@@ -97,33 +101,71 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows no labels; "
             "python -m train.generate --help says what it can draw"
         )
-    if config.tasks.labels or isinstance(card, ImageTextCard):
-        what = f"config.tasks.labels = {config.tasks.labels}" if config.tasks.labels else "images with a text"
-        raise ConfigError(f"{args.workdir} is of a run with {what}, which python -m train.evaluate scores")
-    kind, broken = "text", 0
-    if isinstance(card, TextCard):
-        names, arrays = read_texts(args.inputs, card)
-    elif isinstance(card, TableCard):
-        kind = "row"
-        names, arrays = read_rows(args.inputs, card)
-    else:
-        kind = "file"
-        names, arrays, broken = read_images([Path(x) for x in args.inputs], config, card, args.invert)
+    kind = {TextCard: "text", TableCard: "row", ImageTextCard: "example", DatasetCard: "file"}[type(card)]
+    names, arrays, broken = read(args.inputs, config, card, args.invert)
     if names:
         run = build(config, card=card)
         state = restore(run, args.workdir, args.step)
         size = -(-args.batch_size // jax.device_count()) * jax.device_count()
-        arrays |= {"label": np.zeros(len(names), np.int32), "weight": np.ones(len(names), np.float32)}
         step = run.compile_predict_step(size)
         for start in range(0, len(names), size):
             chunk = {k: x[start : start + size] for k, x in arrays.items()}
             padded = {k: np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for k, x in chunk.items()}
             probabilities = jax.device_get(step(state, put_batch(padded, run.mesh)))
-            for name, row in zip(names[start : start + size], probabilities, strict=False):
+            for i, name in enumerate(names[start : start + size]):
+                tasks = config.tasks.labels
+                row = {task: probabilities[task][i] for task in tasks} if tasks else probabilities[i]
                 _print(kind, name, row, card.label_names, args.top, args.json)
     if broken:
         cli.warn(f"{broken} of {broken + len(names)} file(s) could not be read; {len(names)} labelled")
     return 1 if broken else 0
+
+
+def read(inputs: list[str], config: Config, card: Card, invert: bool) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """Names of examples that a person gives, their arrays as a batch as loaded has them, and how many are unreadable.
+
+    Labels are 0, which nobody looks at, and weights 1.
+    """
+    broken = 0
+    if isinstance(card, TextCard):
+        names, arrays = read_texts(inputs, card)
+    elif isinstance(card, TableCard):
+        names, arrays = read_rows(inputs, card)
+    elif isinstance(card, ImageTextCard):
+        names, arrays, broken = read_pairs(inputs, config, card, invert)
+    else:
+        names, arrays, broken = read_images([Path(x) for x in inputs], config, card, invert)
+    shapes = card.shapes(len(names), card.lengths[-1])
+    rest = {k: np.zeros(*v) if k != "weight" else np.ones(*v) for k, v in shapes.items() if k not in arrays}
+    return names, arrays | rest, broken
+
+
+def read_pairs(
+    words: list[str], config: Config, card: ImageTextCard, invert: bool
+) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """Of an image file, a tab and a text each, or of one of them; unreadable files as :func:`read_images` has them."""
+    pairs, images, broken = [], [], 0
+    for word in words:
+        file, _, text = word.partition("\t")
+        try:
+            images.append(
+                read_image(Path(file), config, card, invert) if file else np.zeros(card.image_shape, np.uint8)
+            )
+            pairs.append((word, file, text))
+        except ValueError as e:
+            cli.warn(f"skipped {e}")
+            broken += 1
+    arrays = {}
+    if pairs:
+        _, arrays = read_texts([text for _, _, text in pairs], card.text)
+        arrays["image"] = np.stack(images)
+        arrays["present"] = np.array([[bool(file), bool(text.strip())] for _, file, text in pairs])
+    return [" ".join(word.split("\t")).strip() for word, _, _ in pairs], arrays, broken
+
+
+def read_image(path: Path, config: Config, card: DatasetCard | ImageTextCard, invert: bool) -> np.ndarray:
+    """See :func:`load_image`; as a run reads it."""
+    return load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=invert)
 
 
 def read_images(
@@ -136,7 +178,7 @@ def read_images(
     images, good = [], []
     for path in files:
         try:
-            images.append(load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=invert))
+            images.append(read_image(path, config, card, invert))
             good.append(str(path))
         except ValueError as e:
             cli.warn(f"skipped {e}")
@@ -195,13 +237,23 @@ def _number(text: str | None, where: str) -> float:
     return value
 
 
-def _print(kind: str, name: str, probabilities: np.ndarray, names: tuple[str, ...], top: int, as_json: bool) -> None:
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    labels = [(names[i] if i < len(names) else str(i), float(probabilities[i])) for i in order]
-    if as_json:
-        print(json.dumps({kind: name, "labels": [{"label": n, "probability": p} for n, p in labels]}))
+def _print(kind: str, name: str, probabilities: Any, names: tuple[str, ...], top: int, as_json: bool) -> None:
+    """One line; of several tasks, whose probabilities come by name, only those of the task label have named classes."""
+
+    def best(values: np.ndarray, names: tuple[str, ...]) -> list[dict[str, Any]]:
+        order = np.argsort(-values, kind="stable")[:top]
+        return [{"label": names[i] if i < len(names) else str(i), "probability": float(values[i])} for i in order]
+
+    def text(labels: list[dict[str, Any]]) -> str:
+        return "  ".join(f"{x['label']} {x['probability']:.4f}" for x in labels)
+
+    if isinstance(probabilities, dict):
+        tasks = {task: best(x, names if task == "label" else ()) for task, x in probabilities.items()}
+        found, line = {"tasks": tasks}, "  ".join(f"{task}: {text(labels)}" for task, labels in tasks.items())
     else:
-        print(f"{name}  " + "  ".join(f"{n} {p:.4f}" for n, p in labels))
+        labels = best(probabilities, names)
+        found, line = {"labels": labels}, text(labels)
+    print(json.dumps({kind: name} | found) if as_json else f"{name}  {line}")
 
 
 if __name__ == "__main__":

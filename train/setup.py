@@ -21,7 +21,7 @@ from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard
 from input_pipeline.image_text import text_card
 from input_pipeline.text import Form
 from jaxmodels.fusion import encoder_of
-from jaxmodels.multitask import LearnedWeights, MultiHead
+from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
 from train import sharding, transfer
 from train.config import (
     Config,
@@ -173,7 +173,7 @@ class Run:
             )
 
     def compile_predict_step(self, batch_size: int) -> Any:
-        """The compiled (state, batch as loaded, of the greatest length) -> probabilities [batch_size, classes]."""
+        """The compiled (state, batch as loaded, of the greatest length) -> :meth:`probabilities`."""
         with jax.set_mesh(self.mesh):
             return jax.jit(self.probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
 
@@ -181,9 +181,10 @@ class Run:
         """The compiled (state, batch as loaded) -> arrays [b, ...], whole on every process."""
         return self._compile_eval(step, out_shardings=NamedSharding(self.mesh, P()))
 
-    def probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
-        """Of the classes [b, classes], for a batch as loaded. Pure."""
-        return jax.nn.softmax(self.outputs(state, batch))
+    def probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+        """Of the classes [b, classes], or of those of each task by its name, for a batch as loaded. Pure."""
+        outputs = self.outputs(state, batch)
+        return jax.tree.map(jax.nn.softmax, outputs.outputs if isinstance(outputs, WeightedOutputs) else outputs)
 
     def outputs(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
         """Of the model in evaluation, for a batch as loaded. Pure."""

@@ -14,7 +14,7 @@ from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
 from jaxmodels import Fusion, Module
 from jaxmodels.fusion import MODALITIES
-from jaxmodels.multitask import LearnedWeights, MultiHead
+from jaxmodels.multitask import LearnedWeights, MultiHead, OneTask
 from train.config import Config, ConfigError, task_names
 from train.objectives import (
     causal_lm,
@@ -114,8 +114,9 @@ def model_inputs(model: Module, card: Card) -> tuple[str, ...]:
 
 def unwrapped(model: Module) -> Module:
     """The model that the config names, out of what several tasks put around it."""
-    while isinstance(model, LearnedWeights | MultiHead):
-        model = model.model if isinstance(model, LearnedWeights) else model.trunk
+    match model:
+        case LearnedWeights(model=inner) | MultiHead(trunk=inner) | OneTask(whole=inner):
+            return unwrapped(inner)
     return model
 
 

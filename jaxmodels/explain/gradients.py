@@ -1,6 +1,6 @@
 """Input times gradient, and integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365).
 
-Both explain a score, a function of images or of embedded tokens; :func:`image_score` and :func:`token_score` make one
+Both explain a score, a function of images or of embedded tokens; :func:`input_score` and :func:`token_score` make one
 of a model.
 """
 
@@ -72,9 +72,13 @@ def logits_at(outputs: TokenLogits, place: Int[Array, " b"]) -> Float[Array, "b 
     return outputs._replace(hidden=hidden).logits[:, 0]
 
 
-def image_score(model: nn.Module, variables: Any, target: Int[Array, " b"]) -> Score:
-    """The logit of ``target`` as a function of preprocessed images."""
-    return lambda images: logit(model.apply(variables, images, train=False), target)
+def input_score(model: nn.Module, variables: Any, target: Int[Array, " b"], *rest: Any) -> Score:
+    """The logit of ``target`` as a function of the model's first input: preprocessed images, or rows of a table.
+
+    Args:
+      rest: the other inputs of the model, in order.
+    """
+    return lambda x: logit(model.apply(variables, x, *rest, train=False), target)
 
 
 def token_score(
