@@ -47,5 +47,44 @@ def features(model: nn.Module, *inputs: Any, train: bool) -> Features:
     with nn.intercept_methods(without_head):
         model(*inputs, train=train)
     if len(whole) != 1:
-        raise ValueError(f"{type(model).__name__} has {len(whole)} modules named head; features are those under one")
+        raise ValueError(_headless(model, len(whole)))
     return Features(whole[0], places[-1] if places else None)
+
+
+class FeatureOutputs(NamedTuple):
+    """What a classifier gives, and what its head took [b, d]."""
+
+    outputs: Any
+    features: Float[Array, "b d"]
+
+
+class WithFeatures(nn.Module):
+    """A classifier that shows its features as well; its parameters keep their names.
+
+    Attributes:
+      model: the classifier.
+    """
+
+    model: nn.Module
+
+    def setup(self):
+        nn.share_scope(self, self.model)
+
+    def __call__(self, *inputs: Any, train: bool) -> FeatureOutputs:
+        """Outputs of the model with its features; ValueError if it has no module named head."""
+        taken: list[jax.Array] = []
+
+        def keep(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+            if context.module.path == (*self.path, "head") and context.method_name == "__call__":
+                taken.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(keep):
+            outputs = self.model(*inputs, train=train)
+        if len(taken) != 1:
+            raise ValueError(_headless(self.model, len(taken)))
+        return FeatureOutputs(outputs, taken[0])
+
+
+def _headless(model: nn.Module, heads: int) -> str:
+    return f"{type(model).__name__} has {heads} modules named head; features are those under one"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jaxmodels import weights
+from jaxmodels.features import FeatureOutputs
 from jaxmodels.layers import AuxiliaryLogits
 from tests.conftest import make_tiny
 from tests.test_text_runs import labeller_config, write_labels
@@ -33,7 +34,7 @@ def test_the_loss_is_pytorchs(temperature, alpha, x64):
         jnp.asarray(student),
         batch,
         teacher=jnp.asarray(teacher),
-        teacher_logits=lambda teacher, batch: teacher + batch["extra"],
+        teacher_outputs=lambda teacher, batch: teacher + batch["extra"],
         temperature=temperature,
         alpha=alpha,
     )
@@ -48,10 +49,49 @@ def test_the_loss_is_pytorchs(temperature, alpha, x64):
         assert float(found[name][1]) == weight.sum()
 
 
+def test_the_angle_between_features_is_pytorchs(x64):
+    ours, theirs = np.random.default_rng(0).normal(size=(2, 4, 5))
+    logits, weight = jnp.eye(6)[:4], np.asarray([1.0, 1, 0.5, 0])
+    found = distillation(
+        FeatureOutputs(logits, jnp.asarray(ours)),
+        {"label": jnp.arange(4), "weight": jnp.asarray(weight)},
+        teacher=None,
+        teacher_outputs=lambda teacher, batch: FeatureOutputs(logits, jnp.asarray(theirs)),
+        temperature=1.0,
+        alpha=1.0,
+        hidden=0.5,
+    )
+    loss = torch.nn.functional.cosine_embedding_loss(
+        *map(torch.tensor, (ours, theirs)), torch.ones(4), reduction="none"
+    )
+    np.testing.assert_allclose(found["hidden"][0], (loss.numpy() * weight).sum(), rtol=1e-12)
+    np.testing.assert_allclose(found["loss"][0], 0.5 * found["hidden"][0], rtol=1e-6)
+
+
+def test_a_student_looks_as_its_teacher_does(teacher):
+    c = student(teacher, distill=DistillConfig(teacher=str(teacher), hidden=2.0))
+    with pytest.raises(ConfigError, match=r"its head takes 32 features and its student's 64; distill.hidden must be 0"):
+        _ = setup.build(c).teacher
+    c.model_fields["hidden_size"] = 32
+    run = setup.build(c)
+    batch = run.examples("train", c.batch_size)
+    x = run.task.eval_batch(jax.tree.map(jnp.asarray, batch))["image"]
+    known = run.teacher.outputs(run.teacher.state, {"image": x})
+    head = run.teacher.state.params["head"]
+    np.testing.assert_allclose(known.outputs, known.features @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-5)
+    state, (step, _, _) = run.init(), run.compile_train_step()
+    apart = []
+    for _ in range(8):
+        state, metrics = step(state, put_batch(batch, run.mesh))
+        apart.append(float(metrics["hidden"][0]) / c.batch_size)
+    assert 0 < apart[-1] < 0.8 * apart[0] < 2
+    assert jax.tree.structure(state) == jax.tree.structure(run.shapes)
+
+
 def test_auxiliary_heads_learn_from_labels_alone():
     logits, batch = jnp.eye(6)[:4], {"label": jnp.arange(4), "weight": jnp.ones(4)}
     outputs = AuxiliaryLogits(logits, (2 * logits,))
-    options = {"teacher": logits, "teacher_logits": lambda teacher, batch: teacher, "temperature": 2.0}
+    options = {"teacher": logits, "teacher_outputs": lambda teacher, batch: teacher, "temperature": 2.0}
     found = distillation(outputs, batch, alpha=0.25, **options)
     assert float(found["distillation"][0]) == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(found["loss"][0], 0.75 * classification(outputs, batch)["loss"][0], rtol=1e-6)
@@ -175,7 +215,7 @@ def test_an_lstm_learns_from_bert(tmp_path):
         c.distill.teacher = str(tmp_path / source)
         run = setup.build(c)
         batch = put_batch(next(run.loader("train", train=True)), run.mesh)
-        logits.append(np.asarray(jax.jit(run.teacher.logits)(run.teacher.state, run.task.eval_batch(batch))))
+        logits.append(np.asarray(jax.jit(run.teacher.outputs)(run.teacher.state, run.task.eval_batch(batch))))
         assert run.teacher.state.opt_state == ()
     np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
     (student, _), (step, _, _) = run.start(), run.compile_train_step()

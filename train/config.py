@@ -177,6 +177,8 @@ class DistillConfig:
     teacher: str | None = None
     temperature: float = field(default=4.0, metadata=limit(above=0))
     alpha: float = field(default=0.9, metadata=limit(low=0, high=1))  # weight of the teacher; 1 - alpha of the labels
+    # weight of the angle between what both heads take, which must be as wide (Sanh et al. 2019); 0: logits alone
+    hidden: float = field(default=0.0, metadata=limit(low=0))
 
 
 @dataclass

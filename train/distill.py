@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flax.errors import FlaxError
 from input_pipeline import TableCard, TextCard
 from input_pipeline.image_text import text_card
 from jaxmodels import Module
+from jaxmodels.features import WithFeatures
 from train import sharding, transfer
 from train.config import ConfigError
 from train.evaluate import restore
@@ -29,12 +31,13 @@ class Teacher:
     Attributes:
       state: its parameters, on the mesh, without an optimiser's state. They are given to every step, not part of what a
         run saves.
-      logits: (state, batch as the student gets it) -> [b, classes].
+      outputs: (state, batch as the student gets it) -> logits [b, classes], with the features that ``distill.hidden``
+        asks for.
       origin: in words.
     """
 
     state: TrainState
-    logits: Callable[[TrainState, Batch], jax.Array]
+    outputs: Callable[[TrainState, Batch], Any]
     origin: str
 
 
@@ -52,19 +55,31 @@ def load_teacher(run: Run) -> Teacher:
         _from_run(checkpoints.parent, run) if checkpoints.is_dir() else _from_weights(source, run)
     )
 
-    def logits(state: TrainState, batch: Batch) -> jax.Array:
+    hidden = run.config.distill.hidden > 0
+    model = WithFeatures(model) if hidden else model
+
+    def outputs(state: TrainState, batch: Batch) -> Any:
         return predict_step(state, *(batch[k] for k in inputs), model=model, quantized=quantized)
 
     batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(run.config.batch_size)[-1])
     try:
-        found = jax.eval_shape(logits, state, batch)
+        found = jax.eval_shape(outputs, state, batch)
     except (ValueError, TypeError, FlaxError) as e:
         raise _unfit(source, f"it cannot take its student's inputs: {' '.join(str(e).split())}") from e
+    if hidden:
+        student = partial(predict_step, model=WithFeatures(run.model))
+        try:
+            ours = jax.eval_shape(student, run.shapes, *(batch[k] for k in run.task.inputs)).features.shape[1]
+        except ValueError as e:
+            raise ConfigError(f"config.distill.hidden = {run.config.distill.hidden}: {e}; nearest: 0") from e
+        found, theirs = found.outputs, found.features.shape[1]
+        if ours != theirs:
+            raise _unfit(source, f"its head takes {theirs} features and its student's {ours}; distill.hidden must be 0")
     wanted = (run.config.batch_size, run.model.num_classes)
     if getattr(found, "shape", None) != wanted:
         shape = getattr(found, "shape", type(found).__name__)
         raise _unfit(source, f"it gives {shape} where its student gives logits of shape {wanted}")
-    return Teacher(state, logits, f"{source}, {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters")
+    return Teacher(state, outputs, f"{source}, {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters")
 
 
 def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:

@@ -16,8 +16,9 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.bert import PretrainingLogits
+from jaxmodels.features import FeatureOutputs
 from jaxmodels.fusion import ContrastiveOutputs
-from jaxmodels.layers import AuxiliaryLogits, TokenLogits
+from jaxmodels.layers import AuxiliaryLogits, TokenLogits, at_least_float32
 from jaxmodels.multitask import WeightedOutputs
 from jaxmodels.vae import VAEOutputs
 
@@ -63,36 +64,50 @@ def classification(
 
 
 def distillation(
-    outputs: Float[Array, "b classes"] | AuxiliaryLogits,
+    outputs: Float[Array, "b classes"] | AuxiliaryLogits | FeatureOutputs,
     batch: dict[str, Array],
     *,
     teacher: Any,
-    teacher_logits: Callable[[Any, dict[str, Array]], Float[Array, "b classes"]],
+    teacher_outputs: Callable[[Any, dict[str, Array]], Float[Array, "b classes"] | FeatureOutputs],
     temperature: float,
     alpha: float,
+    hidden: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> dict[str, Metric]:
     """Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
     ``loss = (1 - alpha) classification + alpha T^2 sum_b w_b KL(softmax(teacher_b / T) || softmax(logits_b / T))``;
     ``distillation`` is the second term without alpha, ``cross_entropy`` the first. The rest is as in
-    :func:`classification`.
+    :func:`classification`. With ``hidden``, ``hidden sum_b w_b (1 - cos(teacher's features_b, features_b))`` is added
+    (Sanh et al. 2019, arXiv:1910.01108), and ``hidden`` among the metrics is that without the factor.
 
     Args:
-      teacher: what ``teacher_logits`` takes besides the batch.
+      teacher: what ``teacher_outputs`` takes besides the batch.
+      hidden: if not 0, student and teacher give :class:`FeatureOutputs` of the same width.
     """
+    found, features = teacher_outputs(teacher, batch), {}
+    if hidden:
+        (outputs, ours), (found, theirs) = outputs, found
+        distance = optax.losses.cosine_distance(at_least_float32(ours), at_least_float32(theirs), epsilon=1e-12)
+        features = {"hidden": ((distance * batch["weight"].astype(distance.dtype)).sum(), batch["weight"].sum())}
     logits = outputs.logits if isinstance(outputs, AuxiliaryLogits) else outputs
     metrics = classification(outputs, batch, label_smoothing=label_smoothing)
     cross_entropy, count = metrics["loss"]
-    target = jax.nn.log_softmax(teacher_logits(teacher, batch).astype(logits.dtype) / temperature)
+    target = jax.nn.log_softmax(found.astype(logits.dtype) / temperature)
     divergence = optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits / temperature), target)
     distilled = temperature**2 * (divergence * batch["weight"].astype(logits.dtype)).sum()
     loss = (1 - alpha) * cross_entropy + alpha * distilled
-    return metrics | {
-        "loss": (loss, count),
-        "cross_entropy": (cross_entropy, count),
-        "distillation": (distilled, count),
-    }
+    if hidden:
+        loss += hidden * features["hidden"][0]
+    return (
+        metrics
+        | features
+        | {
+            "loss": (loss, count),
+            "cross_entropy": (cross_entropy, count),
+            "distillation": (distilled, count),
+        }
+    )
 
 
 def confusion_counts(logits: Float[Array, "b classes"], batch: dict[str, Array]) -> Float[Array, "classes classes"]:

@@ -20,6 +20,7 @@ import jaxmodels
 from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
 from input_pipeline.image_text import text_card
 from input_pipeline.text import Form
+from jaxmodels.features import WithFeatures
 from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
 from train import sharding, transfer
@@ -101,18 +102,20 @@ class Run:
 
     def step_function(self) -> partial:
         """:func:`train.step.train_step` with everything but (state, batch, the state of a teacher if any) bound."""
-        config, objective = self.config, self.task.train_objective
+        config, objective, model = self.config, self.task.train_objective, self.model
         if self.teacher is not None:
+            model = WithFeatures(model) if config.distill.hidden else model
             objective = partial(
                 distillation,
-                teacher_logits=self.teacher.logits,
+                teacher_outputs=self.teacher.outputs,
                 temperature=config.distill.temperature,
                 alpha=config.distill.alpha,
+                hidden=config.distill.hidden,
                 label_smoothing=config.label_smoothing,
             )
         return partial(
             train_step,
-            model=self.model,
+            model=model,
             tx=self.tx,
             objective=objective,
             inputs=self.task.inputs,
