@@ -1,10 +1,22 @@
-"""Faults on purpose: ``python -m tests.chaos kill --times=20`` and ``python -m tests.chaos bitflip --times=20``.
+"""Faults on purpose: ``python -m tests.chaos FAULT --times=N``; ``all`` for every one.
+
+Of one process:
 
 kill     One run is undisturbed; another, with the same config, is killed with SIGKILL at random moments (start-up,
          steps, evaluation, saves) and resumed each time. Their ``metrics.jsonl`` and every array of their final states
          must be equal bit for bit.
 bitflip  One random bit of the data files of the newest checkpoint is flipped, each time in a fresh copy. Each flip must
          be noticed, and the checkpoint before must be restored exactly.
+
+Of two processes, with one device each (tests/processes.py): each time a fresh run meets one fault at a random step,
+and is resumed by two processes, every third time by one. ``pair`` is for all of these:
+
+none         nothing: two processes compute what they computed before, and what one does
+worker       SIGKILL of the second process           coordinator  SIGKILL of the first
+save         SIGKILL of either during a save         frozen       SIGSTOP of either
+exception    an exception in either                  term         SIGTERM to either, from before the first step on
+flip         SIGTERM, then a bit of the newest checkpoint is flipped
+disk         the file system of the workdir is full (a small tmpfs: needs root and mount)
 
 Exit code 0 if all held. The moments and bits come from ``--seed``.
 """
@@ -23,6 +35,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests import processes
 from train import cli, setup
 from train.checkpoint import Checkpoints
 from train.evaluate import restore
@@ -135,19 +148,23 @@ def flip_bit(checkpoint: Path, rng: random.Random) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fault", choices=("kill", "bitflip"))
+    parser.add_argument("fault", choices=("all", "kill", "bitflip", "pair", *processes.FAULTS))
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=None, help="length of the run")
+    parser.add_argument("--steps", type=int, default=None, help="length of the run of kill and bitflip")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    with tempfile.TemporaryDirectory() as base:
-        if args.fault == "kill":
-            ok = kill(Path(base), times=args.times, steps=args.steps or 100 * args.times, seed=args.seed)
-        else:
-            ok = bitflip(Path(base), times=args.times, steps=args.steps or 80, seed=args.seed)
-    print("held" if ok else "FAILED")
-    return 0 if ok else 1
+    held = []
+    for fault, function, steps in (("kill", kill, 100 * args.times), ("bitflip", bitflip, 80)):
+        if args.fault in (fault, "all"):
+            with tempfile.TemporaryDirectory() as base:
+                held.append(function(Path(base), times=args.times, steps=args.steps or steps, seed=args.seed))
+    several = processes.FAULTS if args.fault in ("pair", "all") else [f for f in processes.FAULTS if f == args.fault]
+    if several:
+        with tempfile.TemporaryDirectory() as base:
+            held.append(processes.try_all(Path(base), several, times=args.times, seed=args.seed))
+    print("held" if all(held) else "FAILED")
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

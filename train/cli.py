@@ -15,8 +15,8 @@ from train.hardware import keep_freed_memory
 def run(main: Callable[[], int]) -> int:
     """Runs a command; what a user can mend becomes ``error: ...`` on standard error.
 
-      Exit codes: 2 for a mistake, 1 for a full disk, 3 for NaN or Inf in training, 130 for Ctrl-C; of several processes 4
-    for those that end because of another one.
+    Exit codes: 2 for a mistake, 1 for a full disk, 3 for NaN or Inf in training, 4 for a process that ends because of
+    another one, 130 for Ctrl-C.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
     logging.getLogger("jax").setLevel(logging.ERROR)

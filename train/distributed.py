@@ -291,21 +291,36 @@ def _receive(place: Place, seconds: float) -> list[Peer]:
                     connection.close()  # not one of us
                     continue
                 found, count = peer
-                wrong = _clash(place, peers, found, count)
-                if wrong:
+                if found.index in peers and _gone(peers[found.index].socket):  # it was started anew
+                    peers.pop(found.index).socket.close()
+                clash = _clash(place, peers, found, count)
+                if clash:
+                    wrong = wrong or clash
                     waiting[connection] = b""  # told as well
                 else:
                     peers[found.index] = found
-    answer = (json.dumps({"error": wrong, "name": _name()}) + "\n").encode()
     for connection in [*(p.socket for p in peers.values()), *waiting]:
+        error = wrong or ("all processes of this run are there already" if connection in waiting else "")
         with contextlib.suppress(OSError):
             connection.settimeout(2.0)
-            connection.sendall(answer)
+            connection.sendall((json.dumps({"error": error, "name": _name()}) + "\n").encode())
+        if error:
+            connection.close()
     if wrong:
         raise ConfigError(f"cannot join the other processes: {wrong}")
     for peer in peers.values():
         peer.heard = time.monotonic()
     return [peers[i] for i in sorted(peers)]
+
+
+def _gone(connection: socket.socket) -> bool:
+    """Whether the other end has hung up."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _clash(place: Place, peers: Mapping[int, Peer], found: Peer, count: int) -> str:
@@ -360,6 +375,7 @@ def _connect(place: Place, seconds: float) -> Peer:
                 connection.settimeout(max(until - time.monotonic(), 0.0) + 10.0)  # it says itself who did not come
                 answer = json.loads(_line(connection))
                 if answer["error"]:
+                    connection.close()
                     raise ConfigError(f"cannot join the other processes: {answer['error']}")
                 return Peer(0, answer["name"], connection)
             reason = "something else answers there, the end of an earlier run or another one"
