@@ -113,6 +113,14 @@ def test_roll_call():
     close(found)
 
 
+def connected(port):
+    for _ in range(500):
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=10)
+        time.sleep(0.01)
+    raise AssertionError("nobody listens")
+
+
 def test_a_process_that_is_started_anew_takes_its_place():
     address = f"127.0.0.1:{free_port()}"
     found: list = []
@@ -120,7 +128,7 @@ def test_a_process_that_is_started_anew_takes_its_place():
     first.start()
     with contextlib.ExitStack() as stack:
         for attempt in range(2):  # the first of them dies
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", int(address[10:])), timeout=10))
+            connection = stack.enter_context(connected(int(address.split(":")[1])))
             assert distributed._line(connection) == distributed._GREETING
             connection.sendall(b'{"index": 1, "count": 3, "name": "x"}\n')
             if attempt == 0:
@@ -190,14 +198,26 @@ def test_what_is_compared():
 def pair(monkeypatch):
     """Two links, connected, in one process; what would end the process is noted: (index of the link, text)."""
     ended = []
-    monkeypatch.setattr(link.os, "_exit", lambda code: ended.append(("exit", code)))
+
+    def exit(code):
+        ended.append(("exit", code))
+        raise SystemExit  # of a thread: only that ends
+
+    monkeypatch.setattr(link.os, "_exit", exit)
+    monkeypatch.setattr(link, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(link, "say", lambda text: ended.append((threading.current_thread().name, text)))
     monkeypatch.setattr(link.faulthandler, "dump_traceback", lambda all_threads: ended.append(("stacks", "")))
     ends = socket.socketpair()
     links = [Link(i, 2, [Peer(1 - i, f"host{1 - i}", ends[i])], lost_seconds=1.0) for i in range(2)]
     yield links, ends, ended
-    for one in links:
-        one.leave()
+    for one, end in zip(links, ends, strict=True):
+        one.ending.set()
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    for thread in threading.enumerate():
+        if thread.name in ("watch", "exit"):
+            thread.join(15)
+            assert not thread.is_alive()
     for end in ends:
         end.close()
 
@@ -250,9 +270,9 @@ def test_a_peer_that_hangs_up_is_lost_at_once(pair):
     assert "error: process 1 (host1) is lost: it ended without a word" in texts(ended)
 
 
-def test_a_silent_peer_is_lost_after_the_time_that_was_set(pair):
+def test_a_silent_peer_is_lost_after_the_time_that_was_set(monkeypatch, pair):
     links, _, ended = pair
-    links[1]._tell = lambda peers, message: None  # stands still
+    monkeypatch.setattr(links[1], "_tell", lambda peers, message: None)  # it stands still
     start = time.monotonic()
     assert until(lambda: ("stacks", "") in ended)
     assert 0.9 < time.monotonic() - start < 4

@@ -133,7 +133,7 @@ class Link:
     def _watch(self) -> None:
         interval = min(1.0, self.lost_seconds / 5)
         told = seen = time.monotonic()
-        while True:
+        while any(peer.open for peer in self.peers):
             for key, _ in self._selector.select(interval):
                 self._read(key.data)
             now = time.monotonic()
@@ -147,6 +147,7 @@ class Link:
             if now - told >= interval:
                 self._tell(self.peers, {})
                 told = now
+        self._selector.close()
 
     def _read(self, peer: Peer) -> None:
         try:
