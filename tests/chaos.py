@@ -36,6 +36,7 @@ import jax
 import numpy as np
 
 from tests import processes
+from tests.processes import flip_bit
 from train import cli, setup
 from train.checkpoint import Checkpoints
 from train.evaluate import restore
@@ -43,6 +44,8 @@ from train.metrics import read_records
 from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
+LIMIT = 3600.0
+"""Seconds after which a run hangs."""
 
 
 def command(workdir: Path, steps: int) -> list[str]:
@@ -56,7 +59,7 @@ def command(workdir: Path, steps: int) -> list[str]:
 def undisturbed(workdir: Path, steps: int) -> float:
     """Runs to the end; returns seconds."""
     start = time.perf_counter()
-    subprocess.run(command(workdir, steps), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(workdir, steps), cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
     return time.perf_counter() - start
 
 
@@ -68,14 +71,15 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
     start_up = undisturbed(base / "short", 20)
     records = victim / "metrics.jsonl"
     for killed in range(times):
-        done = newest_checkpoint(victim)
+        done = processes.newest(victim)
         with (base / "victim.log").open("a") as log:
             process = subprocess.Popen(command(victim, steps), cwd=ROOT, stdout=log, stderr=log)
             if rng.random() < 0.25:
                 time.sleep(rng.uniform(0.3, start_up))
             else:
                 before = records.stat().st_mtime_ns if records.exists() else 0
-                while process.poll() is None and not stepped(records, before, done):
+                until = time.monotonic() + LIMIT
+                while process.poll() is None and not stepped(records, before, done) and time.monotonic() < until:
                     time.sleep(0.05)
                 # a share of what is left, so that the run does not end before the last kill
                 share = max(seconds - start_up, 1.0) * (1 - done / steps) / (times - killed)
@@ -85,7 +89,7 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
                 return False
             process.send_signal(signal.SIGKILL)
             process.wait()
-        print(f"kill {killed + 1:>2}: newest checkpoint {newest_checkpoint(victim) or 'none'}", flush=True)
+        print(f"kill {killed + 1:>2}: newest checkpoint {processes.newest(victim) or 'none'}", flush=True)
     undisturbed(victim, steps)
     same_lines = (reference / "metrics.jsonl").read_bytes() == (victim / "metrics.jsonl").read_bytes()
     run = setup.build(read_config(reference))
@@ -93,11 +97,6 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
     same_arrays = all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
     print(f"{times} kills; metrics.jsonl equal: {same_lines}; all {len(one)} arrays of the state equal: {same_arrays}")
     return same_lines and same_arrays
-
-
-def newest_checkpoint(workdir: Path) -> int:
-    """Step of the newest finished checkpoint, or 0."""
-    return max((int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0)
 
 
 def stepped(records: Path, before: int, done: int) -> bool:
@@ -133,17 +132,6 @@ def bitflip(base: Path, *, times: int, steps: int, seed: int) -> bool:
         shutil.rmtree(copy)
     print(f"{times} flips: {detected} detected, {exact} fell back to step {before} exactly")
     return detected == exact == times
-
-
-def flip_bit(checkpoint: Path, rng: random.Random) -> str:
-    """Flips one random bit of the files that hold a checkpoint's arrays, and says where."""
-    files = sorted((checkpoint / "state").glob("*/[0-9]*"))
-    path = rng.choices(files, [p.stat().st_size for p in files])[0]
-    data = bytearray(path.read_bytes())
-    bit = rng.randrange(8 * len(data))
-    data[bit // 8] ^= 1 << (bit % 8)
-    path.write_bytes(data)
-    return f"{path.relative_to(checkpoint)} bit {bit}"
 
 
 def main() -> int:

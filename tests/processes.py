@@ -99,20 +99,20 @@ class Group:
 
 @contextlib.contextmanager
 def group(
-    workdir: Path, *flags: str, count: int = 2, programs: dict[int, list[str]] | None = None, **env: str
+    workdir: Path, *flags: str, logs: Path, count: int = 2, programs: dict[int, list[str]] | None = None, **env: str
 ) -> Iterator[Group]:
     """Starts ``count`` processes with two devices among them; none outlives the context.
 
     Args:
+      logs: directory of what they print.
       programs: process -> what it runs in place of ``-m train``.
       env: further variables of the environment; ``{index}`` in a value is the number of the process.
     """
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    started, logs = [], []
+    started, paths = [], []
     given = [f"--config.{k}={v}" for k, v in FIELDS.items()]
-    workdir.parent.mkdir(parents=True, exist_ok=True)
     try:
         for i in range(count):
             several = {
@@ -124,8 +124,8 @@ def group(
             }
             environment = os.environ | several | {k: v.format(index=i) for k, v in env.items()}
             command = [sys.executable, *(programs or {}).get(i, ["-m", "train"]), "--config=configs/digits_cnn.py"]
-            logs.append(workdir.with_name(f"{workdir.name}_{i}.log"))
-            with logs[-1].open("w") as log:
+            paths.append(logs / f"{i}.log")
+            with paths[-1].open("a") as log:
                 started.append(
                     subprocess.Popen(
                         [*command, f"--workdir={workdir}", *given, *flags],
@@ -135,7 +135,7 @@ def group(
                         stderr=subprocess.STDOUT,
                     )
                 )
-        yield Group(started, logs, workdir)
+        yield Group(started, paths, workdir)
     finally:
         for process in started:
             process.kill()
@@ -167,7 +167,7 @@ def try_all(base: Path, faults: Sequence[str], *, times: int, seed: int) -> bool
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     reference = base / "reference"
-    with group(reference, **cache) as run:
+    with group(reference, logs=base, **cache) as run:
         codes = run.wait()
         if codes != [0, 0]:
             print(f"the undisturbed run ended with {codes}:\n{run.text(0)}\n{run.text(1)}")
@@ -182,7 +182,7 @@ def try_all(base: Path, faults: Sequence[str], *, times: int, seed: int) -> bool
                 if directory is None:
                     row.at = "not tried: needs root and mount"
                     break
-                workdir = directory / "w"
+                workdir = directory / "disk" / "w"
                 try:
                     _meet(row, workdir, rng, cache)
                     _resume(row, workdir, reference, cache, count=1 if one else 2)
@@ -207,10 +207,11 @@ def _cells(row: Row) -> list[str]:
 
 @contextlib.contextmanager
 def _directory(path: Path, *, small: bool) -> Iterator[Path | None]:
-    """A fresh one; a small file system of its own, or None where that cannot be had."""
+    """A fresh one with ``disk`` in it; that is a small file system of its own, or None where it cannot be had."""
     shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)]
+    disk = path / "disk"
+    disk.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
     if small and (os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode):
         yield None
         return
@@ -218,7 +219,7 @@ def _directory(path: Path, *, small: bool) -> Iterator[Path | None]:
         yield path
     finally:
         if small:
-            subprocess.run(["umount", "-l", str(path)], check=True)
+            subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) -> None:
@@ -228,9 +229,11 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         row.at = "-"
         return
     who = {"worker": 1, "coordinator": 0}.get(fault, who)
-    marker = workdir.with_name("raised")
+    logs = workdir.parent.parent
+    marker = logs / "raised"
     failing = ["-c", FAILING.format(step=step, marker=str(marker))]
-    with group(workdir, programs={who: failing} if fault == "exception" else {}, **cache) as run:
+    programs = {who: failing} if fault == "exception" else {}
+    with group(workdir, logs=logs, programs=programs, **cache) as run:
         row.at = f"process {who}, step {step}"
         if fault == "term" and rng.random() < 0.5:  # anywhere, compilation included
             row.at = f"process {who}, before step 1"
@@ -285,8 +288,6 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         if good:
             row.require(f"after step {after};" in run.text(0), "not saved at the step that was said")
     if fault == "flip":
-        from tests.chaos import flip_bit  # it imports this file
-
         flip_bit(workdir / "checkpoints" / str(newest(workdir)), rng)
 
 
@@ -298,7 +299,7 @@ def _fill(path: Path) -> None:
 
 
 def _resume(row: Row, workdir: Path, reference: Path, cache: dict[str, str], *, count: int) -> None:
-    with group(workdir, count=count, **cache) as run:
+    with group(workdir, logs=workdir.parent.parent, count=count, **cache) as run:
         codes = run.wait()
         row.require(codes == [0] * count, f"resumed run ended with {codes}")
         if row.fault == "flip":
@@ -326,3 +327,14 @@ def newest(workdir: Path) -> int:
 def state(workdir: Path) -> list[np.ndarray]:
     """Arrays of the newest checkpoint."""
     return [np.asarray(x) for x in jax.tree.leaves(restore(setup.build(read_config(workdir)), workdir))]
+
+
+def flip_bit(checkpoint: Path, rng: random.Random) -> str:
+    """Flips one random bit of the files that hold a checkpoint's arrays, and says where."""
+    files = sorted((checkpoint / "state").glob("*/[0-9]*"))
+    path = rng.choices(files, [p.stat().st_size for p in files])[0]
+    data = bytearray(path.read_bytes())
+    bit = rng.randrange(8 * len(data))
+    data[bit // 8] ^= 1 << (bit % 8)
+    path.write_bytes(data)
+    return f"{path.relative_to(checkpoint)} bit {bit}"

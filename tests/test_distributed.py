@@ -198,13 +198,7 @@ def test_what_is_compared():
 def pair(monkeypatch):
     """Two links, connected, in one process; what would end the process is noted: (index of the link, text)."""
     ended = []
-
-    def exit(code):
-        ended.append(("exit", code))
-        raise SystemExit  # of a thread: only that ends
-
-    monkeypatch.setattr(link.os, "_exit", exit)
-    monkeypatch.setattr(link, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(Link, "exit", lambda self, code: ended.append(("exit", code)))
     monkeypatch.setattr(link, "say", lambda text: ended.append((threading.current_thread().name, text)))
     monkeypatch.setattr(link.faulthandler, "dump_traceback", lambda all_threads: ended.append(("stacks", "")))
     ends = socket.socketpair()
@@ -296,7 +290,7 @@ def digits(data_dir, *, steps=4000):
 def test_an_exception_in_one_process_ends_both(tmp_path, data_dir):
     marker = tmp_path / "raised"
     failing = ["-c", processes.FAILING.format(step=3, marker=str(marker))]
-    with processes.group(tmp_path / "w", *digits(data_dir), programs={1: failing}) as run:
+    with processes.group(tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={1: failing}) as run:
         assert run.wait_for(marker.exists), run.text(0) + run.text(1)
         start = time.monotonic()
         assert run.wait(limit=60) == [4, 1], run.text(0) + run.text(1)
@@ -310,7 +304,7 @@ def test_a_difference_is_told_by_both_before_anything_is_compiled(tmp_path, data
     flags = [f"--config.data.data_dir={data_dir}"]
     other = "import sys; sys.argv.append('--config.seed=7'); from train import cli, distributed; "
     other += "from train.__main__ import main; distributed.exit_with(lambda: cli.run(main))"
-    with processes.group(tmp_path / "w", *flags, programs={1: ["-c", other]}) as run:
+    with processes.group(tmp_path / "w", *flags, logs=tmp_path, programs={1: ["-c", other]}) as run:
         assert run.wait(limit=60) == [2, 2]
         for index in (0, 1):
             lines = run.text(index).splitlines()
@@ -321,7 +315,7 @@ def test_a_difference_is_told_by_both_before_anything_is_compiled(tmp_path, data
 
 
 def test_a_killed_coordinator_is_noticed_and_named(tmp_path, data_dir):
-    with processes.group(tmp_path / "w", *digits(data_dir)) as run:
+    with processes.group(tmp_path / "w", *digits(data_dir), logs=tmp_path) as run:
         assert run.wait_for(lambda: run.step() >= 3), run.text(0) + run.text(1)
         run.processes[0].kill()
         start = time.monotonic()

@@ -104,9 +104,8 @@ def failed(error: BaseException) -> None:
     Does not return where another process is the cause: this one is ended with the reason, see :mod:`train.link`.
     """
     link = _link
-    if link is None or getattr(error, "announced", False):
+    if link is None or link.failed:
         return
-    error.announced = True  # type: ignore[attr-defined]
     if isinstance(error, ProcessesDifferError):
         link.leave()  # all say the same
         return
@@ -114,8 +113,7 @@ def failed(error: BaseException) -> None:
     if link.ending.wait(2.0 if _of_jax(error) else 0.0):
         time.sleep(4 * GRACE_SECONDS)
     known = cli.explain(error)
-    text = known[0] if known else "".join(traceback.format_exception(error))
-    link.fail(f"{text}\n" if known is None else text)
+    link.fail(known[0] if known else "".join(traceback.format_exception(error)))
     say(f"error: process {link.index} of {link.count} failed; the others are told")
 
 
@@ -129,10 +127,7 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         code = 1
     if _link is not None and code:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        _link.wait_to_exit()
-        os._exit(code)
+        _link.exit(code)
     sys.exit(code)
 
 
@@ -256,7 +251,8 @@ def roll_call(place: Place, seconds: float) -> list[Peer]:
 
 
 def _receive(place: Place, seconds: float) -> list[Peer]:
-    port, until = int(place.address.rpartition(":")[2]), time.monotonic() + seconds
+    address = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", place.address)  # as jax does
+    port, until = int(address.rpartition(":")[2]), time.monotonic() + seconds
     peers: dict[int, Peer] = {}
     waiting: dict[socket.socket, bytes] = {}  # connections that have not said who they are
     with _listen(port) as listener, selectors.DefaultSelector() as selector:

@@ -68,6 +68,7 @@ class Link:
     ):
         self.index, self.count, self.peers = index, count, list(peers)
         self.lost_seconds, self._saving = lost_seconds, saving
+        self.failed = False  # this process, and the others were told
         self.ending = threading.Event()  # somebody failed or is lost, and this process is about to end
         self._said: dict[str, dict[int, Mapping[str, str]]] = {}
         self._verdicts: dict[str, str] = {}
@@ -104,17 +105,26 @@ class Link:
     def fail(self, text: str) -> None:
         """Tells all others that this process ends with an error, so that they end too."""
         self.ending.set()
+        self.failed = True
         self._tell(self.peers, {"end": [self.index, f"failed: {text}", False]})
 
     def leave(self) -> None:
         """Tells the others that this process has done its part."""
         self._tell(self.peers, {"left": True})
 
-    def wait_to_exit(self) -> None:
-        """Gives a save in flight some seconds, then, on the first process, lets the others exit before it.
+    def exit(self, code: int) -> NoReturn:
+        """Ends this process after a save in flight was given some seconds, the first process after all others.
 
-        jax aborts every process when the first one is gone.
+        jax aborts every process when the first one is gone, and at an ordinary exit waits for those that are lost.
         """
+        try:
+            self._wait_to_exit()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    def _wait_to_exit(self) -> None:
         until = time.monotonic() + GRACE_SECONDS
         while self._saving() and time.monotonic() < until:
             time.sleep(0.1)
@@ -194,18 +204,13 @@ class Link:
         say("this process ends; the same command goes on from the newest checkpoint")
         if lost:
             faulthandler.dump_traceback(all_threads=True)
-        threading.Thread(target=self._exit, name="exit", daemon=True).start()
-
-    def _exit(self) -> NoReturn:
-        self.wait_to_exit()
-        sys.stdout.flush()
-        os._exit(LOST)
+        threading.Thread(target=self.exit, args=(LOST,), name="exit", daemon=True).start()
 
 
 def say(text: str) -> None:
     """Writes a line to standard error at once and whole."""
-    sys.stderr.flush()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a log on a full disk
+        sys.stderr.flush()
         os.write(2, (text + "\n").encode())
 
 
