@@ -15,6 +15,7 @@ none         nothing: two processes compute what they computed before, and what 
 worker       SIGKILL of the second process           coordinator  SIGKILL of the first
 save         SIGKILL of either during a save         frozen       SIGSTOP of either
 exception    an exception in either                  term         SIGTERM to either, from before the first step on
+evaluation   SIGTERM to either during an evaluation, which is cut short
 flip         SIGTERM, then a bit of the newest checkpoint is flipped
 disk         the file system of the workdir is full (a small tmpfs: needs root and mount)
 

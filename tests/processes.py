@@ -22,7 +22,7 @@ from train.metrics import read_records
 from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
-FAULTS = ("none", "worker", "coordinator", "save", "frozen", "exception", "term", "flip", "disk")
+FAULTS = ("none", "worker", "coordinator", "save", "frozen", "exception", "term", "evaluation", "flip", "disk")
 LOST_SECONDS = 10
 LIMIT = 300.0
 """Seconds after which a run hangs."""
@@ -60,6 +60,20 @@ loop._Loop._log = broken
 distributed.exit_with(lambda: cli.run(main))
 """
 """The program, but for an exception at a step."""
+
+SLOW = """
+import pathlib, time
+from train import cli, distributed, evaluate
+from train.__main__ import main
+put = evaluate.put_batch
+def slow(batch, mesh):
+    pathlib.Path({marker!r}).touch()
+    time.sleep(2)
+    return put(batch, mesh)
+evaluate.put_batch = slow
+distributed.exit_with(lambda: cli.run(main))
+"""
+"""The program, but for two seconds before each batch of an evaluation."""
 
 
 @dataclasses.dataclass
@@ -231,14 +245,14 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
     who = {"worker": 1, "coordinator": 0}.get(fault, who)
     logs = workdir.parent.parent
     marker = logs / "raised"
-    failing = ["-c", FAILING.format(step=step, marker=str(marker))]
-    programs = {who: failing} if fault == "exception" else {}
+    other = {"exception": FAILING, "evaluation": SLOW}.get(fault, "").format(step=step, marker=str(marker))
+    programs = {i: ["-c", other] for i in (0, 1) if other and (i == who or fault == "evaluation")}
     with group(workdir, logs=logs, programs=programs, **cache) as run:
         row.at = f"process {who}, step {step}"
         if fault == "term" and rng.random() < 0.5:  # anywhere, compilation included
             row.at = f"process {who}, before step 1"
             ready = run.wait_for(lambda: "devices " in run.text(0))
-        elif fault == "exception":
+        elif other:
             ready = run.wait_for(marker.exists)
         else:
             ready = run.wait_for(lambda: run.step() >= step)
@@ -253,7 +267,7 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
             run.processes[who].kill()
         elif fault == "frozen":
             run.processes[who].send_signal(signal.SIGSTOP)
-        elif fault in ("term", "flip"):
+        elif fault in ("term", "evaluation", "flip"):
             run.processes[who].send_signal(signal.SIGTERM)
             others = [0, 1]
         elif fault == "disk":
@@ -270,7 +284,7 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         row.codes = " ".join(map(str, all_codes))
         row.require(None not in all_codes, "HANGS")
         lost = LOST_SECONDS if fault == "frozen" else 0
-        good = fault in ("term", "flip")
+        good = fault in ("term", "evaluation", "flip")
         row.require(good or seconds < SOON + lost, "noticed late")
         row.require(all((c == 0) == good for c in all_codes), "wrong exit codes")
         said = run.text(others[0])
@@ -287,6 +301,9 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         row.require(after >= before, "a finished checkpoint is gone")
         if good:
             row.require(f"after step {after};" in run.text(0), "not saved at the step that was said")
+    if fault == "evaluation":
+        row.at = f"process {who}, evaluation after 25"
+        row.require(newest(workdir) == 25, "the evaluation was not cut short")
     if fault == "flip":
         flip_bit(workdir / "checkpoints" / str(newest(workdir)), rng)
 

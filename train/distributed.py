@@ -191,9 +191,7 @@ def find_place(env: Mapping[str, str], seconds: float) -> Place | None:
                 return None
             raise ConfigError(f"cannot join the other processes: {launcher}: {e}; {_BY_HAND}") from e
     if address is None or count is None or index is None:
-        if launcher == "a TPU host" and not given:
-            return None
-        if launcher is None and not given:
+        if not given and launcher in (None, "a TPU host"):
             return None
         known = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": count, "JAX_PROCESS_ID": index}
         missing = ", ".join(k for k, v in known.items() if v is None)

@@ -106,7 +106,7 @@ class Link:
         """Tells all others that this process ends with an error, so that they end too."""
         self.ending.set()
         self.failed = True
-        self._tell(self.peers, {"end": [self.index, f"failed: {text}", False]})
+        self._tell(self.peers, {"end": [self.index, "", f"failed: {text}", False]})
 
     def leave(self) -> None:
         """Tells the others that this process has done its part."""
@@ -173,7 +173,12 @@ class Link:
         peer.heard = time.monotonic()
         *lines, peer.received = (peer.received + data).split(b"\n")
         for line in lines:
-            self._hear(peer, json.loads(line))
+            try:
+                message = json.loads(line)
+            except ValueError:
+                self._end(peer.index, "sends what cannot be read", lost=True)
+                return
+            self._hear(peer, message)
 
     def _hear(self, peer: Peer, message: dict[str, Any]) -> None:
         with self._news:
@@ -186,19 +191,19 @@ class Link:
             self._news.notify_all()
         peer.left = peer.left or "left" in message
         if "end" in message:
-            index, why, lost = message["end"]
+            index, name, why, lost = message["end"]
             peer.left = peer.left or index == peer.index
-            self._end(index, why, lost=lost)
+            self._end(index, why, name=name, lost=lost)
 
-    def _end(self, index: int, why: str, *, lost: bool) -> None:
+    def _end(self, index: int, why: str, *, name: str = "", lost: bool) -> None:
         """Ends this process because process ``index`` did, and on the first process all others."""
         if self.ending.is_set():
             return  # this process has failed itself, or is on its way out
         self.ending.set()
+        name = name or next((p.name for p in self.peers if p.index == index), "")
         if self.index == 0:
-            self._tell((p for p in self.peers if p.index != index or lost), {"end": [index, why, lost]})
-        name = next((f" ({p.name})" for p in self.peers if p.index == index), "")
-        who = "this process" if index == self.index else f"process {index}{name}"
+            self._tell((p for p in self.peers if p.index != index or lost), {"end": [index, name, why, lost]})
+        who = "this process" if index == self.index else f"process {index} ({name})"
         word = "is lost: it " if lost else ""
         say(f"error: {who} {word}{why}")
         say("this process ends; the same command goes on from the newest checkpoint")
