@@ -9,7 +9,7 @@ bitflip  One random bit of the data files of the newest checkpoint is flipped, e
          be noticed, and the checkpoint before must be restored exactly.
 
 Of two processes, with one device each (tests/processes.py): each time a fresh run meets one fault at a random step,
-and is resumed by two processes, every third time by one. ``pair`` is for all of these:
+and is resumed by two processes, every other time by one. ``pair`` is for all of these:
 
 none         nothing: two processes compute what they computed before, and what one does
 worker       SIGKILL of the second process           coordinator  SIGKILL of the first

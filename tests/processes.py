@@ -191,7 +191,7 @@ def try_all(base: Path, faults: Sequence[str], *, times: int, seed: int) -> bool
         for i in range(times):
             row = Row(fault)
             rows.append(row)
-            one = i % 3 == 2 or (fault == "none" and i % 2 == 1)
+            one = i % 2 == 1
             with _directory(base / "run", small=fault == "disk") as directory:
                 if directory is None:
                     row.at = "not tried: needs root and mount"
