@@ -142,6 +142,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=None, help="length of the run of kill and bitflip")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # takes the runs along
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     held = []
     for fault, function, steps in (("kill", kill, 100 * args.times), ("bitflip", bitflip, 80)):

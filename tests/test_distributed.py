@@ -283,8 +283,8 @@ def test_one_that_has_left_is_neither(pair):
     assert not [text for text in texts(ended) if "process 1" in text]
 
 
-def digits(data_dir, *, steps=4000):
-    return [f"--config.data.data_dir={data_dir}", f"--config.steps={steps}", "--config.processes.lost_seconds=4"]
+def digits(data_dir):
+    return [f"--config.data.data_dir={data_dir}", "--config.steps=4000"]
 
 
 def test_an_exception_in_one_process_ends_both(tmp_path, data_dir):
