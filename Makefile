@@ -27,9 +27,10 @@ bench: $(VENV)/.train  ## measures the loader
 certificates: $(VENV)/.dev  ## compares every model with its PyTorch original and renews the table in README.md; hours
 	$(BIN)/python -m train.compare --all --table README.md --json docs/certificates.json $(ARGS)
 
-chaos: $(VENV)/.train  ## kills a run 20 times and flips 20 bits of a checkpoint; takes about 10 minutes
+chaos: $(VENV)/.train  ## kills runs of one and two processes, freezes them, fills their disk, flips bits; about half an hour
 	$(BIN)/python -m tests.chaos kill --times=20
 	$(BIN)/python -m tests.chaos bitflip --times=20
+	$(BIN)/python -m tests.chaos pair --times=3 $(ARGS)
 
 clean:  ## removes the virtual environment
 	rm -rf $(VENV)

@@ -1,10 +1,23 @@
-"""Faults on purpose: ``python -m tests.chaos kill --times=20`` and ``python -m tests.chaos bitflip --times=20``.
+"""Faults on purpose: ``python -m tests.chaos FAULT --times=N``; ``all`` for every one.
+
+Of one process:
 
 kill     One run is undisturbed; another, with the same config, is killed with SIGKILL at random moments (start-up,
          steps, evaluation, saves) and resumed each time. Their ``metrics.jsonl`` and every array of their final states
          must be equal bit for bit.
 bitflip  One random bit of the data files of the newest checkpoint is flipped, each time in a fresh copy. Each flip must
          be noticed, and the checkpoint before must be restored exactly.
+
+Of two processes, with one device each (tests/processes.py): each time a fresh run meets one fault at a random step,
+and is resumed by two processes, every other time by one. ``pair`` is for all of these:
+
+none         nothing: two processes compute what they computed before, and what one does
+worker       SIGKILL of the second process           coordinator  SIGKILL of the first
+save         SIGKILL of either during a save         frozen       SIGSTOP of either
+exception    an exception in either                  term         SIGTERM to either, from before the first step on
+evaluation   SIGTERM to either during an evaluation, which is cut short
+flip         SIGTERM, then a bit of the newest checkpoint is flipped
+disk         the file system of the workdir is full (a small tmpfs: needs root and mount)
 
 Exit code 0 if all held. The moments and bits come from ``--seed``.
 """
@@ -23,6 +36,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests import processes
+from tests.processes import flip_bit
 from train import cli, setup
 from train.checkpoint import Checkpoints
 from train.evaluate import restore
@@ -30,6 +45,8 @@ from train.metrics import read_records
 from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
+LIMIT = 3600.0
+"""Seconds after which a run hangs."""
 
 
 def command(workdir: Path, steps: int) -> list[str]:
@@ -43,7 +60,7 @@ def command(workdir: Path, steps: int) -> list[str]:
 def undisturbed(workdir: Path, steps: int) -> float:
     """Runs to the end; returns seconds."""
     start = time.perf_counter()
-    subprocess.run(command(workdir, steps), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(workdir, steps), cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
     return time.perf_counter() - start
 
 
@@ -55,14 +72,15 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
     start_up = undisturbed(base / "short", 20)
     records = victim / "metrics.jsonl"
     for killed in range(times):
-        done = newest_checkpoint(victim)
+        done = processes.newest(victim)
         with (base / "victim.log").open("a") as log:
             process = subprocess.Popen(command(victim, steps), cwd=ROOT, stdout=log, stderr=log)
             if rng.random() < 0.25:
                 time.sleep(rng.uniform(0.3, start_up))
             else:
                 before = records.stat().st_mtime_ns if records.exists() else 0
-                while process.poll() is None and not stepped(records, before, done):
+                until = time.monotonic() + LIMIT
+                while process.poll() is None and not stepped(records, before, done) and time.monotonic() < until:
                     time.sleep(0.05)
                 # a share of what is left, so that the run does not end before the last kill
                 share = max(seconds - start_up, 1.0) * (1 - done / steps) / (times - killed)
@@ -72,7 +90,7 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
                 return False
             process.send_signal(signal.SIGKILL)
             process.wait()
-        print(f"kill {killed + 1:>2}: newest checkpoint {newest_checkpoint(victim) or 'none'}", flush=True)
+        print(f"kill {killed + 1:>2}: newest checkpoint {processes.newest(victim) or 'none'}", flush=True)
     undisturbed(victim, steps)
     same_lines = (reference / "metrics.jsonl").read_bytes() == (victim / "metrics.jsonl").read_bytes()
     run = setup.build(read_config(reference))
@@ -80,11 +98,6 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
     same_arrays = all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
     print(f"{times} kills; metrics.jsonl equal: {same_lines}; all {len(one)} arrays of the state equal: {same_arrays}")
     return same_lines and same_arrays
-
-
-def newest_checkpoint(workdir: Path) -> int:
-    """Step of the newest finished checkpoint, or 0."""
-    return max((int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0)
 
 
 def stepped(records: Path, before: int, done: int) -> bool:
@@ -122,32 +135,26 @@ def bitflip(base: Path, *, times: int, steps: int, seed: int) -> bool:
     return detected == exact == times
 
 
-def flip_bit(checkpoint: Path, rng: random.Random) -> str:
-    """Flips one random bit of the files that hold a checkpoint's arrays, and says where."""
-    files = sorted((checkpoint / "state").glob("*/[0-9]*"))
-    path = rng.choices(files, [p.stat().st_size for p in files])[0]
-    data = bytearray(path.read_bytes())
-    bit = rng.randrange(8 * len(data))
-    data[bit // 8] ^= 1 << (bit % 8)
-    path.write_bytes(data)
-    return f"{path.relative_to(checkpoint)} bit {bit}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fault", choices=("kill", "bitflip"))
+    parser.add_argument("fault", choices=("all", "kill", "bitflip", "pair", *processes.FAULTS))
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=None, help="length of the run")
+    parser.add_argument("--steps", type=int, default=None, help="length of the run of kill and bitflip")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # takes the runs along
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    with tempfile.TemporaryDirectory() as base:
-        if args.fault == "kill":
-            ok = kill(Path(base), times=args.times, steps=args.steps or 100 * args.times, seed=args.seed)
-        else:
-            ok = bitflip(Path(base), times=args.times, steps=args.steps or 80, seed=args.seed)
-    print("held" if ok else "FAILED")
-    return 0 if ok else 1
+    held = []
+    for fault, function, steps in (("kill", kill, 100 * args.times), ("bitflip", bitflip, 80)):
+        if args.fault in (fault, "all"):
+            with tempfile.TemporaryDirectory() as base:
+                held.append(function(Path(base), times=args.times, steps=args.steps or steps, seed=args.seed))
+    several = processes.FAULTS if args.fault in ("pair", "all") else [f for f in processes.FAULTS if f == args.fault]
+    if several:
+        with tempfile.TemporaryDirectory() as base:
+            held.append(processes.try_all(Path(base), several, times=args.times, seed=args.seed))
+    print("held" if all(held) else "FAILED")
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

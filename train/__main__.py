@@ -3,15 +3,9 @@
 import argparse
 import ast
 import difflib
-import glob
-import importlib.util
-import os
-import sys
 from pathlib import Path
 
-import jax
-
-from train import cli
+from train import cli, distributed
 from train.config import ConfigError, load_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -25,7 +19,7 @@ Scores of a checkpoint: python -m train.evaluate --help. Labels for images: pyth
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses flags, starts jax.distributed where the environment asks for it, and trains."""
+    """Parses flags, joins other processes where the environment says that there are some, and trains."""
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Trains a model as a config says.",
@@ -47,10 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     if not args.workdir:
         raise ConfigError("--workdir=DIR is missing: where checkpoints and results go")
     config = load_config(args.config, overrides)
-    _start_distributed()
-    from train.loop import train  # not above: mistakes, --list and --help are answered at once
+    with distributed.joined(config, args.workdir):
+        from train.loop import train  # not above: mistakes, --list and --help are answered at once
 
-    train(config, args.workdir)
+        train(config, args.workdir)
     return 0
 
 
@@ -74,46 +68,5 @@ def _overrides(rest: list[str]) -> list[str]:
     return found
 
 
-def _start_distributed() -> None:
-    """Joins the other processes if the environment says that there are some.
-
-    jax itself finds the others under Slurm's srun, Open MPI and on TPU pods; anywhere else, set in every process
-    ``JAX_COORDINATOR_ADDRESS`` (host:port of the first), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``.
-    """
-    env = os.environ
-    given = [name for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if name in env]
-    several = (
-        int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-        or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or any("," in env.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
-        or "MEGASCALE_COORDINATOR_ADDRESS" in env
-    )
-    try:
-        if len(given) == 3:
-            count, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
-            jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], count, index)
-        elif several:
-            jax.distributed.initialize()
-        elif given:
-            raise ValueError(f"of the three environment variables only {', '.join(given)} is set")
-        elif _on_tpu_vm():
-            jax.distributed.initialize()
-    except (ValueError, RuntimeError, OSError) as e:
-        if not (given or several):  # one TPU host that nobody announces
-            cli.warn(f"this TPU host does not know of others, and trains alone ({e})")
-            return
-        raise ConfigError(
-            f"cannot join the other processes: {e}; set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID in every process, or none of them"
-        ) from e
-
-
-def _on_tpu_vm() -> bool:
-    """Whether this is a Google Cloud TPU host that has to ask the metadata server for the others."""
-    chips = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
-    wanted = os.environ.get("JAX_PLATFORMS", "tpu")
-    return bool(chips) and "tpu" in wanted and importlib.util.find_spec("libtpu") is not None
-
-
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    distributed.exit_with(lambda: cli.run(main))

@@ -15,7 +15,8 @@ from train.hardware import keep_freed_memory
 def run(main: Callable[[], int]) -> int:
     """Runs a command; what a user can mend becomes ``error: ...`` on standard error.
 
-    Exit codes: 2 for a mistake, 1 for a full disk, 3 for NaN or Inf in training, 130 for Ctrl-C.
+    Exit codes: 2 for a mistake, 1 for a full disk, 3 for NaN or Inf in training, 4 for a process that ends because of
+    another one, 130 for Ctrl-C.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -23,31 +24,39 @@ def run(main: Callable[[], int]) -> int:
     keep_freed_memory()
     try:
         return main()
-    except ConfigError as e:
-        return _fail(str(e), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
     except BrokenPipeError:  # output piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as e:
-        # imported here: a misspelt key is answered without waiting for orbax and tfds
-        from input_pipeline import DataError
-        from train.checkpoint import CheckpointError, is_disk_full
-        from train.nonfinite import NonFiniteError
-        from train.workdir import WorkdirError
+    except (Exception, KeyboardInterrupt) as e:
+        known = explain(e)
+        if known is None:
+            raise
+        return _fail(*known)
 
-        if isinstance(e, NonFiniteError):
-            return _fail(str(e), 3)
-        if isinstance(e, DataError | WorkdirError | CheckpointError):
-            return _fail(str(e), 1 if is_disk_full(e) else 2)
-        if isinstance(e, OSError) and is_disk_full(e):
-            return _fail(
-                f"disk full while writing {e.filename or 'the workdir'}; finished checkpoints are kept. "
-                "Free some space and run the same command again: it goes on from the last one",
-                1,
-            )
-        raise
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """Line and exit code of what a user can mend; None for anything else."""
+    if isinstance(error, ConfigError):
+        return str(error), 2
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    # imported here: a misspelt key is answered without waiting for orbax and tfds
+    from input_pipeline import DataError
+    from train.checkpoint import CheckpointError, is_disk_full
+    from train.nonfinite import NonFiniteError
+    from train.workdir import WorkdirError
+
+    if isinstance(error, NonFiniteError):
+        return str(error), 3
+    if isinstance(error, DataError | WorkdirError | CheckpointError):
+        return str(error), 1 if is_disk_full(error) else 2
+    if isinstance(error, OSError) and is_disk_full(error):
+        return (
+            f"disk full while writing {error.filename or 'the workdir'}; finished checkpoints are kept. "
+            "Free some space and run the same command again: it goes on from the last one",
+            1,
+        )
+    return None
 
 
 def warn(text: str) -> None:

@@ -131,6 +131,14 @@ class CheckpointConfig:
 
 
 @dataclass
+class ProcessesConfig:
+    """Of a run with several processes, see docs/processes.md."""
+
+    join_seconds: float = field(default=300.0, metadata=limit(above=0) | RESUMABLE)  # that the first to start waits
+    lost_seconds: float = field(default=60.0, metadata=limit(low=1) | RESUMABLE)  # of silence, and one counts as lost
+
+
+@dataclass
 class VAEConfig:
     """Of objective elbo."""
 
@@ -206,6 +214,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    processes: ProcessesConfig = field(default_factory=ProcessesConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     beam: BeamConfig = field(default_factory=BeamConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)

@@ -7,9 +7,10 @@ nothing.
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from input_pipeline import DatasetCard
-from train import binary, cli, hardware, pictures, report
+from train import binary, cli, distributed, hardware, pictures, report
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
@@ -51,6 +52,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the data give today
         began = read_card(workdir) if _began(workdir) else None
         run = build(config, card=None if isinstance(began, DatasetCard) else began)
+        distributed.agree("data", _data(run), "every process needs the same data set and the same versions of packages")
         if not isinstance(run.card, DatasetCard):  # what cannot be read is better found now than at an evaluation
             run.loader(config.data.eval_split, train=False).close()
         checkpoints = Checkpoints(
@@ -74,19 +76,32 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         try:
             state = loop.run_steps(state)
             summary = loop.finish(state) if int(state.step) == config.steps else None
-        finally:
-            # also after an error: the save in flight must not be cut off, and its own failure must not hide the cause
-            if sys.exc_info()[0] is None:
-                checkpoints.close()
-            else:
+        except BaseException as error:
+            distributed.failed(error)
+            if jax.process_count() == 1:
+                # the save in flight must not be cut off, and its own failure must not hide the cause; of several
+                # processes it has some seconds at the exit, because one that ended would be waited for
                 with contextlib.suppress(Exception):
                     checkpoints.close()
+            raise
+        checkpoints.close()
         if summary is None:
             writers.line(
                 f"stopped by {stop.name} after step {int(state.step)}; all is saved: run the same command to go on"
             )
             return None
         return summary
+
+
+def _data(run: Run) -> dict[str, str]:
+    """What has to be equal on all processes before they compile: the data set's card and its first examples."""
+    if jax.process_count() == 1:
+        return {}
+    card = distributed.flat(dataclasses.asdict(run.card), "data set")
+    found = {k: v for k, v in card.items() if not k.endswith(".directory")}
+    for name, values in run.first_examples(16).items():
+        found[f"{name} of the first examples"] = hashlib.sha256(values.tobytes()).hexdigest()[:12]
+    return found
 
 
 def _began(workdir: Path) -> bool:
@@ -294,8 +309,7 @@ class _Loop:
         return evaluate(self.run, self.eval_step, state, split, stopping=self._may_leave)
 
     def _may_leave(self) -> bool:
-        # several processes must leave the collective evaluation together, so only a single one may leave early
-        return jax.process_count() == 1 and self.stop.asked
+        return self.stop.agreed()  # several processes must leave the collective evaluation together
 
     def _save(self, state: TrainState, step: int) -> None:
         self.progress.window = self.window.values
@@ -310,18 +324,24 @@ class _Stop:
     def __init__(self):
         self.asked = False
         self.name = ""
+        self.calls = 0
 
     def ask(self, number: int, frame: Any) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C does not wait
         self.asked, self.name = True, signal.Signals(number).name
 
-    def reached(self, step: int) -> bool:
-        """True at the same step on every process."""
-        if jax.process_count() > 1:
+    def agreed(self) -> bool:
+        """True from the same call on on every process; all of them call it equally often, steps or batches."""
+        if jax.process_count() > 1 and not self.asked:
+            self.calls += 1
             self.name = "SIGTERM to one of the processes"
-            return multihost_utils.reached_preemption_sync_point(step)
+            self.asked = multihost_utils.reached_preemption_sync_point(self.calls)
         return self.asked
+
+    def reached(self, step: int) -> bool:
+        """Whether the run stops after ``step``."""
+        return self.agreed()
 
 
 @contextlib.contextmanager

@@ -206,6 +206,12 @@ class Run:
         with contextlib.closing(self._make_loader(split, batch_size=count, train=False)) as loader:
             return next(loader)
 
+    def first_examples(self, count: int) -> dict[str, np.ndarray]:
+        """The first ``count`` examples of training, the same on every process."""
+        options: dict[str, Any] = {"batch_size": count, "train": True, "in_memory_bytes": 0}  # only these are read
+        with contextlib.closing(self._make_loader(self.config.data.train_split, **options)) as loader:
+            return next(loader)
+
     def _make_loader(self, split: str, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
         data, card = self.config.data, self.card
         return input_pipeline.make_loader(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 
 from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
 from train import config as config_lib
+from train import distributed
 from train.checkpoint import is_disk_full
 from train.config import Config
 from train.metrics import write_atomically
@@ -25,12 +27,15 @@ class WorkdirError(RuntimeError):
 def claimed(workdir: Path, config: Config) -> Iterator[None]:
     """Makes the workdir this run's own for as long as the context lasts.
 
-    Only the first process of several does anything. The lock goes with the process, however it ends.
+    Only the first process of several writes. The lock goes with the process, however it ends.
 
     Raises:
       WorkdirError: not writable, in use by another run, or of a run with another config (the fields are named).
+      ConfigError: several processes do not see the same directory.
     """
     if jax.process_index() != 0:
+        distributed.agree("a workdir", {})  # looked at only once it is there: network file systems remember absence
+        distributed.agree("the workdir", _mark(workdir), _SHARED)
         yield
         return
     try:
@@ -48,7 +53,22 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
         except OSError:
             pass  # a network file system without locks
         _require_same_config(workdir, config)
+        lock.write(f"{uuid.uuid4()}\n")
+        lock.flush()
+        distributed.agree("a workdir", {})
+        distributed.agree("the workdir", _mark(workdir), _SHARED)
         yield
+
+
+_SHARED = "--workdir must be on a file system that all processes share"
+
+
+def _mark(workdir: Path) -> dict[str, str]:
+    """What the first process wrote into the workdir, as this one reads it."""
+    try:
+        return {"the workdir's lock": (workdir / "lock").read_text().strip()}
+    except OSError as e:
+        return {"the workdir's lock": e.strerror or str(e)}
 
 
 def _require_same_config(workdir: Path, config: Config) -> None:
