@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from input_pipeline import Card, DatasetCard, DataError, ImageTextCard, TableCard, TextCard
+from input_pipeline import Card, DataError, DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.prepare import data_root
 from input_pipeline.tokenizers import KINDS, load_tokenizer, train_tokenizer, vocabulary_size
 from train.config import Config, ConfigError, DataConfig, reads_images, reads_text

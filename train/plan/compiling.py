@@ -206,7 +206,11 @@ def rematerialisations(log: str) -> list[str]:
 def needed_bytes(message: str) -> float | None:
     """Memory that a step wants by the compiler's message that there is not so much."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    for pattern in (r"[Uu]sed ([\d.]+)([KMGT]?) of", r"\(([\d.]+)([KMGT]?)\) exceeds", r"allocate ([\d.]+)([KMGT]?)i?B"):
+    for pattern in (
+        r"[Uu]sed ([\d.]+)([KMGT]?) of",
+        r"\(([\d.]+)([KMGT]?)\) exceeds",
+        r"allocate ([\d.]+)([KMGT]?)i?B",
+    ):
         if found := re.search(pattern, message):
             return float(found.group(1)) * units[found.group(2)]
     return None
