@@ -126,7 +126,7 @@ class Run:
         )
 
     def trace_train_step(self) -> list[jax.stages.Traced]:
-        """The training step traced for each length that batches may have, ascending; needs neither data nor a device."""
+        """The training step traced for each length that batches may have, ascending; no device needs to be here."""
         teacher = () if self.teacher is None else (self.teacher.state,)
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
         with jax.set_mesh(self.mesh):

@@ -60,9 +60,9 @@ def traffic(collectives: Sequence[Collective], devices: Sequence[jax.Device], ch
     """Sums by kind and network.
 
     A group that spans slices works in steps, each slice for itself and then device by device across: of an all-reduce
-    of P bytes on i devices in each of s slices, a device sends 2 P (i - 1) / i within its slice and 2 (P / i) (s - 1) / s
-    across. A ring uses the links along all axes of the slice that its group spans: two for each axis that closes, else
-    one.
+    of P bytes on i devices in each of s slices, a device sends 2 P (i - 1) / i within its slice and
+    2 (P / i) (s - 1) / s across. A ring uses the links along all axes of the slice that its group spans: two for each
+    axis that closes, else one.
 
     Args:
       devices: in the order of the mesh, which collectives count by.

@@ -151,9 +151,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Plans",
         "",
-        "Every config, its training step compiled ahead of time for a TPU slice by `python -m train.plan --table`; none "
-        "of this ran on a",
-        "TPU. " + " ".join(FOOTER.splitlines()),
+        "Every config, its training step compiled ahead of time for a TPU slice by `python -m train.plan --table`;",
+        "none of this ran on a TPU.",
+        "",
+        *FOOTER.splitlines(),
         "",
         "| config | slice | mesh | parameters | memory of a device | FLOPs a step by formula | compiled / formula | "
         "collectives, sent by each device | step at least | bound by | MFU at most |",
