@@ -236,8 +236,10 @@ def _memory(one: Instruction, known: dict[str, Instruction], computations: dict[
     if one.opcode in FREE or one.opcode.endswith("-done") or one.opcode in ("partition-id", "replica-id", "iota"):
         return 0
     operands = [_bytes(known[name].shapes) if name in known else 0 for name in one.operands]
-    if one.opcode in ("copy-start", "slice-start"):  # the result names its source too
-        return sum(operands) + _bytes(one.shapes[:1])
+    if one.opcode in ("copy-start", "slice-start"):  # (target, source, ...), (source, target, ...)
+        source, target = (0, 1) if one.opcode == "slice-start" else (1, 0)
+        moved = one.shapes[target].bytes
+        return moved * (not one.shapes[source].fast) + moved * (not one.shapes[target].fast)
     result = _bytes(one.shapes)
     if one.opcode in ("dynamic-slice", "gather", "slice"):
         return 2 * result
