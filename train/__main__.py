@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import difflib
 from pathlib import Path
 
 from train import cli, distributed
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         print_configs()
         return 0
-    overrides = _overrides(rest)
+    overrides = cli.overrides(rest, ["--config", "--workdir", "--list", "--help"])
     if not args.config:
         raise ConfigError("--config=FILE is missing; python -m train --list shows the configs there are")
     if not args.workdir:
@@ -53,19 +52,6 @@ def print_configs() -> None:
     for path in sorted(CONFIGS.glob("[!_]*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
         print(f"configs/{path.name:<24} {docstring.partition(chr(10))[0]}")
-
-
-def _overrides(rest: list[str]) -> list[str]:
-    found, words = [], iter(rest)
-    for word in words:
-        if not word.startswith("--config."):
-            close = difflib.get_close_matches(
-                word.partition("=")[0], ["--config", "--workdir", "--list", "--help"], n=1
-            )
-            raise ConfigError(f"unknown argument {word}" + (f"; did you mean {close[0]}?" if close else ""))
-        text = word.removeprefix("--config.")
-        found.append(text if "=" in text else f"{text}={next(words, '')}")
-    return found
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What the commands share: quiet libraries, and errors that are one line for the person who can mend them."""
 
+import difflib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import absl.logging
 
@@ -57,6 +58,22 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             1,
         )
     return None
+
+
+def overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``FIELD=VALUE`` of each ``--config.FIELD=VALUE`` or ``--config.FIELD VALUE`` among arguments that no parser took.
+
+    Raises:
+      ConfigError: another argument; the nearest of ``flags`` is named.
+    """
+    found, words = [], iter(rest)
+    for word in words:
+        if not word.startswith("--config."):
+            close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+            raise ConfigError(f"unknown argument {word}" + (f"; did you mean {close[0]}?" if close else ""))
+        text = word.removeprefix("--config.")
+        found.append(text if "=" in text else f"{text}={next(words, '')}")
+    return found
 
 
 def warn(text: str) -> None:

@@ -36,6 +36,7 @@ from train.config import (
     resolve_text_fields,
     task_names,
 )
+from train.flops import count_flops
 from train.objectives import distillation
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
@@ -127,27 +128,27 @@ class Run:
             quantized=config.quantization_aware,
         )
 
+    def trace_train_step(self) -> list[jax.stages.Traced]:
+        """The training step traced for each length that batches may have, ascending; no device needs to be here."""
+        teacher = () if self.teacher is None else (self.teacher.state,)
+        shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
+        with jax.set_mesh(self.mesh):
+            jitted = jax.jit(self.step_function(), donate_argnums=0, out_shardings=(shardings, None))
+            return [jitted.trace(self.shapes, batch, *teacher) for batch in self.batch_shapes(self.config.batch_size)]
+
     def compile_train_step(self) -> tuple[Any, float, float]:
         """The compiled training step, seconds it took to compile, and floating-point operations of one step.
 
         Where batches have several lengths, these are the operations of the longest.
         """
-        step, config = self.step_function(), self.config
         teacher = () if self.teacher is None else (self.teacher.state,)
-        shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
-        batches = self.batch_shapes(config.batch_size)
         start = time.perf_counter()
+        traced = self.trace_train_step()
         with jax.set_mesh(self.mesh):
-            jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-            lowered = [jitted.lower(self.shapes, batch, *teacher) for batch in batches]
-            compiled = [one.compile() for one in lowered]
-            seconds = time.perf_counter() - start
-            last = lowered[-1]
-            if config.accumulate > 1:  # the analysis counts the body of a scan once
-                last = jax.jit(partial(step, accumulate=1)).lower(self.shapes, batches[-1], *teacher)
-        cost = last.cost_analysis() or {}
-        chosen = _by_length(batches, compiled)
-        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(cost.get("flops", 0.0))
+            compiled = [one.lower().compile() for one in traced]
+        seconds = time.perf_counter() - start
+        chosen = _by_length(self.batch_shapes(self.config.batch_size), compiled)
+        return lambda state, batch: chosen(state, batch, *teacher), seconds, count_flops(traced[-1].jaxpr)
 
     def compile_eval_step(self) -> Any:
         """The compiled evaluation step: (state, batch) -> metrics, confusion matrix or None."""
@@ -249,7 +250,7 @@ def build(config: Config, *, card: Card | None = None, devices: list[jax.Device]
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     check_batch(config, sharding.batch_shards(mesh))
-    card = card or _describe(config)
+    card = card or describe(config)
     model = _make_model(config, card)
     task = make_task(config, model, card)
     tx = make_optimizer(config.optim, config.steps, config.prune)
@@ -275,7 +276,8 @@ def _make_model(config: Config, card: Card) -> jaxmodels.Module:
     return model
 
 
-def _describe(config: Config) -> Card:
+def describe(config: Config) -> Card:
+    """What the data of a config are, preparing them first if need be."""
     data = config.data
     where = {
         "data_dir": data.data_dir,

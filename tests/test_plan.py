@@ -1,0 +1,655 @@
+"""Plans: operations against formulas, programs against hand-written ones, and what TPU compilers make of every family."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxmodels
+from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, load_config
+from train.flops import count_flops, meeting
+from train.hardware import CHIPS, PEAK_FLOPS
+from train.plan import compiling, report, search, topology
+from train.plan.__main__ import main
+from train.plan.cards import Given, card_of
+from train.plan.cost import links, roofline, traffic
+from train.plan.hlo import Collective, Program, read_groups, read_program
+from train.setup import build
+
+ROOT = Path(__file__).parent.parent
+GIB = 2**30
+
+# --- operations by formula
+
+
+def mlp_flops(batch, *sizes):
+    """Forward, gradient of the weights, and gradient of the inputs but for the first layer's."""
+    products = [2 * batch * a * b for a, b in zip(sizes, sizes[1:], strict=False)]
+    return 3 * sum(products) - products[0]
+
+
+def gpt_flops(batch, length, layers, width, inner, vocab):
+    """Radford et al. 2019: query, key, value and out, two products of attention, two of the MLP; tied logits."""
+    tokens = batch * length
+    layer = 4 * width**2 + 2 * length * width + 2 * width * inner
+    return 3 * 2 * tokens * (layers * layer + width * vocab)
+
+
+def gpt_config(**fields) -> Config:
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_size": 128, "mlp_dim": 512, "vocab_size": 512}
+    rates = dict.fromkeys(("dropout_rate", "embedding_dropout_rate", "attention_dropout_rate"), 0.0)
+    return Config(
+        model="gpt2_tiny",
+        model_fields=sizes | rates | fields,
+        objective="causal_lm",
+        data=DataConfig(name="mine", max_len=128, tokenizer="bpe", vocab_size=512),
+        batch_size=16,
+        eval_batch_size=16,
+        dtype="bfloat16",
+    )
+
+
+def mlp_config(*hidden, batch=256, **mesh) -> Config:
+    return Config(
+        model="mlp",
+        model_fields={"hidden_sizes": hidden},
+        data=DataConfig(name="mine"),
+        mesh=MeshConfig(**mesh),
+        batch_size=batch,
+        eval_batch_size=batch,
+        dtype="bfloat16",
+    )
+
+
+IMAGES = Given(image=(16, 16, 1), classes=10)
+
+
+def step_flops(config, given=IMAGES, devices=1):
+    run = build(config, card=card_of(config, given)[0], devices=jax.devices()[:devices])
+    return count_flops(run.trace_train_step()[-1].jaxpr)
+
+
+def test_flops_of_an_mlp_are_those_of_its_products():
+    assert step_flops(mlp_config(64, 32, batch=24)) == mlp_flops(24, 256, 64, 32, 10)
+
+
+@pytest.mark.parametrize("fields", [{}, {"scan": True}, {"remat": True}, {"scan": True, "remat": True}], ids=str)
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_flops_of_gpt2_are_the_same_however_it_is_computed(fields, accumulate):
+    """Scanned layers count as often as they run, what is computed again not at all."""
+    config = gpt_config(**fields)
+    config.accumulate = accumulate
+    assert step_flops(config, Given()) == gpt_flops(16, 128, 2, 128, 512, 512)
+
+
+def test_a_mesh_does_not_change_the_operations_of_a_model():
+    config = mlp_config(64, 32, batch=24, data=2, fsdp=2, tensor=2)
+    assert step_flops(config, devices=8) == mlp_flops(24, 256, 64, 32, 10)
+
+
+@pytest.mark.parametrize("size", [1, 5, 8])
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize(
+    ("stride", "low", "dilation", "spread"), [(1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 1), (1, -1, 1, 2)]
+)
+def test_places_that_meet(size, window, stride, low, dilation, spread):
+    padded = [False] * max(low, 0) + [i % dilation == 0 for i in range((size - 1) * dilation + 1)][max(-low, 0) :]
+    padded += [False] * 4
+    out = max((len(padded) - (window - 1) * spread - 1) // stride + 1, 0)
+    want = sum(padded[o * stride + w * spread] for o in range(out) for w in range(window))
+    assert meeting(size, window, out, stride, low, dilation, spread) == want
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_flops_of_a_convolution_and_of_its_gradients(groups, stride):
+    """A product for each pair of a weight and a value that meets no padding, and as many for either gradient."""
+
+    def conv(x, w):
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    x, w = jnp.ones((2, 7, 9, 4)), jnp.ones((3, 3, 4 // groups, 6))
+    met = float(jax.jit(conv)(jnp.ones_like(x), jnp.ones_like(w)).sum())  # every such pair adds one
+    assert count_flops(jax.make_jaxpr(conv)(x, w)) == 2 * met
+    both = jax.make_jaxpr(jax.grad(lambda x, w: (conv(x, w) ** 2).sum(), (0, 1)))(x, w)
+    assert count_flops(both) == 3 * 2 * met
+
+
+def test_branches_count_as_the_most_expensive():
+    x = jnp.ones((8, 8))
+    jaxpr = jax.make_jaxpr(lambda p, x: jax.lax.cond(p, lambda x: x @ x @ x, lambda x: x @ x, x))(True, x)
+    assert count_flops(jaxpr) == 2 * 2 * 8**3
+
+
+# --- compiled programs
+
+PROGRAM = """\
+HloModule jit_step, is_scheduled=true, num_partitions=4
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%all-reduce-scatter.1 (input: f32[64,64]) -> f32[16,64] {
+  %input = f32[64,64]{1,0} parameter(0)
+  %all-reduce.9 = f32[64,64]{1,0} all-reduce(%input), channel_id=3, replica_groups={{0,1,2,3}}, to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %dynamic-slice.1 = f32[16,64]{1,0} dynamic-slice(%all-reduce.9, %zero, %zero), dynamic_slice_sizes={16,64}
+}
+
+%start (p: bf16[8,64]) -> bf16[32,64] {
+  %p = bf16[8,64]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[32,64]{1,0} all-gather(%p), channel_id=5, replica_groups=[1,4]<=[4], dimensions={0}, frontend_attributes={chain_id="7"}
+}
+
+%overlap (p.1: bf16[8,64], q: f32[64,64]) -> f32[64,64] {
+  %p.1 = bf16[8,64]{1,0} parameter(0)
+  %q = f32[64,64]{1,0:T(8,128)S(1)} parameter(1)
+  %all-gather.3 = bf16[32,64]{1,0} all-gather(%p.1), channel_id=5, replica_groups=[1,4]<=[4], dimensions={0}, frontend_attributes={chain_id="7"}
+  ROOT %convolution.1 = f32[64,64]{1,0} convolution(%q, %q), dim_labels=bf_io->bf
+}
+
+%body (state: (s32[], f32[64,64], f32[3,64,64])) -> (s32[], f32[64,64], f32[3,64,64]) {
+  %state = (s32[], f32[64,64]{1,0}, f32[3,64,64]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %w = f32[64,64]{1,0} get-tuple-element(%state), index=1
+  %stack = f32[3,64,64]{2,1,0} get-tuple-element(%state), index=2
+  %dot.1 = f32[64,64]{1,0} dot(%w, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %gathered = (f32[64,64]{1,0}, f32[128,64]{1,0}) all-gather-start(%dot.1), channel_id=1, replica_groups={{0,1},{2,3}}, dimensions={0}
+  %done = f32[128,64]{1,0} all-gather-done(%gathered)
+  %moved = f32[64,64]{1,0} collective-permute(%dot.1), channel_id=8, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  ROOT %next = (s32[], f32[64,64]{1,0}, f32[3,64,64]{2,1,0}) tuple(%i, %moved, %stack)
+}
+
+%condition (state.1: (s32[], f32[64,64], f32[3,64,64])) -> pred[] {
+  %state.1 = (s32[], f32[64,64]{1,0}, f32[3,64,64]{2,1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[]{:T(128)} constant(12)
+  ROOT %less = pred[] compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (a: f32[64,64], b: bf16[8,64], c: f32[3,64,64]) -> f32[64,64] {
+  %a = f32[64,64]{1,0} parameter(0)
+  %b = bf16[8,64]{1,0} parameter(1)
+  %c = f32[3,64,64]{2,1,0} parameter(2)
+  %zero.1 = s32[] constant(0)
+  %first = (s32[], f32[64,64]{1,0}, f32[3,64,64]{2,1,0}) tuple(%zero.1, %a, /*index=2*/%c)
+  %loop = (s32[], f32[64,64]{1,0}, f32[3,64,64]{2,1,0}) while(%first), condition=%condition, body=%body
+  %w.1 = f32[64,64]{1,0} get-tuple-element(%loop), index=1
+  %async-collective-start = bf16[32,64]{1,0} fusion(%b), kind=kCustom, calls=%start
+  %fusion.1 = f32[64,64]{1,0} fusion(%b, %w.1), kind=kOutput, calls=%overlap
+  %fusion.2 = f32[16,64]{1,0} fusion(%fusion.1), kind=kCustom, calls=%all-reduce-scatter.1
+  %total = (f32[64,64]{1,0}, f32[]) all-reduce(%w.1, %a), channel_id=2, replica_groups=mesh['x'=2,'y'=2] {'y'}, to_apply=%add
+  ROOT %result = f32[64,64]{1,0} get-tuple-element(%total), index=0
+}
+"""
+
+
+def test_a_hand_written_program_is_read():
+    found = read_program(PROGRAM, 4)
+    assert found.loops == (12,)
+    assert found.flops == 12 * 2 * 64**3 + 2 * 64**3
+    matrix = 64 * 64 * 4
+    everything = ((0, 1, 2, 3),)
+    assert set(found.collectives) == {
+        Collective("reduce-scatter", matrix, everything, 1),
+        Collective("all-gather", 32 * 64 * 2, everything, 1),  # once, though three fusions name it
+        Collective("all-gather", 2 * matrix, ((0, 1), (2, 3)), 12),
+        Collective("collective-permute", matrix, ((0, 1), (1, 2), (2, 3), (3, 0)), 12),
+        Collective("all-reduce", 2 * matrix, ((0, 1), (2, 3)), 1),
+    }
+
+
+def test_memory_is_what_operations_read_and_write():
+    text = """\
+%fused (p: f32[16,64,64], i: s32[]) -> f32[1,64,64] {
+  %p = f32[16,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice = f32[1,64,64]{2,1,0} dynamic-slice(%p, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+}
+
+ENTRY %main (a: f32[16,64,64], b: f32[64,64]) -> f32[64,64] {
+  %a = f32[16,64,64]{2,1,0} parameter(0)
+  %b = f32[64,64]{1,0} parameter(1)
+  %one = s32[] constant(1)
+  %layer = f32[1,64,64]{2,1,0} fusion(%a, %one), kind=kLoop, calls=%fused
+  %near = f32[64,64]{1,0:T(8,128)S(1)} negate(%b)
+  ROOT %far = f32[64,64]{1,0} exponential(%near)
+}
+"""
+    matrix, number = 64 * 64 * 4, 4
+    # the slice is read and written, with its index; b is read; the last result is written
+    assert read_program(text, 1).memory_bytes == 2 * matrix + number + matrix + matrix
+
+
+def test_a_loop_of_unknown_length_counts_once_and_is_reported():
+    text = PROGRAM.replace("%less = pred[] compare(%i.1, %limit), direction=LT", "%less = pred[] custom(%state.1)")
+    found = read_program(text, 4)
+    assert found.loops == (None,)
+    assert found.flops == 2 * 2 * 64**3
+    text = text.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
+    assert read_program(text, 4).flops == (5 + 1) * 2 * 64**3
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("replica_groups={{0,2},{1,3}}", {(0, 2), (1, 3)}),
+        ("replica_groups=[2,2]<=[4]", {(0, 1), (2, 3)}),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", {(0, 2), (1, 3)}),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", {(0, 2), (1, 3)}),
+        ("replica_groups=mesh['a'=2,'b'=1,'c'=2] {'b','c'}", {(0, 1), (2, 3)}),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}", {(0, 1), (2, 3)}),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}", {(0, 1), (2, 3)}),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}", {(0, 2), (1, 3)}),
+        ("replica_groups={}", {(0, 1, 2, 3)}),
+    ],
+)
+def test_groups_in_every_notation(text, groups):
+    assert set(read_groups(f", channel_id=1, {text}, use_global_device_ids=true", 4)) == groups
+
+
+# --- estimates
+
+
+@dataclass(frozen=True)
+class FakeDevice:
+    coords: tuple[int, ...]
+    slice_index: int = 0
+    process_index: int = 0
+
+
+def square(slices=1):
+    return [FakeDevice((x, y, 0), s) for s in range(slices) for x in range(4) for y in range(4)]
+
+
+def test_traffic_and_roofline_by_hand():
+    chip, megabyte = CHIPS["v5e"], 10**6
+    row, everything = ((0, 1, 2, 3),), (tuple(range(16)),)
+    collectives = (
+        Collective("all-gather", 8 * megabyte, row, 10),
+        Collective("all-reduce", 16 * megabyte, everything, 1),
+        Collective("reduce-scatter", 16 * megabyte, everything, 2),
+    )
+    gather, reduce, scatter = traffic(collectives, square(), chip)
+    assert (gather.kind, gather.network, gather.count) == ("all-gather", "ICI", 10)
+    assert gather.bytes == 10 * 8 * megabyte * 3 / 4  # all but a device's own quarter
+    assert gather.seconds == pytest.approx(gather.bytes / 50e9)  # one axis of 4, which is no ring: one link
+    assert (reduce.kind, reduce.bytes) == ("all-reduce", 2 * 16 * megabyte * 15 / 16)
+    assert reduce.seconds == pytest.approx(reduce.bytes / 100e9)  # two axes
+    assert scatter.bytes == 2 * 16 * megabyte * 15 / 16
+    program = Program(flops=197e12, memory_bytes=819e9 / 2, collectives=collectives, loops=())
+    roof = roofline(program, [gather, reduce, scatter], chip, model_flops=8 * 197e12, devices=16)
+    assert (roof.compute, roof.memory, roof.dcn) == pytest.approx((1.0, 0.5, 0.0))
+    assert roof.ici == pytest.approx((60e6 / 50 + 30e6 / 100 + 30e6 / 100) / 1e9)
+    assert (roof.seconds, roof.bound) == (1.0, "compute")
+    assert roof.mfu == pytest.approx(0.5)
+
+
+def test_between_slices_a_device_sends_its_part_alone():
+    chip = CHIPS["v5e"]
+    (inside, across) = sorted(
+        traffic([Collective("all-reduce", 32 * 10**6, (tuple(range(32)),), 1)], square(2), chip),
+        key=lambda t: t.network != "ICI",
+    )
+    assert (inside.network, across.network) == ("ICI", "DCN")
+    assert inside.bytes == 2 * 32e6 * 15 / 16
+    assert across.bytes == 2 * (32e6 / 16) * 1 / 2
+    assert across.seconds == pytest.approx(across.bytes / 3.125e9)
+
+
+def test_a_ring_has_two_links():
+    assert links([FakeDevice((x, 0, 0)) for x in range(16)], CHIPS["v5e"]) == 2
+    assert links([FakeDevice((x, 0, 0)) for x in range(8)], CHIPS["v5e"]) == 1
+    assert links([FakeDevice((x, y, 0)) for x in range(4) for y in range(4)], CHIPS["v5p"]) == 4
+    assert links([FakeDevice((0, 0, 0))] * 2, CHIPS["v3"]) == 1  # two cores of a chip
+
+
+def test_every_chip_has_a_peak():
+    assert all(chip.kind in PEAK_FLOPS for chip in CHIPS.values())
+
+
+def test_messages_of_compilers_are_understood():
+    one = "Ran out of memory on HBM, the total memory required for HLO temporaries (28.72G) exceeds available HBM (15.75G)."
+    assert compiling.needed_bytes(one) == pytest.approx(28.72 * GIB)
+    other = "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 17.21G of 15.75G hbm."
+    assert compiling.needed_bytes(other) == pytest.approx(17.21 * GIB)
+    assert compiling.needed_bytes("it is broken") is None
+
+
+# --- on CPU devices, where no compiler of TPUs is needed
+
+
+def test_involuntary_rematerialisation_is_heard():
+    """The partitioner itself says it, on a standard error that is not Python's."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def f(x):
+        x = jax.lax.with_sharding_constraint(x, P(("a", "b"), None))
+        return 2 * jax.lax.with_sharding_constraint(jnp.sin(x.reshape(8, 8, 64)), P(None, "b", "a"))
+
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, P(("b", "a"), None)))
+    with compiling.captured_stderr() as said, jax.set_mesh(mesh):
+        jax.jit(f, out_shardings=NamedSharding(mesh, P("b", "a", None))).lower(x).compile()
+    (warning,) = compiling.rematerialisations(said[0])
+    assert "reshape" in warning
+
+
+def plan_on_cpus(config, given=IMAGES):
+    return compiling.make_plan(config, card_of(config, given)[0], topology.find_topology("cpu:8"))
+
+
+def test_a_plan_on_cpus():
+    """Data parallelism reduces every gradient once: all parameters, in float32."""
+    plan = plan_on_cpus(mlp_config(64, 64))
+    assert plan.fits is None and plan.roofline is None and not plan.warnings
+    assert plan.compiled_flops * 8 == pytest.approx(plan.model_flops)
+    assert plan.memory.state == pytest.approx(3 * 4 * plan.parameters, rel=1e-3)
+    (reduce,) = plan.collectives
+    assert (reduce.kind, reduce.network) == ("all-reduce", "ICI")
+    assert reduce.bytes == pytest.approx(2 * 7 / 8 * 4 * plan.parameters, rel=0.01)
+    text = report.report(plan, name="mine", data="known", accumulate=1)
+    assert "CPUs have no limit" in text and "all-reduce" in text
+
+
+def test_what_does_not_divide_is_reported():
+    plan = plan_on_cpus(mlp_config(513, 64, data=1, fsdp=8))
+    assert plan.warnings == []  # 256 and 64 divide
+    config = mlp_config(513, 515, data=1, fsdp=4, tensor=2)
+    (fsdp, tensor) = sorted(compiling.sharding_warnings(build(config, card=card_of(config, IMAGES)[0])))
+    assert "1 parameter(s)" in fsdp and "dense_1/kernel [513, 515]" in fsdp and "fsdp = 4" in fsdp and "large" in fsdp
+    assert "tensor = 2" in tensor and "dense_1/kernel" in tensor
+
+
+# --- what the command line says
+
+
+def test_data_that_are_not_here_ask_for_flags():
+    images = mlp_config(64)
+    with pytest.raises(ConfigError, match=r"say the images with --image=HEIGHTxWIDTHxCHANNELS"):
+        card_of(images, Given(classes=3))
+    with pytest.raises(ConfigError, match=r"say the classes with --classes=NUMBER"):
+        card_of(images, Given(image=(8, 8, 1)))
+    assert card_of(images, IMAGES)[0].image_shape == (16, 16, 1)
+    text = gpt_config()
+    text.data.tokenizer, text.data.vocab_size = "characters", 8192
+    with pytest.raises(ConfigError, match=r"say the characters with --vocab=NUMBER"):
+        card_of(text, Given())
+    text.data.tokenizer = "somebody/tokenizer"
+    del text.model_fields["vocab_size"]
+    with pytest.raises(ConfigError, match=r"say it with --vocab=NUMBER"):
+        card_of(text, Given())
+    assert card_of(text, Given(vocab=99))[0].vocab_size == 99
+
+
+def test_data_that_are_here_speak_for_themselves(tiny):
+    build(tiny, devices=jax.devices()[:1])  # prepares the digits
+    card, where = card_of(tiny, Given())
+    assert card.splits == {"train": 1438, "test": 359} and "prepared" in where
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda p: p.stem)
+def test_every_config_can_be_planned_without_its_data(path, tmp_path):
+    config = load_config(path)
+    config.data.data_dir = str(tmp_path)
+    card, where = card_of(config, Given())
+    assert "prepared" not in where
+    run = build(config, card=card, devices=jax.devices()[:1])
+    assert run.batch_shapes(config.batch_size)
+
+
+def test_topologies_have_names():
+    for name, message in (
+        ("v5e", "is not CHIP:SHAPE"),
+        ("v5:2x2", r"no chip 'v5', there are v3, .*nearest: v5"),
+        ("2*cpu:4", "CPUs have a number"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            topology.find_topology(name)
+    assert topology.larger("v5e:2x2") == ["v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16"]
+    assert topology.larger("2*v5p:2x2x1")[:3] == ["2*v5p:2x2x2", "2*v5p:2x2x4", "2*v5p:2x4x4"]
+
+
+def test_without_a_compiler_the_way_out_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'jaxmodels\[plan\]'.*--topology=cpu:8"):
+        topology.find_topology("v5e:2x2")
+    with pytest.raises(ConfigError, match=r"jax-cuda13-pjrt"):
+        topology.find_topology("h100:8")
+
+
+def test_mistakes_on_the_command_line():
+    for argv, message in (
+        ([], "--config=FILE is missing"),
+        (["--config=configs/digits_cnn.py", "--serch"], "unknown argument --serch; did you mean --search"),
+        (["--config=configs/digits_cnn.py", "--topology=cpu:8", "--image=8"], "--image=8 is not HEIGHTxWIDTHxCHANNELS"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            main(argv)
+
+
+# --- ways out
+
+
+@dataclass(frozen=True)
+class FakeTopology:
+    devices: list
+    slices: int = 1
+    chip: object = None
+    name: str = "fake"
+
+
+def test_ways_out_come_in_the_order_of_their_cost():
+    config = gpt_config()
+    config.accumulate = 2
+    found = search.ways_out(config, FakeTopology(square()[:4]))
+    assert found[0] == {"mesh.data": 1, "mesh.fsdp": 4}
+    assert found[1] == {"accumulate": 4}
+    assert found[2] == {"model_fields.remat": True}
+    assert found[-1] == {"mesh.data": 1, "mesh.fsdp": 4, "model_fields.remat": True, "accumulate": 4}
+    config.model_fields["remat"] = True
+    config.mesh = MeshConfig(data=1, fsdp=4)
+    assert search.ways_out(config, FakeTopology(square()[:4])) == [{"accumulate": 4}]
+
+
+def test_settings_are_set_and_checked():
+    config = gpt_config()
+    other = search.changed(config, {"mesh.fsdp": 4, "model_fields.remat": True, "accumulate": 2})
+    assert (other.mesh.fsdp, other.model_fields["remat"], other.accumulate) == (4, True, 2)
+    assert (config.mesh.fsdp, config.accumulate) == (1, 1) and "remat" not in config.model_fields
+    with pytest.raises(ConfigError, match="accumulate"):
+        search.changed(config, {"accumulate": 3})
+
+
+# --- compiled for a TPU
+
+
+def dropout_free(model, **fields):
+    rates = {name: 0.0 for name in jaxmodels.model_fields(model) if name.endswith("dropout_rate")}
+    return rates | fields
+
+
+def family(model, objective="classification", batch=16, **fields) -> Config:
+    text = "vocab_size" in jaxmodels.model_fields(model)
+    return Config(
+        model=model,
+        model_fields=dropout_free(model, **fields),
+        objective=objective,
+        data=DataConfig(name="mine", tokenizer="wordpiece", vocab_size=256, max_len=64)
+        if text
+        else DataConfig(name="mine"),
+        optim=OptimConfig(name="sgd"),
+        mesh=MeshConfig(data=2, fsdp=2),
+        batch_size=batch,
+        eval_batch_size=batch,
+        dtype="bfloat16",
+    )
+
+
+SMALL = {"num_layers": 1, "num_heads": 2, "hidden_size": 128, "mlp_dim": 256}
+COLOUR = Given(image=(16, 16, 3), classes=10)
+FAMILIES = {
+    "cnn": (family("cnn", features=(16, 32), hidden_size=128), COLOUR),
+    "resnet": (family("resnet20", stage_sizes=(1,), width=32), COLOUR),
+    "vgg": (family("vgg11", stage_sizes=(1, 1), stage_features=(32, 64), hidden_sizes=(128,), pooled_size=2), COLOUR),
+    "vit": (family("vit_ti_16", patch_size=4, scan=True, **SMALL), COLOUR),
+    "bert": (family("bert_tiny", "masked_lm", **SMALL), Given()),
+    "transformer": (family("transformer_tiny", "seq2seq", **SMALL), Given()),
+    "lstm": (family("lstm", hidden_size=128), Given(classes=2)),
+    "vae": (family("vae", "elbo", hidden_size=128), Given(image=(16, 16, 1), classes=10)),
+}
+FAMILIES["vae"][0].data.mean, FAMILIES["vae"][0].data.std = (0.0,), (1.0,)
+SEVEN_BILLION = (
+    ROOT / "configs" / "gpt2_1558m_openwebtext.py",
+    (
+        "model_fields.hidden_size=4096",
+        "model_fields.num_layers=32",
+        "model_fields.num_heads=32",
+        "model_fields.mlp_dim=16384",
+    ),
+)
+
+
+def compile_all(path: str) -> None:
+    """Plans that the tests below look at, as JSON; run in a process of its own, whose jax is not the tests'."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    where, found = topology.find_topology("v5e:2x2"), {}
+
+    def add(name, config, given=IMAGES):
+        found[name] = compiling.make_plan(config, card_of(config, given)[0], where).to_json()
+
+    add("data", mlp_config(512, 512, batch=1024, data=4))
+    add("fsdp", mlp_config(512, 512, batch=1024, data=1, fsdp=4))
+    gpt = gpt_config(scan=True, remat=True, num_layers=3)
+    gpt.mesh, gpt.accumulate = MeshConfig(data=1, fsdp=4), 2
+    add("gpt2", gpt, Given())
+    for name, (config, given) in FAMILIES.items():
+        add(name, config, given)
+    large = mlp_config(32_768, 32_768, batch=64)
+    add("large", large)
+    out, tried = search.find_way_out(large, card_of(large, IMAGES)[0], where, print)
+    found["way out"], found["tried"] = out.to_json(), len(tried)
+    file, overrides = SEVEN_BILLION
+    add("7B", load_config(file, overrides), Given())
+    hand = mlp_config(512, batch=1024, data=2, tensor=2)
+    plans, left = search.search(hand, card_of(hand, IMAGES)[0], where, limit=4, say=print)
+    found["search"], found["left"] = [plan.to_json() for plan in plans], left
+    Path(path).write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu, the compiler of TPUs, is not installed (pip install 'jaxmodels[plan]')")
+    path = tmp_path_factory.mktemp("plan") / "plans.json"
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
+    code = f"from tests.test_plan import compile_all; compile_all({str(path)!r})"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(path.read_text())
+
+
+def sent(plan, *kinds):
+    return sum(t["bytes"] for t in plan["collectives"] if t["kind"] in kinds)
+
+
+def test_data_parallelism_reduces_every_gradient_once(plans):
+    plan = plans["data"]
+    assert plan["fits"] and plan["compiled_flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.01)
+    assert {t["kind"] for t in plan["collectives"]} == {"all-reduce"}
+    # kernels in the bfloat16 that they are computed in, the rest in float32
+    assert sent(plan, "all-reduce") == pytest.approx(2 * 3 / 4 * 2 * plan["parameters"], rel=0.02)
+
+
+def test_fsdp_gathers_parameters_and_scatters_gradients(plans):
+    plan = plans["fsdp"]
+    assert plan["compiled_flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.01)
+    assert not plan["warnings"]
+    assert sent(plan, "all-gather") == pytest.approx(3 / 4 * 2 * plan["parameters"], rel=0.02)
+    assert sent(plan, "reduce-scatter") == pytest.approx(3 / 4 * 2 * plan["parameters"], rel=0.02)
+    assert sent(plan, "all-reduce") < 0.05 * sent(plan, "all-gather")
+    # no large tensor is whole on every device: a quarter of the state lies on each, and what the step is given with it
+    assert plan["memory"]["state"] == pytest.approx(3 * 4 * plan["parameters"] / 4, rel=0.02)
+    batch = 1024 * (256 + 8) / 4
+    assert plan["memory"]["arguments"] == pytest.approx(plan["memory"]["state"] + batch, rel=0.05)
+
+
+def test_loops_are_unrolled_and_rematerialisation_is_seen(plans):
+    """Three layers in a loop in a loop of two micro-batches; each layer's forward pass but its last product again."""
+    plan = plans["gpt2"]
+    model = gpt_flops(16, 128, 3, 128, 512, 512)
+    assert plan["model_flops"] == model
+    layer = 4 * 128**2 + 2 * 128 * 128 + 128 * 512
+    again = 2 * 16 * 128 * 3 * layer
+    assert plan["compiled_flops"] * 4 == pytest.approx(model + again, rel=0.05)
+    assert sorted(plan["loops"])[-2:] == [3, 3] and 2 in plan["loops"]
+    assert plan["analysis_flops"] < 0.6 * plan["compiled_flops"]  # bodies once: not to be believed
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_compiles_and_computes_what_its_formula_says(name, plans):
+    plan = plans[name]
+    assert plan["fits"] and plan["peak"] < 0.1 * plan["memory"]["limit"]
+    assert plan["compiled_flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.05)
+    assert plan["collectives"] and not [w for w in plan["warnings"] if "involuntary" in w]
+
+
+def test_what_does_not_fit_is_refused_with_the_way_out(plans):
+    plan, out = plans["large"], plans["way out"]
+    assert plan["fits"] is False and plan["reason"]
+    assert plan["peak"] > plan["memory"]["limit"] or "exceeds" in plan["reason"]
+    assert out["fits"] and out["settings"] == {"mesh.data": 1, "mesh.fsdp": 4} and plans["tried"] == 1
+    assert out["peak"] < out["memory"]["limit"]
+
+
+def test_a_state_that_is_too_large_is_not_even_compiled(plans):
+    plan = plans["7B"]
+    assert plan["fits"] is False and plan["compile_seconds"] == 0 and "state alone" in plan["reason"]
+    assert 6.5e9 < plan["parameters"] < 7e9
+    assert plan["memory"]["state"] == pytest.approx(12 * plan["parameters"] / 4, rel=1e-3)
+
+
+def test_the_search_is_never_worse_than_the_mesh_by_hand(plans):
+    found = plans["search"]
+    times = [plan["roofline"]["seconds"] for plan in found]
+    own = [plan["roofline"]["seconds"] for plan in found if not plan["settings"]]
+    assert len(own) == 1 and times == sorted(times)
+    assert times[0] <= own[0] and len(found) == 4 and plans["left"] > 0
+
+
+def test_the_table_has_a_row_for_every_config():
+    """docs/plans.md is what the command wrote last; two large recipes fit the slices that their cards name."""
+    rows = json.loads((ROOT / "docs" / "plans.json").read_text())
+    assert set(rows) == {p.stem for p in (ROOT / "configs").glob("[!_]*.py")}
+    assert (ROOT / "docs" / "plans.md").read_text() == report.table(rows)
+    for name, where in (("gpt2_1558m_openwebtext", "v5e:4x4"), ("imagenet_vit_l16", "v5e:2x4")):
+        assert (rows[name]["topology"], rows[name]["fits"]) == (where, True)
+        assert rows[name]["peak"] < rows[name]["memory"]["limit"] == CHIPS["v5e"].memory
+    for name, row in rows.items():
+        assert row["fits"], name
+        assert 0.95 < row["compiled_flops"] * row["devices"] / row["model_flops"] < 1.6, name
+        assert math.isclose(
+            row["roofline"]["seconds"], max(row["roofline"][k] for k in ("compute", "memory", "ici", "dcn"))
+        )

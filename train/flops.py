@@ -1,0 +1,88 @@
+"""Floating-point operations of a traced function: those of its matrix products and convolutions."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+REMATTED = "rematted_computation"
+"""Name that jax gives to what ``jax.checkpoint`` computes again."""
+
+
+def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
+    """Of matrix products and convolutions, over all devices; an addition and a multiplication are two.
+
+    ``2 b m n k`` for each product, and for each convolution two for each pair of a weight and a value that meet, so
+    neither padding nor the holes of a dilation count. Bodies of loops count as often as they run (of a ``while``, whose
+    number of rounds is not known, once), of branches the most expensive. What rematerialisation computes again does not
+    count: these are the operations of the model, by which its MFU is measured (Chowdhery et al. 2022, appendix B).
+    """
+    return float(sum(map(_of_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns)))
+
+
+def _of_equation(eqn: JaxprEqn) -> float:
+    if REMATTED in str(eqn.source_info.name_stack):
+        return 0
+    name, params = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+        return _product(eqn)
+    if name == "conv_general_dilated":
+        return _convolution(eqn)
+    if name == "cond":
+        return max(map(count_flops, params["branches"]))
+    inner = sum(map(count_flops, _bodies(params)))
+    if name == "scan":
+        return params["length"] * inner
+    if name == "shard_map":  # its body is what one device does
+        return params["mesh"].size * inner
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid) * inner
+    return inner
+
+
+def _bodies(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+    for value in params.values():
+        if isinstance(value, ClosedJaxpr | Jaxpr):
+            yield value
+
+
+def _product(eqn: JaxprEqn) -> float:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval.shape
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+
+
+def _convolution(eqn: JaxprEqn) -> float:
+    left, right, out = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+    p = eqn.params
+    (batch, features, *space), (outputs, _, *window), (_, _, *out_space) = (
+        getattr(p["dimension_numbers"], f"{x}_spec") for x in ("lhs", "rhs", "out")
+    )
+    met = math.prod(
+        meeting(left[i], right[j], out[k], *rest)
+        for i, j, k, *rest in zip(
+            space,
+            window,
+            out_space,
+            p["window_strides"],
+            (low for low, _ in p["padding"]),
+            p["lhs_dilation"],
+            p["rhs_dilation"],
+            strict=True,
+        )
+    )
+    groups = p["feature_group_count"] * p["batch_group_count"]
+    return 2 * met * left[batch] * left[features] * right[outputs] / groups
+
+
+def meeting(size: int, window: int, out: int, stride: int, low: int, dilation: int, window_dilation: int) -> int:
+    """Along one dimension, number of pairs (place of the output, weight) that meet a value and not padding or a hole.
+
+    Args:
+      size: of the input before dilation; window: of the kernel; out: of the output.
+      low: padding in front, may be negative.
+    """
+    place = np.arange(out)[:, None] * stride - low + np.arange(window) * window_dilation
+    return int(((place >= 0) & (place <= (size - 1) * dilation) & (place % dilation == 0)).sum())

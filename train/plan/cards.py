@@ -1,0 +1,135 @@
+"""A stand-in for data that are not here: of them, a plan needs shapes alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from input_pipeline import Card, DataError, DatasetCard, ImageTextCard, TableCard, TextCard
+from input_pipeline.prepare import data_root
+from input_pipeline.tokenizers import KINDS, load_tokenizer, train_tokenizer, vocabulary_size
+from train.config import Config, ConfigError, DataConfig, reads_images, reads_text
+from train.setup import FORMS, describe
+
+IMAGES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "digits": ((8, 8, 1), 10),
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "emoji": ((64, 64, 3), 9),
+    "imagenet2012": ((224, 224, 3), 1000),
+}
+"""Public data sets -> shape of an image, classes."""
+
+TABLES = {"breast_cancer": (30, 2)}
+"""Public data sets -> numbers in a row, classes."""
+
+LABELS = {"sst2": 2}
+"""Public data sets of texts -> classes."""
+
+CHARACTERS = {"tiny_shakespeare": 65}
+"""Public data sets of texts -> different characters."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says of the data; None where it says nothing."""
+
+    image: tuple[int, int, int] | None = None
+    classes: int | None = None
+    vocab: int | None = None
+
+
+def card_of(config: Config, given: Given) -> tuple[Card, str]:
+    """Shapes of the data, and in words where they are from.
+
+    Data that are prepared are asked themselves; nothing is downloaded or prepared.
+
+    Raises:
+      ConfigError: the size of something is not known; it names the flag that says it.
+    """
+    if given == Given() and _is_prepared(config):
+        try:
+            return describe(config), f"those of {config.data.name}, prepared"
+        except (DataError, ConfigError):  # a tokenizer that is not here, a split that is missing
+            pass
+    data, image, text = config.data, None, None
+    if data.name in TABLES:
+        columns, classes = TABLES[data.name]
+        ones, names = (1.0,) * columns, tuple(map(str, range(columns)))
+        return TableCard(data.name, "0.0.0", {}, names, _names(classes), ones, ones, ""), "known sizes"
+    if config.tasks.labels:
+        raise ConfigError(
+            f"{data.name} is not prepared in {data_root(data.data_dir)}, and no flag says the classes of "
+            f"config.tasks.labels = {config.tasks.labels}; prepare it first"
+        )
+    if reads_images(config):
+        shape, classes = IMAGES.get(data.name, (None, None))
+        shape, classes = given.image or shape, given.classes or classes
+        if shape is None and data.image_size is not None:
+            shape = (data.image_size, data.image_size, 3)
+        if shape is None:
+            raise ConfigError(_missing(data, "the images", "--image=HEIGHTxWIDTHxCHANNELS"))
+        if classes is None:
+            raise ConfigError(_missing(data, "the classes", "--classes=NUMBER"))
+        if data.image_size is not None:
+            shape = (data.image_size, data.image_size, shape[2])
+        image = DatasetCard(data.name, "0.0.0", {}, shape, classes, _names(classes), "")
+    if reads_text(config):
+        text = _text_card(config, given)
+    where = "sizes from the config and the command line; the data are not here"
+    return (ImageTextCard(image, text) if image and text else image or text), where
+
+
+def _text_card(config: Config, given: Given) -> TextCard:
+    data, form = config.data, FORMS[config.objective]
+    classes = given.classes or LABELS.get(data.name) or config.model_fields.get("num_classes")
+    if form == "labels" and not reads_images(config) and classes is None:
+        raise ConfigError(_missing(data, "the classes", "--classes=NUMBER"))
+    return TextCard(
+        name=data.name,
+        version="0.0.0",
+        splits={},
+        vocab_size=_vocabulary(config, given),
+        max_len=data.max_len,
+        # of the tokenizer, a training step asks only which tokens are special
+        tokenizer=train_tokenizer("wordpiece", ["a word"], 20).to_str(),
+        directory="",
+        form=form,
+        label_names=_names(classes) if form == "labels" and classes else (),
+        isolate=data.isolate_documents,
+        buckets=tuple(sorted({*data.buckets, data.max_len})) if data.buckets else (),
+    )
+
+
+def _vocabulary(config: Config, given: Given) -> int:
+    data = config.data
+    if given.vocab is not None:
+        return given.vocab
+    if data.tokenizer == "characters":
+        if data.name in CHARACTERS:
+            return CHARACTERS[data.name]
+        raise ConfigError(_missing(data, "the characters", "--vocab=NUMBER"))
+    if data.tokenizer in KINDS or data.vocab_size != DataConfig().vocab_size:
+        return data.vocab_size
+    if Path(data.tokenizer).expanduser().exists():
+        return vocabulary_size(load_tokenizer(data.tokenizer))
+    if "vocab_size" in config.model_fields:
+        return config.model_fields["vocab_size"]
+    raise ConfigError(
+        f"config.data.tokenizer = {data.tokenizer!r} is not here to be asked for its size; say it with --vocab=NUMBER"
+    )
+
+
+def _is_prepared(config: Config) -> bool:
+    """Whether the data set itself lies on disk; whether it suits, it says itself."""
+    root = data_root(config.data.data_dir)
+    name = config.data.name.partition(":")[0]
+    return any((root / name).glob("[0-9]*/dataset_info.json"))
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _missing(data: DataConfig, what: str, flag: str) -> str:
+    return f"{data.name} is not prepared in {data_root(data.data_dir)}; say {what} with {flag}"

@@ -1,0 +1,119 @@
+"""How long a step takes at least, by the roofline, and what its collectives send over which network.
+
+Everything here is an estimate from below: each resource is as fast as its data sheet says, and all of them work at the
+same time. No model of latency, of the shape of matrices, or of what waits for what.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+
+from train.hardware import PEAK_FLOPS, Chip
+from train.plan.hlo import Collective, Program
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind over one network, in one step, of one device.
+
+    Attributes:
+      network: "ICI" within a slice of TPUs or a host of GPUs (there NVLink), "DCN" between them.
+      count: operations; bytes: that the device sends; seconds: that takes at least.
+    """
+
+    kind: str
+    network: str
+    count: int
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of one step that each resource needs at least, and the share of the peak that the slowest leaves."""
+
+    compute: float
+    memory: float
+    ici: float
+    dcn: float
+    mfu: float  # of the model's operations, at the time of the slowest
+
+    @property
+    def seconds(self) -> float:
+        """Of a step, if everything overlaps."""
+        return max(self.compute, self.memory, self.ici, self.dcn)
+
+    @property
+    def bound(self) -> str:
+        """The slowest resource."""
+        return max(("compute", "memory", "ici", "dcn"), key=lambda name: getattr(self, name))
+
+
+def sent(kind: str, size: int) -> float:
+    """What a device sends in a ring of ``size``, as a share of the bytes of the whole array (see Collective)."""
+    share = (size - 1) / size
+    return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
+
+
+def traffic(collectives: Sequence[Collective], devices: Sequence[jax.Device], chip: Chip | None) -> list[Traffic]:
+    """Sums by kind and network.
+
+    A group that spans slices works in steps, each slice for itself and then device by device across: of an all-reduce
+    of P bytes on i devices in each of s slices, a device sends 2 P (i - 1) / i within its slice and
+    2 (P / i) (s - 1) / s across. A ring uses the links along all axes of the slice that its group spans: two for each
+    axis that closes, else one.
+
+    Args:
+      devices: in the order of the mesh, which collectives count by.
+      chip: None: no seconds.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+
+    def add(one: Collective, network: str, amount: float, rate: float) -> None:
+        total = found.setdefault((one.kind, network), [0, 0, 0])
+        seconds = one.times * amount / rate if rate else 0.0
+        for i, value in enumerate((one.times, one.times * amount, seconds)):
+            total[i] += value
+
+    for one in collectives:
+        slices = max(len({slice_of(devices[i], chip) for i in group}) for group in one.groups)
+        group = max(one.groups, key=len)
+        first = slice_of(devices[group[0]], chip)
+        inner = [devices[i] for i in group if slices == 1 or slice_of(devices[i], chip) == first]
+        dcn, link = (chip.dcn, chip.link * links(inner, chip)) if chip else (0.0, 0.0)
+        if one.kind == "collective-permute":
+            add(one, "ICI" if slices == 1 else "DCN", one.bytes, link if slices == 1 else dcn)
+            continue
+        if len(inner) > 1:
+            add(one, "ICI", sent(one.kind, len(inner)) * one.bytes, link)
+        if slices > 1:
+            part = 1 if one.kind == "all-to-all" else len(inner)
+            add(one, "DCN", sent(one.kind, slices) * one.bytes / part, dcn)
+    return [Traffic(*key, int(count), size, seconds) for key, (count, size, seconds) in sorted(found.items())]
+
+
+def slice_of(device: jax.Device, chip: Chip | None) -> int:
+    """Number of the slice, or of the host of GPUs, that a device belongs to."""
+    return getattr(device, "slice_index", device.process_index if chip and not chip.closes else 0)
+
+
+def links(group: Sequence[jax.Device], chip: Chip) -> int:
+    """Links by which a device of a group, all in one slice, sends to the others."""
+    places = [getattr(device, "coords", None) for device in group]
+    if not chip.closes or None in places:
+        return 1
+    spans = [len(set(axis)) for axis in zip(*places, strict=True)]
+    return max(1, sum(2 if span % chip.closes == 0 else 1 for span in spans if span > 1))
+
+
+def roofline(program: Program, traffics: Sequence[Traffic], chip: Chip, model_flops: float, devices: int) -> Roofline:
+    """Of a program on ``devices`` devices of a chip.
+
+    Args:
+      model_flops: of one step, over all devices.
+    """
+    peak = PEAK_FLOPS[chip.kind]
+    ici, dcn = (sum(t.seconds for t in traffics if t.network == network) for network in ("ICI", "DCN"))
+    times = (program.flops / peak, program.memory_bytes / chip.bandwidth, ici, dcn)
+    return Roofline(*times, mfu=model_flops / (devices * peak * max(times)) if max(times) else 0.0)
