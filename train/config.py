@@ -118,6 +118,7 @@ class MeshConfig:
 
     data: int = field(default=-1, metadata=RESUMABLE)  # replicas of the parameters, examples split
     fsdp: int = field(default=1, metadata=RESUMABLE)  # examples and parameters split
+    sequence: int = field(default=1, metadata=RESUMABLE)  # tokens of each example split: GPT-2, BERT, ViT, Transformer
     tensor: int = field(default=1, metadata=RESUMABLE)  # features split
 
 

@@ -219,7 +219,7 @@ class Run:
 
     def batch_shapes(self, size: int) -> list[dict[str, jax.ShapeDtypeStruct]]:
         """Of batches of ``size`` examples as loaded, one for each length that batches of text may have."""
-        return _batch_shapes(self.card, size, NamedSharding(self.mesh, sharding.BATCH))
+        return _batch_shapes(self.card, size, self.mesh)
 
 
 def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[Any]) -> Any:
@@ -341,10 +341,15 @@ def _initialiser(config: Config, card: Card, model: jaxmodels.Module, task: Task
     return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
 
 
-def _batch_shapes(card: Card, size: int, where: NamedSharding | None = None) -> list[dict[str, jax.ShapeDtypeStruct]]:
+def _batch_shapes(card: Card, size: int, mesh: Mesh | None = None) -> list[dict[str, jax.ShapeDtypeStruct]]:
     """Batches as loaded: of images one shape, of text one for each length that batches may have."""
+
+    def abstract(key: str, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        where = None if mesh is None else sharding.batch_sharding(key, len(shape), mesh)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
     found = [card.shapes(size, length) for length in card.lengths]
-    return [{k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()} for shapes in found]
+    return [{k: abstract(k, *v) for k, v in shapes.items()} for shapes in found]
 
 
 def parameter_count(run: Run) -> tuple[int, int]:
