@@ -72,7 +72,7 @@ class BERT(nn.Module):
       activation: of the MLP and of the pretraining head; norm_eps: of every LayerNorm.
       dropout_rate: on the embedding, on what each branch adds and before a classifier; attention_dropout_rate: on
         attention weights.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers as one scanned layer, stacked in ``blocks``; remat: recompute activations in the backward
         pass.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -92,7 +92,7 @@ class BERT(nn.Module):
     norm_eps: float = 1e-12
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32

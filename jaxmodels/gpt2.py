@@ -42,7 +42,7 @@ class GPT2(nn.Module):
       activation: of the MLP; norm_eps: of every LayerNorm.
       embedding_dropout_rate: on the embedding; dropout_rate: on what each residual branch adds; attention_dropout_rate:
         on attention weights. All 0.1 in the paper's models.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -60,7 +60,7 @@ class GPT2(nn.Module):
     embedding_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32

@@ -171,7 +171,7 @@ def constrain_batch(x: jax.Array, *names: str | None) -> jax.Array:
     where = [P.UNCONSTRAINED] * x.ndim
     for i, name in enumerate(names, 1):
         axis = {"tokens": "sequence", "all_tokens": "sequence", "heads": "tensor", None: None}[name]
-        if mesh.shape.get(axis, 1) > 1 and x.shape[i] % mesh.shape[axis] == 0:
+        if mesh.shape.get(axis, 1) > 1 and (name == "tokens" or x.shape[i] % mesh.shape[axis] == 0):
             where[i] = None if name == "all_tokens" else axis
     return jax.lax.with_sharding_constraint(x, P(axes, *where[1:]))
 

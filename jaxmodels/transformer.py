@@ -56,7 +56,7 @@ class Transformer(nn.Module):
       norm_eps: of every LayerNorm.
       dropout_rate: on embeddings and on what each residual branch adds; attention_dropout_rate: on attention weights;
         activation_dropout_rate: inside the MLP. The paper has the first, ``torch.nn.Transformer`` one rate for all.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers of a stack as one scanned layer: parameters are stacked in ``blocks``, and compile time does
         not grow with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     activation_dropout_rate: float = 0.1
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32

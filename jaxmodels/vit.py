@@ -52,7 +52,7 @@ class ViT(nn.Module):
       activation: of the MLP; ``"gelu"`` is the exact one.
       norm_eps: of every LayerNorm; torchvision 1e-6, transformers 1e-12.
       dropout_rate: after the embedding, after attention and in the MLP; attention_dropout_rate: on attention weights.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -71,7 +71,7 @@ class ViT(nn.Module):
     norm_eps: float = 1e-6
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
