@@ -97,7 +97,7 @@ def choose_backend(
     if backend == "auto":
         return ("einsum", f"{kernel} {hindrance}") if hindrance else (kernel, f"the kernel for {platform}")
     if hindrance:
-        raise ValueError(f"attention {backend!r} {hindrance}: 'einsum' has")
+        raise ValueError(f"attention {backend!r} {hindrance}: 'einsum' can")
     return backend, "as told"
 
 
@@ -281,7 +281,9 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionM
     if mesh.empty:
         place = None
     else:
-        place = splash.manual_sharding_spec(NamedSharding(mesh, P(places.heads, places.queries if mask.causal else None)))
+        place = splash.manual_sharding_spec(
+            NamedSharding(mesh, P(places.heads, places.queries if mask.causal else None))
+        )
 
     def kernel(query: jax.Array, key: jax.Array, value: jax.Array, segments: Any, splash: Any) -> jax.Array:
         return jax.vmap(splash)(query, key, value, segments)

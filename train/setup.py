@@ -1,6 +1,7 @@
 """From a config to everything a run needs: data card, mesh, model, optimiser, and compiled steps."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import jaxmodels
 from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
 from input_pipeline.image_text import text_card
 from input_pipeline.text import Form
+from jaxmodels.attention import choose_backend, gpu_capability
 from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead
 from train import sharding, transfer
@@ -249,9 +251,42 @@ def build(config: Config, *, card: Card | None = None, devices: list[jax.Device]
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as e:
         raise ConfigError(f"config.model = {config.model!r} with {config.model_fields}: {e}") from e
     transfer.check_patterns(config.optim, shapes.params)
+    attention_backend(model, card, mesh)
     where = sharding.shardings_of(shapes, mesh)
     shapes = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
     return Run(config, card, mesh, model, task, tx, shapes)
+
+
+def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[str, str] | None:
+    """The backend by which the model's longest self-attention trains on a mesh, and why; None: it has no choice.
+
+    Raises:
+      ConfigError: the model names one that cannot do it.
+    """
+    model = unwrapped(model)
+    if not hasattr(model, "attention"):
+        return None
+    text = isinstance(card, TextCard)
+    if text:
+        length = max(card.lengths)
+    else:
+        length = math.prod(size // model.patch_size for size in card.image_shape[:2]) + (model.pool == "cls")
+    device = mesh.devices.flat[0]
+    try:
+        return choose_backend(
+            model.attention,
+            platform=device.platform,
+            dtype=model.dtype,
+            head_size=model.hidden_size // model.num_heads,
+            queries=length,
+            keys=length,
+            dropout_rate=model.attention_dropout_rate,
+            segmented=text and (card.form != "windows" or card.isolate),
+            parts=mesh.shape["sequence"],
+            capability=gpu_capability(),
+        )
+    except ValueError as e:
+        raise ConfigError(f"config.model_fields.attention = {model.attention!r}: {e}") from e
 
 
 def _make_model(config: Config, card: Card) -> jaxmodels.Module:
@@ -345,7 +380,7 @@ def _batch_shapes(card: Card, size: int, mesh: Mesh | None = None) -> list[dict[
     """Batches as loaded: of images one shape, of text one for each length that batches may have."""
 
     def abstract(key: str, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        where = None if mesh is None else sharding.batch_sharding(key, len(shape), mesh)
+        where = None if mesh is None else sharding.batch_sharding(key, shape, mesh)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
     found = [card.shapes(size, length) for length in card.lengths]

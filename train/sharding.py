@@ -200,9 +200,10 @@ def batch_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def batch_sharding(key: str, ndim: int, mesh: Mesh) -> NamedSharding:
-    """Where the array ``key`` of a batch lies."""
-    return NamedSharding(mesh, TEXT if key in TEXTS and ndim == 2 else BATCH)
+def batch_sharding(key: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where the array ``key`` of a batch lies; of a text whose length ``sequence`` does not divide, all columns."""
+    text = key in TEXTS and len(shape) == 2 and shape[1] % mesh.shape["sequence"] == 0
+    return NamedSharding(mesh, TEXT if text else BATCH)
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
@@ -231,6 +232,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     def put(key: str, value: np.ndarray) -> jax.Array:
         # rows are this process's own; of the columns it has all, whichever its devices take
         whole = (parts * len(value), *value.shape[1:])
-        return jax.make_array_from_process_local_data(batch_sharding(key, value.ndim, mesh), value, whole)
+        return jax.make_array_from_process_local_data(batch_sharding(key, value.shape, mesh), value, whole)
 
     return {key: put(key, value) for key, value in batch.items()}
