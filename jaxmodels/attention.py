@@ -1,24 +1,118 @@
-"""Multi-head attention (Vaswani et al. 2017, section 3.2), its masks, its backends and its cache."""
+"""Multi-head attention (Vaswani et al. 2017, section 3.2), its masks, its backends and its cache.
+
+On a mesh with an axis ``sequence`` every device has a part of the queries and gathers all keys and values; kernels,
+which XLA cannot split, run on each device's own heads, queries and examples.
+"""
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from flax import struct
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers import Dense, Initializer, at_least_float32, require_choice, require_rate, torch_uniform, zeros
+from jaxmodels.layers import (
+    Dense,
+    Initializer,
+    at_least_float32,
+    constrain_batch,
+    require_choice,
+    require_rate,
+    torch_uniform,
+    zeros,
+)
 
-BACKENDS = ("einsum", "xla", "cudnn", "splash")
-"""Plain products; ``jax.nn.dot_product_attention`` by XLA or by cuDNN (NVIDIA, bfloat16); the splash kernel of Pallas
-(TPU; elsewhere interpreted, for tests). Dropout on attention weights is for einsum alone."""
+BACKENDS = ("auto", "einsum", "xla", "cudnn", "splash")
+"""What :func:`choose_backend` takes; plain products; ``jax.nn.dot_product_attention`` by XLA or by cuDNN (NVIDIA,
+bfloat16); the splash kernel of Pallas (TPU; elsewhere interpreted, for tests). Dropout on attention weights is for
+einsum alone."""
 
-SPLASH_BLOCK = 128
-"""Lengths are padded to a multiple of this for the splash kernel."""
+SPLASH_BLOCK, SPLASH_BLOCKS = 128, (128, 256, 512)
+"""Lengths are padded to a multiple of the first for the splash kernel, one that is shorter gains nothing; it works on
+squares of the largest that divides them, and on the larger faster."""
+
+KERNELS = {"gpu": "cudnn", "tpu": "splash"}
+"""Of each platform, that which keeps no weights [queries, keys] in memory."""
+
+
+def choose_backend(
+    backend: str,
+    *,
+    platform: str,
+    dtype: DTypeLike,
+    head_size: int,
+    queries: int,
+    keys: int,
+    dropout_rate: float = 0.0,
+    segmented: bool = False,
+    parts: int = 1,
+    capability: float | None = None,
+) -> tuple[str, str]:
+    """The backend that attention runs by, and why: of ``"auto"`` the platform's kernel where it can, else ``"einsum"``.
+
+    Args:
+      backend: of :data:`BACKENDS`; any but ``"auto"`` is returned as it is.
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``, for which the program is compiled.
+      dtype: of queries, keys and values; head_size: their last dimension; queries, keys: their lengths.
+      dropout_rate: on attention weights, now: 0 in evaluation.
+      segmented: whether the mask has segments.
+      parts: that the queries are split into over devices.
+      capability: of an NVIDIA GPU; None: unknown.
+
+    Raises:
+      ValueError: a backend that was named cannot do it.
+    """
+    kernel = KERNELS.get(platform, "") if backend == "auto" else backend
+    if kernel in ("", "einsum"):
+        return "einsum", f"there is no kernel for {platform}" if backend == "auto" else "as told"
+    hindrance = ""
+    size, short = jnp.dtype(dtype), min(queries, keys)
+    if dropout_rate:
+        hindrance = f"has no dropout_rate {dropout_rate}"
+    elif kernel == "cudnn" and platform != "gpu":
+        hindrance = f"is not for {platform}"
+    elif kernel == "cudnn" and capability is not None and capability < 8:
+        hindrance = f"needs compute capability 8.0, not {capability}"
+    elif kernel == "cudnn" and size not in (jnp.bfloat16, jnp.float16):
+        hindrance = f"is for bfloat16 and float16, not for {size}"
+    elif kernel == "cudnn" and (head_size % 8 or head_size > 128):
+        hindrance = f"is for heads of 8, 16, ... 128 features, not of {head_size}"
+    elif kernel == "cudnn" and segmented and (queries % 2 or keys % 2):
+        hindrance = f"with segments is for even lengths, not for {queries} and {keys}"
+    elif kernel == "splash" and size == jnp.float64:
+        hindrance = "has no float64"
+    elif kernel == "splash" and parts > 1 and queries % (SPLASH_BLOCK * parts):
+        hindrance = f"needs queries that are {parts} x a multiple of {SPLASH_BLOCK}, not {queries}"
+    elif kernel == "cudnn" and queries % parts:
+        hindrance = f"needs queries that {parts} divides, not {queries}"
+    elif backend == "auto" and short < SPLASH_BLOCK:
+        hindrance = f"gains nothing below {SPLASH_BLOCK} tokens, and these are {short}"
+    if backend == "auto":
+        return ("einsum", f"{kernel} {hindrance}") if hindrance else (kernel, f"the kernel for {platform}")
+    if hindrance:
+        raise ValueError(f"attention {backend!r} {hindrance}: 'einsum' can")
+    return backend, "as told"
+
+
+def target_platform() -> str:
+    """For which platform a program that is being traced will be compiled: that of the mesh, or else of the process."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return device.platform if device is not None else jax.default_backend()
+
+
+def gpu_capability() -> float | None:
+    """Compute capability of this process's NVIDIA GPU; None: there is none."""
+    if jax.default_backend() != "gpu":
+        return None
+    capability = getattr(jax.local_devices()[0], "compute_capability", None)
+    return None if capability is None else float(capability)
 
 
 class AttentionMask(struct.PyTreeNode):
@@ -69,12 +163,12 @@ def attention(
     queries, keys = query.shape[2], key.shape[2]
     if backend == "splash" and mask.start is None:  # its mask has no place for a cache; one query is no work either
         return _splash(query, key, value, mask)
+    if backend == "cudnn":
+        return _cudnn(query, key, value, mask)
     dense = mask.dense(queries, keys)
-    if backend in ("xla", "cudnn"):
+    if backend == "xla":
         q, k, v = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
-        return rearrange(
-            jax.nn.dot_product_attention(q, k, v, mask=dense, implementation=backend), "b n h d -> b h n d"
-        )
+        return rearrange(jax.nn.dot_product_attention(q, k, v, mask=dense, implementation="xla"), "b n h d -> b h n d")
     scores = jnp.einsum("bhqd,bhkd->bhqk", query / math.sqrt(query.shape[-1]), key)
     scores = at_least_float32(scores)
     if dense is not None:
@@ -83,33 +177,118 @@ def attention(
     return jnp.einsum("bhqk,bhkd->bhqd", weights, value)
 
 
+class _Places(NamedTuple):
+    """Axes of the mesh over which a kernel's examples, heads and queries are split, None where they are not."""
+
+    batch: tuple[str, ...] | None
+    heads: str | None
+    queries: str | None
+
+    @staticmethod
+    def of(query: jax.Array) -> "_Places":
+        shape = jax.sharding.get_abstract_mesh().shape
+        batch = tuple(axis for axis in ("data", "fsdp") if axis in shape)
+        divides = not query.shape[0] % math.prod(shape[axis] for axis in batch)
+        heads, queries = (
+            axis if shape.get(axis, 1) > 1 and not query.shape[i] % shape[axis] else None
+            for i, axis in ((1, "tensor"), (2, "sequence"))
+        )
+        return _Places(batch if batch and divides else None, heads, queries)
+
+
+def _on_each_device(
+    kernel: Callable[..., jax.Array], places: _Places, inputs: tuple[jax.Array, ...], segments: Any, more: Any = ()
+) -> jax.Array:
+    """``kernel(*inputs, segments, *more)`` with each device's own examples, heads and queries and all keys.
+
+    Args:
+      inputs: query, key, value; segments: of queries and of keys, or None; more: what else there is, and its places.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return kernel(*inputs, segments, *(value for value, _ in more))
+    queries, keys = P(places.batch, places.heads, places.queries), P(places.batch, places.heads)
+    of_segments = None if segments is None else type(segments)(P(places.batch, places.queries), P(places.batch))
+    where = (queries, keys, keys, of_segments, *(place for _, place in more))
+    mapped = jax.shard_map(kernel, in_specs=where, out_specs=queries, check_vma=False)
+    return mapped(*inputs, segments, *(value for value, _ in more))
+
+
+class _Segments(NamedTuple):
+    queries: jax.Array
+    keys: jax.Array
+
+
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
+    places = _Places.of(query)
+    segments = None
+    if mask.query_segments is not None and mask.key_segments is not None:
+        segments = _Segments(mask.query_segments, mask.key_segments)
+
+    def kernel(query: jax.Array, key: jax.Array, value: jax.Array, segments: Any) -> jax.Array:
+        own, start = segments or _Segments(None, None), mask.start
+        if places.queries:
+            start = jax.lax.axis_index(places.queries) * query.shape[2]
+        plain = mask.causal and segments is None and start is None  # then no mask is read from memory
+        dense = AttentionMask(*own, start, causal=mask.causal).dense(query.shape[2], key.shape[2])
+        q, k, v = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
+        y = jax.nn.dot_product_attention(
+            q, k, v, mask=None if plain else dense, is_causal=plain, implementation="cudnn"
+        )
+        return rearrange(y, "b n h d -> b h n d")
+
+    return _on_each_device(kernel, places, (query, key, value), segments)
+
+
 def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
     # imported here: Pallas takes a second that only its users should wait
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     batch, heads, queries, keys = *query.shape[:3], key.shape[2]
+    mesh, places = jax.sharding.get_abstract_mesh(), _Places.of(query)
 
     def padded(x: jax.Array, axis: int, value: int = 0) -> jax.Array:
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, -x.shape[axis] % SPLASH_BLOCK)
         return jnp.pad(x, widths, constant_values=value)
 
-    q, k, v = (padded(x, 2) for x in (query / math.sqrt(query.shape[-1]), key, value))
-    shape = (q.shape[2], k.shape[2])
+    inputs = tuple(padded(x, 2) for x in (query / math.sqrt(query.shape[-1]), key, value))
+    head_shards, query_shards = (mesh.shape[axis] if axis else 1 for axis in places[1:])
+    own, shape = inputs[0].shape[2] // query_shards, (inputs[0].shape[2], inputs[1].shape[2])
+    if not mask.causal:  # every device's queries see the same
+        query_shards, shape = 1, (own, shape[1])
     one = masks.CausalMask(shape) if mask.causal else masks.FullMask(shape)
-    splash = kernel.make_splash_mha(
+    block_q, block_k = (max(size for size in SPLASH_BLOCKS if not length % size) for length in (own, shape[1]))
+    splash = kernels.make_splash_mha(
         mask=masks.MultiHeadMask([one] * heads),
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=jax.default_backend() != "tpu",
+        block_sizes=kernels.BlockSizes(
+            block_q=block_q,
+            block_kv=block_k,
+            block_q_dkv=block_q,
+            block_kv_dkv=block_k,
+            block_q_dq=block_q,
+            block_kv_dq=block_k,
+        ),
+        head_shards=head_shards,
+        q_seq_shards=query_shards,
+        interpret=target_platform() != "tpu",
     )
     query_segments, key_segments = mask.query_segments, mask.key_segments
     if query_segments is None or key_segments is None:
         query_segments, key_segments = jnp.ones((batch, queries), jnp.int32), jnp.ones((batch, keys), jnp.int32)
     # what is added must attend to itself: a row without keys is NaN there; no segment has the number -1
-    segments = kernel.SegmentIds(padded(query_segments, 1, -1), padded(key_segments, 1, -1))
-    return jax.vmap(splash)(q, k, v, segments)[:, :, :queries]
+    segments = kernels.SegmentIds(padded(query_segments, 1, -1), padded(key_segments, 1, -1))
+    if mesh.empty:
+        place = None
+    else:
+        place = splash.manual_sharding_spec(
+            NamedSharding(mesh, P(places.heads, places.queries if mask.causal else None))
+        )
+
+    def kernel(query: jax.Array, key: jax.Array, value: jax.Array, segments: Any, splash: Any) -> jax.Array:
+        return jax.vmap(splash)(query, key, value, segments)
+
+    return _on_each_device(kernel, places, inputs, segments, ((splash, place),))[:, :, :queries]
 
 
 class MultiHeadAttention(nn.Module):
@@ -150,7 +329,8 @@ class MultiHeadAttention(nn.Module):
 
         def heads(name: str, x: jax.Array) -> jax.Array:
             y = Dense(x.shape[-1], kernel_init=self.kernel_init, name=name, **dtypes)(x)
-            return rearrange(y, "b n (h d) -> b h n d", h=self.num_heads)
+            y = rearrange(y, "b n (h d) -> b h n d", h=self.num_heads)
+            return constrain_batch(y, "heads", "tokens")
 
         query = heads("query", x)
         if memory is None:
@@ -163,12 +343,28 @@ class MultiHeadAttention(nn.Module):
             key, value = (
                 self.variable("cache", f"cached_{name}", heads, name, memory).value for name in ("key", "value")
             )
+        # each device has made the keys of its own tokens and now takes the others'
+        key, value = (constrain_batch(y, "heads", "all_tokens") for y in (key, value))
         dropout = nn.Dropout(self.dropout_rate, deterministic=not self.train, name="dropout")
-        if self.backend != "einsum" and self.train and self.dropout_rate:
-            raise ValueError(f"attention {self.backend!r} has no dropout_rate {self.dropout_rate}: 'einsum' has")
-        y = attention(query, key, value, mask, backend=self.backend, dropout=dropout)
+        y = attention(query, key, value, mask, backend=self._chosen(query, key, mask), dropout=dropout)
         y = rearrange(y, "b h n d -> b n (h d)")
         return Dense(x.shape[-1], kernel_init=self.out_init, bias_init=zeros, name="out", **dtypes)(y)
+
+    def _chosen(self, query: jax.Array, key: jax.Array, mask: AttentionMask) -> str:
+        if self.backend == "auto" and mask.start is not None:
+            return "einsum"  # of one query there are few weights
+        return choose_backend(
+            self.backend,
+            platform=target_platform(),
+            dtype=query.dtype,
+            head_size=query.shape[-1],
+            queries=query.shape[2],
+            keys=key.shape[2],
+            dropout_rate=self.dropout_rate if self.train else 0.0,
+            segmented=mask.query_segments is not None,
+            parts=jax.sharding.get_abstract_mesh().shape.get("sequence", 1),
+            capability=gpu_capability(),
+        )[0]
 
     def _cached(self, name: str, new: jax.Array, mask: AttentionMask) -> jax.Array:
         if mask.key_segments is None:

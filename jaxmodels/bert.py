@@ -32,6 +32,7 @@ from jaxmodels.layers import (
     unit_length,
     zeros,
 )
+from jaxmodels.stack import run_stack
 
 HEADS = ("pretraining", "classification", "tokens", "spans", "none")
 """Masked tokens and next sentence; one label for a text or a pair; one for each token; where an answer starts and ends;
@@ -71,7 +72,7 @@ class BERT(nn.Module):
       activation: of the MLP and of the pretraining head; norm_eps: of every LayerNorm.
       dropout_rate: on the embedding, on what each branch adds and before a classifier; attention_dropout_rate: on
         attention weights.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers as one scanned layer, stacked in ``blocks``; remat: recompute activations in the backward
         pass.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -91,7 +92,7 @@ class BERT(nn.Module):
     norm_eps: float = 1e-12
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
@@ -127,33 +128,21 @@ class BERT(nn.Module):
         places = jnp.arange(tokens.shape[1])[None] if segments is None else segment_positions(segments)
         x = token_embed(tokens) + embed(self.max_len, name="position_embed")(places)
         x += embed(self.type_vocab_size, name="type_embed")(jnp.zeros_like(tokens) if types is None else types)
-        x = constrain_batch(dropout(name="dropout")(norm(name="norm")(x)))
-        block = partial(
-            EncoderBlock,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            attention=self.attention,
-            train=train,
+        x = constrain_batch(dropout(name="dropout")(norm(name="norm")(x)), "tokens")
+        fields = {
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "activation": self.activation,
+            "norm_eps": self.norm_eps,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "attention": self.attention,
+            "train": train,
             **dtypes,
-        )
+        }
         mask = AttentionMask(segments, segments)
-        if self.scan:
-            layers = nn.scan(
-                nn.remat(_ScanBlock, prevent_cse=False) if self.remat else _ScanBlock,
-                variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=self.num_layers,
-            )
-            x, _ = layers(**block.keywords, name="blocks")(x, mask)
-        else:
-            layer = nn.remat(EncoderBlock) if self.remat else EncoderBlock
-            for i in range(self.num_layers):
-                x = layer(**block.keywords, name=f"block_{i}")(x, mask)
+        depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
+        x = run_stack(self, EncoderBlock, fields, x, mask, **depth)
         if self.head == "tokens":
             return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(x)))
         if self.head == "spans":
@@ -230,14 +219,7 @@ class EncoderBlock(nn.Module):
         x = norm(name="norm_1")(x + dropout(name="dropout_1")(y))
         y = ACTIVATIONS[self.activation](dense(self.mlp_dim, name="mlp_in")(x))
         y = dense(x.shape[-1], name="mlp_out")(y)
-        return constrain_batch(norm(name="norm_2")(x + dropout(name="dropout_2")(y)))
-
-
-class _ScanBlock(EncoderBlock):
-    """:class:`EncoderBlock` with the signature that ``nn.scan`` wants."""
-
-    def __call__(self, x, mask):
-        return super().__call__(x, mask), None
+        return constrain_batch(norm(name="norm_2")(x + dropout(name="dropout_2")(y)), "tokens")
 
 
 def token_mean(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Float[Array, "b d"]:

@@ -40,6 +40,7 @@ from jaxmodels.layers import (
 )
 from jaxmodels.lstm import bilstm, lstm
 from jaxmodels.resnet import resnet18, resnet20, resnet50
+from jaxmodels.stack import run_stack
 from jaxmodels.vit import vit_s_16, vit_ti_16
 
 FUSIONS = ("image", "text", "direct", "concat", "sum", "outer", "cross_attention", "mean", "learned")
@@ -237,20 +238,19 @@ class Fusion(nn.Module):
         )
         x = nn.LayerNorm(1e-12, use_fast_variance=False, name="norm", **dtypes)(x)  # BERT's epsilon
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-        for i in range(self.num_layers):
-            x = bert.EncoderBlock(
-                num_heads=self.num_heads,
-                mlp_dim=self.mlp_dim,
-                activation="gelu",
-                norm_eps=1e-12,
-                dropout_rate=self.dropout_rate,
-                attention_dropout_rate=self.dropout_rate,
-                attention="einsum",
-                train=train,
-                name=f"block_{i}",
-                **dtypes,
-            )(x, AttentionMask(groups, groups))
-        return x[:, 0]
+        fields = {
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "activation": "gelu",
+            "norm_eps": 1e-12,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.dropout_rate,
+            "attention": "einsum",
+            "train": train,
+            **dtypes,
+        }
+        mask, depth = AttentionMask(groups, groups), {"num_layers": self.num_layers, "scan": False, "remat": False}
+        return run_stack(self, bert.EncoderBlock, fields, constrain_batch(x, "tokens"), mask, **depth)[:, 0]
 
     def _check(self, height: int, width: int) -> None:
         require_positive(num_classes=self.num_classes, vocab_size=self.vocab_size, max_len=self.max_len)
@@ -358,7 +358,7 @@ class DualEncoder(nn.Module):
             raise ValueError(f"temperature {self.temperature} must be at least 0.01")
         embedded = []
         for modality, inputs in (("image", (image,)), ("text", (tokens, segments))):
-            x = features(encoder_of(self, modality), *inputs, train=train).whole
+            x = constrain_batch(features(encoder_of(self, modality), *inputs, train=train).whole)
             x = at_least_float32(
                 Dense(
                     self.embed_size,

@@ -29,6 +29,7 @@ from jaxmodels.layers import (
     require_rate,
     segment_positions,
 )
+from jaxmodels.stack import run_stack
 
 
 class GPT2(nn.Module):
@@ -41,7 +42,7 @@ class GPT2(nn.Module):
       activation: of the MLP; norm_eps: of every LayerNorm.
       embedding_dropout_rate: on the embedding; dropout_rate: on what each residual branch adds; attention_dropout_rate:
         on attention weights. All 0.1 in the paper's models.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -59,7 +60,7 @@ class GPT2(nn.Module):
     embedding_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
@@ -98,33 +99,22 @@ class GPT2(nn.Module):
         embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal(0.02), **dtypes)
         token_embed = embed(self.vocab_size, name="token_embed")
         x = token_embed(tokens) + embed(self.max_len, name="position_embed")(positions)
-        x = constrain_batch(nn.Dropout(self.embedding_dropout_rate, deterministic=not train, name="dropout")(x))
-        block = partial(
-            DecoderBlock,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            attention=self.attention,
-            out_deviation=0.02 / math.sqrt(2 * self.num_layers),
-            train=train,
+        x = nn.Dropout(self.embedding_dropout_rate, deterministic=not train, name="dropout")(x)
+        x = constrain_batch(x, "tokens")
+        fields = {
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "activation": self.activation,
+            "norm_eps": self.norm_eps,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "attention": self.attention,
+            "out_deviation": 0.02 / math.sqrt(2 * self.num_layers),
+            "train": train,
             **dtypes,
-        )
-        if self.scan:
-            layers = nn.scan(
-                nn.remat(_ScanBlock, prevent_cse=False) if self.remat else _ScanBlock,
-                variable_axes={"params": 0, "cache": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=self.num_layers,
-            )
-            x, _ = layers(**block.keywords, name="blocks")(x, mask)
-        else:
-            layer = nn.remat(DecoderBlock) if self.remat else DecoderBlock
-            for i in range(self.num_layers):
-                x = layer(**block.keywords, name=f"block_{i}")(x, mask)
+        }
+        depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
+        x = run_stack(self, DecoderBlock, fields, x, mask, **depth)
         x = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name="norm", **dtypes)(x)
         if self.tie_embeddings:
             return TokenLogits(x, token_embed.embedding)
@@ -184,14 +174,7 @@ class DecoderBlock(nn.Module):
         y = Dense(self.mlp_dim, kernel_init=normal(0.02), name="mlp_in", **dtypes)(norm(name="norm_2")(x))
         y = ACTIVATIONS[self.activation](y)
         y = Dense(x.shape[-1], kernel_init=normal(self.out_deviation), name="mlp_out", **dtypes)(y)
-        return constrain_batch(x + dropout(name="dropout_2")(y))
-
-
-class _ScanBlock(DecoderBlock):
-    """:class:`DecoderBlock` with the signature that ``nn.scan`` wants."""
-
-    def __call__(self, x, mask):
-        return super().__call__(x, mask), None
+        return constrain_batch(x + dropout(name="dropout_2")(y), "tokens")
 
 
 gpt2_124m = partial(GPT2, vocab_size=50_257)

@@ -154,17 +154,26 @@ def product_of_rows(x: jax.Array, kernel: jax.Array, dimensions: object, **optio
 Dense = partial(nn.Dense, dot_general=product_of_rows)
 
 
-def constrain_batch(x: jax.Array) -> jax.Array:
+def constrain_batch(x: jax.Array, *names: str | None) -> jax.Array:
     """Keeps the leading dimension split over the mesh's ``data`` and ``fsdp`` axes; does nothing without a mesh.
 
     Called at block boundaries. Without it XLA may choose to gather the batch instead of a split parameter, and every
     device then computes every example.
+
+    Args:
+      names: of the dimensions behind the first: ``"tokens"`` are split over the mesh's ``sequence``, ``"heads"`` over
+        ``tensor``, each where it divides; ``"all_tokens"`` are on every device of ``sequence``. The rest is XLA's.
     """
-    axes = tuple(a for a in ("data", "fsdp") if a in jax.sharding.get_abstract_mesh().axis_names)
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(a for a in ("data", "fsdp") if a in mesh.axis_names)
     if not axes:
         return x
-    rest = (P.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, P(axes, *rest))
+    where = [P.UNCONSTRAINED] * x.ndim
+    for i, name in enumerate(names, 1):
+        axis = {"tokens": "sequence", "all_tokens": "sequence", "heads": "tensor", None: None}[name]
+        if mesh.shape.get(axis, 1) > 1 and (name == "tokens" or x.shape[i] % mesh.shape[axis] == 0):
+            where[i] = None if name == "all_tokens" else axis
+    return jax.lax.with_sharding_constraint(x, P(axes, *where[1:]))
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:

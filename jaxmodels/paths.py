@@ -1,5 +1,6 @@
 """Paths of parameters, which are an interface: sharding, checkpoints, weights and pruning go by them."""
 
+import re
 from typing import Any
 
 import jax
@@ -8,6 +9,11 @@ import jax
 def path_name(path: tuple[Any, ...]) -> str:
     """``params/dense_0/kernel`` of a key path."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def in_stack(path: str) -> bool:
+    """Whether a parameter is of a layer of :func:`jaxmodels.stack.run_stack`."""
+    return re.search(r"(^|/)(blocks|block_\d+)/", path) is not None
 
 
 def is_stacked(path: str) -> bool:

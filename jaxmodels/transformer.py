@@ -34,6 +34,7 @@ from jaxmodels.layers import (
     xavier_uniform,
     zeros,
 )
+from jaxmodels.stack import run_stack
 from jaxmodels.vit import packed_xavier_uniform
 
 
@@ -55,7 +56,7 @@ class Transformer(nn.Module):
       norm_eps: of every LayerNorm.
       dropout_rate: on embeddings and on what each residual branch adds; attention_dropout_rate: on attention weights;
         activation_dropout_rate: inside the MLP. The paper has the first, ``torch.nn.Transformer`` one rate for all.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers of a stack as one scanned layer: parameters are stacked in ``blocks``, and compile time does
         not grow with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -80,7 +81,7 @@ class Transformer(nn.Module):
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     activation_dropout_rate: float = 0.1
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
@@ -194,7 +195,7 @@ class Transformer(nn.Module):
             x = x * math.sqrt(self.hidden_size)
         table = sine_positions(self.max_len, self.hidden_size, halves=self.position == "sine_halves")
         x = x + jnp.asarray(table, x.dtype)[positions]
-        return constrain_batch(self.dropout(x, deterministic=not train))
+        return constrain_batch(self.dropout(x, deterministic=not train), "tokens")
 
     def _require_length(self, name: str, length: int) -> None:
         if length > self.max_len:
@@ -256,19 +257,8 @@ class Stack(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Applies the blocks; ``context`` is what a block takes besides ``x``."""
         fields = self.block.keywords | {"train": train}
-        if self.scan:
-            layers = nn.scan(
-                nn.remat(_ScanBlock, prevent_cse=False) if self.remat else _ScanBlock,
-                variable_axes={"params": 0, "cache": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=self.num_layers,
-            )
-            x, _ = layers(**fields, name="blocks")(x, *context)
-        else:
-            layer = nn.remat(Block) if self.remat else Block
-            for i in range(self.num_layers):
-                x = layer(**fields, name=f"block_{i}")(x, *context)
+        depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
+        x = run_stack(self, Block, fields, x, *context, **depth)
         return x if self.norm is None else self.norm(name="norm")(x)
 
 
@@ -319,7 +309,7 @@ class Block(nn.Module):
             norm = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name=f"norm_{i}", **dtypes)
             dropout = nn.Dropout(self.dropout_rate, deterministic=not self.train, name=f"dropout_{i}")
             x = x + dropout(branch(norm(x))) if self.norm_first else norm(x + dropout(branch(x)))
-        return constrain_batch(x)
+        return constrain_batch(x, "tokens")
 
     def _mlp(self, x: jax.Array) -> jax.Array:
         dtypes = {"kernel_init": xavier_uniform, "dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -327,13 +317,6 @@ class Block(nn.Module):
         y = ACTIVATIONS[self.activation](y)
         y = nn.Dropout(self.activation_dropout_rate, deterministic=not self.train, name="mlp_dropout")(y)
         return Dense(x.shape[-1], bias_init=torch_bias(self.mlp_dim), name="mlp_out", **dtypes)(y)
-
-
-class _ScanBlock(Block):
-    """:class:`Block` with the signature that ``nn.scan`` wants."""
-
-    def __call__(self, x, *context):
-        return super().__call__(x, *context), None
 
 
 def sine_positions(length: int, size: int, *, halves: bool) -> np.ndarray:

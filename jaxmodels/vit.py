@@ -31,6 +31,7 @@ from jaxmodels.layers import (
     xavier_uniform,
     zeros,
 )
+from jaxmodels.stack import run_stack
 
 packed_xavier_uniform = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 """Xavier's bound for query, key and value as one [3 d, d] matrix, as ``torch.nn.MultiheadAttention`` takes it."""
@@ -51,7 +52,7 @@ class ViT(nn.Module):
       activation: of the MLP; ``"gelu"`` is the exact one.
       norm_eps: of every LayerNorm; torchvision 1e-6, transformers 1e-12.
       dropout_rate: after the embedding, after attention and in the MLP; attention_dropout_rate: on attention weights.
-      attention: backend, see ``jaxmodels.attention.BACKENDS``.
+      attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -70,7 +71,7 @@ class ViT(nn.Module):
     norm_eps: float = 1e-6
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
-    attention: str = "einsum"
+    attention: str = "auto"
     scan: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
@@ -98,31 +99,19 @@ class ViT(nn.Module):
             position = jnp.asarray(sincos_positions(rows, columns, size), self.param_dtype)
             position = jnp.pad(position, ((0, 0), (x.shape[1] - rows * columns, 0), (0, 0)))
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x + position.astype(x.dtype))
-        block = partial(
-            EncoderBlock,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            attention=self.attention,
-            train=train,
+        fields = {
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "activation": self.activation,
+            "norm_eps": self.norm_eps,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "attention": self.attention,
+            "train": train,
             **dtypes,
-        )
-        x = constrain_batch(x)
-        if self.scan:
-            layers = nn.scan(
-                partial(_rematerialised, prevent_cse=False)(_ScanBlock) if self.remat else _ScanBlock,
-                variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                length=self.num_layers,
-            )
-            x, _ = layers(**block.keywords, name="blocks")(x, None)
-        else:
-            layer = _rematerialised(EncoderBlock) if self.remat else EncoderBlock
-            for i in range(self.num_layers):
-                x = layer(**block.keywords, name=f"block_{i}")(x)
+        }
+        depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
+        x = run_stack(self, EncoderBlock, fields, constrain_batch(x, "tokens"), **depth)
         x = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name="norm", **dtypes)(x)
         x = x[:, 0] if self.pool == "cls" else x.mean(1)
         if self.representation_size:
@@ -186,18 +175,7 @@ class EncoderBlock(nn.Module):
         y = Dense(self.mlp_dim, name="mlp_in", **mlp_init, **dtypes)(norm(name="norm_2")(x))
         y = dropout(name="dropout_2")(ACTIVATIONS[self.activation](y))
         y = Dense(x.shape[-1], name="mlp_out", **mlp_init, **dtypes)(y)
-        return constrain_batch(x + dropout(name="dropout_3")(y))
-
-
-class _ScanBlock(EncoderBlock):
-    """:class:`EncoderBlock` with the signature that ``nn.scan`` wants."""
-
-    def __call__(self, x, _):
-        return super().__call__(x), None
-
-
-def _rematerialised(block: type[nn.Module], *, prevent_cse: bool = True) -> type[nn.Module]:
-    return nn.remat(block, prevent_cse=prevent_cse)
+        return constrain_batch(x + dropout(name="dropout_3")(y), "tokens")
 
 
 def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:

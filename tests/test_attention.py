@@ -1,16 +1,23 @@
 """Attention: every backend against plain products, masks by gradient, the cache against the whole text."""
 
+import importlib.util
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.sharding import AxisType
 from torch.nn import functional as F
 
-from jaxmodels.attention import AttentionMask, MultiHeadAttention, attention
+from jaxmodels.attention import AttentionMask, MultiHeadAttention, attention, choose_backend, target_platform
 from jaxmodels.layers import segment_positions, xavier_uniform
+
+ROOT = Path(__file__).parents[1]
 
 
 def heads(*shape, seed=0, dtype=jnp.float32):
@@ -136,3 +143,147 @@ def test_dropout_needs_the_weights():
     model = layer(backend="xla", dropout_rate=0.1, train=True)
     with pytest.raises(ValueError, match=r"attention 'xla' has no dropout_rate 0\.1"):
         model.init(jax.random.key(0), heads(1, 3, 4))
+
+
+CAN = {"dtype": jnp.bfloat16, "head_size": 64, "queries": 1024, "keys": 1024}
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "chosen", "why"),
+    [
+        ("cpu", {}, "einsum", "no kernel for cpu"),
+        ("tpu", {}, "splash", "kernel for tpu"),
+        ("tpu", {"dtype": jnp.float32, "head_size": 25, "parts": 4}, "splash", "kernel"),
+        ("tpu", {"dropout_rate": 0.1}, "einsum", "splash has no dropout_rate 0.1"),
+        ("tpu", {"dtype": jnp.float64}, "einsum", "float64"),
+        ("tpu", {"keys": 64}, "einsum", "below 128 tokens"),
+        ("tpu", {"queries": 1000, "parts": 2}, "einsum", "2 x a multiple of 128, not 1000"),
+        ("gpu", {}, "cudnn", "kernel for gpu"),
+        ("gpu", {"dtype": jnp.float32}, "einsum", "not for float32"),
+        ("gpu", {"head_size": 20}, "einsum", "not of 20"),
+        ("gpu", {"head_size": 256}, "einsum", "not of 256"),
+        ("gpu", {"capability": 7.5}, "einsum", "compute capability 8.0, not 7.5"),
+        ("gpu", {"keys": 1023, "segmented": True}, "einsum", "even lengths"),
+        ("gpu", {"keys": 1023}, "cudnn", "kernel"),
+    ],
+)
+def test_auto_takes_the_kernel_that_can_and_says_why(platform, changes, chosen, why):
+    found, reason = choose_backend("auto", platform=platform, **CAN | changes)
+    assert found == chosen and why in reason
+
+
+def test_a_backend_that_is_named_is_taken_or_refused():
+    assert choose_backend("splash", platform="cpu", **CAN | {"keys": 16})[0] == "splash"
+    assert choose_backend("xla", platform="tpu", **CAN)[0] == "xla"
+    for backend, platform, changes, words in (
+        ("cudnn", "cpu", {}, "'cudnn' is not for cpu"),
+        ("cudnn", "gpu", {"dtype": jnp.float32}, "'cudnn' is for bfloat16 and float16, not for float32"),
+        ("splash", "tpu", {"dropout_rate": 0.1}, r"'splash' has no dropout_rate 0\.1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            choose_backend(backend, platform=platform, **CAN | changes)
+
+
+AXES = ("data", "fsdp", "sequence", "tensor")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("causal", 64), ("packed", 128), ("padding", 64)])
+def test_splash_on_a_mesh_equals_plain_products(kind, size):
+    """Every device has a part of examples, heads and queries; the causal mask knows which."""
+    q, k, v, weight = (heads(2, 2, 256, size, seed=i) for i in range(4))
+    mask = mask_of(kind, 256, 256)
+    if kind == "packed":
+        weight = weight * (mask.query_segments > 0)[:, None, :, None]
+
+    def loss(q, k, v, backend):
+        out = attention(q, k, v, mask, backend=backend)
+        return (jnp.nan_to_num(out, nan=1e9) * weight).sum(), out
+
+    gradient = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    (_, expected), expected_grads = jax.jit(gradient, static_argnums=3)(q, k, v, "einsum")
+    mesh = jax.make_mesh((1, 2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 4)
+    with jax.set_mesh(mesh):
+        (_, out), grads = jax.jit(gradient, static_argnums=3)(q, k, v, "splash")
+    assert out.sharding.shard_shape(out.shape) == (1, 1, 128, size)
+    real = np.asarray(weight != 0)
+    np.testing.assert_allclose(np.where(real, out, 0), np.where(real, expected, 0), atol=1e-5)
+    for a, b in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+def test_cudnn_is_lowered_with_each_device_s_own_queries(segmented, monkeypatch):
+    """As far as it goes without a GPU: the calls that the program for one would make, and their shapes."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: float(capability) <= 9)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0")
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((1, 2, 2, 2), AXES, (AxisType.Auto,) * 4, abstract_device=device)
+    x = jax.ShapeDtypeStruct((4, 4, 256, 64), jnp.bfloat16)
+
+    def gradient(x, segments):
+        assert target_platform() == "gpu"
+        mask = AttentionMask(segments, segments, causal=True) if segmented else AttentionMask(causal=True)
+        out = attention(x, x, x, mask, backend="cudnn")
+        return out.astype(jnp.float32).sum()
+
+    def text():
+        traced = jax.jit(jax.grad(gradient)).trace(x, jax.ShapeDtypeStruct((4, 256), jnp.int32))
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        split = text()
+    assert "@__cudnn$fmhaScaleBiasSoftmaxBackward" in split
+    assert "tensor<2x128x2x64xbf16>" in split and "tensor<2x256x2x64xbf16>" in split
+    if not segmented:
+        monkeypatch.setattr("tests.test_attention.target_platform", lambda: "gpu")
+        whole = text()
+        assert "@__cudnn$fmhaSoftmaxBackward" in whole and "256x256" not in whole, "no mask is read from memory"
+
+
+TPU = """
+import os
+os.environ.update(
+    JAX_PLATFORMS="cpu", TPU_ACCELERATOR_TYPE="v5litepod-8", TPU_WORKER_HOSTNAMES="localhost", TPU_LOG_DIR="disabled",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+)
+import sys
+import jax, jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxmodels.attention import AttentionMask, MultiHeadAttention
+from jaxmodels.layers import normal
+
+axes = ("data", "fsdp", "sequence", "tensor")
+layer = MultiHeadAttention(
+    num_heads=2, dropout_rate=0.0, train=True, backend="auto", kernel_init=normal(), dtype=jnp.bfloat16
+)
+for name, size, causal in (("v5e:2x2", 64, True), ("v5p:2x2x1", 128, True), ("v6e:2x2", 128, False)):
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    mesh = jax.make_mesh((1, 1, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 4, devices=topology.devices)
+    x = jnp.zeros((1, 512, 2 * size), jnp.bfloat16)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+
+    def loss(params, x, segments):
+        mask = AttentionMask(segments, segments, causal=causal)
+        return layer.apply(params, x, mask=mask).astype(jnp.float32).sum()
+
+    place = NamedSharding(mesh, P(None, "sequence"))
+    params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, P())), params)
+    arguments = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)]
+    arguments += [jax.ShapeDtypeStruct((1, 512), jnp.int32, sharding=place)]
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss)).lower(params, *arguments).compile().as_text()
+    assert text.count("splash") >= 3, name
+    print(name, "ok")
+"""
+
+
+def test_auto_is_the_kernel_on_tpus():
+    """Compiled ahead of time, forward and backward; in a process of its own, whose environment names the TPU."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu, the compiler for TPUs, is not installed: pip install jax[tpu]")
+    done = subprocess.run([sys.executable, "-c", TPU], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.stdout.count("ok") == 3, done.stderr[-2000:]

@@ -131,6 +131,7 @@ def test_overrides_are_read_by_annotation():
         ("accumulate=3", ["config.batch_size = 128", "config.accumulate = 3", "126 or 129"]),
         ("mesh.data=0", ["config.mesh.data", "nearest: 1"]),
         ("mesh.fsdp=-1", ["config.mesh", "-1"]),
+        ("mesh.sequence=2", ["config.mesh.sequence = 2", "'cnn'", "nearest: 1"]),
         ("data.std=0", ["config.data.std", "positive"]),
         ("data.mean=(0.1,0.2)", ["config.data.mean", "config.data.std"]),
         ("steps", ["--config.steps", "VALUE"]),
@@ -180,7 +181,7 @@ def test_batches_must_split_over_the_mesh():
 
 
 def test_meshes_that_do_not_fit_the_devices():
-    with pytest.raises(ConfigError, match=r"data -1 x fsdp 3 x tensor 1 does not fit 8"):
+    with pytest.raises(ConfigError, match=r"data -1 x fsdp 3 x sequence 1 x tensor 1 does not fit 8"):
         make_mesh(config_lib.MeshConfig(fsdp=3))
     with pytest.raises(ConfigError, match="8 device"):
         make_mesh(config_lib.MeshConfig(data=2, fsdp=2))

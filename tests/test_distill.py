@@ -166,7 +166,7 @@ def test_the_teacher_is_an_argument_of_the_step_and_right_in_every_micro_batch(t
 def test_a_teacher_on_a_mesh(teacher):
     found = []
     for sizes in ((1, 1, 1), (1, 4, 2)):
-        c = student(teacher, mesh=MeshConfig(*sizes))
+        c = student(teacher, mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
         c.model_fields = {"features": (8,), "pool": "each", "hidden_size": 32}
         run = setup.build(c, devices=jax.devices()[: int(np.prod(sizes))])
         state, (step, _, _) = run.init(), run.compile_train_step()

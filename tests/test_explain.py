@@ -525,7 +525,7 @@ def test_tokens_are_replaced_or_dropped():
 
 def on_mesh(function, variables, batch):
     """``function(variables, *batch)`` with parameters and batch over data x fsdp x tensor, and on one device."""
-    mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
     def gathered(variables, *batch):
         return function({"params": sharding.gather_fsdp(variables["params"])}, *batch)

@@ -347,7 +347,7 @@ def test_gradients_on_a_mesh_equal_those_of_one_device(kind, x64):
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_every_parameter_has_its_rule(kind):
     run = mesh_run(kind)
-    mesh = jax.sharding.AbstractMesh((1, 1, 8), sharding.AXES)
+    mesh = jax.sharding.AbstractMesh((1, 1, 1, 8), sharding.AXES)
     for path, leaf in jax.tree_util.tree_leaves_with_path(run.shapes.params):
         name = sharding.path_name(path)
         matching = [pattern for pattern, _ in sharding.RULES if re.search(pattern, name)]

@@ -114,10 +114,14 @@ class OptimConfig:
 
 @dataclass
 class MeshConfig:
-    """Devices along each axis; -1 (at most once) takes what the others leave."""
+    """Devices along each axis; -1 (at most once) takes what the others leave.
+
+    Of several TPU slices each is a part of ``data``, which their number must divide.
+    """
 
     data: int = field(default=-1, metadata=RESUMABLE)  # replicas of the parameters, examples split
     fsdp: int = field(default=1, metadata=RESUMABLE)  # examples and parameters split
+    sequence: int = field(default=1, metadata=RESUMABLE)  # tokens of each example split, of transformers
     tensor: int = field(default=1, metadata=RESUMABLE)  # features split
 
 
@@ -335,6 +339,11 @@ def check(config: Config) -> None:
                 f"config.optim.rates.{pattern} = {rate} must be above 0; config.optim.freeze stops training"
             )
     _check_model(config)
+    if config.mesh.sequence != 1 and "attention" not in jaxmodels.model_fields(config.model):
+        raise ConfigError(
+            f"config.mesh.sequence = {config.mesh.sequence} splits the tokens of transformers, and model "
+            f"{config.model!r} is none; nearest: 1"
+        )
     _check_compression(config)
     if reads_text(config) and not reads_images(config):
         _require_no_images(config, f"model {config.model!r} reads text")

@@ -17,7 +17,7 @@ import numpy as np
 
 from train import binary, cli
 from train.checkpoint import CheckpointError, Checkpoints
-from train.config import Config, ConfigError
+from train.config import Config, ConfigError, MeshConfig
 from train.metrics import Sums, matthews, per_class
 from train.setup import Run, build
 from train.sharding import batch_shards, make_mesh, put_batch
@@ -212,7 +212,7 @@ def for_this_machine(config: Config) -> Config:
     try:
         shards = batch_shards(make_mesh(config.mesh))
     except ConfigError:
-        config.mesh.data, config.mesh.fsdp, config.mesh.tensor = -1, 1, 1
+        config.mesh = MeshConfig()
         shards = jax.device_count()
     config.eval_batch_size = -(-config.eval_batch_size // shards) * shards
     config.batch_size = -(-config.batch_size // (shards * config.accumulate)) * shards * config.accumulate

@@ -183,10 +183,10 @@ def token_cross_entropy(
     size = max(n for n in range(1, length + 1) if length % n == 0 and n <= most)
     if size == length:
         return part(outputs.hidden, target)
-    # along the length: every device keeps the texts it has
-    hidden, targets = (rearrange(x, "b (k n) ... -> k b n ...", n=size) for x in (outputs.hidden, target))
+    # along the length, every k-th token: every device keeps the tokens it has
+    hidden, targets = (rearrange(x, "b (n k) ... -> k b n ...", n=size) for x in (outputs.hidden, target))
     found = jax.lax.map(lambda x: jax.checkpoint(part)(*x), (hidden, targets))
-    return TokenLosses(*(rearrange(x, "k b n -> b (k n)") for x in found))
+    return TokenLosses(*(rearrange(x, "k b n -> b (n k)") for x in found))
 
 
 def masked_lm(

@@ -33,11 +33,13 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
     stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
     optim, prune = config.optim, config.prune
     frozen = transfer.frozen_size(run.shapes.params, optim.freeze)
+    attention = setup.attention_backend(run.model, card, run.mesh)
     rows = {
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} processes",
         "mesh": mesh,
         "dtypes": f"parameters {stored}, computation {config.dtype}, matrix products at {precision} precision",
         "model": f"{config.model} {config.model_fields or ''}: {count:,} parameters, {size / 1e6:.2f} MB",
+        "attention": "{}: {}".format(*attention) if attention else "",
         "data": card.summary(),
         "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
         f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)",

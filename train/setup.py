@@ -1,6 +1,7 @@
 """From a config to everything a run needs: data card, mesh, model, optimiser, and compiled steps."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import jaxmodels
 from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
 from input_pipeline.image_text import text_card
 from input_pipeline.text import Form
+from jaxmodels.attention import choose_backend, gpu_capability
 from jaxmodels.features import WithFeatures
 from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
@@ -230,7 +232,7 @@ class Run:
 
     def batch_shapes(self, size: int) -> list[dict[str, jax.ShapeDtypeStruct]]:
         """Of batches of ``size`` examples as loaded, one for each length that batches of text may have."""
-        return _batch_shapes(self.card, size, NamedSharding(self.mesh, sharding.BATCH))
+        return _batch_shapes(self.card, size, self.mesh)
 
 
 def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[Any]) -> Any:
@@ -260,9 +262,42 @@ def build(config: Config, *, card: Card | None = None, devices: list[jax.Device]
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as e:
         raise ConfigError(f"config.model = {config.model!r} with {config.model_fields}: {e}") from e
     transfer.check_patterns(config.optim, shapes.params)
+    attention_backend(model, card, mesh)
     where = sharding.shardings_of(shapes, mesh)
     shapes = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
     return Run(config, card, mesh, model, task, tx, shapes)
+
+
+def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[str, str] | None:
+    """The backend by which the model's longest self-attention trains on a mesh, and why; None: it has no choice.
+
+    Raises:
+      ConfigError: the model names one that cannot do it.
+    """
+    model = unwrapped(model)
+    if not hasattr(model, "attention"):
+        return None
+    text = isinstance(card, TextCard)
+    if text:
+        length = max(card.lengths)
+    else:
+        length = math.prod(size // model.patch_size for size in card.image_shape[:2]) + (model.pool == "cls")
+    device = mesh.devices.flat[0]
+    try:
+        return choose_backend(
+            model.attention,
+            platform=device.platform,
+            dtype=model.dtype,
+            head_size=model.hidden_size // model.num_heads,
+            queries=length,
+            keys=length,
+            dropout_rate=model.attention_dropout_rate,
+            segmented=text and (card.form != "windows" or card.isolate),
+            parts=mesh.shape["sequence"],
+            capability=gpu_capability(),
+        )
+    except ValueError as e:
+        raise ConfigError(f"config.model_fields.attention = {model.attention!r}: {e}") from e
 
 
 def _make_model(config: Config, card: Card) -> jaxmodels.Module:
@@ -353,10 +388,15 @@ def _initialiser(config: Config, card: Card, model: jaxmodels.Module, task: Task
     return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
 
 
-def _batch_shapes(card: Card, size: int, where: NamedSharding | None = None) -> list[dict[str, jax.ShapeDtypeStruct]]:
+def _batch_shapes(card: Card, size: int, mesh: Mesh | None = None) -> list[dict[str, jax.ShapeDtypeStruct]]:
     """Batches as loaded: of images one shape, of text one for each length that batches may have."""
+
+    def abstract(key: str, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        where = None if mesh is None else sharding.batch_sharding(key, shape, mesh)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
     found = [card.shapes(size, length) for length in card.lengths]
-    return [{k: jax.ShapeDtypeStruct(*v, sharding=where) for k, v in shapes.items()} for shapes in found]
+    return [{k: abstract(k, *v) for k, v in shapes.items()} for shapes in found]
 
 
 def parameter_count(run: Run) -> tuple[int, int]:

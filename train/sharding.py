@@ -2,12 +2,14 @@
 
 Tensor parallelism follows :data:`RULES`, by parameter path; whatever they leave is split over ``fsdp`` along its
 largest dimension that divides. Optimiser state and moving averages follow the same rules because their paths end with
-the parameter's. Batches are split over ``data`` and ``fsdp``.
+the parameter's. Batches are split over ``data`` and ``fsdp``, texts over ``sequence`` too: every device has a part of
+each text, and attention gathers keys and values.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,11 +18,16 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxmodels.paths import is_stacked, path_name
+from jaxmodels.paths import in_stack, is_stacked, path_name
+from jaxmodels.stack import prepare_layers
 from train.config import ConfigError, MeshConfig
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH = P(("data", "fsdp"))
+TEXT = P(("data", "fsdp"), "sequence")
+
+TEXTS = ("tokens", "segments", "types", "target", "characters", "weight", "source", "source_segments")
+"""Keys of a batch whose arrays [b, n] have a column for each token of a text."""
 
 FSDP_MIN_SIZE = 1024
 """Elements below which a parameter is replicated: gathering it would cost more than the memory it frees."""
@@ -70,13 +77,15 @@ RULES: tuple[tuple[str, P], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh ``data x fsdp x tensor`` over ``devices`` (default: all of this job).
+    """The mesh ``data x fsdp x sequence x tensor`` over ``devices`` (default: all of this job).
+
+    Of several TPU slices, each is a part of ``data``: between them only gradients are summed.
 
     Raises:
-      ConfigError: the sizes do not multiply to the number of devices.
+      ConfigError: the sizes do not multiply to the number of devices, or the slices do not divide ``data``.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = [getattr(config, axis) for axis in AXES]
     fixed = math.prod(s for s in sizes if s != -1)
     text = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
@@ -86,18 +95,20 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"nearest that fits: {near}, with -1 for the axis that takes the rest"
         )
     shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes)
-    # Auto: Explicit axes, the default, refuse an nn.Dense whose kernel is split by rows
-    types = (AxisType.Auto,) * len(AXES)
-    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    types = (AxisType.Auto,) * len(AXES)  # Explicit axes, the default, refuse an nn.Dense whose kernel is split by rows
+    # a GPU's slice is its host, and the network between hosts is fast enough for every axis
+    slices = 1 if devices[0].platform == "gpu" else len({getattr(d, "slice_index", 0) for d in devices})
     if slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     if shape[0] % slices:
         raise ConfigError(
-            f"config.mesh.data = {shape[0]} is not divisible by the {slices} slices, which are replicas of each other"
+            f"config.mesh.data = {shape[0]} is not divisible by the {slices} slices that the devices are of; nearest: "
+            f"{-(-shape[0] // slices) * slices}, with fsdp, sequence and tensor within the {len(devices) // slices} "
+            "devices of a slice"
         )
-    inside, across = (shape[0] // slices, *shape[1:]), (slices, *(1 for _ in shape[1:]))
-    arranged = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
-    return Mesh(arranged, AXES, axis_types=types)
+    within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1)
+    options = {"devices": devices, "allow_split_physical_axes": True}
+    return Mesh(mesh_utils.create_hybrid_device_mesh(within, between, **options), AXES, axis_types=types)
 
 
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsdp: bool = True) -> P:
@@ -112,7 +123,8 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsd
             axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]
             break
     size = mesh.shape["fsdp"]
-    free = [i for i, a in enumerate(axes) if a is None and shape[i] % size == 0]
+    # not over the layers: each is needed by all devices at its time
+    free = [i for i, a in enumerate(axes) if a is None and shape[i] % size == 0 and i >= len(scanned)]
     if fsdp and size > 1 and free and np.prod(shape) >= FSDP_MIN_SIZE:
         axes[max(free, key=lambda i: shape[i])] = "fsdp"
     return P(*axes)
@@ -121,16 +133,59 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsd
 def gather_fsdp(params: Any) -> Any:
     """Parameters as a step uses them: gathered over ``fsdp``, still split over ``tensor``; nothing without a mesh.
 
+    Those of the layers of a transformer stay split: :func:`jaxmodels.stack.run_stack` gathers each when its turn comes.
+
     Left to itself, XLA's partitioner (jaxlib 0.10.2 to 0.12.0.1, all backends share it) computes *wrong numbers* for
     ``dy @ w.T`` with w split over (fsdp, tensor) and both dy and the result over ((data, fsdp), tensor). Gathered
     first, as FSDP means it anyway, the product never meets that case; tests/test_sharding.py watches.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if "fsdp" not in mesh.axis_names or mesh.shape["fsdp"] == 1:
+    gather = _fsdp_gather()
+    if gather is None:
         return params
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: jax.lax.with_sharding_constraint(x, spec_of(path_name(path), x.shape, mesh, fsdp=False)), params
+        lambda path, x: x if in_stack(path_name(path)) else gather(path_name(path), x), params
     )
+
+
+def _gather_layer() -> Callable[[Any], Any] | None:
+    """What gathers the parameters of one layer; None where they are not split."""
+    gather = _fsdp_gather()
+    if gather is None:
+        return None
+    return partial(jax.tree_util.tree_map_with_path, lambda path, x: gather(path_name(path), x))
+
+
+prepare_layers(_gather_layer)
+
+
+def _fsdp_gather() -> Callable[[str, jax.Array], jax.Array] | None:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("fsdp", 1) == 1:
+        return None
+
+    def gather(path: str, x: jax.Array) -> jax.Array:
+        whole, split = (spec_of(path, x.shape, mesh, fsdp=fsdp) for fsdp in (False, True))
+        return x if whole == split else _gathered(x, whole, split)
+
+    return gather
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: jax.Array, whole: P, split: P) -> jax.Array:
+    """``x`` as ``whole`` says; its gradient, summed over the devices, as ``split`` says."""
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _gathered_forward(x, whole, split):
+    return _gathered(x, whole, split), None
+
+
+def _gathered_backward(whole, split, residuals, gradient):
+    gradient = jax.lax.with_sharding_constraint(gradient, whole)
+    return (jax.lax.with_sharding_constraint(gradient, split),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def shardings_of(tree: Any, mesh: Mesh) -> Any:
@@ -145,10 +200,16 @@ def batch_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def batch_sharding(key: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where the array ``key`` of a batch lies; of a text whose length ``sequence`` does not divide, all columns."""
+    text = key in TEXTS and len(shape) == 2 and shape[1] % mesh.shape["sequence"] == 0
+    return NamedSharding(mesh, TEXT if text else BATCH)
+
+
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     """Which rows of a global batch this process feeds, as (index, count): part ``index`` of ``count`` equal parts.
 
-    Processes that a batch is not split between, because a tensor axis spans them, feed the same rows.
+    Processes that a batch is not split between, because a sequence or tensor axis spans them, feed the same rows.
 
     Raises:
       ConfigError: the process's devices hold rows that are not one such part.
@@ -166,5 +227,11 @@ def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's rows of a global batch on its devices."""
-    sharding = NamedSharding(mesh, BATCH)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    _, parts = local_rows(mesh, batch_shards(mesh))
+
+    def put(key: str, value: np.ndarray) -> jax.Array:
+        # rows are this process's own; of the columns it has all, whichever its devices take
+        whole = (parts * len(value), *value.shape[1:])
+        return jax.make_array_from_process_local_data(batch_sharding(key, value.shape, mesh), value, whole)
+
+    return {key: put(key, value) for key, value in batch.items()}

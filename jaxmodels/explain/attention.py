@@ -47,7 +47,7 @@ def attention_maps(model: nn.Module, variables: Any, *inputs: Any) -> AttentionM
             found = layers.setdefault(match["stack"] + match["name"], {})
             found[int(match["layer"] or 0)] = weights if match["scanned"] == "blocks" else weights[None]
     maps = {k: at_least_float32(jnp.concatenate([found[i] for i in sorted(found)])) for k, found in layers.items()}
-    return AttentionMaps(maps, None if backend == "einsum" else backend)
+    return AttentionMaps(maps, None if backend in ("auto", "einsum") else backend)
 
 
 def rollout(

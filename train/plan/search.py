@@ -90,7 +90,7 @@ def ways_out(config: Config, topology: Topology) -> list[Settings]:
 def split_most(topology: Topology, tensor: int) -> dict[str, int]:
     """The mesh that splits parameters over all devices of each slice."""
     inside = len(topology.devices) // topology.slices
-    return {"data": topology.slices, "fsdp": max(1, inside // tensor), "tensor": tensor}
+    return {"data": topology.slices, "fsdp": max(1, inside // tensor), "sequence": 1, "tensor": tensor}
 
 
 def find_way_out(
@@ -174,7 +174,7 @@ def _meshes(devices: int, slices: int) -> list[dict[str, int]]:
     """Of all devices, those that split least over ``tensor`` and most over ``fsdp`` first."""
     inside = devices // slices
     found = [
-        {"data": slices * data, "fsdp": inside // data // tensor, "tensor": tensor}
+        {"data": slices * data, "fsdp": inside // data // tensor, "sequence": 1, "tensor": tensor}
         for tensor in _powers(8)
         for data in range(1, inside + 1)
         if inside % (data * tensor) == 0
