@@ -169,7 +169,7 @@ def test_a_coordinator_that_is_not_there_or_busy_is_named():
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(ConfigError, match="something else answers there"):
+        with pytest.raises(ConfigError, match="something else has that port"):
             roll_call(Place(f"127.0.0.1:{port}", 2, 1), 0.3)
         thread.join()
 
