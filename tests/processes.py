@@ -291,6 +291,8 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         if fault in ("worker", "coordinator", "save", "frozen"):
             row.require(f"error: process {who} (" in said and "is lost" in said, "the lost process is not named")
             row.require("Thread 0x" in said, "no stacks")
+            if fault == "frozen":
+                row.require("this process is lost: it stood still" in run.text(who), "it does not say so itself")
         elif fault == "exception":
             row.require(f"error: process {who} (" in said and "RuntimeError: on purpose" in said, "no traceback")
         elif fault == "disk":

@@ -372,17 +372,21 @@ def _connect(place: Place, seconds: float) -> Peer:
                     connection.close()
                     raise ConfigError(f"cannot join the other processes: {answer['error']}")
                 return Peer(0, answer["name"], connection)
-            reason = "something else answers there, the end of an earlier run or another one"
+            reason = _BUSY
         except (OSError, ValueError) as e:
             if isinstance(e, ConfigError):
                 raise
-            reason = "it closed the connection" if isinstance(e, ValueError) else (e.strerror or str(e))
+            closed, silent = isinstance(e, ValueError), isinstance(e, TimeoutError)
+            reason = "it closed the connection" if closed else _BUSY if silent else (e.strerror or str(e))
         connection.close()
         time.sleep(min(0.5, max(until - time.monotonic(), 0.0)))
     raise ConfigError(
         f"cannot join the other processes: process 0 was not reached at {place.address} within {seconds:g} s "
         f"({reason}); is it running, and is the port open? config.processes.join_seconds says how long to wait"
     )
+
+
+_BUSY = "something else has that port, such as a run that has begun"
 
 
 def _line(connection: socket.socket) -> bytes:

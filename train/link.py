@@ -144,13 +144,14 @@ class Link:
         interval = min(1.0, self.lost_seconds / 5)
         told = seen = time.monotonic()
         while any(peer.open for peer in self.peers):
-            for key, _ in self._selector.select(interval):
-                self._read(key.data)
+            ready = self._selector.select(interval)
             now = time.monotonic()
             stood, seen = now - seen, now
-            if stood > self.lost_seconds:
+            if stood > self.lost_seconds:  # before what the others made of that is read
                 self._end(self.index, f"stood still for {stood:.0f} s", lost=True)
-            for peer in self.peers:  # only after all that has come was read
+            for key, _ in ready:
+                self._read(key.data)
+            for peer in self.peers:
                 if peer.open and not peer.left and now - peer.heard > self.lost_seconds:
                     peer.open = False
                     self._end(peer.index, f"has been silent for {now - peer.heard:.0f} s", lost=True)
@@ -206,7 +207,8 @@ class Link:
         who = "this process" if index == self.index else f"process {index} ({name})"
         word = "is lost: it " if lost else ""
         say(f"error: {who} {word}{why}")
-        say("this process ends; the same command goes on from the newest checkpoint")
+        mended = "" if lost else "when that is mended, "
+        say(f"this process ends too; {mended}the same command goes on from the newest checkpoint")
         if lost:
             faulthandler.dump_traceback(all_threads=True)
         threading.Thread(target=self.exit, args=(LOST,), name="exit", daemon=True).start()
