@@ -482,7 +482,7 @@ def dropout_free(model, **fields):
     return rates | fields
 
 
-def family(model, objective="classification", batch=16, **fields) -> Config:
+def family(model, objective="classification", batch=128, **fields) -> Config:
     text = "vocab_size" in jaxmodels.model_fields(model)
     return Config(
         model=model,
@@ -500,7 +500,7 @@ def family(model, objective="classification", batch=16, **fields) -> Config:
 
 
 SMALL = {"num_layers": 1, "num_heads": 2, "hidden_size": 128, "mlp_dim": 256}
-COLOUR = Given(image=(16, 16, 3), classes=10)
+COLOUR = Given(image=(16, 16, 3), classes=16)
 FAMILIES = {
     "cnn": (family("cnn", features=(16, 32), hidden_size=128), COLOUR),
     "resnet": (family("resnet20", stage_sizes=(1,), width=32), COLOUR),
@@ -528,7 +528,9 @@ def compile_all(path: str) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     where, found = topology.find_topology("v5e:2x2"), {}
 
-    def add(name, config, given=IMAGES):
+    images = Given(image=(16, 16, 1), classes=16)
+
+    def add(name, config, given=images):
         found[name] = compiling.make_plan(config, card_of(config, given)[0], where).to_json()
 
     add("data", mlp_config(512, 512, batch=1024, data=4))
@@ -540,12 +542,12 @@ def compile_all(path: str) -> None:
         add(name, config, given)
     large = mlp_config(32_768, 32_768, batch=64)
     add("large", large)
-    out, tried = search.find_way_out(large, card_of(large, IMAGES)[0], where, print)
+    out, tried = search.find_way_out(large, card_of(large, images)[0], where, print)
     found["way out"], found["tried"] = out.to_json(), len(tried)
     file, overrides = SEVEN_BILLION
     add("7B", load_config(file, overrides), Given())
     hand = mlp_config(512, batch=1024, data=2, tensor=2)
-    plans, left = search.search(hand, card_of(hand, IMAGES)[0], where, limit=4, say=print)
+    plans, left = search.search(hand, card_of(hand, images)[0], where, limit=4, say=print)
     found["search"], found["left"] = [plan.to_json() for plan in plans], left
     Path(path).write_text(json.dumps(found))
 
