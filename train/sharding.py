@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -87,17 +86,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes)
     # Auto: Explicit axes, the default, refuse an nn.Dense whose kernel is split by rows
-    types = (AxisType.Auto,) * len(AXES)
-    slices = len({getattr(d, "slice_index", 0) for d in devices})
-    if slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-    if shape[0] % slices:
-        raise ConfigError(
-            f"config.mesh.data = {shape[0]} is not divisible by the {slices} slices, which are replicas of each other"
-        )
-    inside, across = (shape[0] // slices, *shape[1:]), (slices, *(1 for _ in shape[1:]))
-    arranged = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
-    return Mesh(arranged, AXES, axis_types=types)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsdp: bool = True) -> P:
