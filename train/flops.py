@@ -11,7 +11,7 @@ REMATTED = "rematted_computation"
 """Name that jax gives to what ``jax.checkpoint`` computes again."""
 
 
-def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
+def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     """Of matrix products and convolutions, over all devices; an addition and a multiplication are two.
 
     ``2 b m n k`` for each product, and for each convolution two for each pair of a weight and a value that meet, so
@@ -19,10 +19,10 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
     number of rounds is not known, once), of branches the most expensive. What rematerialisation computes again does not
     count: these are the operations of the model, by which its MFU is measured (Chowdhery et al. 2022, appendix B).
     """
-    return float(sum(map(_of_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns)))
+    return sum(map(_of_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns))
 
 
-def _of_equation(eqn: JaxprEqn) -> float:
+def _of_equation(eqn: JaxprEqn) -> int:
     if REMATTED in str(eqn.source_info.name_stack):
         return 0
     name, params = eqn.primitive.name, eqn.params
@@ -48,13 +48,13 @@ def _bodies(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
             yield value
 
 
-def _product(eqn: JaxprEqn) -> float:
+def _product(eqn: JaxprEqn) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     left = eqn.invars[0].aval.shape
     return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
 
 
-def _convolution(eqn: JaxprEqn) -> float:
+def _convolution(eqn: JaxprEqn) -> int:
     left, right, out = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
     p = eqn.params
     (batch, features, *space), (outputs, _, *window), (_, _, *out_space) = (
@@ -74,7 +74,7 @@ def _convolution(eqn: JaxprEqn) -> float:
         )
     )
     groups = p["feature_group_count"] * p["batch_group_count"]
-    return 2 * met * left[batch] * left[features] * right[outputs] / groups
+    return 2 * met * left[batch] * left[features] * right[outputs] // groups
 
 
 def meeting(size: int, window: int, out: int, stride: int, low: int, dilation: int, window_dilation: int) -> int:

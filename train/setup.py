@@ -150,7 +150,7 @@ class Run:
             compiled = [one.lower().compile() for one in traced]
         seconds = time.perf_counter() - start
         chosen = _by_length(self.batch_shapes(self.config.batch_size), compiled)
-        return lambda state, batch: chosen(state, batch, *teacher), seconds, count_flops(traced[-1].jaxpr)
+        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(count_flops(traced[-1].jaxpr))
 
     def compile_eval_step(self) -> Any:
         """The compiled evaluation step: (state, batch) -> metrics, confusion matrix or None."""

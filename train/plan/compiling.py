@@ -53,7 +53,7 @@ class Memory:
         parts = (self.arguments, self.temporaries, self.outputs, self.aliased, self.code)
         if None in parts:
             return self.needed
-        return self.arguments + self.temporaries + self.outputs - self.aliased + self.code
+        return float(self.arguments + self.temporaries + self.outputs - self.aliased + self.code)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Plan:
     parameters: int
     memory: Memory
     fits: bool | None
-    model_flops: float
+    model_flops: int
     compile_seconds: float
     compiled_flops: float | None = None
     analysis_flops: float | None = None
@@ -120,7 +120,7 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
     warnings = sharding_warnings(run)
     if limit is not None and memory.state > limit:
         reason = "the state alone, parameters and what the optimiser keeps, is larger than the memory"
-        memory = dataclasses.replace(memory, needed=memory.state)
+        memory = dataclasses.replace(memory, needed=float(memory.state))
         return Plan(**common, memory=memory, fits=False, compile_seconds=0.0, warnings=warnings, reason=reason)
     with captured_stderr() as said:
         try:
@@ -186,7 +186,7 @@ def sharding_warnings(run: Run) -> list[str]:
         what = "large: " if total >= LARGE else ""
         found.append(
             f"{what}{len(arrays)} parameter(s), {total / 2**20:.1f} MiB, are not split over {axis} = "
-            f"{mesh.shape[axis]}: no dimension divides; the largest is {name} {shape}"
+            f"{mesh.shape[axis]}: no free dimension divides; the largest is {name} {shape}"
         )
     return found
 

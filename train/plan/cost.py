@@ -6,8 +6,7 @@ same time. No model of latency, of the shape of matrices, or of what waits for w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import jax
+from typing import Any
 
 from train.hardware import PEAK_FLOPS, Chip
 from train.plan.hlo import Collective, Program
@@ -56,7 +55,7 @@ def sent(kind: str, size: int) -> float:
     return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
 
 
-def traffic(collectives: Sequence[Collective], devices: Sequence[jax.Device], chip: Chip | None) -> list[Traffic]:
+def traffic(collectives: Sequence[Collective], devices: Sequence[Any], chip: Chip | None) -> list[Traffic]:
     """Sums by kind and network.
 
     A group that spans slices works in steps, each slice for itself and then device by device across: of an all-reduce
@@ -93,12 +92,12 @@ def traffic(collectives: Sequence[Collective], devices: Sequence[jax.Device], ch
     return [Traffic(*key, int(count), size, seconds) for key, (count, size, seconds) in sorted(found.items())]
 
 
-def slice_of(device: jax.Device, chip: Chip | None) -> int:
+def slice_of(device: Any, chip: Chip | None) -> int:
     """Number of the slice, or of the host of GPUs, that a device belongs to."""
     return getattr(device, "slice_index", device.process_index if chip and not chip.closes else 0)
 
 
-def links(group: Sequence[jax.Device], chip: Chip) -> int:
+def links(group: Sequence[Any], chip: Chip) -> int:
     """Links by which a device of a group, all in one slice, sends to the others."""
     places = [getattr(device, "coords", None) for device in group]
     if not chip.closes or None in places:
@@ -114,6 +113,6 @@ def roofline(program: Program, traffics: Sequence[Traffic], chip: Chip, model_fl
       model_flops: of one step, over all devices.
     """
     peak = PEAK_FLOPS[chip.kind]
-    ici, dcn = (sum(t.seconds for t in traffics if t.network == network) for network in ("ICI", "DCN"))
+    ici, dcn = (sum((t.seconds for t in traffics if t.network == network), 0.0) for network in ("ICI", "DCN"))
     times = (program.flops / peak, program.memory_bytes / chip.bandwidth, ici, dcn)
     return Roofline(*times, mfu=model_flops / (devices * peak * max(times)) if max(times) else 0.0)

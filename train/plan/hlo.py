@@ -99,7 +99,7 @@ def read_program(text: str, devices: int) -> Program:
                 times[callee] += times[name] * repeat
                 if one.opcode == "fusion" or name in fused:
                     fused.add(callee)
-    flops = memory = 0.0
+    flops = memory = 0
     collectives, seen = [], set()
     for name, body in computations.items():
         if not times[name]:
@@ -117,7 +117,7 @@ def read_program(text: str, devices: int) -> Program:
                 if chain:
                     seen.add((chain.group(1), _attribute(one, "channel_id")))
                 collectives.append(_collective(kind, one, body, known, name in fused, times[name], devices))
-    return Program(flops, memory, tuple(c for c in collectives if c.size > 1), tuple(loops))
+    return Program(float(flops), float(memory), tuple(c for c in collectives if c.size > 1), tuple(loops))
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -197,7 +197,7 @@ def _rounds(loop: Instruction, computations: dict[str, list[Instruction]]) -> in
     return limits.pop()
 
 
-def _flops(one: Instruction, known: dict[str, Instruction]) -> float:
+def _flops(one: Instruction, known: dict[str, Instruction]) -> int:
     if one.opcode not in ("dot", "convolution"):
         return 0
     left, right = (known[name].shapes[0].dims for name in one.operands[:2])
@@ -219,7 +219,7 @@ def _flops(one: Instruction, known: dict[str, Instruction]) -> float:
         sizes = left[lhs.index(d)], right[rhs.index(d)], out[result.index(d)]
         met *= meeting(*sizes, stride, int(low), dilation, window_dilation)
     groups = int(_attribute(one, "feature_group_count") or 1) * int(_attribute(one, "batch_group_count") or 1)
-    return 2 * met * left[lhs.index("b")] * left[lhs.index("f")] * right[rhs.index("o")] / groups
+    return 2 * met * left[lhs.index("b")] * left[lhs.index("f")] * right[rhs.index("o")] // groups
 
 
 def _window(one: Instruction) -> str:
@@ -231,7 +231,7 @@ FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 """Operations that move nothing, or whose insides are counted."""
 
 
-def _memory(one: Instruction, known: dict[str, Instruction], computations: dict[str, list[Instruction]]) -> float:
+def _memory(one: Instruction, known: dict[str, Instruction], computations: dict[str, list[Instruction]]) -> int:
     """Bytes of main memory that an operation reads and writes; of a slice, only the slice."""
     if one.opcode in FREE or one.opcode.endswith("-done") or one.opcode in ("partition-id", "replica-id", "iota"):
         return 0

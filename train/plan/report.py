@@ -109,7 +109,7 @@ def mesh_text(mesh: dict[str, int]) -> str:
     return " x ".join(f"{axis} {size}" for axis, size in mesh.items())
 
 
-def size(value: float | None) -> str:
+def size(value: float | int | None) -> str:
     """Bytes in binary units."""
     if value is None:
         return "?"
@@ -119,7 +119,7 @@ def size(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
-def number(value: float | None) -> str:
+def number(value: float | int | None) -> str:
     """With a decimal prefix: ``1.37 T``."""
     for unit, one in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if value and value >= one:

@@ -74,7 +74,7 @@ def ways_out(config: Config, topology: Topology) -> list[Settings]:
     """
     devices = len(topology.devices)
     mesh = sizes(config, devices)
-    meshes = [{}, on_mesh(config, devices, split_most(topology, mesh["tensor"]))]
+    meshes = [{}, on_mesh(config, devices, split_most(mesh, topology))]
     more = [{}, *({"accumulate": n} for n in micro_batches(config, mesh["data"] * mesh["fsdp"]))]
     remat: list[Settings] = [{}, {"model_fields.remat": True}] if can_rematerialise(config) else [{}]
     found = [a | b | c for a, b, c in itertools.product(meshes, more, remat) if a | b | c]
@@ -87,10 +87,10 @@ def ways_out(config: Config, topology: Topology) -> list[Settings]:
     return sorted(unique, key=cost)
 
 
-def split_most(topology: Topology, tensor: int) -> dict[str, int]:
-    """The mesh that splits parameters over all devices of each slice."""
-    inside = len(topology.devices) // topology.slices
-    return {"data": topology.slices, "fsdp": max(1, inside // tensor), "sequence": 1, "tensor": tensor}
+def split_most(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
+    """A mesh like this one, but with parameters split over all devices of each slice that its other axes leave."""
+    others = math.prod(size for axis, size in mesh.items() if axis not in ("data", "fsdp"))
+    return mesh | {"data": topology.slices, "fsdp": max(1, len(topology.devices) // topology.slices // others)}
 
 
 def find_way_out(
@@ -113,7 +113,7 @@ def find_way_out(
             return tried[-1], tried
     for name in larger(topology.name) if topology.chip and topology.chip.closes else []:
         wider = find_topology(name)
-        mesh = split_most(wider, sizes(config, len(topology.devices))["tensor"])
+        mesh = split_most(sizes(config, len(topology.devices)), wider)
         split = on_mesh(config, len(wider.devices), mesh)
         remat: Settings = {"model_fields.remat": True} if can_rematerialise(config) else {}
         counts = list(micro_batches(config, mesh["data"] * mesh["fsdp"]))
@@ -163,18 +163,19 @@ def _groups(config: Config, topology: Topology) -> Iterator[list[Settings]]:
     devices, remats = len(topology.devices), [{}]
     if "remat" in jaxmodels.model_fields(config.model):
         remats = [{"model_fields.remat": again} for again in (False, True)]
-    for mesh, remat in itertools.product(_meshes(devices, topology.slices), remats):
+    for mesh, remat in itertools.product(_meshes(sizes(config, devices), devices, topology.slices), remats):
         shards = mesh["data"] * mesh["fsdp"]
         counts = [n for n in _powers(config.batch_size // shards) if config.batch_size % (n * shards) == 0]
         group = [on_mesh(config, devices, mesh) | remat | {"accumulate": n} for n in counts]
         yield [{k: v for k, v in settings.items() if v != _value(config, k)} for settings in group]
 
 
-def _meshes(devices: int, slices: int) -> list[dict[str, int]]:
-    """Of all devices, those that split least over ``tensor`` and most over ``fsdp`` first."""
-    inside = devices // slices
+def _meshes(own: dict[str, int], devices: int, slices: int) -> list[dict[str, int]]:
+    """Of all devices, those that split least over ``tensor`` and most over ``fsdp`` first; other axes stay."""
+    others = math.prod(size for axis, size in own.items() if axis not in ("data", "fsdp", "tensor"))
+    inside = devices // slices // others
     found = [
-        {"data": slices * data, "fsdp": inside // data // tensor, "sequence": 1, "tensor": tensor}
+        own | {"data": slices * data, "fsdp": inside // data // tensor, "tensor": tensor}
         for tensor in _powers(8)
         for data in range(1, inside + 1)
         if inside % (data * tensor) == 0

@@ -41,7 +41,7 @@ class Topology:
     """
 
     name: str
-    devices: list[jax.Device]
+    devices: list[Any]
     chip: Chip | None
     slices: int = 1
 
