@@ -84,7 +84,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       ConfigError: the sizes do not multiply to the number of devices, or the slices do not divide ``data``.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [getattr(config, axis) for axis in AXES]
+    sizes = [config.data, config.fsdp, config.sequence, config.tensor]
     fixed = math.prod(s for s in sizes if s != -1)
     text = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
