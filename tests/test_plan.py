@@ -317,6 +317,17 @@ def test_between_slices_a_device_sends_its_part_alone():
     assert inside.bytes == 2 * 32e6 * 15 / 16
     assert across.bytes == 2 * (32e6 / 16) * 1 / 2
     assert across.seconds == pytest.approx(across.bytes / 3.125e9)
+    # as the TPU's compiler writes it: the steps one by one, and hosts that carry what crosses
+    text = """\
+ENTRY %main (a: f32[64,64]) -> f32[64,64] {
+  %a = f32[64,64]{1,0} parameter(0)
+  %after = token[] after-all()
+  ROOT %send = (f32[64,64]{1,0}, u32[], token[]) send(%a, %after), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+"""
+    (across,) = traffic(read_program(text, 32).collectives, square(2), chip)
+    assert (across.kind, across.network, across.bytes) == ("all-reduce", "DCN", 2 * 64 * 64 * 4 / 2)
 
 
 def test_a_ring_has_two_links():
