@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: train test lint format bench certificates chaos clean
+.PHONY: train test lint format bench certificates plans chaos clean
 
 train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train ARGS="--config.steps=500"
 	$(BIN)/python -m train --config=configs/digits_cnn.py --workdir=runs/digits_cnn $(ARGS)
@@ -26,6 +26,9 @@ bench: $(VENV)/.train  ## measures the loader
 
 certificates: $(VENV)/.dev  ## compares every model with its PyTorch original and renews the table in README.md; hours
 	$(BIN)/python -m train.compare --all --table README.md --json docs/certificates.json $(ARGS)
+
+plans: $(VENV)/.dev  ## compiles every config for a TPU slice and renews docs/plans.md; half an hour
+	$(BIN)/python -m train.plan --table=docs/plans.md $(ARGS)
 
 chaos: $(VENV)/.train  ## kills runs of one and two processes, freezes them, fills their disk, flips bits; about half an hour
 	$(BIN)/python -m tests.chaos kill --times=20

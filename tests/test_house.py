@@ -77,6 +77,7 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
         "jaxmodels.weights",
         "input_pipeline",
         "train.loop",
+        "train.plan.search",
         "train.predict",
         "train.generate",
         "train.explain",

@@ -317,6 +317,17 @@ def test_between_slices_a_device_sends_its_part_alone():
     assert inside.bytes == 2 * 32e6 * 15 / 16
     assert across.bytes == 2 * (32e6 / 16) * 1 / 2
     assert across.seconds == pytest.approx(across.bytes / 3.125e9)
+    # as the TPU's compiler writes it: the steps one by one, and hosts that carry what crosses
+    text = """\
+ENTRY %main (a: f32[64,64]) -> f32[64,64] {
+  %a = f32[64,64]{1,0} parameter(0)
+  %after = token[] after-all()
+  ROOT %send = (f32[64,64]{1,0}, u32[], token[]) send(%a, %after), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+"""
+    (across,) = traffic(read_program(text, 32).collectives, square(2), chip)
+    assert (across.kind, across.network, across.bytes) == ("all-reduce", "DCN", 2 * 64 * 64 * 4 / 2)
 
 
 def test_a_ring_has_two_links():
@@ -531,7 +542,9 @@ def compile_all(path: str) -> None:
     images = Given(image=(16, 16, 1), classes=16)
 
     def add(name, config, given=images):
-        found[name] = compiling.make_plan(config, card_of(config, given)[0], where).to_json()
+        plan = compiling.make_plan(config, card_of(config, given)[0], where)
+        found[name] = plan.to_json()
+        return plan
 
     add("data", mlp_config(512, 512, batch=1024, data=4))
     add("fsdp", mlp_config(512, 512, batch=1024, data=1, fsdp=4))
@@ -541,14 +554,16 @@ def compile_all(path: str) -> None:
     for name, (config, given) in FAMILIES.items():
         add(name, config, given)
     large = mlp_config(32_768, 32_768, batch=64)
-    add("large", large)
+    refused = add("large", large)
     out, tried = search.find_way_out(large, card_of(large, images)[0], where, print)
     found["way out"], found["tried"] = out.to_json(), len(tried)
+    found["words"] = report.memory_text(refused), report.way_out_text(out, tried, refused)
     file, overrides = SEVEN_BILLION
     add("7B", load_config(file, overrides), Given())
     hand = mlp_config(512, batch=1024, data=2, tensor=2)
     plans, left = search.search(hand, card_of(hand, images)[0], where, limit=4, say=print)
     found["search"], found["left"] = [plan.to_json() for plan in plans], left
+    found["ranking"] = report.ranking(plans, left)
     Path(path).write_text(json.dumps(found))
 
 
@@ -617,6 +632,9 @@ def test_what_does_not_fit_is_refused_with_the_way_out(plans):
     assert plan["peak"] > plan["memory"]["limit"] or "exceeds" in plan["reason"]
     assert out["fits"] and out["settings"] == {"mesh.data": 1, "mesh.fsdp": 4} and plans["tried"] == 1
     assert out["peak"] < out["memory"]["limit"]
+    refusal, way_out = plans["words"]
+    assert refusal.startswith("DOES NOT FIT") and "15.75 GiB" in refusal
+    assert "--config.mesh.data=1 --config.mesh.fsdp=4: fits" in way_out and "compiling 1 of 1" in way_out
 
 
 def test_a_state_that_is_too_large_is_not_even_compiled(plans):
@@ -632,6 +650,7 @@ def test_the_search_is_never_worse_than_the_mesh_by_hand(plans):
     own = [plan["roofline"]["seconds"] for plan in found if not plan["settings"]]
     assert len(own) == 1 and times == sorted(times)
     assert times[0] <= own[0] and len(found) == 4 and plans["left"] > 0
+    assert "(the config as it stands)" in plans["ranking"] and "--limit=N" in plans["ranking"]
 
 
 def test_the_table_has_a_row_for_every_config():

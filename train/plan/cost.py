@@ -58,10 +58,10 @@ def sent(kind: str, size: int) -> float:
 def traffic(collectives: Sequence[Collective], devices: Sequence[Any], chip: Chip | None) -> list[Traffic]:
     """Sums by kind and network.
 
-    A group that spans slices works in steps, each slice for itself and then device by device across: of an all-reduce
-    of P bytes on i devices in each of s slices, a device sends 2 P (i - 1) / i within its slice and
-    2 (P / i) (s - 1) / s across. A ring uses the links along all axes of the slice that its group spans: two for each
-    axis that closes, else one.
+    A group that spans slices, or hosts of GPUs, works in steps, each slice for itself and then device by device across:
+    of an all-reduce of P bytes on i devices in each of s slices, a device sends 2 P (i - 1) / i within its slice and
+    2 (P / i) (s - 1) / s across. The TPU's compiler writes these steps itself. A ring uses the links along all axes of
+    the slice that its group spans: two for each axis that closes, else one.
 
     Args:
       devices: in the order of the mesh, which collectives count by.
@@ -75,7 +75,12 @@ def traffic(collectives: Sequence[Collective], devices: Sequence[Any], chip: Chi
         for i, value in enumerate((one.times, one.times * amount, seconds)):
             total[i] += value
 
+    whole = len({slice_of(device, chip) for device in devices})
     for one in collectives:
+        if one.across:
+            size = one.bytes * (whole if one.kind == "all-gather" else 1)
+            add(one, "DCN", sent(one.kind, whole) * size, chip.dcn if chip else 0.0)
+            continue
         slices = max(len({slice_of(devices[i], chip) for i in group}) for group in one.groups)
         group = max(one.groups, key=len)
         first = slice_of(devices[group[0]], chip)

@@ -55,12 +55,15 @@ class Collective:
     """One collective operation, ``times`` executed.
 
     ``bytes`` is the size, on one device, of what is whole: the gathered result, the array that is reduced or exchanged.
+    One between slices of TPUs, which hosts do, joins a device with those at its place in the others and names no
+    groups; its ``bytes`` are what a device hands over.
     """
 
     kind: str
     bytes: int
     groups: Groups
     times: int
+    across: bool = False  # slices
 
     @property
     def size(self) -> int:
@@ -109,6 +112,10 @@ def read_program(text: str, devices: int) -> Program:
             flops += times[name] * _flops(one, known)
             if name not in fused:
                 memory += times[name] * _memory(one, known, computations)
+            transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
+            if one.opcode == "send" and transfer:
+                kind, size = transfer.group(1).lower().replace("_", "-"), known[one.operands[0]].shapes[0].bytes
+                collectives.append(Collective(kind, size, (), times[name], across=True))
             kind = one.opcode.removesuffix("-start")
             if kind in KINDS:
                 chain = re.search(r'chain_id="(\d+)"', one.rest)
@@ -117,7 +124,7 @@ def read_program(text: str, devices: int) -> Program:
                 if chain:
                     seen.add((chain.group(1), _attribute(one, "channel_id")))
                 collectives.append(_collective(kind, one, body, known, name in fused, times[name], devices))
-    return Program(float(flops), float(memory), tuple(c for c in collectives if c.size > 1), tuple(loops))
+    return Program(float(flops), float(memory), tuple(c for c in collectives if c.across or c.size > 1), tuple(loops))
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
