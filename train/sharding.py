@@ -76,8 +76,8 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh ``data x fsdp x sequence x tensor`` over ``devices`` (default: all of this job).
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh ``data x fsdp x sequence x tensor`` over ``devices`` (default: all of this job; or a topology's).
 
     Of several TPU slices, each is a part of ``data``: between them only gradients are summed.
 
@@ -85,7 +85,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       ConfigError: the sizes do not multiply to the number of devices, or the slices do not divide ``data``.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [getattr(config, axis) for axis in AXES]
+    sizes = [config.data, config.fsdp, config.sequence, config.tensor]
     fixed = math.prod(s for s in sizes if s != -1)
     text = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
