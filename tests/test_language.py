@@ -1,6 +1,5 @@
 """Language models as runs: objective, whole training, resumption, meshes, and text from what was trained."""
 
-import dataclasses
 import json
 import math
 from functools import partial
@@ -17,9 +16,8 @@ from jaxmodels import weights
 from jaxmodels.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, generate, loop, predict, setup
-from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check
+from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.objectives import causal_lm, token_cross_entropy
-from train.step import accumulated_gradients
 
 SMALL = {"num_layers": 2, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64}
 
@@ -248,42 +246,3 @@ def test_configs_that_do_not_fit(data_dir, fields, words):
     with pytest.raises(ConfigError, match=words):
         check(config)
         setup.build(config, card=card)
-
-
-@pytest.mark.parametrize(
-    "mesh", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 4, "tensor": 2}]
-)
-def test_meshes_compute_what_one_device_does(x64, mesh):
-    """Gradients in float64, with padding, so that shards have different numbers of tokens."""
-    card = TextCard("pydoc", "1.0.0", {"train": 1, "test": 1}, 64, 16, "{}", "", isolate=True)
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 64, (16, 17)).astype(np.int32)
-    real = np.arange(16) < rng.integers(1, 17, (16, 1))
-    batch = {
-        "tokens": tokens[:, :-1],
-        "target": tokens[:, 1:],
-        "weight": real.astype(np.float64),
-        "characters": np.ones((16, 16)),
-        "segments": real.astype(np.int32),
-    }
-    found, initial = [], None
-    for sizes in ({"data": 1}, mesh):
-        config = config_of("", mesh=MeshConfig(**sizes), accumulate=1)
-        config.data = dataclasses.replace(config.data, max_len=16)
-        config.model_fields = {**SMALL, "scan": True, "dropout_rate": 0.0, "embedding_dropout_rate": 0.0}
-        config.model_fields |= {"attention_dropout_rate": 0.0}
-        devices = jax.devices()[: math.prod(sizes.values())]
-        built = setup.build(config, card=card, devices=devices)
-        model = built.model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
-        initial = initial or jax.tree.map(lambda x: x.astype(np.float64), jax.device_get(built.init().params))
-        params = jax.device_put(initial, jax.tree.map(lambda s: s.sharding, built.shapes.params))
-        with jax.set_mesh(built.mesh):
-            grads, count, metrics, _ = jax.jit(
-                lambda p, b, built=built, model=model: accumulated_gradients(
-                    p, {}, b, jax.random.key(0), model=model, objective=causal_lm, inputs=built.task.inputs
-                )
-            )(params, jax.device_put(batch, jax.NamedSharding(built.mesh, setup.sharding.BATCH)))
-        assert count == real.sum()
-        found.append(jax.device_get((grads, metrics["loss"][0])))
-    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * found[0][1])

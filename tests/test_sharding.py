@@ -181,7 +181,7 @@ def test_float64_gradients_equal_one_device(family, x64, monkeypatch):
     assert np.median([np.linalg.norm(g) for g in jax.tree.leaves(one[0])]) > 1e-6
     meshes = {"2x2x2": MESHES["2x2x2"]}
     if family in ("vit", "transformer", "bert", "gpt2"):
-        meshes["sequence"] = {"fsdp": 2, "sequence": 2, "tensor": 2}
+        meshes = {"sequence": {"fsdp": 2, "sequence": 2, "tensor": 2}}
     if family == "cnn" or ALL_MESHES:
         meshes |= MESHES
     for name, mesh in meshes.items():
@@ -195,9 +195,12 @@ def test_micro_batches_on_a_mesh(x64):
 
 
 def test_float32_gradients_of_gpt2_split_by_length():
-    """Every sum over tokens or devices has another order: 4e-7 was seen."""
-    one = gradients("gpt2", {}, np.float32)
-    assert relative(gradients("gpt2", {"fsdp": 2, "sequence": 2, "tensor": 2}, np.float32), one) < 5e-6
+    """Of all parameters together: a key's bias has none but rounding. 3e-7 was seen."""
+
+    def together(mesh):
+        return np.concatenate([g.ravel() for g in jax.tree.leaves(gradients("gpt2", mesh, np.float32)[0])])
+
+    assert relative(together({"fsdp": 2, "sequence": 2, "tensor": 2}), together({})) < 2e-6
 
 
 @pytest.mark.parametrize(("remat", "share"), [(True, 0.5), (False, 0.75)])

@@ -75,8 +75,8 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh ``data x fsdp x sequence x tensor`` over ``devices`` (default: all of this job).
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh ``data x fsdp x sequence x tensor`` over ``devices`` (default: all of this job; or a topology's).
 
     Of several TPU slices, each is a part of ``data``: between them only gradients are summed.
 
