@@ -43,7 +43,7 @@ def report(plan: Plan, *, name: str, data: str, accumulate: int) -> str:
     ]
     if plan.kernels:
         lines.append(
-            f"               {plan.kernels} executions of kernels, whose operations the compiled ones leave out"
+            f"               {plan.kernels} executions of kernels, whose operations are not in the compiled ones"
         )
     if None in plan.loops:
         lines.append(f"               {plan.loops.count(None)} loop(s) of unknown length count once")
