@@ -177,6 +177,9 @@ HloModule jit_step, is_scheduled=true, num_partitions=4
   %dot.1 = f32[64,64]{1,0} dot(%w, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
   %gathered = (f32[64,64]{1,0}, f32[128,64]{1,0}) all-gather-start(%dot.1), channel_id=1, replica_groups={{0,1},{2,3}}
   %done = f32[128,64]{1,0} all-gather-done(%gathered)
+  %kernel = f32[64,64]{1,0} custom-call(%dot.1), custom_call_target="tpu_custom_call", frontend_attributes={kernel={
+"block": 256
+}}, metadata={op_name="splash"}
   %moved = f32[64,64]{1,0} collective-permute(%dot.1), channel_id=8, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
   ROOT %next = (s32[], f32[64,64]{1,0}, f32[3,64,64]{2,1,0}) tuple(%i, %moved, %stack)
 }
@@ -207,7 +210,7 @@ ENTRY %main (a: f32[64,64], b: bf16[8,64], c: f32[3,64,64]) -> f32[64,64] {
 
 def test_a_hand_written_program_is_read():
     found = read_program(PROGRAM, 4)
-    assert found.loops == (12,)
+    assert found.loops == (12,) and found.kernels == 12
     assert found.flops == 12 * 2 * 64**3 + 2 * 64**3
     matrix = 64 * 64 * 4
     everything = ((0, 1, 2, 3),)
@@ -493,7 +496,7 @@ def dropout_free(model, **fields):
     return rates | fields
 
 
-def family(model, objective="classification", batch=128, **fields) -> Config:
+def family(model, objective="classification", batch=32, **fields) -> Config:
     text = "vocab_size" in jaxmodels.model_fields(model)
     return Config(
         model=model,
@@ -513,9 +516,12 @@ def family(model, objective="classification", batch=128, **fields) -> Config:
 SMALL = {"num_layers": 1, "num_heads": 2, "hidden_size": 128, "mlp_dim": 256}
 COLOUR = Given(image=(16, 16, 3), classes=16)
 FAMILIES = {
-    "cnn": (family("cnn", features=(16, 32), hidden_size=128), COLOUR),
-    "resnet": (family("resnet20", stage_sizes=(1,), width=32), COLOUR),
-    "vgg": (family("vgg11", stage_sizes=(1, 1), stage_features=(32, 64), hidden_sizes=(128,), pooled_size=2), COLOUR),
+    "cnn": (family("cnn", batch=128, features=(16, 32), hidden_size=128), COLOUR),
+    "resnet": (family("resnet20", batch=128, stage_sizes=(1,), width=32), COLOUR),
+    "vgg": (
+        family("vgg11", batch=128, stage_sizes=(1, 1), stage_features=(32, 64), hidden_sizes=(128,), pooled_size=2),
+        COLOUR,
+    ),
     "vit": (family("vit_ti_16", patch_size=4, scan=True, **SMALL), COLOUR),
     "bert": (family("bert_tiny", "masked_lm", **SMALL), Given()),
     "transformer": (family("transformer_tiny", "seq2seq", **SMALL), Given()),
@@ -598,8 +604,10 @@ def test_fsdp_gathers_parameters_and_scatters_gradients(plans):
     assert plan["compiled_flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.01)
     assert not plan["warnings"]
     assert sent(plan, "all-gather") == pytest.approx(3 / 4 * 2 * plan["parameters"], rel=0.02)
-    assert sent(plan, "reduce-scatter") == pytest.approx(3 / 4 * 2 * plan["parameters"], rel=0.02)
-    assert sent(plan, "all-reduce") < 0.05 * sent(plan, "all-gather")
+    # a small gradient, the head's, may be summed whole: an all-reduce sends twice as much
+    scattered = sent(plan, "reduce-scatter") + sent(plan, "all-reduce") / 2
+    assert scattered == pytest.approx(3 / 4 * 2 * plan["parameters"], rel=0.02)
+    assert sent(plan, "all-reduce") < 0.1 * sent(plan, "reduce-scatter")
     # no large tensor is whole on every device: a quarter of the state lies on each, and what the step is given with it
     assert plan["memory"]["state"] == pytest.approx(3 * 4 * plan["parameters"] / 4, rel=0.02)
     batch = 1024 * (256 + 8) / 4

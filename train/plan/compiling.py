@@ -68,6 +68,7 @@ class Plan:
       compiled_flops: of products and convolutions in the compiled program, of one device, loops unrolled.
       analysis_flops: what the compiler's ``cost_analysis`` says of one device: bodies of loops once.
       loops: times that each loop runs, None where not known; then it counts once.
+      kernels: executions of kernels on one device, whose operations ``compiled_flops`` leaves out.
       reason: of a step that does not fit, the compiler's words.
     """
 
@@ -85,6 +86,7 @@ class Plan:
     analysis_flops: float | None = None
     collectives: list[Traffic] = field(default_factory=list)
     loops: list[int | None] = field(default_factory=list)
+    kernels: int = 0
     roofline: Roofline | None = None
     warnings: list[str] = field(default_factory=list)
     reason: str = ""
@@ -156,6 +158,7 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
         analysis_flops=float((compiled.cost_analysis() or {}).get("flops", 0.0)),
         collectives=found,
         loops=list(program.loops),
+        kernels=program.kernels,
         roofline=topology.chip and roofline(program, found, topology.chip, common["model_flops"], len(devices)),
         warnings=warnings + rematerialisations(said[0]),
     )

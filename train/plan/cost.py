@@ -114,10 +114,13 @@ def links(group: Sequence[Any], chip: Chip) -> int:
 def roofline(program: Program, traffics: Sequence[Traffic], chip: Chip, model_flops: float, devices: int) -> Roofline:
     """Of a program on ``devices`` devices of a chip.
 
+    Operations of kernels, which the program's text does not show, are in those of the model: the more of the two count.
+
     Args:
       model_flops: of one step, over all devices.
     """
     peak = PEAK_FLOPS[chip.kind]
+    flops = max(program.flops, model_flops / devices)
     ici, dcn = (sum((t.seconds for t in traffics if t.network == network), 0.0) for network in ("ICI", "DCN"))
-    times = (program.flops / peak, program.memory_bytes / chip.bandwidth, ici, dcn)
+    times = (flops / peak, program.memory_bytes / chip.bandwidth, ici, dcn)
     return Roofline(*times, mfu=model_flops / (devices * peak * max(times)) if max(times) else 0.0)

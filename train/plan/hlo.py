@@ -18,6 +18,9 @@ Groups = tuple[tuple[int, ...], ...]
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
+KERNELS = ("tpu_custom_call", "mosaic_gpu_v2", "__gpu$xla.gpu.triton")
+"""Targets of calls to what Pallas compiled."""
+
 BITS = {"pred": 8, "token": 0, "opaque": 0}
 """Of types whose name does not end with their number of bits."""
 
@@ -79,12 +82,14 @@ class Program:
       flops: of products and convolutions; loop bodies as often as they run.
       memory_bytes: read from and written to main memory by operations, each reading its operands anew.
       loops: times that each loop runs; None where the text does not say, and then it counts once.
+      kernels: executions of hand-written kernels, in whose operations the text gives no insight.
     """
 
     flops: float
     memory_bytes: float
     collectives: tuple[Collective, ...]
     loops: tuple[int | None, ...]
+    kernels: int = 0
 
 
 def read_program(text: str, devices: int) -> Program:
@@ -102,7 +107,7 @@ def read_program(text: str, devices: int) -> Program:
                 times[callee] += times[name] * repeat
                 if one.opcode == "fusion" or name in fused:
                     fused.add(callee)
-    flops = memory = 0
+    flops = memory = kernels = 0
     collectives, seen = [], set()
     for name, body in computations.items():
         if not times[name]:
@@ -110,6 +115,7 @@ def read_program(text: str, devices: int) -> Program:
         known = {one.name: one for one in body}
         for one in body:
             flops += times[name] * _flops(one, known)
+            kernels += times[name] * any(f'custom_call_target="{target}"' in one.rest for target in KERNELS)
             if name not in fused:
                 memory += times[name] * _memory(one, known, computations)
             transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
@@ -124,7 +130,9 @@ def read_program(text: str, devices: int) -> Program:
                 if chain:
                     seen.add((chain.group(1), _attribute(one, "channel_id")))
                 collectives.append(_collective(kind, one, body, known, name in fused, times[name], devices))
-    return Program(float(flops), float(memory), tuple(c for c in collectives if c.across or c.size > 1), tuple(loops))
+    return Program(
+        float(flops), float(memory), tuple(c for c in collectives if c.across or c.size > 1), tuple(loops), kernels
+    )
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -135,7 +143,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
         if line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line)):
             current = computations.setdefault(head.group(2), [])
             entry = head.group(2) if head.group(1) else entry
-        elif line.startswith("}"):
+        elif line == "}" or line.startswith("}, "):  # other lines that begin so go on with what a kernel says of itself
             current = None
         elif current is not None and (found := re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)):
             current.append(_instruction(found.group(2), line[found.end() :], bool(found.group(1))))

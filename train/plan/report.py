@@ -41,6 +41,10 @@ def report(plan: Plan, *, name: str, data: str, accumulate: int) -> str:
         f"               (the compiler's cost analysis: {number(plan.analysis_flops)}FLOP on each device, "
         "bodies of loops once, all operations)",
     ]
+    if plan.kernels:
+        lines.append(
+            f"               {plan.kernels} executions of kernels, whose operations are not in the compiled ones"
+        )
     if None in plan.loops:
         lines.append(f"               {plan.loops.count(None)} loop(s) of unknown length count once")
     lines += [f"  {'collectives' if i == 0 else '':<12} {traffic_text(t)}" for i, t in enumerate(plan.collectives)]
