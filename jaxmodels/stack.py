@@ -57,7 +57,7 @@ def run_stack(
     if not scan:
         for i in range(num_layers):
             x = layer(**fields, name=f"block_{i}")(x, *context)
-        return x
+        return _Output(name="stack")(x)
     layers = nn.scan(
         layer,
         variable_axes={"params": 0, "cache": 0, "intermediates": 0},
@@ -65,7 +65,15 @@ def run_stack(
         in_axes=nn.broadcast,
         length=num_layers,
     )
-    return layers(**fields, name="blocks")(x, *context)[0]
+    return _Output(name="stack")(layers(**fields, name="blocks")(x, *context)[0])
+
+
+class _Output(nn.Module):
+    """What the last layer gives, where others can see it: inside rematerialisation nobody can."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x
 
 
 @functools.cache

@@ -237,7 +237,7 @@ def test_weights_and_tokenizer_must_belong_together(run, tmp_path, data_dir):
         ({"data": DataConfig(name="pydoc", flip=True)}, "config.data.flip = True is for images"),
         ({"model_fields": {"vocab_size": 30}}, "vocab_size = 30 is below the 400 tokens"),
         ({"model_fields": {"max_len": 30}}, "max_len = 30 is below the 32 tokens"),
-        ({"model_fields": {"attention": "flash"}}, "attention 'flash' is not one of einsum"),
+        ({"model_fields": {"attention": "flash"}}, "attention 'flash' is not one of auto, einsum"),
     ],
 )
 def test_configs_that_do_not_fit(data_dir, fields, words):

@@ -345,8 +345,15 @@ class Chip:
 
 def test_slices_are_outermost_on_data(monkeypatch):
     chips = [Chip(i, i % 2) for i in range(8)]
-    monkeypatch.setattr(sharding, "Mesh", lambda devices, axes, axis_types: devices)
-    found = sharding.make_mesh(MeshConfig(data=-1, fsdp=2), chips)
+    real, arranged = sharding.Mesh, []
+
+    def mesh(devices, axes, axis_types):
+        arranged.append(devices)
+        return real(np.asarray(jax.devices()).reshape(devices.shape), axes, axis_types=axis_types)
+
+    monkeypatch.setattr(sharding, "Mesh", mesh)
+    sharding.make_mesh(MeshConfig(data=-1, fsdp=2), chips)
+    (found,) = arranged
     assert found.shape == (4, 2, 1, 1)
     slices = np.vectorize(lambda chip: chip.slice_index)(found)
     assert (slices == np.asarray([0, 0, 1, 1])[:, None, None, None]).all(), "only data crosses slices"

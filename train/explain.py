@@ -66,7 +66,9 @@ def explained(
         return jax.tree.map(lambda *x: np.concatenate(x, axis).take(np.arange(count), axis), *fields)
 
     layered = ("attention", "lens")  # whose first axis is the layers
-    return Explained(*(joined(int(k in layered), *(getattr(p, k) for p in parts)) for k in Explained._fields))
+    found = Explained(*(joined(int(k in layered), *(getattr(p, k) for p in parts)) for k in Explained._fields))
+    order = [method for method in methods if method in found.attributions]  # jax has sorted them
+    return found._replace(attributions={method: found.attributions[method] for method in order})
 
 
 def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
