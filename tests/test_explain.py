@@ -290,7 +290,7 @@ def test_grad_cam_names_the_nearest_layer():
 
 
 def torch_integrated_gradients(score, x, baseline):
-    """A loop over the path's quarters, in each Gauss-Legendre's four nodes, of u with the point at u^2."""
+    """A loop over the path's quarters, in each Gauss-Legendre's four nodes, as anybody would write it."""
     rule = []
     for way in (-1, 1):
         node, weight = np.sqrt(3 / 7 + way * 2 / 7 * np.sqrt(6 / 5)), (18 - way * np.sqrt(30)) / 36
@@ -298,9 +298,8 @@ def torch_integrated_gradients(score, x, baseline):
     total = torch.zeros_like(x)
     for part in range(STEPS // 4):
         for node, weight in rule:
-            u = (part + (node + 1) / 2) / (STEPS // 4)
-            point = (baseline + u**2 * (x - baseline)).requires_grad_()
-            total += 2 * u * weight / 2 / (STEPS // 4) * torch.autograd.grad(score(point).sum(), point)[0]
+            point = (baseline + (part + (node + 1) / 2) / (STEPS // 4) * (x - baseline)).requires_grad_()
+            total += weight / 2 / (STEPS // 4) * torch.autograd.grad(score(point).sum(), point)[0]
     return total * (x - baseline)
 
 
