@@ -7,8 +7,6 @@ from pathlib import Path
 from train import cli, distributed
 from train.config import ConfigError, load_config
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-
 EPILOG = """\
 Any field of the config can be set: --config.steps=2000 --config.optim.learning_rate=3e-4
 --config.model_fields.hidden_size=256 --config.mesh.fsdp=8 --config.data.raw_dir=DIR. The fields are documented in
@@ -49,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def print_configs() -> None:
     """Name and first line of the docstring of every config."""
-    for path in sorted(CONFIGS.glob("[!_]*.py")):
+    for path in cli.config_files():
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
         print(f"configs/{path.name:<24} {docstring.partition(chr(10))[0]}")
 

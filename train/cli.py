@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import absl.logging
 
@@ -58,6 +59,11 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             1,
         )
     return None
+
+
+def config_files() -> list[Path]:
+    """The configs that there are, by name."""
+    return sorted((Path(__file__).parent.parent / "configs").glob("[!_]*.py"))
 
 
 def overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ from train.config import ConfigError
 from train.evaluate import for_this_machine, restore
 from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
 from train.metrics import write_atomically
-from train.predict import read
+from train.predict import class_name, read
 from train.setup import Run, build
 from train.sharding import batch_shards, put_batch
 from train.state import TrainState
@@ -130,8 +130,7 @@ def _explainers(run: Run) -> dict[str, Callable[..., Explained]]:
 
 
 def _class(run: Run, number: int) -> str:
-    names = run.card.label_names if _task(run) in (None, "label") else ()
-    return names[number] if number < len(names) else str(number)
+    return class_name(run.card.label_names if _task(run) in (None, "label") else (), number)
 
 
 def _wanted(run: Run, text: str | None) -> int:

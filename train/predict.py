@@ -237,12 +237,17 @@ def _number(text: str | None, where: str) -> float:
     return value
 
 
+def class_name(names: tuple[str, ...], number: int) -> str:
+    """Of a class: its number where there are fewer names."""
+    return names[number] if number < len(names) else str(number)
+
+
 def _print(kind: str, name: str, probabilities: Any, names: tuple[str, ...], top: int, as_json: bool) -> None:
     """One line; of several tasks, whose probabilities come by name, only those of the task label have named classes."""
 
     def best(values: np.ndarray, names: tuple[str, ...]) -> list[dict[str, Any]]:
         order = np.argsort(-values, kind="stable")[:top]
-        return [{"label": names[i] if i < len(names) else str(i), "probability": float(values[i])} for i in order]
+        return [{"label": class_name(names, int(i)), "probability": float(values[i])} for i in order]
 
     def text(labels: list[dict[str, Any]]) -> str:
         return "  ".join(f"{x['label']} {x['probability']:.4f}" for x in labels)

@@ -14,8 +14,6 @@ import jax
 from train import cli
 from train.config import Config, ConfigError, load_config
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
 EPILOG = """\
 The training step that `python -m train` would run is compiled for devices that are not here, with the very shardings.
 Topologies: v3:2x2, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:4x4, tpu7x:2x2x1, ...; several slices, replicas of each other,
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
     if args.table and not args.config:
-        for path in sorted(CONFIGS.glob("[!_]*.py")):
+        for path in cli.config_files():
             _renew(args.table, path, [])
         return 0
     if not args.config:

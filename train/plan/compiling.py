@@ -14,13 +14,14 @@ from typing import Any
 import jax
 
 from input_pipeline import Card
+from jaxmodels.paths import path_name
 from train.config import Config
 from train.flops import count_flops
 from train.plan.cost import Roofline, Traffic, roofline, traffic
 from train.plan.hlo import read_program
 from train.plan.topology import Topology
 from train.setup import Run, build, parameter_count
-from train.sharding import FSDP_MIN_SIZE, path_name, spec_of
+from train.sharding import FSDP_MIN_SIZE, spec_of
 
 LARGE = 2**20
 """Bytes from which it is worth a warning that an array is whole on every device."""
