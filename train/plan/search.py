@@ -116,9 +116,8 @@ def find_way_out(
         mesh = split_most(sizes(config, len(topology.devices)), wider)
         split = on_mesh(config, len(wider.devices), mesh)
         remat: Settings = {"model_fields.remat": True} if can_rematerialise(config) else {}
-        counts = list(micro_batches(config, mesh["data"] * mesh["fsdp"]))
-        least: Settings = {"accumulate": counts[-1]} if counts else {}
-        options = [split, split | remat, split | remat | least]
+        more: list[Settings] = [{"accumulate": n} for n in micro_batches(config, mesh["data"] * mesh["fsdp"])]
+        options = [split, split | remat, *(split | remat | one for one in more)]
         for settings in [o for i, o in enumerate(options) if o not in options[:i]]:
             if fits(settings, wider):
                 return tried[-1], tried
