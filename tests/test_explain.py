@@ -290,16 +290,12 @@ def test_grad_cam_names_the_nearest_layer():
 
 
 def torch_integrated_gradients(score, x, baseline):
-    """A loop over the path's quarters, in each Gauss-Legendre's four nodes, as anybody would write it."""
-    rule = []
-    for way in (-1, 1):
-        node, weight = np.sqrt(3 / 7 + way * 2 / 7 * np.sqrt(6 / 5)), (18 - way * np.sqrt(30)) / 36
-        rule += [(-node, weight), (node, weight)]
+    """A loop over the path, as anybody would write it: a node's weight is the width of its part."""
     total = torch.zeros_like(x)
-    for part in range(STEPS // 4):
-        for node, weight in rule:
-            point = (baseline + (part + (node + 1) / 2) / (STEPS // 4) * (x - baseline)).requires_grad_()
-            total += weight / 2 / (STEPS // 4) * torch.autograd.grad(score(point).sum(), point)[0]
+    for part in range(STEPS):
+        node, width = ((part + 0.5) / STEPS) ** 1.5, ((part + 1) / STEPS) ** 1.5 - (part / STEPS) ** 1.5
+        point = (baseline + node * (x - baseline)).requires_grad_()
+        total += width * torch.autograd.grad(score(point).sum(), point)[0]
     return total * (x - baseline)
 
 
@@ -374,7 +370,7 @@ def test_a_token_of_a_language_model(x64):
     with torch.no_grad():
         logits = twin(*tensors(tokens, segments)).logits.numpy()
     assert apart(found.score, logits[[0, 1], np.asarray(place), np.asarray(target)]) < 1e-10
-    assert found.completeness_error.max() < 1e-6
+    assert found.completeness_error.max() < 1e-3
     early = token_score(model, variables, inputs, target, jnp.array([2, 2]))
     later = np.asarray(integrated_gradients(early, x, jnp.zeros_like(x)).values)[:, 3:]
     assert not later.any()  # nothing behind the place has a part in it
@@ -383,10 +379,12 @@ def test_a_token_of_a_language_model(x64):
 
 
 def test_completeness_is_a_formula(x64):
-    """Of the cubic sum of squares times the sum the integral is known; one part suffices."""
+    """And the rule is of second order: of a cubic it errs by a quarter as much with twice the steps."""
     x, baseline = jnp.asarray(pixels(3, 2, 2)), jnp.asarray(pixels(1, 2, 2, seed=1))
     score = lambda x: (x**2).sum((1, 2)) * x.sum((1, 2))  # noqa: E731
-    assert integrated_gradients(score, x, baseline, steps=4).completeness_error.max() < 1e-12
+    errors = [integrated_gradients(score, x, baseline, steps=n).completeness_error for n in (64, 128)]
+    assert errors[0].max() < 1e-3
+    np.testing.assert_allclose(errors[0] / errors[1], 4, rtol=0.05)
     off = input_gradient(score, x, baseline)
     difference = np.asarray(score(x) - score(baseline))
     expected = np.abs(np.asarray(off.values).sum((1, 2)) - difference) / np.abs(difference)
@@ -404,8 +402,8 @@ def test_mistakes_name_the_way_out():
         token_embeddings(model, variables, tokens, embedding="token_embd")
     with pytest.raises(ValueError, match=r"no module 'nrm'; did you mean 'norm'\?"), altering("nrm"):
         model.apply(variables, tokens, train=False)
-    with pytest.raises(ValueError, match=r"steps 6 must be a multiple of 4, and chunk 8 at least 1"):
-        integrated_gradients(lambda x: x.sum(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), steps=6)
+    with pytest.raises(ValueError, match=r"steps 0 and chunk 8 must be at least 1"):
+        integrated_gradients(lambda x: x.sum(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), steps=0)
     with pytest.raises(ValueError, match=r"MLP is not GPT2, for which the logit lens is"):
         logit_lens(jaxmodels.create("mlp", num_classes=2), variables, tokens)
     encoder = jaxmodels.create("bert_tiny", **TEXT, head="none")

@@ -20,11 +20,6 @@ from jaxmodels.layers import TokenLogits, at_least_float32
 Score = Callable[[Float[Array, "b ..."]], Float[Array, " b"]]
 """One number for each example, a function of that example alone."""
 
-PART = 4
-"""One Gauss-Legendre rule over the whole path is as good where the score is smooth and worse where ReLU bends it; the
-midpoint rule the other way round."""
-
-
 class Attribution(NamedTuple):
     """Parts of a difference of scores.
 
@@ -133,18 +128,18 @@ def integrated_gradients(
     Args:
       score: what is explained.
       x: images or embedded tokens; baseline: what stands for nothing.
-      steps: nodes of the rule: Gauss-Legendre with :data:`PART` nodes on each of steps / PART equal parts.
+      steps: nodes of the rule: midpoints of equal parts of u, with a = u^1.5. They are densest at the baseline, where
+        deep networks with batch norm change most; rules of higher order gain nothing where ReLU bends the score.
       chunk: nodes that are computed at once: memory grows with it.
 
     Returns:
       Attribution in float32 or wider.
     """
-    parts, rest = divmod(steps, PART)
-    if parts < 1 or rest or chunk < 1:
-        raise ValueError(f"steps {steps} must be a multiple of {PART}, and chunk {chunk} at least 1")
-    nodes, weights = np.polynomial.legendre.leggauss(PART)
-    places = (np.arange(parts)[:, None] + (nodes + 1) / 2) / parts
-    return _along_path(score, x, baseline, places.ravel(), np.tile(weights / 2 / parts, parts), min(chunk, steps))
+    if steps < 1 or chunk < 1:
+        raise ValueError(f"steps {steps} and chunk {chunk} must be at least 1")
+    nodes = ((np.arange(steps) + 0.5) / steps) ** 1.5
+    weights = np.diff((np.arange(steps + 1) / steps) ** 1.5)
+    return _along_path(score, x, baseline, nodes, weights, min(chunk, steps))
 
 
 def _along_path(
