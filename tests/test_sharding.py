@@ -284,6 +284,8 @@ def test_rules_give_way_to_shapes():
     assert spec("blocks/attention/out/kernel", (6, 64, 64)) == P(None, "tensor", "fsdp")
     assert spec("params/block_3/norm_1/scale", (64,)) == P(None)
     assert spec("step", ()) == P()
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4))
+    assert spec("params/head/kernel", (512, 10)) == P("fsdp", None), "an axis of one device takes no dimension"
 
 
 def test_optimizer_state_lies_like_its_parameter():

@@ -120,7 +120,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsd
         spec = (*scanned, *rule)
         # a factored statistic ends with the parameter's path but has fewer dimensions
         if re.search(pattern, path) and len(spec) == len(shape):
-            axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]
+            axes = [a if a and 1 < mesh.shape[a] and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]
             break
     size = mesh.shape["fsdp"]
     # not over the layers: each is needed by all devices at its time
