@@ -120,7 +120,10 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsd
         spec = (*scanned, *rule)
         # a factored statistic ends with the parameter's path but has fewer dimensions
         if re.search(pattern, path) and len(spec) == len(shape):
-            axes = [a if a and 1 < mesh.shape[a] and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(spec)]
+            fits = [
+                a is not None and mesh.shape[a] > 1 and n % mesh.shape[a] == 0 for a, n in zip(spec, shape, strict=True)
+            ]
+            axes = [a if fit else None for a, fit in zip(spec, fits, strict=True)]
             break
     size = mesh.shape["fsdp"]
     # not over the layers: each is needed by all devices at its time

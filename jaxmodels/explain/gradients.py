@@ -20,6 +20,7 @@ from jaxmodels.layers import TokenLogits, at_least_float32
 Score = Callable[[Float[Array, "b ..."]], Float[Array, " b"]]
 """One number for each example, a function of that example alone."""
 
+
 class Attribution(NamedTuple):
     """Parts of a difference of scores.
 
