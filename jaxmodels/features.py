@@ -87,4 +87,5 @@ class WithFeatures(nn.Module):
 
 
 def _headless(model: nn.Module, heads: int) -> str:
-    return f"{type(model).__name__} has {heads} modules named head; features are those under one"
+    nearest = "" if not hasattr(model, "fusion") else "; nearest: fusion='concat', which has one for both"
+    return f"{type(model).__name__} has {heads} modules named head; features are those under one{nearest}"

@@ -243,7 +243,7 @@ def test_mistakes(fields, words, x64):
         example(fields.pop("fusion", "concat"), **fields)
 
 
-def test_an_encoder_without_places_is_refused():
+def test_an_encoder_without_places_is_refused(x64):
     model = jaxmodels.MLP(num_classes=3)
     variables = model.init(jax.random.key(0), jnp.ones((1, 2, 2, 1)), train=False)
     found = model.apply(variables, jnp.ones((1, 2, 2, 1)), method=lambda m, x: features(m, x, train=False))
@@ -251,6 +251,9 @@ def test_an_encoder_without_places_is_refused():
     no_head = jaxmodels.create("gpt2_tiny", vocab_size=5, num_layers=1)
     with pytest.raises(ValueError, match="GPT2 has 0 modules named head"):
         no_head.init(jax.random.key(0), jnp.ones((1, 2), int), method=lambda m, x: features(m, x, train=False))
+    two, variables, inputs = example("mean")
+    with pytest.raises(ValueError, match=r"Fusion has 0 modules named head; .* nearest: fusion='concat'"):
+        two.apply(variables, *inputs, method=lambda m, *x: features(m, *x, train=False))
 
 
 # The dual encoder
