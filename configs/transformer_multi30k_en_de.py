@@ -1,6 +1,7 @@
 """Encoder-decoder Transformer of 2.1 million parameters: captions of photographs from English to German.
 
 Command    python -m train --config=configs/transformer_multi30k_en_de.py --workdir=runs/multi30k
+           python -m train.evaluate --workdir=runs/multi30k --split=test
            python -m train.generate --workdir=runs/multi30k --prompt="A dog runs through the snow."
 Data       Multi30k, task 1: 29,000 pairs, test_2016_flickr (1,000); joint byte-level BPE of 6,000 tokens; fetched, or
            --config.data.raw_dir=DIR with train.en.gz, train.de.gz, val..., test_2016_flickr...
@@ -35,6 +36,7 @@ def get_config() -> Config:
         objective="seq2seq",
         data=DataConfig(
             name="multi30k",
+            eval_split="validation",
             tokenizer="bpe",
             vocab_size=6_000,
             max_len=64,

@@ -119,7 +119,8 @@ class Fusion(nn.Module):
 
         Args:
           segments: of each token; 0 is padding. None: no padding.
-          present: whether the image and the text are there. None: both are.
+          present: whether the image and the text are there. None: both are. What stands for a missing one has no
+            influence, but for an encoder with batch norm in training: its statistics are of all that are given.
 
         Raises:
           ValueError: a field does not fit.

@@ -114,6 +114,8 @@ def batch_of(objective, size, rng):
         return rng.integers(0, high, shape).astype(np.int32)
 
     real = np.arange(16) < rng.integers(3, 17, (16, 1))
+    real_examples = (np.arange(16) < 13).astype(np.float32)
+    masked = (draw(16, 3, high=2) * real_examples[:, None]).astype(np.float32)
     lengths = {"segments": real, "source_segments": real[::-1], "types": real & (np.arange(16) > 5)}
     return {
         "image": rng.uniform(size=(16, size, size, 1)),
@@ -122,20 +124,23 @@ def batch_of(objective, size, rng):
         "label": draw(16, high=10),
         "label_digit": draw(16, high=10),
         "label_other": draw(16, high=5) - 1,
-        "weight": real.astype(np.float32) if objective is causal_lm else (np.arange(16) < 13).astype(np.float32),
+        "weight": real.astype(np.float32) if objective is causal_lm else real_examples,
         **{name: draw(16, 16) for name in ("tokens", "source", "target")},
         **{name: value.astype(np.int32) for name, value in lengths.items()},
         "positions": draw(16, 3, high=16),
         "masked_target": draw(16, 3),
-        "masked_weight": np.ones((16, 3), np.float32),
+        "masked_weight": masked,
+        "share_masked": np.full(16, real_examples.sum() / masked.sum(), np.float32),
     }
 
 
-def gradients(family, mesh, dtype=np.float64, accumulate=1):
+def gradients(family, mesh, dtype=np.float64, accumulate=1, dropout=True):
     """Of every parameter, with the model's new state and the loss; the same values and batch on every mesh."""
     name, fields, objective, inputs = FAMILIES[family]
     known = jaxmodels.model_fields(name)
     fields = {k: v for k, v in {"vocab_size": 40, "num_classes": 10, "max_len": 16}.items() if k in known} | fields
+    if not dropout:
+        fields |= {k: 0.0 for k in known if k.endswith("dropout_rate")}
     model = jaxmodels.create(name, dtype=dtype, param_dtype=dtype, **fields)
     if objective is TASKS:
         model = MultiHead(model, {"digit": 10, "other": 4}, dtype=dtype, param_dtype=dtype)
@@ -188,10 +193,12 @@ def test_float64_gradients_equal_one_device(family, x64, monkeypatch):
         assert relative(gradients(family, mesh), one) < 1e-10, name
 
 
-def test_micro_batches_on_a_mesh(x64):
-    one = gradients("cnn", {})
-    assert relative(gradients("cnn", {}, accumulate=4), one) < 1e-10
-    assert relative(gradients("cnn", MESHES["2x2x2"], accumulate=2), one) < 1e-10
+@pytest.mark.parametrize("family", ["cnn", "gpt2", "bert"])
+def test_micro_batches_on_a_mesh(family, x64):
+    """Of which each has another number of examples, of tokens, of masked tokens."""
+    one = gradients(family, {}, dropout=False)
+    for mesh, accumulate in (({}, 4), (MESHES["2x2x2"], 2)):
+        assert relative(gradients(family, mesh, accumulate=accumulate, dropout=False), one) < 1e-10
 
 
 def test_float32_gradients_of_gpt2_split_by_length():
@@ -203,8 +210,8 @@ def test_float32_gradients_of_gpt2_split_by_length():
     assert relative(together({"fsdp": 2, "sequence": 2, "tensor": 2}), together({})) < 2e-6
 
 
-@pytest.mark.parametrize(("remat", "share"), [(True, 0.5), (False, 0.75)])
-def test_scanned_layers_are_gathered_one_at_a_time(remat, share, monkeypatch):
+@pytest.mark.parametrize(("remat", "part"), [(True, 0.5), (False, 0.75)])
+def test_scanned_layers_are_gathered_one_at_a_time(remat, part, monkeypatch):
     """Memory of the compiled gradients against what gathering all layers at once takes."""
     fields = {"num_layers": 8, "num_heads": 4, "hidden_size": 128, "mlp_dim": 512, "vocab_size": 64, "max_len": 8}
     model = jaxmodels.create("gpt2_tiny", scan=True, remat=remat, **fields)
@@ -227,7 +234,7 @@ def test_scanned_layers_are_gathered_one_at_a_time(remat, share, monkeypatch):
     found = memory()
     monkeypatch.setattr(sharding, "in_stack", lambda path: False)
     monkeypatch.setattr(stack, "_preparation", None)
-    assert found < share * memory()
+    assert found < part * memory()
 
 
 def losses(config, steps=20):

@@ -361,6 +361,7 @@ def test_masking_is_a_function_of_the_key(masked):
         ({"a.tsv": "good\tpos\nbad\n"}, r"a\.tsv, line 2 has 1 columns, not 2: text, label, separated by tabs"),
         ({"a.tsv": "good\tpos\nbad\tneg\tmore\n"}, r"a\.tsv, line 2 has 3 columns, not 2"),
         ({"a.tsv": "good\tpos\n\n \tneg\n"}, r"a\.tsv, line 3: its text is empty"),
+        ({"a.tsv": "good\tpos\n\t\nbad\tneg\n"}, r"a\.tsv, line 2: its text is empty"),
         ({"a.tsv": "good\tpos\nfine\tpos\n"}, r"have the label 'pos'; at least two"),
         ({"a.jsonl": '{"text": "a", "label": "x"}\n{"text": "b"}\n'}, r"a\.jsonl, line 2 is not .*KeyError: 'label'"),
         ({"a.jsonl": '{"text": "a", "label": "x"}\n{"text": \n'}, r"a\.jsonl, line 2 is not .*JSONDecodeError"),

@@ -370,6 +370,12 @@ def test_a_pretrained_encoder_with_a_new_head(tmp_path):
         weights.load(tmp_path, model)
     _, variables = weights.load(tmp_path, model, skip=("head", "cls.*"))
     assert "head" not in variables["params"]
+    mean = make("bert_tiny", head="classification", pool="mean", **fields)
+    variables = mean.init(jax.random.key(0), jnp.ones((1, 4), int), train=False)
+    with pytest.raises(WeightsError, match=r"transformers' BERT classifies by its pooler and not by pool='mean'"):
+        weights.save(tmp_path / "mean", mean, variables, format="transformers")
+    assert not (tmp_path / "mean").exists()
+    _, variables = weights.load(tmp_path, model, skip=("head", "cls.*"))
     np.testing.assert_array_equal(variables["params"]["pooler"]["bias"], tensors["bert.pooler.dense.bias"])
 
 

@@ -1,4 +1,4 @@
-"""What compression costs a finished classifier: ``python -m train.compress --workdir=DIR [--add=DIR ...] [--out=DIR]``.
+"""What compression costs a finished classifier: ``python -m train.compress --workdir=DIR [--add=DIR ...]``.
 
 Writes ``report.txt``, ``report.json``, ``pareto.png`` and the variables of each row, ``NAME.safetensors``.
 """
@@ -84,9 +84,9 @@ class Variant:
         return {"params": self.state.params, **self.state.model_state}
 
 
-def make_bench(run: Run, batch_size: int) -> Bench:
-    """See :class:`Bench`; batches of ``batch_size`` are for the latency."""
-    task, split = run.task, run.config.data.eval_split
+def make_bench(run: Run, batch_size: int, split: str) -> Bench:
+    """See :class:`Bench`; accuracy is of ``split``, batches of ``batch_size`` are for the latency."""
+    task = run.task
     step = jax.jit(
         partial(
             eval_step,
@@ -187,6 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a finished classification run")
     parser.add_argument("--add", type=Path, action="append", default=[], help="another on the same data; repeatable")
+    parser.add_argument("--split", default=None, help="what accuracy is measured on; default: the config's eval_split")
     parser.add_argument("--out", type=Path, default=None, help="where to write; default: WORKDIR/compress")
     parser.add_argument("--step", default="best", help='checkpoint: "best" (default), "last" or a number')
     parser.add_argument("--batch_size", type=int, default=32, help="examples of a batch, for the latency")
@@ -198,13 +199,18 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or args.workdir / "compress"
     run, state = _open(args.workdir, args.step, args)
     batch_size = -(-args.batch_size // jax.device_count()) * jax.device_count()
-    found = [(make_bench(run, batch_size), state, variants(state.params))]
+    split = args.split or run.config.data.eval_split
+    found = [(make_bench(run, batch_size, split), state, variants(state.params))]
+    taken = {*found[0][2]}
     for workdir in args.add:
         other, its = _open(workdir, args.step, args)
         _require_same_data(workdir, other, run)
         name = workdir.resolve().name
         rows = {name: its.params, f"{name}_int8": quantize(its.params)}
-        found.append((make_bench(other, batch_size), its, rows))
+        if taken & {*rows}:
+            raise ConfigError(f"--add={workdir} would overwrite {sorted(taken & {*rows})[0]}.safetensors: rename it")
+        taken |= {*rows}
+        found.append((make_bench(other, batch_size, split), its, rows))
     out.mkdir(parents=True, exist_ok=True)
     every = [
         Variant(name, bench, state.replace(params=params), out / f"{name}.safetensors")

@@ -96,7 +96,7 @@ def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[
     """
     order: Sequence[str] = fields
     for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
+        if not line.strip() and "\t" not in line:
             continue
         if path.suffix == ".jsonl":
             shape = ", ".join(f'"{field}": "..."' for field in fields)

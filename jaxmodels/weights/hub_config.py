@@ -187,6 +187,10 @@ def _read_bert(config: Mapping[str, Any]) -> Described:
 
 
 def _write_bert(model: BERT, shape: Shape) -> dict[str, Any]:
+    if model.head == "classification" and model.pool != "cls":
+        raise WeightsError(
+            f"transformers' BERT classifies by its pooler and not by pool={model.pool!r}; nearest: 'cls'"
+        )
     labels = {}
     if model.head in ("classification", "tokens"):
         labels = {
