@@ -1,5 +1,6 @@
 """Eight devices on any machine, fixed before jax starts; data sets prepared once per test session."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -11,10 +12,26 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backen
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmodels-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+# jaxtyping's hook compiles whatever is first imported from within our packages from its source, so the libraries are
+# imported before them
+import flax.linen  # noqa: F401
+import grain  # noqa: F401
 import jax
+import matplotlib.figure  # noqa: F401
+import optax  # noqa: F401
+import orbax.checkpoint  # noqa: F401
 import pytest
+import tensorboardX  # noqa: F401
+import tensorflow_datasets  # noqa: F401
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
+
+# tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of the time is collecting
+gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules stay
 
 
 def pytest_unconfigure():
