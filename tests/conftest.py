@@ -45,6 +45,16 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def two_devices():
+    """What is not about meshes runs on two of the eight devices: a mesh still, with less to compile and to wait for."""
+    devices = jax.devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices)
+        patch.setattr(jax, "device_count", lambda *_: len(devices))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> str:
     """A data directory of this test session, so that no test depends on what lies in HOME."""
