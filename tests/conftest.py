@@ -45,10 +45,13 @@ def x64():
         yield
 
 
+ALL_DEVICES = jax.devices()
+
+
 @pytest.fixture(scope="module")
 def two_devices():
     """What is not about meshes runs on two of the eight devices: a mesh still, with less to compile and to wait for."""
-    devices = jax.devices()[:2]
+    devices = ALL_DEVICES[:2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: devices)
         patch.setattr(jax, "device_count", lambda *_: len(devices))
