@@ -49,6 +49,8 @@ def x64():
 
 
 ALL_DEVICES = jax.devices()
+NEW_EMITTER = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
+"""Compiler options for two programs that are to be equal bit for bit: the older one rounds where it fuses."""
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from flax import traverse_util
 from jaxmodels.compress import files, prune, quantize
 from jaxmodels.weights.rules import WeightsError
 from tests import test_models
-from tests.conftest import ALL_DEVICES, make_tiny
+from tests.conftest import ALL_DEVICES, NEW_EMITTER, make_tiny
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import compress, config, loop, setup, sharding
 from train.checkpoint import Checkpoints
@@ -425,7 +425,7 @@ def test_int8_on_a_mesh(name, mesh):
             params = jax.device_put(params, sharding.shardings_of(params, mesh))
         params = quantize.quantize(params)
         state = TrainState(jnp.int32(0), params, {}, (), None, jnp.bool_(True))
-        step = jax.jit(partial(predict_step, model=model))
+        step = jax.jit(partial(predict_step, model=model), compiler_options=NEW_EMITTER)
         with quantize.executing(), jax.set_mesh(mesh) if on_mesh else quantize.executing():
             found.append(np.asarray(step(state, *inputs)))
     if name == "cnn":
