@@ -1,20 +1,40 @@
 """Eight devices on any machine, fixed before jax starts; data sets prepared once per test session."""
 
+import gc
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # the time is spent compiling: without LLVM's optimisations, which change no result by more than rounding, a half less
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):  # with the older emitter of fused loops, which 0.12 lacks, a quarter less
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # many tests compile the same small run; one cache for each worker, so that none reads what another is writing
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmodels-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+# jaxtyping's hook compiles whatever is first imported from within our packages from its source, so the libraries are
+# imported before them
+import flax.linen  # noqa: F401
+import grain  # noqa: F401
 import jax
+import matplotlib.figure  # noqa: F401
+import optax  # noqa: F401
+import orbax.checkpoint  # noqa: F401
 import pytest
+import tensorboardX  # noqa: F401
+import tensorflow_datasets  # noqa: F401
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
+
+# tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of the time is collecting
+gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules stay
 
 
 def pytest_unconfigure():
@@ -25,6 +45,21 @@ def pytest_unconfigure():
 def x64():
     """float64 for one test: parity and sharding are shown where rounding does not hide a fault."""
     with jax.enable_x64(True):
+        yield
+
+
+ALL_DEVICES = jax.devices()
+NEW_EMITTER = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
+"""Compiler options for two programs that are to be equal bit for bit: the older one rounds where it fuses."""
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    """What is not about meshes runs on two of the eight devices: a mesh still, with less to compile and to wait for."""
+    devices = ALL_DEVICES[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices)
+        patch.setattr(jax, "device_count", lambda *_: len(devices))
         yield
 
 

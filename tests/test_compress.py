@@ -15,6 +15,7 @@ from flax import traverse_util
 from jaxmodels.compress import files, prune, quantize
 from jaxmodels.weights.rules import WeightsError
 from tests import test_models
+from tests.conftest import ALL_DEVICES, NEW_EMITTER, make_tiny
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import compress, config, loop, setup, sharding
 from train.checkpoint import Checkpoints
@@ -25,6 +26,8 @@ from train.state import TrainState
 from train.step import predict_step
 from train.transfer import split
 from train.workdir import read_config
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 flat = partial(traverse_util.flatten_dict, sep="/")
 
@@ -169,8 +172,6 @@ def test_zeros_stay_zero_through_100_steps(name, scope, share):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, data_dir):
     """A finished run with all that has state switched on."""
-    from tests.conftest import make_tiny
-
     c = make_tiny(data_dir)
     c.model_fields = {"hidden_sizes": (32, 16)}
     workdir = tmp_path_factory.mktemp("compress") / "base"
@@ -211,7 +212,7 @@ def test_pruning_on_a_mesh_is_that_of_one_device(base):
         c = pruning(base)
         c.prune = PruneConfig(sparsity=0.75)
         c.mesh = mesh
-        run = setup.build(c, devices=jax.devices()[: np.prod([mesh.data, mesh.fsdp, mesh.tensor])])
+        run = setup.build(c, devices=ALL_DEVICES[: np.prod([mesh.data, mesh.fsdp, mesh.tensor])])
         (state, _), (step, _, _) = run.start(), run.compile_train_step()
         where = run.shapes.opt_state.masks["dense_0"]["kernel"].sharding
         assert where == run.shapes.params["dense_0"]["kernel"].sharding
@@ -420,7 +421,7 @@ def test_int8_in_bfloat16():
 def test_int8_on_a_mesh(name, mesh):
     """Sums of integers are the same in any order: without norms in between nothing differs at all."""
     model, variables, inputs = drawn(name)
-    mesh = sharding.make_mesh(MeshConfig(**mesh))
+    mesh = sharding.make_mesh(MeshConfig(**mesh), ALL_DEVICES)
     found = []
     for on_mesh in (False, True):
         params = variables["params"]
@@ -428,7 +429,7 @@ def test_int8_on_a_mesh(name, mesh):
             params = jax.device_put(params, sharding.shardings_of(params, mesh))
         params = quantize.quantize(params)
         state = TrainState(jnp.int32(0), params, {}, (), None, jnp.bool_(True))
-        step = jax.jit(partial(predict_step, model=model))
+        step = jax.jit(partial(predict_step, model=model), compiler_options=NEW_EMITTER)
         with quantize.executing(), jax.set_mesh(mesh) if on_mesh else quantize.executing():
             found.append(np.asarray(step(state, *inputs)))
     if name == "cnn":
@@ -437,7 +438,7 @@ def test_int8_on_a_mesh(name, mesh):
 
 
 def test_int8_lies_as_what_it_stands_for():
-    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2), ALL_DEVICES)
     for name, shape in (("dense_0/kernel", (64, 32)), ("token_embed/embedding", (64, 32))):
         assert sharding.spec_of(f"{name}_int8", shape, mesh) == sharding.spec_of(name, shape, mesh)
 

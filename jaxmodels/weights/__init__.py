@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -261,11 +261,16 @@ def _leaves(model: nn.Module, image_shape: Shape | None) -> tuple[dict[str, jax.
     shape = image_shape or getattr(model, "image_shape", None) or family_of(model).image_shape
     if shape is None:
         raise WeightsError(f"{type(model).__name__} needs image_shape=(height, width, channels)")
+    return _flat(_abstract(model, tuple(shape))), tuple(shape)
+
+
+@cache
+def _abstract(model: nn.Module, shape: Shape) -> Variables:
+    """The variables as ShapeDtypeStructs; tracing a deep model takes longer than converting its weights."""
     wide = jnp.dtype(getattr(model, "param_dtype", jnp.float32)) == jnp.float64
     with jax.enable_x64(wide):
         inputs = family_of(model).inputs(model, shape)
-        tree = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *inputs)
-    return _flat(tree), tuple(shape)
+        return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *inputs)
 
 
 def _rules(model: nn.Module, format: str, shape: Shape) -> tuple[Rule, ...]:
