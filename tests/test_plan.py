@@ -247,6 +247,42 @@ ENTRY %main (a: f32[16,64,64], b: f32[64,64]) -> f32[64,64] {
     assert read_program(text, 1).memory_bytes == 2 * matrix + number + matrix + matrix
 
 
+def test_memory_of_stacks_that_a_layer_reads_and_writes_is_the_layers():
+    """As loops over layers do it: a fusion updates two stacks in place, and another inside it slices a third."""
+    text = """\
+%inner (p: f32[16,64,64], i: s32[]) -> f32[64,64] {
+  %p = f32[16,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = f32[1,64,64]{2,1,0} dynamic-slice(%p, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  ROOT %layer = f32[64,64]{1,0} bitcast(%slice)
+}
+
+%fused (a: f32[16,64,64], b: f32[16,64,64], c: f32[16,64,64], i: s32[]) -> (f32[16,64,64], f32[16,64,64]) {
+  %a = f32[16,64,64]{2,1,0} parameter(0)
+  %b = f32[16,64,64]{2,1,0} parameter(1)
+  %c = f32[16,64,64]{2,1,0} parameter(2)
+  %i.1 = s32[] parameter(3)
+  %zero.1 = s32[] constant(0)
+  %read = f32[64,64]{1,0} fusion(%c, %i.1), kind=kLoop, calls=%inner
+  %new = f32[1,64,64]{2,1,0} bitcast(%read)
+  %first = f32[16,64,64]{2,1,0} dynamic-update-slice(%a, %new, %i.1, %zero.1, %zero.1)
+  %second = f32[16,64,64]{2,1,0} dynamic-update-slice(%b, %new, %i.1, %zero.1, %zero.1)
+  ROOT %both = (f32[16,64,64]{2,1,0}, f32[16,64,64]{2,1,0}) tuple(%first, %second)
+}
+
+ENTRY %main (x: f32[16,64,64], y: f32[16,64,64], z: f32[16,64,64]) -> (f32[16,64,64], f32[16,64,64]) {
+  %x = f32[16,64,64]{2,1,0} parameter(0)
+  %y = f32[16,64,64]{2,1,0} parameter(1)
+  %z = f32[16,64,64]{2,1,0} parameter(2)
+  %one = s32[] constant(1)
+  ROOT %out = (f32[16,64,64]{2,1,0}, f32[16,64,64]{2,1,0}) fusion(%x, %y, %z, %one), kind=kLoop, calls=%fused
+}
+"""
+    matrix, number = 64 * 64 * 4, 4
+    assert read_program(text, 1).memory_bytes == 3 * matrix + number
+
+
 def test_a_loop_of_unknown_length_counts_once_and_is_reported():
     text = PROGRAM.replace("%less = pred[] compare(%i.1, %limit), direction=LT", "%less = pred[] custom(%state.1)")
     found = read_program(text, 4)

@@ -250,6 +250,8 @@ def _memory(one: Instruction, known: dict[str, Instruction], computations: dict[
     """Bytes of main memory that an operation reads and writes; of a slice, only the slice."""
     if one.opcode in FREE or one.opcode.endswith("-done") or one.opcode in ("partition-id", "replica-id", "iota"):
         return 0
+    if 'custom_call_target="AllocateBuffer"' in one.rest:
+        return 0
     operands = [_bytes(known[name].shapes) if name in known else 0 for name in one.operands]
     if one.opcode in ("copy-start", "slice-start"):  # (target, source, ...), (source, target, ...)
         source, target = (0, 1) if one.opcode == "slice-start" else (1, 0)
@@ -261,20 +263,46 @@ def _memory(one: Instruction, known: dict[str, Instruction], computations: dict[
     if one.opcode == "dynamic-update-slice":
         return 2 * operands[1]
     if one.opcode == "fusion":
-        inside = computations.get(_attribute(one, "calls"), [])
-        parameters = {int(i.text): i for i in inside if i.opcode == "parameter"}
-        for n, parameter in parameters.items():
-            users = [i for i in inside if parameter.name in i.operands]
-            if n < len(operands) and users and operands[n]:
-                if all(i.opcode in ("dynamic-slice", "slice") for i in users):
-                    operands[n] = min(operands[n], sum(s.bytes for i in users for s in i.shapes))
-                elif all(i.opcode == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users):
-                    operands[n] = 0  # updated in place
-        updates = [i for i in inside if i.opcode == "dynamic-update-slice"]
-        if len(updates) == 1 and updates[0].root and result:
-            update = next((i for i in inside if i.name == updates[0].operands[1]), None)
-            result = sum(s.bytes for s in update.shapes) if update else result
+        body = computations.get(_attribute(one, "calls"), [])
+        for parameter in (i for i in body if i.opcode == "parameter"):
+            n = int(parameter.text)
+            if n < len(operands) and operands[n]:
+                operands[n] = min(operands[n], _read(parameter.name, body, computations, operands[n]))
+        result = sum(_written(one, body))
     return sum(operands) + result
+
+
+def _read(name: str, body: list[Instruction], computations: dict[str, list[Instruction]], whole: int) -> int:
+    """Bytes of an array that the body of a fusion reads: of what it slices the slices, of what it updates nothing."""
+    found = 0
+    for user in (i for i in body if name in i.operands):
+        if user.opcode in ("dynamic-slice", "slice"):
+            found += sum(s.bytes for s in user.shapes)
+        elif user.opcode == "bitcast":
+            found += _read(user.name, body, computations, whole)
+        elif user.opcode == "fusion":
+            inner = computations.get(_attribute(user, "calls"), [])
+            places = {str(n) for n, operand in enumerate(user.operands) if operand == name}
+            inside = [i.name for i in inner if i.opcode == "parameter" and i.text in places]
+            found += sum(_read(parameter, inner, computations, whole) for parameter in inside)
+        elif user.opcode != "dynamic-update-slice" or name != user.operands[0]:
+            return whole
+    return min(found, whole)
+
+
+def _written(fusion: Instruction, body: list[Instruction]) -> Iterator[int]:
+    """Bytes of each result of a fusion: of one that is updated in place, the update."""
+    known = {i.name: i for i in body}
+    root = next((i for i in body if i.root), None)
+    outputs = () if root is None else root.operands if root.opcode == "tuple" else (root.name,)
+    for n, shape in enumerate(fusion.shapes):
+        output = known.get(outputs[n]) if len(outputs) == len(fusion.shapes) else None
+        while output is not None and output.opcode == "bitcast":
+            output = known.get(output.operands[0])
+        if output is not None and output.opcode == "dynamic-update-slice" and output.operands[1] in known:
+            yield 0 if shape.fast else sum(s.bytes for s in known[output.operands[1]].shapes)
+        else:
+            yield 0 if shape.fast else shape.bytes
 
 
 def _bytes(shapes: tuple[Shape, ...]) -> int:
