@@ -302,7 +302,8 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         row.kept = f"{before} -> {after}"
         row.require(after >= before, "a finished checkpoint is gone")
         if good:
-            row.require(f"after step {after};" in run.text(0), "not saved at the step that was said")
+            finished = after == STEPS  # both agree to stop a moment after one was told to
+            row.require(finished or f"after step {after};" in run.text(0), "not saved at the step that was said")
     if fault == "evaluation":
         row.at = f"process {who}, evaluation after 25"
         row.require(newest(workdir) == 25, "the evaluation was not cut short")

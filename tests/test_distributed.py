@@ -35,7 +35,8 @@ def place_of(monkeypatch):
     """find_place in an environment that holds only what is given: jax's detection reads os.environ itself."""
 
     def found(env):
-        for key in {*SLURM, *OPEN_MPI, *BY_HAND, "TPU_WORKER_HOSTNAMES", "KUBERNETES_SERVICE_HOST"} - env.keys():
+        others = {"TPU_WORKER_HOSTNAMES", "KUBERNETES_SERVICE_HOST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID"}
+        for key in {*SLURM, *OPEN_MPI, *BY_HAND, *others, "OMPI_COMM_WORLD_LOCAL_SIZE"} - env.keys():
             monkeypatch.delenv(key, raising=False)
         for key, value in env.items():
             monkeypatch.setenv(key, value)
@@ -50,6 +51,11 @@ def test_launchers_are_found(place_of):
     assert place_of(BY_HAND) == Place("host:1234", 8, 5)
     assert place_of(SLURM) == Place(f"node003:{61440 + 4711 % 4096}", 2, 1, [0])
     assert place_of(OPEN_MPI) == Place(f"10.96.0.1:{61440 + 1531576320 // 4096 % 4096}", 4, 3, [1])
+    for tasks, devices in (("1(x2)", None), ("4,1", [0]), ("1,4(x2)", None), ("8(x2)", [0])):  # of host 0
+        assert place_of(SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": "0"}).devices == devices
+    assert place_of(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4,1", "SLURM_NODEID": "1"}).devices is None
+    assert place_of(OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}).devices is None, "all of this host's"
+    assert place_of(OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}).devices == [1]
     assert place_of(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None, "sbatch alone starts one process"
     assert place_of({"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "h:1"}) is None
     for env, name in (

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import selectors
 import socket
 import sys
@@ -147,7 +148,10 @@ def program(config: Config) -> dict[str, str]:
             source.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     settings = {k: v for k, v in flat(dataclasses.asdict(config), "config").items() if k not in _OF_ONE_HOST}
-    return {"python": platform.python_version(), **versions, "source": source.hexdigest()[:12], **settings}
+    compiler = {k: os.environ.get(k, "") for k in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    compiler |= {k: str(getattr(jax.config, k)) for k in ("jax_enable_x64", "jax_default_matmul_precision")}
+    found = {"python": platform.python_version(), **versions, "source": source.hexdigest()[:12]}
+    return found | flat(compiler, "environment") | settings
 
 
 def flat(values: Mapping[str, Any], name: str) -> dict[str, str]:
@@ -203,12 +207,24 @@ def find_place(env: Mapping[str, str], seconds: float) -> Place | None:
         raise ConfigError(
             f"JAX_PROCESS_ID = {index} must be from 0 to {count - 1}, one below JAX_NUM_PROCESSES = {count}"
         )
-    return Place(address, count, index, None if devices is None else list(devices))
+    alone = _tasks_of_this_host(env) == 1  # then all of its devices are this process's
+    return Place(address, count, index, None if devices is None or alone else list(devices))
 
 
 _BY_HAND = (
     "set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID in every process, or none of them"
 )
+
+
+def _tasks_of_this_host(env: Mapping[str, str]) -> int | None:
+    """As Open MPI, or Slurm's "4(x2),1" (4 on each of the first two hosts, 1 on the third), says it; None: neither."""
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in env:
+        return int(env["OMPI_COMM_WORLD_LOCAL_SIZE"])
+    counts: list[int] = []
+    for tasks, hosts in re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(tasks)] * int(hosts or 1)
+    host = int(env.get("SLURM_NODEID", 0))
+    return counts[host] if host < len(counts) else None
 
 
 def launched_by(env: Mapping[str, str]) -> str | None:

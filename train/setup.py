@@ -21,7 +21,7 @@ import jaxmodels
 from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
 from input_pipeline.image_text import text_card
 from input_pipeline.text import Form
-from jaxmodels.attention import choose_backend, gpu_capability
+from jaxmodels.attention import KERNELS, choose_backend, exact_attention, gpu_capability
 from jaxmodels.features import WithFeatures
 from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
@@ -150,7 +150,18 @@ class Run:
             compiled = [one.lower().compile() for one in traced]
         seconds = time.perf_counter() - start
         chosen = _by_length(self.batch_shapes(self.config.batch_size), compiled)
-        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(count_flops(traced[-1].jaxpr))
+        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(self.model_flops(traced[-1]))
+
+    def model_flops(self, traced: jax.stages.Traced) -> int:
+        """Operations of a traced training step by formula (see :mod:`train.flops`), over all devices.
+
+        An attention kernel computes its scores more than once, or hides what it computes: the products that it stands
+        for are counted.
+        """
+        if self.mesh.devices.flat[0].platform in KERNELS:
+            with exact_attention():
+                traced = self.trace_train_step()[-1]
+        return count_flops(traced.jaxpr)
 
     def compile_eval_step(self) -> Any:
         """The compiled evaluation step: (state, batch) -> metrics, confusion matrix or None."""

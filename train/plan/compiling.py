@@ -14,13 +14,13 @@ from typing import Any
 import jax
 
 from input_pipeline import Card
+from jaxmodels.attention import exact_attention
 from jaxmodels.paths import path_name
 from train.config import Config
-from train.flops import count_flops
 from train.plan.cost import Roofline, Traffic, roofline, traffic
 from train.plan.hlo import read_program
 from train.plan.topology import Topology
-from train.setup import Run, build, parameter_count
+from train.setup import Run, attention_backend, build, parameter_count
 from train.sharding import FSDP_MIN_SIZE, spec_of
 
 LARGE = 2**20
@@ -110,7 +110,13 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
     limit = topology.chip.memory if topology.chip else None
     memory = Memory(state_bytes(run), limit)
     start = time.perf_counter()
-    traced = run.trace_train_step()[-1]
+    warnings = sharding_warnings(run)
+    with contextlib.ExitStack() as stack:
+        if topology.devices[0].platform == "gpu":  # cuDNN asks the GPU whether it can
+            stack.enter_context(exact_attention())
+            if (attention_backend(run.model, card, run.mesh) or ("einsum", ""))[0] != "einsum":
+                warnings.append("attention by einsum: cuDNN, its kernel, needs the GPU, and takes less memory")
+        traced = run.trace_train_step()[-1]
     common = {
         "topology": topology.name,
         "devices": len(topology.devices),
@@ -118,9 +124,8 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
         "settings": settings or {},
         "batch": {k: list(v.shape) for k, v in run.batch_shapes(config.batch_size)[-1].items()},
         "parameters": parameter_count(run)[0],
-        "model_flops": count_flops(traced.jaxpr),
+        "model_flops": run.model_flops(traced),
     }
-    warnings = sharding_warnings(run)
     if limit is not None and memory.state > limit:
         reason = "the state alone, parameters and what the optimiser keeps, is larger than the memory"
         memory = dataclasses.replace(memory, needed=float(memory.state))
@@ -132,7 +137,7 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
-            memory, reason = dataclasses.replace(memory, needed=needed_bytes(str(e))), first_line(str(e))
+            memory, reason = dataclasses.replace(memory, needed=needed_bytes(str(e), memory.state)), first_line(str(e))
             seconds = time.perf_counter() - start
             return Plan(**common, memory=memory, fits=False, compile_seconds=seconds, warnings=warnings, reason=reason)
     seconds = time.perf_counter() - start
@@ -207,8 +212,9 @@ def rematerialisations(log: str) -> list[str]:
     return [f"involuntary full rematerialisation: the partitioner gathers an array whole in {name}" for name in names]
 
 
-def needed_bytes(message: str) -> float | None:
-    """Memory that a step wants by the compiler's message that there is not so much."""
+def needed_bytes(message: str, state: int) -> float | None:
+    """Memory that a step wants by the compiler's message that there is not so much; of one about temporaries alone
+    with the state."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     for pattern in (
         r"[Uu]sed ([\d.]+)([KMGT]?) of",
@@ -216,7 +222,8 @@ def needed_bytes(message: str) -> float | None:
         r"allocate ([\d.]+)([KMGT]?)i?B",
     ):
         if found := re.search(pattern, message):
-            return float(found.group(1)) * units[found.group(2)]
+            wanted = float(found.group(1)) * units[found.group(2)]
+            return wanted + state if "HLO temporaries" in message else wanted
     return None
 
 
