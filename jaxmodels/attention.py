@@ -361,11 +361,12 @@ class MultiHeadAttention(nn.Module):
         # each device has made the keys of its own tokens and now takes the others'
         key, value = (constrain_batch(y, "heads", "all_tokens") for y in (key, value))
         dropout = nn.Dropout(self.dropout_rate, deterministic=not self.train, name="dropout")
-        y = attention(query, key, value, mask, backend=self._chosen(query, key, mask), dropout=dropout)
+        y = attention(query, key, value, mask, backend=self.chosen_backend(query, key, mask), dropout=dropout)
         y = rearrange(y, "b h n d -> b n (h d)")
         return Dense(x.shape[-1], kernel_init=self.out_init, bias_init=zeros, name="out", **dtypes)(y)
 
-    def _chosen(self, query: jax.Array, key: jax.Array, mask: AttentionMask) -> str:
+    def chosen_backend(self, query: jax.Array, key: jax.Array, mask: AttentionMask) -> str:
+        """By which this attention runs."""
         if _exact or (self.backend == "auto" and mask.start is not None):
             return "einsum"  # of one query there are few weights
         return choose_backend(

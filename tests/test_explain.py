@@ -166,10 +166,26 @@ def test_fused_attention_is_run_plainly_and_said(backend):
     np.testing.assert_array_equal(fused["attention"], plain["attention"])
 
 
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(("length", "kernel"), [(128, "splash"), (127, None)])
+def test_the_kernel_that_auto_chooses_is_said(length, kernel, scan, monkeypatch):
+    """On a TPU auto takes splash from 128 tokens on; it is not run, for its weights are not to be had."""
+    model = jaxmodels.create("bert_tiny", **TEXT | {"max_len": 128}, scan=scan)
+    tokens, segments = texts((length, 4))
+    variables = model.init(jax.random.key(0), tokens, train=False)
+    plain, _ = attention_maps(model, variables, tokens, segments)
+    monkeypatch.setattr("jaxmodels.attention.target_platform", lambda: "tpu")
+    monkeypatch.setattr("jaxmodels.attention._splash", None)
+    maps, instead_of = attention_maps(model, variables, tokens, segments)
+    assert instead_of == kernel
+    np.testing.assert_array_equal(maps["attention"], plain["attention"])
+
+
 def test_a_model_without_attention():
-    model = jaxmodels.create("cnn", num_classes=3)
+    model, images = jaxmodels.create("cnn", num_classes=3), jnp.zeros((1, 4, 4, 1))
+    variables = model.init(jax.random.key(0), images, train=False)
     with pytest.raises(ValueError, match=r"CNN has no attention; ViT, BERT, GPT2 and Transformer have"):
-        attention_maps(model, {}, pixels(1, 4, 4, 1))
+        attention_maps(model, variables, images)
 
 
 def random_maps(layers, b, heads, n, segments):

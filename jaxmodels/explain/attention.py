@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.attention import MultiHeadAttention
 from jaxmodels.capture import capture
 from jaxmodels.layers import at_least_float32
 
@@ -21,7 +22,8 @@ class AttentionMaps(NamedTuple):
     Attributes:
       maps: float32 (or wider) [layers, b, heads, queries, keys] of ``attention``, or of ``encoder/attention``,
         ``decoder/attention`` and ``decoder/cross_attention``; rows sum to 1.
-      instead_of: the backend that the model has, if it shows no weights and ``einsum`` was run in its place.
+      instead_of: the backend that the model runs by, chosen or named, if it shows no weights and ``einsum`` was run in
+        its place.
     """
 
     maps: dict[str, Float[Array, "layers b heads queries keys"]]
@@ -37,17 +39,25 @@ def attention_maps(model: nn.Module, variables: Any, *inputs: Any) -> AttentionM
     Raises:
       ValueError: the model has no attention.
     """
-    backend = getattr(model, "attention", None)
-    if backend is None:
-        raise ValueError(f"{type(model).__name__} has no attention; ViT, BERT, GPT2 and Transformer have")
-    captured = capture(model.clone(attention="einsum"), variables, *jax.tree.map(jnp.asarray, inputs), train=False)
+    chosen: set[str] = set()
+
+    def plainly(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+        if not isinstance(context.module, MultiHeadAttention) or context.method_name != "chosen_backend":
+            return call(*args, **kwargs)
+        chosen.add(call(*args, **kwargs))
+        return "einsum"
+
+    with nn.intercept_methods(plainly):
+        captured = capture(model, variables, *jax.tree.map(jnp.asarray, inputs), train=False)
     layers: dict[str, dict[int, jax.Array]] = {}
     for path, (weights, _) in captured.items():
         if match := WEIGHTS.fullmatch(path):
             found = layers.setdefault(match["stack"] + match["name"], {})
             found[int(match["layer"] or 0)] = weights if match["scanned"] == "blocks" else weights[None]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no attention; ViT, BERT, GPT2 and Transformer have")
     maps = {k: at_least_float32(jnp.concatenate([found[i] for i in sorted(found)])) for k, found in layers.items()}
-    return AttentionMaps(maps, None if backend in ("auto", "einsum") else backend)
+    return AttentionMaps(maps, ", ".join(sorted(chosen - {"einsum"})) or None)
 
 
 def rollout(
