@@ -406,6 +406,7 @@ def test_completeness_is_a_formula(x64):
     expected = np.abs(np.asarray(off.values).sum((1, 2)) - difference) / np.abs(difference)
     np.testing.assert_allclose(off.completeness_error, expected, rtol=1e-12)
     assert expected.max() > 0.1
+    assert (input_gradient(score, x, x).completeness_error == np.inf).all()  # there is nothing to compare with
     linear = lambda x: 3 * x.sum((1, 2))  # noqa: E731
     np.testing.assert_allclose(integrated_gradients(linear, x, baseline).values, 3 * (x - baseline), rtol=1e-12)
 

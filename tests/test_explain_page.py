@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ALL_DEVICES, make_tiny
+from tests.test_table import make_config
 from tests.test_text_runs import SMALL, config_of, labeller_config, write_labels
 from train import explain, explain_page, loop, setup
 from train.config import ConfigError, check
-from train.explanations import explain_images
+from train.explanations import EXPLAINERS, REPLACEMENTS, Explained, explain_images
+from train.sharding import put_batch
+from train.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -190,6 +193,68 @@ def test_the_page_of_a_language_model(language, tmp_path):
 def test_mistakes(run, options, words, request):
     with pytest.raises(ConfigError, match=words):
         explain.main([f"--workdir={request.getfixturevalue(run)}", *options])
+
+
+def test_a_kernel_in_whose_place_einsum_shows_the_weights_is_said(tmp_path, tiny, monkeypatch, capsys):
+    """By :func:`explain.main` of a ViT with two labels, which explains one: rollout works, and names the kernel."""
+    tiny.model, tiny.model_fields = "vit_ti_16", {**SMALL, "patch_size": 2, "attention": "xla", "dropout_rate": 0.0}
+    tiny.model_fields["attention_dropout_rate"] = 0.0
+    tiny.tasks.labels, tiny.steps = ("label",), 3
+    loop.train(tiny, tmp_path / "run")
+    options = [f"--workdir={tmp_path / 'run'}", "--split=test", "--count=2", "--task=label", "--method=rollout"]
+    capsys.readouterr()
+    assert explain.main(options) == 0
+    says = "attention by einsum in the place of xla"
+    assert f"\n{says}\n" in capsys.readouterr().out
+    assert says in Page(tmp_path / "run" / "explained.html").text
+    assert explain.main([*options, "--faithfulness", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["remarks"] == [says]
+
+
+@pytest.mark.parametrize("kind", ["image", "text", "row"])
+def test_what_a_quantised_run_predicts_is_explained(kind, request, data_dir):
+    if kind == "row":
+        config = make_config(data_dir)
+    else:
+        config = read_config(request.getfixturevalue({"image": "images", "text": "labels"}[kind]))
+    run = setup.build(config)
+    state = run.init()
+    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), state.eval_params)
+    state = state.replace(params=params, ema_params=None if state.ema_params is None else params)
+    arrays, replace, probabilities = explain.first_examples(run, "test", 8)[1], REPLACEMENTS[kind][0], []
+    for quantized in (False, True):
+        config.quantization_aware = quantized
+        found = explain.explained(EXPLAINERS[kind], run, state, arrays, 0, ("input_gradient",), replace, 8)
+        with jax.set_mesh(run.mesh):
+            probabilities.append(jax.jit(run.probabilities)(state, put_batch(arrays, run.mesh))[:, 0])
+        np.testing.assert_allclose(found.probability, probabilities[-1], rtol=1e-5)
+    assert not np.allclose(*probabilities, rtol=1e-3, atol=0)
+
+
+def test_completeness_that_is_not_defined_is_left_out_and_counted(labels, tmp_path, capsys):
+    """Nothing of "[MASK]" can be replaced: its score is that of the baseline."""
+    out = tmp_path / "page.html"
+    assert explain.main([f"--workdir={labels}", f"--out={out}", "[MASK]", "hier rot und hund"]) == 0
+    says = "input_gradient: completeness of 1 of 2 examples, whose score equals the baseline's, is not defined"
+    assert says in capsys.readouterr().out
+    page = Page(out)
+    assert says in page.text and page.text.count("completeness error -") == 2
+    assert "inf" not in page.text.lower().replace("info", "") and "nan" not in page.text.lower()
+    options = [f"--workdir={labels}", "--method=input_gradient", "--faithfulness", "--json"]
+    for texts in (["[MASK]", "hier rot und hund"], ["[MASK]"]):
+        assert explain.main([*options, *texts]) == 0
+        found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["methods"]["input_gradient"]
+        assert found["undefined"] == 1 and ("completeness_error" in found) == (len(texts) > 1)
+
+
+def test_means_are_of_what_is_defined():
+    errors = {"input_gradient": np.array([1.0, np.inf, 3.0, 8.0])}
+    areas = dict.fromkeys(("input_gradient", "random"), np.ones(4))
+    found = Explained(np.zeros(4), np.ones(4), {"input_gradient": np.ones((4, 2))}, errors, areas, areas)
+    there = np.array([True, True, True, False])
+    ours = explain.scores(found, there)["input_gradient"]
+    assert ours == {"completeness_error": 2, "median_error": 2, "undefined": 1, "deletion": 1, "insertion": 1}
+    assert "completeness of 1 of 3 examples" in explain.remarks({"row": found}, {"row": there})[0]
 
 
 def test_inputs_or_a_split(images, capsys):

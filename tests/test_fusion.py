@@ -512,7 +512,7 @@ def test_an_image_with_a_text_is_labelled_and_explained(fused, tmp_path, capsys)
     out = tmp_path / "page.html"
     assert explain.main([f"--workdir={workdir}", f"--out={out}", *inputs]) == 0
     both, image, text = out.read_text().split("<section>")[1:]
-    for part, pictures, texts in ((both, 3, 2), (image, 3, 0), (text, 0, 2)):  # with the image itself
+    for part, pictures, texts in ((both, 4, 2), (image, 4, 0), (text, 0, 2)):  # with the image itself
         assert part.count("<img") == pictures and part.count('class="text"') == texts
     for part, x in zip((both, image, text), found, strict=True):
         label = x["labels"][0]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -170,11 +169,11 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
             "give the workdir of a classifier or of a language model"
         )
     there = [*GRADIENTS]
-    if isinstance(run.card, DatasetCard):
+    if "image" in _explainers(run):
         variables = {"params": run.shapes.params, **run.shapes.model_state}
-        image = jax.ShapeDtypeStruct((1, *run.card.image_shape), jnp.float32)
-        there += ["grad_cam"] if feature_maps(model, variables, image) else []
-    there += ["rollout"] if hasattr(model, "attention") else []
+        batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(batch_shards(run.mesh))[-1])
+        there += ["grad_cam"] if feature_maps(model, variables, *(batch[k] for k in run.task.inputs)) else []
+    there += ["rollout"] if hasattr(unwrapped(model), "attention") else []
     there += ["attention", "logit_lens"] if objective == "causal_lm" else []
     for method in given or ():
         if method not in there:
@@ -182,18 +181,41 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     return tuple(m for m in there if given is None or m in given)
 
 
-def scores(found: Explained, there: np.ndarray) -> dict[str, dict[str, float]]:
-    """Means over the examples that are there, of each method and of random order."""
+def scores(found: Explained, there: np.ndarray) -> dict[str, dict[str, float | int]]:
+    """Means over the examples that are there, of each method and of random order.
+
+    Completeness errors that are not defined are left out and counted as ``undefined``.
+    """
     result = {}
     for method in (*found.attributions, "random"):
-        errors = found.errors[method][there] if method in found.errors else None
-        of_errors = {} if errors is None else {"completeness_error": errors.mean(), "median_error": np.median(errors)}
-        areas = {kind: getattr(found, kind)[method][there].mean() for kind in ("deletion", "insertion")}
-        result[method] = {k: float(v) for k, v in (of_errors | areas).items()}
+        values = {}
+        if method in found.errors:
+            errors = found.errors[method][there]
+            defined = errors[~np.isinf(errors)]
+            if defined.size:
+                values |= {"completeness_error": float(defined.mean()), "median_error": float(np.median(defined))}
+            values["undefined"] = errors.size - defined.size
+        areas = {kind: float(getattr(found, kind)[method][there].mean()) for kind in ("deletion", "insertion")}
+        result[method] = values | areas
     return result
 
 
-def table(result: dict[str, dict[str, float]]) -> str:
+def remarks(found: dict[str, Explained], there: dict[str, np.ndarray]) -> list[str]:
+    """What a reader of :func:`scores` must know of the images, texts or rows, a line each."""
+    lines = []
+    for kind, one in found.items():
+        for method, errors in one.errors.items():
+            if undefined := np.isinf(errors[there[kind]]).sum():
+                lines.append(
+                    f"{kind} {method}: completeness of {undefined} of {there[kind].sum()} examples, whose score "
+                    "equals the baseline's, is not defined"
+                )
+        if one.instead_of is not None:
+            lines.append(f"attention by einsum in the place of {one.instead_of}")
+    return lines
+
+
+def table(result: dict[str, dict[str, float | int]]) -> str:
     """:func:`scores` as aligned text."""
     columns = ("completeness_error", "median_error", "deletion", "insertion")
     rows = [f"{'':<21}" + "".join(f"{c:>20}" for c in columns)]
@@ -261,25 +283,26 @@ def main(argv: list[str] | None = None) -> int:
             result |= {prefix + method: values for method, values in scores(found[kind], there[kind]).items()}
     if not found:
         raise ConfigError("the model sees nothing of what was given")
+    notes = remarks(found, there)
     if args.faithfulness:
         heading = {"step": int(state.step), "examples": len(names), "replace": ", ".join(replace.values())}
         if args.json:
-            print(json.dumps(heading | {"methods": result}, indent=2))
+            print(json.dumps(heading | {"methods": result, "remarks": notes}, indent=2))
         else:
-            print(table(result) + "\n" + "  ".join(f"{k} {v}" for k, v in heading.items()))
+            print("\n".join([table(result), *notes, "  ".join(f"{k} {v}" for k, v in heading.items())]))
         return 0
     out = args.out or args.workdir / "explained.html"
     sections = [
         section(run, arrays, name, {k: x for k, x in found.items() if there[k][i]}, i) for i, name in enumerate(names)
     ]
-    about = f"{config.model}, step {int(state.step)}; replaced by {', '.join(replace.values())}"
+    about = "; ".join([f"{config.model}, step {int(state.step)}", f"replaced by {', '.join(replace.values())}", *notes])
     try:
         write_atomically(out, explain_page.document(str(args.workdir), about, sections))
     except OSError as e:
         if is_disk_full(e):
             raise
         raise ConfigError(f"{out} cannot be written: {e.strerror}; give another --out=FILE.html") from e
-    print(table(result) + f"\nwrote {out}: {len(names)} examples")
+    print("\n".join([table(result), *notes, f"wrote {out}: {len(names)} examples"]))
     return 0
 
 
@@ -329,7 +352,8 @@ def _figures(pictures: dict[str, str], found: Explained, i: int) -> str:
     for method, picture in pictures.items():
         caption = [method.replace("_", " ")]
         if method in found.errors:
-            caption.append(f"completeness error {found.errors[method][i]:.2g}")
+            error = found.errors[method][i]
+            caption.append(f"completeness error {'-' if np.isinf(error) else f'{error:.2g}'}")
         for kind, areas in (("deletion", found.deletion), ("insertion", found.insertion)):
             caption.append(f"{kind} {areas[method][i]:.3f} ({areas['random'][i]:.3f})")
         figures.append(explain_page.figure(picture, caption))

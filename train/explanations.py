@@ -1,7 +1,12 @@
-"""Explanations of a batch by every method, their completeness errors and faithfulness: pure functions of a state."""
+"""Explanations of a batch by every method, their completeness errors and faithfulness: pure functions of a state.
+
+They explain what :mod:`train.predict` says: where a run is quantised, so are they, and gradients go straight through
+the rounding (see :mod:`jaxmodels.compress.quantize`).
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
 from input_pipeline.image_text import text_card
+from jaxmodels import Module
 from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
 from jaxmodels.explain.grad_cam import grad_cam
@@ -25,8 +31,8 @@ from jaxmodels.explain.gradients import (
 from jaxmodels.explain.logit_lens import logit_lens
 from jaxmodels.fusion import has_text_encoder
 from train.setup import Run
-from train.state import TrainState
-from train.step import Batch, eval_variables
+from train.state import PyTree, TrainState
+from train.step import Batch, eval_variables, rounding
 from train.task import unwrapped
 
 GRADIENTS: dict[str, Callable[..., Attribution]] = {
@@ -40,6 +46,11 @@ UNITS = 28
 """At most so many rows and columns of an image are removed one by one."""
 
 
+@jax.tree_util.register_static
+class Backend(str):
+    """Name of an attention backend; no array, so that a compiled function can return it."""
+
+
 class Explained(NamedTuple):
     """Of a batch of b examples.
 
@@ -50,6 +61,7 @@ class Explained(NamedTuple):
       deletion, insertion: method, and "random" -> area under the curve [b].
       attention: [layers, b, heads, l, l], or None.
       lens: most probable tokens and their probabilities, [layers, b, l, 1] each, or None.
+      instead_of: the attention backend in the place of which einsum was run for its weights, or None.
     """
 
     target: Int[Array, " b"]
@@ -60,8 +72,21 @@ class Explained(NamedTuple):
     insertion: dict[str, Array]
     attention: Array | None = None
     lens: tuple[Array, Array] | None = None
+    instead_of: Backend | None = None
 
 
+def _as_predicted(explain: Callable[..., Explained]) -> Callable[..., Explained]:
+    """Activations are rounded where the run's are."""
+
+    @wraps(explain)
+    def rounding_too(run: Run, *args: Any) -> Explained:
+        with rounding(run.config.quantization_aware):
+            return explain(run, *args)
+
+    return rounding_too
+
+
+@_as_predicted
 def explain_images(
     run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
 ) -> Explained:
@@ -71,7 +96,7 @@ def explain_images(
       replace: of :data:`REPLACEMENTS`.
       wanted: classes to explain; -1: the one predicted.
     """
-    model, variables, data = run.model, eval_variables(state), run.config.data
+    model, variables, data = run.model, _variables(run, state), run.config.data
     images, *rest = _inputs(run, run.task.eval_batch(batch))
     images = images.astype(jnp.float32)
     logits = model.apply(variables, images, *rest, train=False)
@@ -82,16 +107,17 @@ def explain_images(
     else:
         baseline = faithfulness.blurred(images, max(1.0, images.shape[1] / 16))
     rows, columns = (min(UNITS, n) for n in images.shape[1:3])
+    maps, instead_of = _attention(methods, model, variables, images, *rest)
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
             found = GRADIENTS[method](input_score(model, variables, target, *rest), images, baseline)
             values[method], errors[method] = found.values.sum(-1), found.completeness_error
         elif method == "grad_cam":
-            values[method] = grad_cam(model, variables, images, target)
-        else:
-            patches = (n // model.patch_size for n in images.shape[1:3])
-            rolled = over_patches(rollout(attention_maps(model, variables, images).maps["attention"]), *patches)
+            values[method] = grad_cam(model, variables, images, target, *rest)
+        elif method == "rollout":
+            patches = (n // unwrapped(model).patch_size for n in images.shape[1:3])
+            rolled = over_patches(rollout(maps), *patches)
             values[method] = jax.image.resize(rolled, images.shape[:3], "nearest")
 
     def probability(removed: Bool[Array, "b n"]) -> Float[Array, " b"]:
@@ -100,9 +126,11 @@ def explain_images(
 
     units = {k: faithfulness.image_units(v, rows, columns) for k, v in values.items()}
     everything = jnp.ones((len(images), rows * columns), bool)
-    return Explained(target, _probability(logits, target), values, errors, *_areas(probability, units, everything))
+    areas = _areas(probability, units, everything)
+    return Explained(target, _probability(logits, target), values, errors, *areas, instead_of=instead_of)
 
 
+@_as_predicted
 def explain_texts(
     run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
 ) -> Explained:
@@ -112,7 +140,7 @@ def explain_texts(
 
     Args: see :func:`explain_images`; of texts for a language model, ``wanted`` are tokens.
     """
-    model, variables, tokenizer = run.model, eval_variables(state), Tokenizer.from_str(text_card(run.card).tokenizer)
+    model, variables, tokenizer = run.model, _variables(run, state), Tokenizer.from_str(text_card(run.card).tokenizer)
     batch = run.task.eval_batch(batch)
     tokens, segments = batch["tokens"], batch["segments"]
     language = run.config.objective == "causal_lm"
@@ -140,9 +168,7 @@ def explain_texts(
         other = tokenizer.token_to_id(replace)
         nothing = _inputs(run, batch | {"tokens": faithfulness.replace_tokens(tokens, other, real)})
         baseline = token_embeddings(model, variables, *nothing, embedding=embedding)
-    maps = (
-        attention_maps(model, variables, *inputs).maps["attention"] if {"rollout", "attention"} & {*methods} else None
-    )
+    maps, instead_of = _attention(methods, model, variables, *inputs)
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
@@ -168,9 +194,11 @@ def explain_texts(
         *_areas(probability, values, real),
         attention=maps if "attention" in methods else None,
         lens=tuple(logit_lens(model, variables, tokens, segments, top=1)) if "logit_lens" in methods else None,
+        instead_of=instead_of,
     )
 
 
+@_as_predicted
 def explain_rows(
     run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
 ) -> Explained:
@@ -178,7 +206,7 @@ def explain_rows(
 
     Args: see :func:`explain_images`.
     """
-    model, variables = run.model, eval_variables(state)
+    model, variables = run.model, _variables(run, state)
     rows = run.task.eval_batch(batch)["features"].astype(jnp.float32)
     logits = model.apply(variables, rows, train=False)
     target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
@@ -196,6 +224,20 @@ def explain_rows(
 
 EXPLAINERS = {"image": explain_images, "text": explain_texts, "row": explain_rows}
 """By what is taken apart."""
+
+
+def _variables(run: Run, state: TrainState) -> PyTree:
+    return eval_variables(state, run.config.quantization_aware)
+
+
+def _attention(
+    methods: tuple[str, ...], model: Module, variables: PyTree, *inputs: Array
+) -> tuple[Float[Array, "layers b heads n n"] | None, Backend | None]:
+    """Attention weights where a method needs them, and the backend that einsum has replaced for them."""
+    if not {"rollout", "attention"} & {*methods}:
+        return None, None
+    maps, instead_of = attention_maps(model, variables, *inputs)
+    return maps["attention"], None if instead_of is None else Backend(instead_of)
 
 
 def _inputs(run: Run, batch: Batch) -> tuple[Array, ...]:

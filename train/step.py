@@ -172,14 +172,13 @@ def eval_step(
 
 def predict_step(state: TrainState, *inputs: Array, model: Module, quantized: bool = False) -> Any:
     """Model outputs for a preprocessed batch, with the parameters that evaluation uses."""
-    variables = eval_variables(state)
     with rounding(quantized):
-        return model.apply(variables | {"params": rounded(variables["params"], quantized)}, *inputs, train=False)
+        return model.apply(eval_variables(state, quantized), *inputs, train=False)
 
 
-def eval_variables(state: TrainState) -> PyTree:
+def eval_variables(state: TrainState, quantized: bool = False) -> PyTree:
     """What ``model.apply`` takes, with the parameters that evaluation uses."""
-    return {"params": gather_fsdp(state.eval_params), **state.model_state}
+    return {"params": rounded(gather_fsdp(state.eval_params), quantized), **state.model_state}
 
 
 def rounding(quantized: bool) -> contextlib.AbstractContextManager[None]:

@@ -17,7 +17,7 @@ def grad_cam(
     variables: Any,
     images: Float[Array, "b h w c"],
     target: Int[Array, " b"],
-    *,
+    *rest: Any,
     layer: str | None = None,
     rectified: bool = True,
 ) -> Float[Array, "b h w"]:
@@ -26,6 +26,7 @@ def grad_cam(
     Args:
       images: preprocessed.
       target: class.
+      rest: the other inputs of the model, in order.
       layer: path of the module whose output is A; default: the last that gives [b, h, w, c].
       rectified: A is the positive part of that output. The paper's maps are behind a ReLU, which is no module: without
         this, a convolution's map, which is mostly negative, is often nowhere positive in the sum.
@@ -36,7 +37,7 @@ def grad_cam(
     Raises:
       ValueError: no such layer (the nearest is named), or no layer that gives maps.
     """
-    maps = feature_maps(model, variables, images)
+    maps = feature_maps(model, variables, images, *rest)
     if not maps:
         raise ValueError(f"{type(model).__name__} has no feature maps [b, h, w, c]: Grad-CAM is for convolutions")
     if layer is None:
@@ -52,7 +53,7 @@ def grad_cam(
             return features + change.astype(features.dtype)
 
         with altering(layer, output=changed):
-            logits = model.apply(variables, images, train=False)
+            logits = model.apply(variables, images, *rest, train=False)
         return logit(logits, target).sum(), kept[0]
 
     zero = jnp.zeros(maps[layer].shape, jnp.promote_types(maps[layer].dtype, jnp.float32))
