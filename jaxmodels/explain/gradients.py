@@ -35,10 +35,11 @@ class Attribution(NamedTuple):
 
     @property
     def completeness_error(self) -> Float[Array, " b"]:
-        """``|sum of values - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; inf where ``f(x) = f(baseline)``."""
+        """``|sum of values - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; inf where those two are equal."""
         difference = self.score - self.baseline_score
         gap = jnp.abs(self.values.sum(tuple(range(1, self.values.ndim))) - difference)
-        return jnp.where(difference == 0, jnp.inf, gap / jnp.abs(difference))
+        rounding = 16 * jnp.finfo(difference.dtype).eps * jnp.maximum(jnp.abs(self.score), jnp.abs(self.baseline_score))
+        return jnp.where(jnp.abs(difference) <= rounding, jnp.inf, gap / jnp.abs(difference))
 
 
 def logit(outputs: Any, target: Int[Array, " b"], place: Int[Array, " b"] | None = None) -> Float[Array, " b"]:
