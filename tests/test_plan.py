@@ -714,7 +714,19 @@ def test_the_table_has_a_row_for_every_config():
         assert rows[name]["peak"] < rows[name]["memory"]["limit"] == CHIPS["v5e"].memory
     for name, row in rows.items():
         assert row["fits"], name
-        assert 0.95 < row["compiled_flops"] * row["devices"] / row["model_flops"] < 1.6, name
+        least = 0.8 if row["kernels"] else 0.95  # the compiled program does not say what kernels compute
+        assert least < row["compiled_flops"] * row["devices"] / row["model_flops"] < 1.6, name
         assert math.isclose(
             row["roofline"]["seconds"], max(row["roofline"][k] for k in ("compute", "memory", "ici", "dcn"))
         )
+
+
+@pytest.mark.parametrize("name", json.loads((ROOT / "docs" / "plans.json").read_text()))
+def test_the_table_is_of_the_configs_as_they_are(name):
+    row = json.loads((ROOT / "docs" / "plans.json").read_text())[name]
+    config = load_config(ROOT / "configs" / f"{name}.py", ())
+    if row["devices"] > len(jax.devices()):
+        config.mesh, row["devices"] = MeshConfig(data=1, fsdp=8), 8
+    run = build(config, card=card_of(config, Given())[0], devices=jax.devices()[: row["devices"]])
+    batch = {k: list(v.shape) for k, v in run.batch_shapes(config.batch_size)[-1].items()}
+    assert (compiling.parameter_count(run)[0], batch) == (row["parameters"], row["batch"])
