@@ -102,18 +102,23 @@ def choose_backend(
     return backend, "as told"
 
 
-_exact = False
-
-
 @contextlib.contextmanager
-def exact_attention() -> Iterator[None]:
-    """What is traced within attends by ``"einsum"``: its operations can be counted, and no kernel need be there."""
-    global _exact
-    before, _exact = _exact, True
-    try:
-        yield
-    finally:
-        _exact = before
+def exact_attention() -> Iterator[set[str]]:
+    """What is traced within attends by ``"einsum"``: with weights to show and operations to count, and without kernels.
+
+    Yields:
+      the backends in whose place it did, filled as models are traced.
+    """
+    replaced: set[str] = set()
+
+    def plainly(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+        if not isinstance(context.module, MultiHeadAttention) or context.method_name != "chosen_backend":
+            return call(*args, **kwargs)
+        replaced.update({call(*args, **kwargs)} - {"einsum"})
+        return "einsum"
+
+    with nn.intercept_methods(plainly):
+        yield replaced
 
 
 def target_platform() -> str:
@@ -367,7 +372,7 @@ class MultiHeadAttention(nn.Module):
 
     def chosen_backend(self, query: jax.Array, key: jax.Array, mask: AttentionMask) -> str:
         """By which this attention runs."""
-        if _exact or (self.backend == "auto" and mask.start is not None):
+        if self.backend == "auto" and mask.start is not None:
             return "einsum"  # of one query there are few weights
         return choose_backend(
             self.backend,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.attention import MultiHeadAttention
+from jaxmodels.attention import exact_attention
 from jaxmodels.capture import capture
 from jaxmodels.layers import at_least_float32
 
@@ -39,15 +39,7 @@ def attention_maps(model: nn.Module, variables: Any, *inputs: Any) -> AttentionM
     Raises:
       ValueError: the model has no attention.
     """
-    chosen: set[str] = set()
-
-    def plainly(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
-        if not isinstance(context.module, MultiHeadAttention) or context.method_name != "chosen_backend":
-            return call(*args, **kwargs)
-        chosen.add(call(*args, **kwargs))
-        return "einsum"
-
-    with nn.intercept_methods(plainly):
+    with exact_attention() as replaced:
         captured = capture(model, variables, *jax.tree.map(jnp.asarray, inputs), train=False)
     layers: dict[str, dict[int, jax.Array]] = {}
     for path, (weights, _) in captured.items():
@@ -57,7 +49,7 @@ def attention_maps(model: nn.Module, variables: Any, *inputs: Any) -> AttentionM
     if not layers:
         raise ValueError(f"{type(model).__name__} has no attention; ViT, BERT, GPT2 and Transformer have")
     maps = {k: at_least_float32(jnp.concatenate([found[i] for i in sorted(found)])) for k, found in layers.items()}
-    return AttentionMaps(maps, ", ".join(sorted(chosen - {"einsum"})) or None)
+    return AttentionMaps(maps, ", ".join(sorted(replaced)) or None)
 
 
 def rollout(

@@ -20,7 +20,7 @@ from train.config import Config
 from train.plan.cost import Roofline, Traffic, roofline, traffic
 from train.plan.hlo import read_program
 from train.plan.topology import Topology
-from train.setup import Run, attention_backend, build, parameter_count
+from train.setup import Run, build, parameter_count
 from train.sharding import FSDP_MIN_SIZE, spec_of
 
 LARGE = 2**20
@@ -110,13 +110,13 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
     limit = topology.chip.memory if topology.chip else None
     memory = Memory(state_bytes(run), limit)
     start = time.perf_counter()
-    warnings = sharding_warnings(run)
+    warnings, replaced = sharding_warnings(run), set[str]()
     with contextlib.ExitStack() as stack:
         if topology.devices[0].platform == "gpu":  # cuDNN asks the GPU whether it can
-            stack.enter_context(exact_attention())
-            if (attention_backend(run.model, card, run.mesh) or ("einsum", ""))[0] != "einsum":
-                warnings.append("attention by einsum: cuDNN, its kernel, needs the GPU, and takes less memory")
+            replaced = stack.enter_context(exact_attention())
         traced = run.trace_train_step()[-1]
+    if replaced:
+        warnings.append("attention by einsum: cuDNN, its kernel, needs the GPU, and takes less memory")
     common = {
         "topology": topology.name,
         "devices": len(topology.devices),
