@@ -190,16 +190,35 @@ def special_tokens(tokenizer: str) -> tuple[list[int], int]:
 
 
 def sentence_ends(tokenizer: Tokenizer, source: str) -> tuple[int, int]:
-    """The tokens before and behind a sentence: [CLS] and [SEP], or else twice the end-of-text token.
+    """The tokens before and behind a sentence.
+
+    What the tokenizer frames a text with ([CLS] and [SEP] of BERT's, <s> and </s> of BART's); where it has only one
+    behind it (</s> of T5's and Marian's), <pad> is before it, with which these begin to write, or else the same. A
+    tokenizer that frames nothing: twice the end-of-text token, or tokens with these names.
 
     Raises:
-        DataError: the tokenizer has neither.
+        DataError: the tokenizer has none of them.
     """
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    if end is not None:
-        return end, end
+    before, behind = _frame(tokenizer)
+    if behind:
+        start = before[-1] if before else tokenizer.token_to_id("<pad>")
+        return behind[0] if start is None else start, behind[0]
+    for names in ((END_OF_TEXT, END_OF_TEXT), ("[CLS]", "[SEP]"), ("<s>", "</s>")):
+        start, end = map(tokenizer.token_to_id, names)
+        if start is not None and end is not None:
+            return start, end
     found = require_tokens(tokenizer, ("[CLS]", "[SEP]"), source)
     return found["[CLS]"], found["[SEP]"]
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and behind a text."""
+    alone = tokenizer.encode("")
+    if not alone.ids:
+        return [], []
+    around = tokenizer.encode(alone.tokens[0])  # a text that it knows; those around it are masked
+    inside = [i for i, added in enumerate(around.special_tokens_mask) if not added]
+    return around.ids[: inside[0]], around.ids[inside[-1] + 1 :]
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:

@@ -83,7 +83,7 @@ def generate(
     sampling: Sampling = GREEDY,
     stop: Sequence[int] = (),
     seed: int = 0,
-    on_tokens: Callable[[list[list[int]]], None] = lambda texts: None,
+    on_tokens: Callable[[list[list[int]]], bool | None] = lambda texts: None,
     first_only: bool = False,
 ) -> list[list[int]]:
     """Continues prompts.
@@ -94,7 +94,7 @@ def generate(
       max_len: places of the longest prompt and its continuation together; at most the model's.
       stop: tokens after which a text ends.
       seed: of the draws.
-      on_tokens: told every few tokens of all that is written so far.
+      on_tokens: told every few tokens of all that is written so far; True ends it there.
       first_only: write no more than the first few tokens, for instance to compile.
 
     Returns:
@@ -116,8 +116,7 @@ def generate(
         text = _write(variables, text, key, stops, CHUNK, model=model, sampling=sampling)
         place, done = int(text.place), bool(text.done.all())
         found = _continuations(np.asarray(text.tokens)[:, longest:place], stop)
-        on_tokens(found)
-        if done or first_only or place in (max_len, written):
+        if on_tokens(found) or done or first_only or place in (max_len, written):
             return found
         written = place
 

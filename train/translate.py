@@ -30,6 +30,9 @@ def translate(
     lengths: Sequence[int],
     beam: BeamConfig,
     *,
+    ends: tuple[int, int] | None = None,
+    forbidden: Sequence[int] = (),
+    max_len: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> list[str] | None:
     """Translations in the order of the sources; None if ``stopping`` said so.
@@ -38,19 +41,21 @@ def translate(
       tokenizer: of sources and translations.
       lengths: to which sources are padded, ascending: one compilation each. What is longer than the last is cut, with
         a warning.
+      ends: tokens that a translation begins and ends with; default: the tokenizer's. forbidden: it never has.
+      max_len: places of a translation, its start token's included; default: the last of ``lengths``.
     """
-    begin, end = sentence_ends(tokenizer, "translation")
+    begin, end = ends or sentence_ends(tokenizer, "translation")
     encoded = encode_all(tokenizer, sources, special=False, source="the text to be translated")
     rows = [[*e.ids, end] for e in encoded]
     longer = sum(len(row) > lengths[-1] for row in rows)
     if longer:
         warn(f"{longer:,} of {len(rows):,} sources are longer than {lengths[-1]} tokens and are cut")
     rows = [row[: lengths[-1]] for row in rows]
-    found = [""] * len(rows)
+    found, size = [""] * len(rows), min(BATCH, 1 << (len(rows) - 1).bit_length())
     for indices, length in _batches([len(row) for row in rows], lengths):
         if stopping():
             return None
-        tokens, segments = np.zeros((2, BATCH, length), np.int32)
+        tokens, segments = np.zeros((2, size, length), np.int32)
         segments[:, 0] = 1  # rows that only fill up have one token
         for i, index in enumerate(indices):
             tokens[i, : len(rows[index])], segments[i, : len(rows[index])] = rows[index], 1
@@ -60,10 +65,11 @@ def translate(
             tokens,
             segments,
             beams=beam.beams,
-            max_len=lengths[-1],
+            max_len=max_len or lengths[-1],
             bos=begin,
             eos=end,
             length_penalty=beam.length_penalty,
+            forbidden=forbidden,
         )
         for text, index in zip(texts, indices, strict=False):
             if len(rows[index]) == 1:

@@ -26,7 +26,12 @@ import jaxmodels
 from jaxmodels.paths import path_name
 from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
-from jaxmodels.weights.hub_config import fields_from_transformers, transformers_config
+from jaxmodels.weights.hub_config import (
+    GenerationConfig,
+    fields_from_transformers,
+    generation_from_transformers,
+    transformers_config,
+)
 from jaxmodels.weights.rules import Pair, Rule, Source, WeightsError, module_pairs, resolve, to_ours, to_theirs
 
 Variables = dict[str, Any]
@@ -180,6 +185,22 @@ def load(
         return model, from_torch(model, tensors, **options)
     except WeightsError as e:
         raise WeightsError(str(e) if str(source) in str(e) else f"{source}: {e}") from e
+
+
+def generation_config(source: str | Path) -> GenerationConfig:
+    """What a directory of transformers, or a hub repository, says of how its model writes.
+
+    Raises:
+      WeightsError: not found, damaged, or asking for what there is not.
+    """
+    directory, said = resolve_source(source), {}
+    for name in ("config.json", "generation_config.json"):  # the second goes over the first
+        path = directory / name
+        try:
+            said |= json.loads(path.read_text()) if path.is_file() else {}
+        except (OSError, ValueError, TypeError) as e:
+            raise WeightsError(f"{path} is not an object of JSON ({' '.join(str(e).split())})") from e
+    return generation_from_transformers(said)
 
 
 def save(
@@ -350,9 +371,11 @@ def nested(flat: Mapping[str, Any]) -> Variables:
 
 
 __all__ = [
+    "GenerationConfig",
     "WeightsError",
     "formats",
     "from_torch",
+    "generation_config",
     "load",
     "nested",
     "read_tensors",
