@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     text = table(measured)
     print(text)
     device = jax.devices()[0]
-    about = {"workdir": str(args.workdir), "split": run.config.data.eval_split, "batch_size": args.batch_size}
+    about = {"workdir": str(args.workdir), "split": split, "batch_size": args.batch_size}
     about |= {"device": f"{jax.device_count()} x {device.device_kind} ({device.platform})"}
     write_atomically(out / "report.txt", text + "\n")
     write_atomically(out / "report.json", json.dumps(about | {"rows": [asdict(r) for r in measured]}, indent=2) + "\n")
