@@ -54,6 +54,7 @@ class LabelledTexts:
         lengths: to which batches are padded, ascending. What is longer than the last is cut, and how many are is said.
         source: name of the split, for messages.
         complete: whether every example must have a label.
+        dtype: of the labels: int32 of classes, float32 of numbers.
 
     Attributes:
         buckets: for each length the examples that take it, shorter ones left to shorter lengths.
@@ -72,8 +73,10 @@ class LabelledTexts:
         *,
         source: str,
         complete: bool = True,
+        dtype: type = np.int32,
     ):
-        self._lengths, max_len, cut, labels = lengths, lengths[-1], 0, []
+        self._lengths, max_len, cut = lengths, lengths[-1], 0
+        labels: list[np.generic] = []
         tokens: list[list[int]] = []
         types: list[list[int]] = []
         for records in _chunks(read_records(builder, split)):
@@ -82,14 +85,16 @@ class LabelledTexts:
                 tokens.append(encoding.ids)
                 types.append(encoding.type_ids)
                 cut += bool(encoding.overflowing)
-            labels += [int(record["label"]) for record in records]
+            labels += [dtype(record["label"]) for record in records]
         if not labels:
             raise DataError(f"{source} has no examples")
         if complete and min(labels) < 0:
             raise DataError(f"{source} has {sum(n < 0 for n in labels)} examples without a label; name another split")
+        if not np.isfinite(labels).all():
+            raise DataError(f"{source} has {np.sum(~np.isfinite(labels))} examples whose label is NaN or Inf")
         if cut:
             print(f"{source}: {cut:,} of {len(labels):,} texts are cut to max_len {max_len} tokens", file=sys.stderr)
-        self._tokens, self._types, self._labels = Ragged(tokens), Ragged(types), np.array(labels, np.int32)
+        self._tokens, self._types, self._labels = Ragged(tokens), Ragged(types), np.array(labels, dtype)
         self.buckets = by_length(self._tokens.lengths, lengths)
 
     def __len__(self) -> int:
@@ -103,7 +108,7 @@ class LabelledTexts:
     def batch(
         self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None, *, length: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Returns tokens, segments, types int32 [k, length]; label int32 [k]; weight float32 [k]."""
+        """Returns tokens, segments, types int32 [k, length]; label int32 or float32 [k]; weight float32 [k]."""
         length = length or self._lengths[-1]
         tokens, segments = self._tokens.padded(indices, length)
         types, _ = self._types.padded(indices, length)

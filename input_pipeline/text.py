@@ -21,11 +21,11 @@ from input_pipeline.sequences import LabelledTexts, Ragged, Translations, framed
 from input_pipeline.tokenizers import END_OF_TEXT, KINDS, characters_per_token, load_tokenizer, vocabulary_size
 from input_pipeline.windows import TokenWindows
 
-Form = Literal["windows", "sentence_pairs", "labels", "translation"]
-"""How text is cut: windows of a stream; pairs of spans that follow each other or not; texts with a label; a text and
-its translation."""
+Form = Literal["windows", "sentence_pairs", "labels", "numbers", "translation"]
+"""How text is cut: windows of a stream; pairs of spans that follow each other or not; texts with a label; texts with a
+number as label; a text and its translation."""
 
-BUCKETED = ("labels", "translation")
+BUCKETED = ("labels", "numbers", "translation")
 """Forms of which a batch may hold examples of about the same length."""
 
 TextExamples = TokenWindows | SentencePairs | LabelledTexts | Translations
@@ -72,8 +72,8 @@ class TextCard:
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1."""
-        return len(self.label_names)
+        """Labels are 0 .. num_classes - 1; 1 where they are numbers, which a model has one output for."""
+        return 1 if self.form == "numbers" else len(self.label_names)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -90,7 +90,8 @@ class TextCard:
             names = ("source", "source_segments", "tokens", "segments", "target")
             return {**dict.fromkeys(names, tokens), "weight": weights}
         texts = dict.fromkeys(("tokens", "segments", "types"), tokens)
-        return {**texts, **label_shapes(size, self.tasks)}
+        numbers = {"label": ((size,), np.float32)} if self.form == "numbers" else {}
+        return {**texts, **label_shapes(size, self.tasks), **numbers}
 
     def summary(self) -> str:
         """One line for the header of a run."""
@@ -99,6 +100,7 @@ class TextCard:
             "windows": f"windows of {self.max_len}",
             "sentence_pairs": f"pairs of {self.max_len}",
             "labels": f"{self.num_classes} classes, padded to {', '.join(map(str, self.lengths))}",
+            "numbers": f"a number each, padded to {', '.join(map(str, self.lengths))}",
             "translation": f"{' to '.join(self.texts)}, padded to {', '.join(map(str, self.lengths))}",
         }[self.form]
         return f"{self.name} {self.version}: {splits}; {self.vocab_size:,} tokens, {cut}"
@@ -172,10 +174,10 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
     """
     split_parts(builder, split)
     tokenizer, source = Tokenizer.from_str(card.tokenizer), f"split {split!r} of {builder.info.full_name}"
-    if card.form == "labels":
-        return LabelledTexts(
-            builder, split, tokenizer, card.texts, card.lengths, source=source, complete=not card.tasks
-        )
+    if card.form in ("labels", "numbers"):
+        dtype, complete = (np.float32, False) if card.form == "numbers" else (np.int32, not card.tasks)
+        options = {"source": source, "complete": complete, "dtype": dtype}
+        return LabelledTexts(builder, split, tokenizer, card.texts, card.lengths, **options)
     if card.form == "translation":
         return Translations(builder, split, tokenizer, card.texts, card.lengths, source=source, train=train)
     tokens, starts = open_stream(builder, split, tokenizer, card.texts[0])
@@ -234,10 +236,15 @@ def _features(builder: tfds.core.DatasetBuilder, form: Form, texts: Sequence[str
     for text in texts:
         if text not in there:
             raise DataError(f"{name} has no text {text!r}; it has {', '.join(there) or 'none'}")
-    if form == "labels":
+    if form in ("labels", "numbers"):
         features = dict(builder.info.features.items())
-        if not isinstance(features.get("label"), tfds.features.ClassLabel):
-            raise DataError(f"{name} has no feature 'label' that is a ClassLabel; it has {features}")
+        label = features.get("label")
+        number = isinstance(label, tfds.features.Scalar) and np.issubdtype(label.np_dtype, np.floating)
+        if form == "labels" and not isinstance(label, tfds.features.ClassLabel):
+            hint = "; it is a number, for objective regression" if number else ""
+            raise DataError(f"{name} has no feature 'label' that is a ClassLabel{hint}; it has {features}")
+        if form == "numbers" and not number:
+            raise DataError(f"{name} has no feature 'label' that is a floating-point number; it has {features}")
         wanted, most = "one or two texts", 2
     elif form == "translation":
         wanted, most = "two texts, source and target", 2

@@ -24,10 +24,10 @@ from tests.test_text import write
 def records_of(name, raw_dir, data_dir):
     """Split -> its examples, with text as str and labels by name."""
     builder = open_builder(name, raw_dir=raw_dir, data_dir=data_dir)
-    names = builder.info.features["label"].names
+    names = getattr(builder.info.features["label"], "names", None)
     return {
         split: [
-            {k: names[v] if k == "label" else v.decode() for k, v in record.items()}
+            {k: v.decode() if k != "label" else names[v] if names else float(v) for k, v in record.items()}
             for record in read_records(builder, split)
         ]
         for split in builder.info.splits
@@ -86,6 +86,13 @@ GLUE_FILES = {
         "train.tsv": f"index\tsentence1\tsentence2\tlabel\n0\t{PAIR}\tnot_entailment\n1\t{PAIR}\tentailment\n",
         "dev.tsv": f"index\tsentence1\tsentence2\tlabel\n0\t{PAIR}\tentailment\n",
     },
+    "stsb": {
+        name: "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n" + rows
+        for name, rows in (
+            ("train.tsv", f"0\tmain-captions\tMSRvid\t2012test\t0001\tnone\tnone\t{PAIR}\t5.000\n"),
+            ("dev.tsv", "".join(f"0\tg\tf\ty\t1\tnone\tnone\t{PAIR}\t{s}\n" for s in ("0.0", "3.25"))),
+        )
+    },
     "wnli": {
         "train.tsv": f"index\tsentence1\tsentence2\tlabel\n0\t{PAIR}\t1\n1\t{PAIR}\t0\n",
         "dev.tsv": f"index\tsentence1\tsentence2\tlabel\n0\t{PAIR}\t0\n",
@@ -103,6 +110,7 @@ GLUE_LABELS = {
     },
     "qnli": {"train": ["entailment", "not_entailment"], "validation": ["not_entailment"]},
     "rte": {"train": ["not_entailment", "entailment"], "validation": ["entailment"]},
+    "stsb": {"train": [5.0], "validation": [0.0, 3.25]},
     "wnli": {"train": ["entailment", "not_entailment"], "validation": ["not_entailment"]},
 }
 GLUE_TEXTS = {
@@ -403,6 +411,14 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         ("rte", {"train.tsv": RTE + "1\ta\tb\tmaybe\n"}, r"train\.tsv, line 3: label 'maybe' is not one of entailment"),
         ("rte", {"train.tsv": RTE + "1\ta\n"}, r"train\.tsv, line 3 has 2 columns, not 4"),
         ("qnli", {"train.tsv": RTE}, r"train\.tsv, line 1 names no column 'question'; it has index, sentence1"),
+        *(
+            (
+                "stsb",
+                {"train.tsv": f"sentence1\tsentence2\tscore\na\tb\t{x}\n"},
+                f"line 2: label '{x}' is not a number from",
+            )
+            for x in ("5.1", "-1", "nan", "high", "")
+        ),
         ("cola", {"train.tsv": "gj04\t1\t\ta\ngj04\t2\t\tb\n"}, r"train\.tsv, line 2: label '2' is not one of 0, 1"),
     ],
 )
@@ -460,8 +476,8 @@ def test_names_that_are_not_there(tmp_path):
         labelled(tmp_path, files, require=("validation",))
     with pytest.raises(DataError, match=r"has no split 'dev'.*Splits: train"):
         make_loader("text_labels", "dev", text=card, batch_size=1, train=False, **where)
-    with pytest.raises(DataError, match="unknown data set 'glue/stsb', did you mean"):
-        describe_text("glue/stsb", form="labels", max_len=8, data_dir=tmp_path / "data")
+    with pytest.raises(DataError, match="unknown data set 'glue/sstb', did you mean"):
+        describe_text("glue/sstb", form="labels", max_len=8, data_dir=tmp_path / "data")
 
 
 def test_the_order_of_texts_does_not_depend_on_tfds(tmp_path):

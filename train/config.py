@@ -42,7 +42,8 @@ def limit(
 OBJECTIVES: dict[type, tuple[str, ...]] = {
     jaxmodels.VAE: ("elbo",),
     jaxmodels.GPT2: ("causal_lm",),
-    jaxmodels.BERT: ("masked_lm", "classification"),
+    jaxmodels.BERT: ("masked_lm", "classification", "regression"),
+    jaxmodels.LSTMClassifier: ("classification", "regression"),
     jaxmodels.Transformer: ("seq2seq",),
     jaxmodels.DualEncoder: ("contrastive",),
 }
@@ -51,7 +52,7 @@ OBJECTIVES: dict[type, tuple[str, ...]] = {
 IMAGE_AND_TEXT = (jaxmodels.Fusion, jaxmodels.DualEncoder)
 """Classes of models that take both."""
 
-HEADS = {"masked_lm": "pretraining", "classification": "classification"}
+HEADS = {"masked_lm": "pretraining", "classification": "classification", "regression": "classification"}
 """Objective -> field ``head`` of the models that have one."""
 
 RESUMABLE = {"resumable": True}  # may differ when a workdir is resumed: does not change what is computed
@@ -212,8 +213,10 @@ class Config:
     model_fields: dict[str, Any] = field(default_factory=dict)  # of that module; the data say num_classes, image_shape
     # elbo: for the models vae and vae_conv; causal_lm: next tokens, for the models gpt2_*; masked_lm: masked tokens and
     # the next sentence, for bert_* and minilm_*; seq2seq: translation, for transformer_*; contrastive: images and their
-    # texts find each other, for dual_encoder
-    objective: Literal["classification", "elbo", "causal_lm", "masked_lm", "seq2seq", "contrastive"] = "classification"
+    # texts find each other, for dual_encoder; regression: a number of a text, for bert_*, minilm_*, lstm and bilstm
+    objective: Literal["classification", "regression", "elbo", "causal_lm", "masked_lm", "seq2seq", "contrastive"] = (
+        "classification"
+    )
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -328,7 +331,7 @@ def check(config: Config) -> None:
     for name, size in sizes.items():
         if size < 1 and size != -1:
             raise ConfigError(f"config.mesh.{name} = {size} must be a number of devices or -1; nearest: 1")
-    if config.objective in ("elbo", "contrastive"):
+    if config.objective in ("regression", "elbo", "contrastive"):
         for name, value in (("label_smoothing", config.label_smoothing), ("data.mixup", config.data.mixup)):
             if value:
                 what = f"objective {config.objective} has none"
@@ -376,7 +379,7 @@ def _check_text(config: Config) -> None:
             "config.data.isolate_documents = False"
         )
     buckets, longest = config.data.buckets, config.data.max_len
-    if buckets and not (reads_text(config) and config.objective in ("classification", "seq2seq")):
+    if buckets and not (reads_text(config) and config.objective in ("classification", "regression", "seq2seq")):
         raise ConfigError(
             f"config.data.buckets = {buckets} is for labelled texts and for pairs; nearest: config.data.buckets = ()"
         )

@@ -18,7 +18,7 @@ import numpy as np
 from train import binary, cli
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import Config, ConfigError, MeshConfig
-from train.metrics import Sums, matthews, per_class
+from train.metrics import Sums, correlations, matthews, per_class
 from train.setup import Run, build
 from train.sharding import batch_shards, make_mesh, put_batch
 from train.state import TrainState
@@ -134,6 +134,9 @@ def final_means(
             return None
         keep(measured[1])
         return measured[0]
+    if run.task.correlates:
+        pairs = collect(run, lambda s, b: (b["label"], run.outputs(s, b)[:, 0]), state, split, stopping=stopping)
+        return None if pairs is None else correlations(*pairs)
     if run.task.retrieves:
         from train import retrieval  # as above
 

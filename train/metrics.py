@@ -73,6 +73,22 @@ def matthews(confusion: np.ndarray) -> float:
     return float((hit * total - true @ predicted) / math.sqrt(spread)) if spread > 0 else 0.0
 
 
+def correlations(label: np.ndarray, output: np.ndarray) -> dict[str, float]:
+    """Pearson's and Spearman's correlation of two series of numbers [n]; 0 where one of them is constant.
+
+    Spearman's is Pearson's of the ranks, equal numbers having the mean of theirs.
+    """
+    from scipy.stats import rankdata  # here: a second, and most runs have no use for it
+
+    def pearson(a: np.ndarray, b: np.ndarray) -> float:
+        if not np.ptp(a) or not np.ptp(b):
+            return 0.0
+        a, b = (x.astype(np.float64) - x.mean(dtype=np.float64) for x in (a, b))
+        return float(a @ b / math.sqrt((a @ a) * (b @ b)))
+
+    return {"pearson": pearson(label, output), "spearman": pearson(rankdata(label), rankdata(output))}
+
+
 class Writers:
     """Console, ``metrics.jsonl``, ``timings.jsonl`` and TensorBoard events of one workdir.
 

@@ -63,6 +63,17 @@ def classification(
     return metrics
 
 
+def regression(outputs: Float[Array, "b 1"], batch: dict[str, Array]) -> dict[str, Metric]:
+    """Squared error, ``loss = sum_b w_b (output_b - label_b)^2``, as a weighted sum over examples.
+
+    Args:
+      batch: ``label`` float [b]; ``weight`` float [b], 0 for padding.
+    """
+    error = optax.squared_error(outputs[:, 0], batch["label"].astype(outputs.dtype))
+    weight = batch["weight"].astype(outputs.dtype)
+    return {"loss": ((error * weight).sum(), weight.sum())}
+
+
 def distillation(
     outputs: Float[Array, "b classes"] | AuxiliaryLogits | FeatureOutputs,
     batch: dict[str, Array],

@@ -1,4 +1,4 @@
-"""Labels images, texts, images with a text, or rows of tables.
+"""Labels images, texts, images with a text, or rows of tables; a run with objective regression gives a number.
 
 python -m train.predict --workdir=DIR FILES_OR_FOLDERS...
 python -m train.predict --workdir=DIR_OF_A_TEXT_CLASSIFIER "a text" "another"    (or - < FILE, line by line)
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.top < 1 or args.batch_size < 1:
         parser.error("--top and --batch_size must be at least 1")
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
-    if config.objective != "classification":
+    if config.objective not in ("classification", "regression"):
         raise ConfigError(
             f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows no labels; "
             "python -m train.generate --help says what it can draw"
@@ -114,6 +114,10 @@ def main(argv: list[str] | None = None) -> int:
             probabilities = jax.device_get(step(state, put_batch(padded, run.mesh)))
             for i, name in enumerate(names[start : start + size]):
                 tasks = config.tasks.labels
+                if config.objective == "regression":
+                    value = float(probabilities[i, 0])
+                    print(json.dumps({kind: name, "value": value}) if args.json else f"{name}  {value:.4f}")
+                    continue
                 row = {task: probabilities[task][i] for task in tasks} if tasks else probabilities[i]
                 _print(kind, name, row, card.label_names, args.top, args.json)
     if broken:

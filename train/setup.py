@@ -49,6 +49,7 @@ FORMS: dict[str, Form] = {
     "causal_lm": "windows",
     "masked_lm": "sentence_pairs",
     "classification": "labels",
+    "regression": "numbers",
     "seq2seq": "translation",
     "contrastive": "labels",
 }
@@ -190,9 +191,10 @@ class Run:
             )
 
     def compile_predict_step(self, batch_size: int) -> Any:
-        """The compiled (state, batch as loaded, of the greatest length) -> :meth:`probabilities`."""
+        """The compiled (state, batch as loaded, of the greatest length) -> :meth:`probabilities`, or numbers [b, 1]."""
+        predict = self.outputs if self.task.correlates else self.probabilities
         with jax.set_mesh(self.mesh):
-            return jax.jit(self.probabilities).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
+            return jax.jit(predict).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
 
     def compile_collecting(self, step: Callable[[TrainState, Any], Any]) -> Any:
         """The compiled (state, batch as loaded) -> arrays [b, ...], whole on every process."""

@@ -26,6 +26,7 @@ from train.objectives import (
     masked_lm,
     multi_task,
     multi_task_loss,
+    regression,
 )
 from train.state import TrainState
 from train.step import Batch, Metrics, Objective, predict_step
@@ -46,6 +47,8 @@ class Task:
       derive: means of the metrics -> what follows from them.
       confusion: whether outputs are logits of classes, with a confusion matrix and scores of each class.
       pictures: whether the model draws images (see train/pictures.py) at every evaluation.
+      correlates: whether outputs are numbers, with their correlation to the labels (see train/metrics.py) when a run
+        ends.
       retrieves: whether images and texts find each other (see train/retrieval.py) when a run ends.
       translates: whether the model translates (see train/translate.py) when a run ends.
       final_step: (state, batch as loaded) -> sums and counts of what is too slow for every evaluation, or None;
@@ -63,6 +66,7 @@ class Task:
     derive: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}
     confusion: bool = False
     pictures: bool = False
+    correlates: bool = False
     retrieves: bool = False
     translates: bool = False
     final_step: Callable[[TrainState, Batch], Metrics] | None = None
@@ -76,6 +80,7 @@ def make_task(config: Config, model: Module, card: Card) -> Task:
     """
     makers = {
         "classification": _classification,
+        "regression": _regression,
         "elbo": _elbo,
         "causal_lm": _causal_lm,
         "masked_lm": _masked_lm,
@@ -189,6 +194,24 @@ def _classification(config: Config, model: Module, card: Card) -> Task:
         score="accuracy",
         confusion=True,
         final_step=without_one if "present" in inputs else None,
+    )
+
+
+def _regression(config: Config, model: Module, card: TextCard) -> Task:
+    if model.num_classes != 1:
+        raise ConfigError(
+            f"config.model_fields.num_classes = {model.num_classes}, and objective regression has one; nearest: 1"
+        )
+    train_batch, eval_batch = _preprocessing(config, model, card)
+    return Task(
+        train_objective=regression,
+        eval_objective=regression,
+        train_batch=train_batch,
+        eval_batch=eval_batch,
+        inputs=model_inputs(model, card),
+        score="loss",
+        lower_is_better=True,
+        correlates=True,
     )
 
 

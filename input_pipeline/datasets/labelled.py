@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline.datasets import local, raw
 from input_pipeline.datasets.builder import RawBuilder
 from input_pipeline.errors import DataError
 
-Record = dict[str, str]
+Record = dict[str, Any]
 Splits = dict[str, list[Record]]
 
 
@@ -28,12 +30,16 @@ class LabelledBuilder(RawBuilder, skip_registration=True):
         """Of the classes, in order."""
         raise NotImplementedError
 
+    def label_feature(self) -> tfds.features.FeatureConnector:
+        """Of a class, or of a number."""
+        return tfds.features.ClassLabel(names=self.label_names())
+
     def text_features(self) -> tuple[str, ...]:
         """Names of the texts: one or two."""
         return ("text",)
 
     def records(self) -> Splits:
-        """Of each split the texts and the name of the label, by feature."""
+        """Of each split the texts and the name of the label, or the number, by feature."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -41,7 +47,7 @@ class LabelledBuilder(RawBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=(type(self).__doc__ or "").splitlines()[0],
-            features=tfds.features.FeaturesDict({**texts, "label": tfds.features.ClassLabel(names=self.label_names())}),
+            features=tfds.features.FeaturesDict({**texts, "label": self.label_feature()}),
             homepage=self.HOMEPAGE,
             disable_shuffling=True,
         )
@@ -109,7 +115,7 @@ class GlueTask:
         directory: of its archive.
         texts: columns of the texts, by name, or by number where there are no names.
         label: column of the label.
-        labels: what stands there, and the name of the class.
+        labels: what stands there, and the name of the class; empty: a number from 0 to ``highest``.
         validation: split and file.
         broken: rows without all columns are part of what is published; they are left out, and counted.
     """
@@ -120,6 +126,21 @@ class GlueTask:
     labels: dict[str, str]
     validation: tuple[tuple[str, str], ...] = (("validation", "dev.tsv"),)
     broken: bool = False
+    highest: float = 0.0
+
+    def read_label(self, text: str) -> str | float:
+        """Name of the class or number that stands in a file; raises ValueError."""
+        if self.labels:
+            if text not in self.labels:
+                raise ValueError(f"label {text!r} is not one of {', '.join(self.labels)}")
+            return self.labels[text]
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= self.highest:
+            raise ValueError(f"label {text!r} is not a number from 0 to {self.highest:g}")
+        return value
 
 
 ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
@@ -137,11 +158,12 @@ GLUE: dict[str, GlueTask] = {
         {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"},
         (("validation_matched", "dev_matched.tsv"), ("validation_mismatched", "dev_mismatched.tsv")),
     ),
+    "stsb": GlueTask("STS-B", ("sentence1", "sentence2"), "score", {}, highest=5.0),
     "qnli": GlueTask("QNLI", ("question", "sentence"), "label", ENTAILMENT),
     "rte": GlueTask("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
     "wnli": GlueTask("WNLI", ("sentence1", "sentence2"), "label", {"0": "not_entailment", "1": "entailment"}),
 }
-"""STS-B, whose labels are numbers, is not among them; test splits, whose labels are not published, neither."""
+"""Without test splits, whose labels are not published."""
 
 
 class Glue(LabelledBuilder, skip_registration=True):
@@ -173,6 +195,9 @@ class Glue(LabelledBuilder, skip_registration=True):
     def label_names(self) -> list[str]:
         return list(GLUE[self.TASK].labels.values())
 
+    def label_feature(self) -> tfds.features.FeatureConnector:
+        return super().label_feature() if GLUE[self.TASK].labels else tfds.features.Scalar(np.float32)
+
     def text_features(self) -> tuple[str, ...]:
         return ("text", "text_pair")[: len(GLUE[self.TASK].texts)]
 
@@ -200,9 +225,11 @@ class Glue(LabelledBuilder, skip_registration=True):
                     continue
                 raise DataError(f"{path}, line {number} has {len(values)} columns, not {max(columns) + 1} or more")
             *texts, label = (values[i] for i in columns)
-            if label not in task.labels:
-                raise DataError(f"{path}, line {number}: label {label!r} is not one of {', '.join(task.labels)}")
-            yield dict(zip(self.text_features(), texts, strict=True)) | {"label": task.labels[label]}
+            try:
+                found = task.read_label(label)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}") from error
+            yield dict(zip(self.text_features(), texts, strict=True)) | {"label": found}
         if broken:
             print(f"{path}: {len(broken)} broken rows are left out, the first in line {broken[0]}", file=sys.stderr)
 

@@ -209,8 +209,10 @@ def _read_bert(config: Mapping[str, Any]) -> Described:
             f"config.json is of {classes[0]}; there are {', '.join(heads)}. With model=jaxmodels.create(...) and skip "
             "parts of it can be read"
         )
-    if config.get("problem_type") not in (None, "single_label_classification"):
-        raise WeightsError(f"config.json has problem_type {config['problem_type']!r}, and the model here has classes")
+    if config.get("problem_type") not in (None, "single_label_classification", "regression"):
+        raise WeightsError(
+            f"config.json has problem_type {config['problem_type']!r}, and the model here has classes or numbers"
+        )
     fields = {
         "vocab_size": config.get("vocab_size", 30_522),
         "max_len": config.get("max_position_embeddings", 512),
