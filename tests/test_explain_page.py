@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxmodels.explain.attention import attention_maps
 from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_table import make_config
 from tests.test_text_runs import SMALL, config_of, labeller_config, write_labels
@@ -129,12 +130,20 @@ def test_a_vit_on_a_mesh(tiny):
         state = run.init()
         head = jax.random.normal(jax.random.key(1), (32, 10))  # it starts as zero
         state.ema_params["head"]["kernel"] = jax.device_put(head, state.ema_params["head"]["kernel"].sharding)
-        methods = ("integrated_gradients", "rollout")
+        methods = ("integrated_gradients", "rollout", "attention")
         found.append(explain.explained(explain_images, run, state, arrays, 3, methods, "blur", size))
     many, one = found
     assert many.attributions["rollout"].shape == (5, 8, 8) and (many.target == 3).all()
-    assert many.attention is None and list(many.errors) == ["integrated_gradients"]
-    for kind in ("attributions", "probability"):  # others depend on the places of examples in a batch, by chance
+    assert list(many.errors) == ["integrated_gradients"]
+    pixels = run.task.eval_batch({"image": jax.numpy.asarray(arrays["image"])})["image"]
+    maps = attention_maps(run.model, {"params": state.eval_params}, pixels).maps["attention"]
+    from_class = np.asarray(maps)[:, :, :, 0, 1:].reshape(2, 5, 2, 4, 4)
+    np.testing.assert_allclose(one.attention, from_class, rtol=1e-5, atol=1e-6)
+    for kind in (
+        "attributions",
+        "probability",
+        "attention",
+    ):  # others depend on the places of examples in a batch, by chance
         for a, b in zip(jax.tree.leaves(getattr(many, kind)), jax.tree.leaves(getattr(one, kind)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # float32 in another order
 
@@ -143,7 +152,8 @@ def test_the_page_of_texts(labels, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert explain.main([f"--workdir={labels}", f"--out={out}", "hier <b> rot und hund", "hund rot"]) == 0
     page = Page(out)
-    assert page.pictures == []
+    # attention of 1 layer of 2 heads: 9 and 4 tokens with a margin of 2, each 96 // n times as large
+    assert [x.shape for x in page.pictures] == [(11 * 10, 2 * 11 * 10), (6 * 24, 2 * 6 * 24)]
     assert "hier <b> rot und hund" in page.text and "yes with probability" in page.text
     assert page.text.count("rollout") == 2 and page.text.count("integrated gradients") == 2
     spans = re.findall(r'<span style="background: rgba\([\d, .]+\)" title="([^"]+)">([^<]+)</span>', out.read_text())
@@ -201,12 +211,22 @@ def test_a_kernel_in_whose_place_einsum_shows_the_weights_is_said(tmp_path, tiny
     tiny.model_fields["attention_dropout_rate"] = 0.0
     tiny.tasks.labels, tiny.steps = ("label",), 3
     loop.train(tiny, tmp_path / "run")
-    options = [f"--workdir={tmp_path / 'run'}", "--split=test", "--count=2", "--task=label", "--method=rollout"]
+    options = [
+        f"--workdir={tmp_path / 'run'}",
+        "--split=test",
+        "--count=2",
+        "--task=label",
+        "--method=rollout",
+        "--method=attention",
+    ]
     capsys.readouterr()
     assert explain.main(options) == 0
     says = "attention by einsum in the place of xla"
     assert f"\n{says}\n" in capsys.readouterr().out
-    assert says in Page(tmp_path / "run" / "explained.html").text
+    page = Page(tmp_path / "run" / "explained.html")
+    assert says in page.text
+    # of each the image, its rollout, and for 1 layer of 2 heads the 4 x 4 patches, 24 times as large
+    assert [x.shape[:2] for x in page.pictures] == [(8, 8), (8, 8), (6 * 24, 2 * 6 * 24)] * 2
     assert explain.main([*options, "--faithfulness", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["remarks"] == [says]
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -13,12 +14,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from jaxmodels.bert import PretrainingLogits
+from jaxmodels.explain.attention import attention_maps
 from jaxmodels.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import evaluate, generate, loop, predict, setup, translate
+from train import evaluate, explain, generate, loop, predict, setup, translate
 from train.config import BeamConfig, CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.objectives import masked_lm
-from train.step import accumulated_gradients
+from train.step import accumulated_gradients, eval_variables
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -131,6 +133,37 @@ def test_generate_translates(translator, capsys, monkeypatch):
     assert "1 of 1 sources are longer than 12 tokens and are cut" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"beams 10 must be .* at most half the vocabulary"):
         generate.main([f"--workdir={tmp / 'run'}", "--prompt=hund", "--beams=10"])
+
+
+def test_what_a_translation_looks_at(translator, tmp_path, capsys):
+    """Cells of the page: those of each source alone, without padding, by the model's own calls."""
+    tmp, _ = translator
+    options = [f"--workdir={tmp / 'run'}", f"--out={tmp_path / 'page.html'}"]
+    sources = ["ein rot hund rennt", "hier"]
+    assert explain.main([*options, *sources]) == 0
+    assert "2 examples" in capsys.readouterr().out
+    sections = (tmp_path / "page.html").read_text().split("<section>")[1:]
+    run = setup.build(translator_config(tmp))
+    variables = eval_variables(evaluate.restore(run, tmp / "run"))
+    tokenizer = Tokenizer.from_str(run.card.tokenizer)
+    number = tokenizer.token_to_id
+    for source, section in zip(sources, sections, strict=True):
+        (translation,) = re.findall(r"</h2><p>(.*?)</p>", section)
+        head, *rows = re.findall(r"<tr>(.*?)</tr>", section)
+        assert re.findall(r"<th>(.*?)</th>", head) == ["", *source.split(), "[SEP]"]
+        assert [re.findall(r"<th>(.*?)</th>", row) for row in rows] == [[w] for w in [*translation.split(), "[SEP]"]]
+        given = ([*map(number, source.split()), number("[SEP]")], [number("[CLS]"), *map(number, translation.split())])
+        maps = attention_maps(run.model, variables, *(np.array([x], np.int32) for x in given)).maps
+        cells = [[float(w) for w in re.findall(r'title="(.*?)"', row)] for row in rows]
+        np.testing.assert_allclose(cells, np.mean(maps["decoder/cross_attention"], (0, 2))[0], atol=6e-4)
+        np.testing.assert_allclose(np.sum(cells, 1), 1, atol=0.004)
+    assert generate.main([f"--workdir={tmp / 'run'}", f"--prompt={source}", "--beams=1"]) == 0
+    assert capsys.readouterr().out == f"{translation}\n"
+    assert explain.main([*options, "--split=validation", "--count=2"]) == 0
+    assert (tmp_path / "page.html").read_text().count("<section>") == 2
+    for wrong, words in (([""], "an empty text has no"), (["--method=rollout", "hier"], "--method is not for trans")):
+        with pytest.raises(ConfigError, match=words):
+            explain.main([*options, *wrong])
 
 
 @pytest.mark.parametrize(

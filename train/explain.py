@@ -3,6 +3,7 @@
 python -m train.explain --workdir=DIR INPUTS... [--method=grad_cam] [--target=CLASS] [--task=NAME] [--out=FILE.html]
 python -m train.explain --workdir=DIR --split=test --count=8
 python -m train.explain --workdir=DIR --split=test --count=100 --faithfulness [--json]
+python -m train.explain --workdir=DIR_OF_A_TRANSLATOR "A dog runs."    (what each token of the translation looks at)
 """
 
 import argparse
@@ -18,13 +19,13 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
+from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard, translation_texts
 from input_pipeline.image_text import text_card
 from input_pipeline.tokenizers import encode
 from jaxmodels.capture import feature_maps
 from jaxmodels.fusion import MODALITIES
 from jaxmodels.multitask import OneTask
-from train import cli, explain_page
+from train import cli, explain_page, explain_translation
 from train.checkpoint import is_disk_full
 from train.config import ConfigError
 from train.evaluate import for_this_machine, restore
@@ -166,15 +167,15 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     if objective not in ("classification", "causal_lm"):
         raise ConfigError(
             f"a run with config.objective = {objective!r} has no class or next token to explain; "
-            "give the workdir of a classifier or of a language model"
+            "give the workdir of a classifier, a language model or a translator"
         )
     there = [*GRADIENTS]
     if "image" in _explainers(run):
         variables = {"params": run.shapes.params, **run.shapes.model_state}
         batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(batch_shards(run.mesh))[-1])
         there += ["grad_cam"] if feature_maps(model, variables, *(batch[k] for k in run.task.inputs)) else []
-    there += ["rollout"] if hasattr(unwrapped(model), "attention") else []
-    there += ["attention", "logit_lens"] if objective == "causal_lm" else []
+    there += ["rollout", "attention"] if hasattr(unwrapped(model), "attention") else []
+    there += ["logit_lens"] if objective == "causal_lm" else []
     for method in given or ():
         if method not in there:
             raise ConfigError(f"--method={method} does not suit {type(model).__name__}; there are {', '.join(there)}")
@@ -229,7 +230,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.explain", description="Explains what a trained model says.", allow_abbrev=False
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a classifier or a language model")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="workdir of a classifier, a language model or a translator"
+    )
     parser.add_argument("--task", help="which of several to explain; default: the first")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
     parser.add_argument("--method", action="append", help="may be given several times; default: all that suit")
@@ -262,7 +265,11 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(card, TextCard):  # examples as they come, not those of one length first
         card = dataclasses.replace(card, buckets=())
     run = _of_task(build(config, card=card), args.task)
+    if config.objective == "seq2seq":
+        return explain_translations(run, args)
     methods, wanted = _methods(run, args.method), _wanted(run, args.target)
+    if args.faithfulness:  # of which these have none
+        methods = tuple(m for m in methods if m not in ("attention", "logit_lens"))
     replace = _replacements(run, args.replace)
     state = restore(run, args.workdir, args.step)
     if args.split:
@@ -291,19 +298,45 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print("\n".join([table(result), *notes, "  ".join(f"{k} {v}" for k, v in heading.items())]))
         return 0
-    out = args.out or args.workdir / "explained.html"
     sections = [
         section(run, arrays, name, {k: x for k, x in found.items() if there[k][i]}, i) for i, name in enumerate(names)
     ]
-    about = "; ".join([f"{config.model}, step {int(state.step)}", f"replaced by {', '.join(replace.values())}", *notes])
+    about = [f"{config.model}, step {int(state.step)}", f"replaced by {', '.join(replace.values())}", *notes]
+    print("\n".join([table(result), *notes, _write(args, about, explain_page.NOTE, sections)]))
+    return 0
+
+
+def explain_translations(run: Run, args: argparse.Namespace) -> int:
+    """Writes the page of a translator."""
+    for name in ("method", "target", "replace", "faithfulness"):
+        if getattr(args, name):
+            raise ConfigError(
+                f"--{name} is not for translators, which are explained by their cross-attention: leave it out"
+            )
+    if args.split:
+        data = run.config.data
+        where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir}
+        sources = translation_texts(run.card.name, args.split, run.card, **where)[0][: args.count]
+    else:
+        sources = [text for word in args.inputs for text in (cli.stdin_lines() if word == "-" else [word])]
+    state = restore(run, args.workdir, args.step)
+    sections, instead_of = explain_translation.sections(run, state, sources)
+    notes = [] if instead_of is None else [f"attention by einsum in the place of {instead_of}"]
+    about, note = [f"{run.config.model}, step {int(state.step)}", *notes], explain_translation.NOTE
+    print("\n".join([*notes, _write(args, about, note, sections)]))
+    return 0
+
+
+def _write(args: argparse.Namespace, about: list[str], note: str, sections: list[str]) -> str:
+    """Writes the page, and says so."""
+    out = args.out or args.workdir / "explained.html"
     try:
-        write_atomically(out, explain_page.document(str(args.workdir), about, sections))
+        write_atomically(out, explain_page.document(str(args.workdir), "; ".join(about), note, sections))
     except OSError as e:
         if is_disk_full(e):
             raise
         raise ConfigError(f"{out} cannot be written: {e.strerror}; give another --out=FILE.html") from e
-    print("\n".join([table(result), *notes, f"wrote {out}: {len(names)} examples"]))
-    return 0
+    return f"wrote {out}: {len(sections)} examples"
 
 
 def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: dict[str, Explained], i: int) -> str:
@@ -324,7 +357,8 @@ def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: dict[str,
 def _image(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
     image = arrays["image"][i]
     overlays = {k: explain_page.overlay(image, v[i]) for k, v in found.attributions.items()}
-    return explain_page.figure(explain_page.picture(image), ["input"]) + _figures(overlays, found, i)
+    html = explain_page.figure(explain_page.picture(image), ["input"]) + _figures(overlays, found, i)
+    return html + ("" if found.attention is None else explain_page.patches(found.attention[:, i]))
 
 
 def _text(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:

@@ -13,6 +13,12 @@ FOR, AGAINST = (214, 69, 48), (58, 110, 190)
 
 LENS_PLACES = 40  # the last places of a text that the lens shows
 
+NOTE = (
+    "Red speaks for the target, blue against it. Deletion and insertion: area under the probability of the target "
+    "while the image's units or the text's tokens are removed, or come back, in the order of the attribution; in "
+    "brackets in random order. Deletion should be lower than that, insertion higher."
+)
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 section { border-top: 1px solid #ccc; padding: 1em 0 }
@@ -30,21 +36,16 @@ th { font-weight: normal; color: #666; text-align: left; padding: 0 6px }
 """
 
 
-def document(title: str, about: str, sections: list[str]) -> str:
+def document(title: str, about: str, note: str, sections: list[str]) -> str:
     """The page.
 
     Args:
-      title, about: plain text.
+      title, about, note: plain text.
       sections: HTML of :func:`example`.
     """
-    note = (
-        "Red speaks for the target, blue against it. Deletion and insertion: area under the probability of the target "
-        "while the image's units or the text's tokens are removed, or come back, in the order of the attribution; in "
-        "brackets in random order. Deletion should be lower than that, insertion higher."
-    )
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}</p>\n<p>{note}</p>\n"
+        f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}</p>\n<p>{html.escape(note)}</p>\n"
         + "\n".join(sections)
         + "\n</html>\n"
     )
@@ -128,18 +129,38 @@ def lens(words: list[str], says: list[list[str]], probabilities: np.ndarray) -> 
     return f'<p>Logit lens: what each layer would say next.</p><div class="scroll">{table}</div>'
 
 
+def alignment(source: list[str], target: list[str], weights: np.ndarray) -> str:
+    """Attention weights [target, source] as a table: a row for each token that is written, dark where it looks."""
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in source)
+    rows = []
+    for text, row in zip(target, weights, strict=True):
+        cells = "".join(f'<td style="background: rgba(70, 150, 90, {w:.2f})" title="{w:.3f}">{w:.2f}</td>' for w in row)
+        rows.append(f"<tr><th>{html.escape(text)}</th>{cells}</tr>")
+    table = f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="scroll">{table}</div>'
+
+
 def heads(maps: np.ndarray) -> str:
-    """Attention weights [layers, heads, queries, keys]: a row of pictures for each layer, dark where a query looks."""
-    layers, count, n, _ = maps.shape
-    sheet = np.full((layers * (n + 2), count * (n + 2)), 255, np.uint8)
-    for layer in range(layers):
-        for head in range(count):
-            weights = maps[layer, head] / maps[layer, head].max(-1, keepdims=True)
-            top, left = layer * (n + 2), head * (n + 2)
-            sheet[top : top + n, left : left + n] = (235 * (1 - weights)).round()
-    scale = max(1, 96 // n)
+    """Attention weights of texts [layers, heads, queries, keys]: dark where a query looks."""
+    what = "a row of each square is a token that looks, a column one that is looked at"
+    return _sheet(maps / maps.max(-1, keepdims=True), what)
+
+
+def patches(maps: np.ndarray) -> str:
+    """Attention weights of images [layers, heads, rows, columns]: dark where it looks."""
+    return _sheet(maps / maps.max((-2, -1), keepdims=True), "each square is the image, dark where it is looked at")
+
+
+def _sheet(maps: np.ndarray, what: str) -> str:
+    """Maps [layers, heads, h, w] in [0, 1]: a row of pictures for each layer."""
+    layers, count, height, width = maps.shape
+    sheet = np.full((layers * (height + 2), count * (width + 2)), 255, np.uint8)
+    for layer, head in np.ndindex(layers, count):
+        top, left = layer * (height + 2), head * (width + 2)
+        sheet[top : top + height, left : left + width] = (235 * (1 - maps[layer, head])).round()
+    scale = max(1, 96 // max(height, width))
     enlarged = sheet.repeat(scale, 0).repeat(scale, 1)
     return (
-        f"<p>Attention: {layers} layers from top to bottom, {count} heads from left to right; a row of each square is "
-        f'a token that looks, a column one that is looked at.</p><div class="scroll">{picture(enlarged, "wide")}</div>'
+        f"<p>Attention: {layers} layers from top to bottom, {count} heads from left to right; {what}.</p>"
+        f'<div class="scroll">{picture(enlarged, "wide")}</div>'
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
@@ -59,7 +60,8 @@ class Explained(NamedTuple):
       attributions: method -> [b, h, w] of images, [b, l] of texts, [b, d] of rows.
       errors: method by gradients -> completeness error [b].
       deletion, insertion: method, and "random" -> area under the curve [b].
-      attention: [layers, b, heads, l, l], or None.
+      attention: of texts [layers, b, heads, l, l]; of images [layers, b, heads, rows, columns], to the patches from
+        the class token or, without one, from all tokens on average; or None.
       lens: most probable tokens and their probabilities, [layers, b, l, 1] each, or None.
       instead_of: the attention backend in the place of which einsum was run for its weights, or None.
     """
@@ -108,6 +110,7 @@ def explain_images(
         baseline = faithfulness.blurred(images, max(1.0, images.shape[1] / 16))
     rows, columns = (min(UNITS, n) for n in images.shape[1:3])
     maps, instead_of = _attention(methods, model, variables, images, *rest)
+    patches = [n // getattr(unwrapped(model), "patch_size", 1) for n in images.shape[1:3]]
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
@@ -116,7 +119,6 @@ def explain_images(
         elif method == "grad_cam":
             values[method] = grad_cam(model, variables, images, target, *rest)
         elif method == "rollout":
-            patches = (n // unwrapped(model).patch_size for n in images.shape[1:3])
             rolled = over_patches(rollout(maps), *patches)
             values[method] = jax.image.resize(rolled, images.shape[:3], "nearest")
 
@@ -127,7 +129,11 @@ def explain_images(
     units = {k: faithfulness.image_units(v, rows, columns) for k, v in values.items()}
     everything = jnp.ones((len(images), rows * columns), bool)
     areas = _areas(probability, units, everything)
-    return Explained(target, _probability(logits, target), values, errors, *areas, instead_of=instead_of)
+    if "attention" in methods:
+        looks = over_patches(rearrange(maps, "l b h q k -> (l b h) q k"), *patches)
+        maps = rearrange(looks, "(l b h) y x -> l b h y x", l=maps.shape[0], b=maps.shape[1])
+    found = Explained(target, _probability(logits, target), values, errors, *areas, instead_of=instead_of)
+    return found._replace(attention=maps) if "attention" in methods else found
 
 
 @_as_predicted
