@@ -44,9 +44,9 @@ def test_correlations_are_scipys():
 
 
 def stsb_config(tmp, **fields):
-    data = {"name": "glue/stsb", "buckets": (8,), "eval_split": "validation"} | fields.pop("data", {})
+    data = {"name": "glue/stsb", "eval_split": "validation"} | fields.pop("data", {})
     embedding = {"embed_size": 16, "hidden_size": 16, "num_layers": 1, "dropout_rate": 0.0}
-    options = {"model": "bilstm", "model_fields": embedding, "objective": "regression", "steps": 100, "eval_every": 50}
+    options = {"model": "bilstm", "model_fields": embedding, "objective": "regression", "steps": 80, "eval_every": 80}
     return config_of(tmp, data=data, **options | fields)
 
 
@@ -93,7 +93,7 @@ def test_what_does_not_fit_a_regression(finished):
         ({"model": "bert_tiny", "model_fields": SMALL | {"num_classes": 3}}, "num_classes = 3, .* has one; nearest: 1"),
         ({"objective": "classification"}, "'label' that is a ClassLabel; it is a number, for objective regression"),
         ({"label_smoothing": 0.1}, "label_smoothing = 0.1 is for labels, and objective regression has none"),
-        ({"model": "cnn", "model_fields": {}, "data": {"buckets": ()}}, "'regression' does not fit model 'cnn'"),
+        ({"model": "cnn", "model_fields": {}}, "'regression' does not fit model 'cnn'"),
     ):
         with pytest.raises(Exception, match=words):
             setup.build(stsb_config(tmp, **fields))
@@ -139,7 +139,7 @@ def test_weights_of_transformers_regress(finished, tmp_path):
 
 def test_one_output_on_a_sharded_mesh(finished):
     """Which does not divide over the tensor axis."""
-    config = stsb_config(finished[0], model="bert_tiny", model_fields=SMALL, data={"buckets": ()})
+    config = stsb_config(finished[0], model="bert_tiny", model_fields=SMALL)
     batch, outputs = None, []
     for sizes in ((1, 1), (1, 2), (2, 1)):
         config.mesh.data, config.mesh.tensor = sizes

@@ -136,31 +136,33 @@ def test_generate_translates(translator, capsys, monkeypatch):
 
 
 def test_what_a_translation_looks_at(translator, tmp_path, capsys):
-    """Cells of the page: those of each source alone, without padding, by the model's own calls."""
+    """Cells of the page: those of a source alone, without the padding that it has among longer ones."""
     tmp, _ = translator
     options = [f"--workdir={tmp / 'run'}", f"--out={tmp_path / 'page.html'}"]
-    sources = ["ein rot hund rennt", "hier"]
-    assert explain.main([*options, *sources]) == 0
-    assert "2 examples" in capsys.readouterr().out
+    lines = (tmp / "raw" / "valid.tsv").read_text().splitlines()[:4]
+    sources = [line.split("\t")[0] for line in lines]
+    assert len({len(source.split()) for source in sources}) > 1
+    assert explain.main([*options, "--split=validation", "--count=4"]) == 0
+    assert "4 examples" in capsys.readouterr().out
     sections = (tmp_path / "page.html").read_text().split("<section>")[1:]
     run = setup.build(translator_config(tmp))
     variables = eval_variables(evaluate.restore(run, tmp / "run"))
     tokenizer = Tokenizer.from_str(run.card.tokenizer)
     number = tokenizer.token_to_id
-    for source, section in zip(sources, sections, strict=True):
-        (translation,) = re.findall(r"</h2><p>(.*?)</p>", section)
-        head, *rows = re.findall(r"<tr>(.*?)</tr>", section)
-        assert re.findall(r"<th>(.*?)</th>", head) == ["", *source.split(), "[SEP]"]
-        assert [re.findall(r"<th>(.*?)</th>", row) for row in rows] == [[w] for w in [*translation.split(), "[SEP]"]]
-        given = ([*map(number, source.split()), number("[SEP]")], [number("[CLS]"), *map(number, translation.split())])
-        maps = attention_maps(run.model, variables, *(np.array([x], np.int32) for x in given)).maps
-        cells = [[float(w) for w in re.findall(r'title="(.*?)"', row)] for row in rows]
-        np.testing.assert_allclose(cells, np.mean(maps["decoder/cross_attention"], (0, 2))[0], atol=6e-4)
-        np.testing.assert_allclose(np.sum(cells, 1), 1, atol=0.004)
+    assert len(sections) == 4
+    source, section = min(zip(sources, sections, strict=True), key=lambda pair: len(pair[0].split()))
+    assert f"<h2>{source}</h2>" in section
     assert generate.main([f"--workdir={tmp / 'run'}", f"--prompt={source}", "--beams=1"]) == 0
-    assert capsys.readouterr().out == f"{translation}\n"
-    assert explain.main([*options, "--split=validation", "--count=2"]) == 0
-    assert (tmp_path / "page.html").read_text().count("<section>") == 2
+    translation = capsys.readouterr().out.strip()
+    assert f"<p>{translation}</p>" in section
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", section)
+    assert re.findall(r"<th>(.*?)</th>", head) == ["", *source.split(), "[SEP]"]
+    assert [re.findall(r"<th>(.*?)</th>", row) for row in rows] == [[w] for w in [*translation.split(), "[SEP]"]]
+    given = ([*map(number, source.split()), number("[SEP]")], [number("[CLS]"), *map(number, translation.split())])
+    maps = attention_maps(run.model, variables, *(np.array([x], np.int32) for x in given)).maps
+    cells = [[float(w) for w in re.findall(r'title="(.*?)"', row)] for row in rows]
+    np.testing.assert_allclose(cells, np.mean(maps["decoder/cross_attention"], (0, 2))[0], atol=6e-4)
+    np.testing.assert_allclose(np.sum(cells, 1), 1, atol=0.004)
     for wrong, words in (([""], "an empty text has no"), (["--method=rollout", "hier"], "--method is not for trans")):
         with pytest.raises(ConfigError, match=words):
             explain.main([*options, *wrong])
