@@ -67,7 +67,7 @@ def show_text(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> None
     print(f"{builder.info.full_name}: {', '.join(names)}\nin {builder.data_dir}")
     label = dict(builder.info.features.items()).get("label")
     for split in builder.info.splits:
-        counts: collections.Counter[int] = collections.Counter()
+        labels: list[float] = []
         examples = characters = 0
         first: dict[str, str] = {}
         for record in read_records(builder, split):
@@ -75,9 +75,13 @@ def show_text(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> None
             first = first or texts
             examples, characters = examples + 1, characters + sum(map(len, texts.values()))
             if label is not None:
-                counts[int(record["label"])] += 1
-        classes = ", ".join(f"{label.int2str(i)} {n:,}" for i, n in sorted(counts.items()) if i >= 0)
-        print(f"{split}: {examples:,} texts, {characters:,} characters" + (f"; {classes}" if classes else ""))
+                labels.append(float(record["label"]))
+        if isinstance(label, tfds.features.ClassLabel):
+            counts = collections.Counter(labels)
+            said = ", ".join(f"{label.int2str(int(i))} {n:,}" for i, n in sorted(counts.items()) if i >= 0)
+        else:
+            said = f"labels {min(labels):g} to {max(labels):g}, mean {np.mean(labels):.4g}" if labels else ""
+        print(f"{split}: {examples:,} texts, {characters:,} characters" + (f"; {said}" if said else ""))
         for name, text in first.items():
             print(f"  {name} begins {text[:_BEGINNING]!r}")
 

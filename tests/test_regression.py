@@ -1,6 +1,7 @@
 """Objective regression: a number of texts, its squared error, its correlation, weights of transformers."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import scipy.stats
 import torch
 
 import jaxmodels
+from input_pipeline.__main__ import main as show
 from jaxmodels import weights
 from tests.test_text_runs import SMALL, config_of
 from train import evaluate, loop, predict, setup
@@ -85,6 +87,14 @@ def test_a_regression_learns_and_correlates(finished, capsys):
     assert evaluate.main([f"--workdir={tmp / 'run'}", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again == {name: pytest.approx(value, rel=1e-5) for name, value in test.items()}
+
+
+def test_the_data_are_shown(finished, capsys):
+    tmp, _ = finished
+    assert show([f"--raw_dir={tmp / 'raw'}", f"--data_dir={tmp / 'data'}", "glue/stsb"]) == 0
+    assert re.search(
+        r"validation: 41 texts, [\d,]+ characters; labels 0 to [345], mean \d\.\d", capsys.readouterr().out
+    )
 
 
 def test_what_does_not_fit_a_regression(finished):

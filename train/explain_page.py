@@ -148,7 +148,8 @@ def heads(maps: np.ndarray) -> str:
 
 def patches(maps: np.ndarray) -> str:
     """Attention weights of images [layers, heads, rows, columns]: dark where it looks."""
-    return _sheet(maps / maps.max((-2, -1), keepdims=True), "each square is the image, dark where it is looked at")
+    most = np.maximum(maps.max((-2, -1), keepdims=True), np.finfo(maps.dtype).tiny)  # all may go to the class token
+    return _sheet(maps / most, "each square is the image, dark where it is looked at")
 
 
 def _sheet(maps: np.ndarray, what: str) -> str:

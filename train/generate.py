@@ -208,13 +208,14 @@ def _from_run(config: Config, args: Any) -> tuple[Run, TrainState]:
 def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
     """Text, or translations, by weights that are not of a run."""
     try:
-        model, variables = weights.load(source, cast=True)
-        said = weights.generation_config(source)
+        path = weights.resolve_source(source)
+        model, variables = weights.load(path, cast=True)
+        said = weights.generation_config(path)
     except weights.WeightsError as e:
         raise ConfigError(f"--weights={source}: {e}") from e
     if not isinstance(model, GPT2 | Transformer):
         raise ConfigError(f"--weights={source} is a {type(model).__name__}, which writes no text")
-    tokenizer = _tokenizer(source, args.tokenizer, model)
+    tokenizer = _tokenizer(Path(args.tokenizer or path), model)
     if isinstance(model, GPT2):
         end = tokenizer.token_to_id(END_OF_TEXT)
         start, stop = said.start, said.stop or (() if end is None else (end,))
@@ -231,9 +232,8 @@ def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
     return write_translations(model, variables, tokenizer, lengths, beam, args, ends=ends, forbidden=said.forbidden)
 
 
-def _tokenizer(source: str, given: str | None, model: GPT2 | Transformer) -> Tokenizer:
-    """The tokenizer beside weights, or another that is given, if it suits the model."""
-    path = Path(given) if given else weights.resolve_source(source)
+def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer:
+    """The tokenizer that lies there, if it suits the model."""
     if isinstance(model, Transformer) and path.is_dir() and not (path / "tokenizer.json").is_file():
         raise ConfigError(
             f"{path} holds no tokenizer.json, and SentencePiece files (source.spm, target.spm), as Marian's are, are "
