@@ -77,6 +77,11 @@ def test_what_generation_config_says_is_done(marian, tmp_path, capsys):
         change(tmp_path / "generation_config.json", **values)
         with pytest.raises(ConfigError, match=words):
             generate.main([f"--weights={tmp_path}", "--prompt=w3"])
+    apart, variables, _ = translators(0.0, num_layers=1, share_embeddings=False)
+    weights.save(tmp_path / "apart", apart, variables, format="transformers")
+    (tmp_path / "apart" / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
+    with pytest.raises(ConfigError, match="has a vocabulary for the source and another for the target"):
+        generate.main([f"--weights={tmp_path / 'apart'}", "--prompt=w3"])
     with pytest.raises(ConfigError, match="--stop=w4 is for language models"):
         generate.main([f"--weights={directory}", "--prompt=w3", "--stop=w4"])
     (tmp_path / "tokenizer.json").unlink()

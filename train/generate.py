@@ -221,6 +221,11 @@ def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
         start, stop = said.start, said.stop or (() if end is None else (end,))
         start = end if start is None or start >= model.vocab_size else start
         return write_text(model, variables, tokenizer, start, stop, sampling, args)
+    if not model.share_embeddings:
+        raise ConfigError(
+            f"--weights={source} has a vocabulary for the source and another for the target "
+            "(share_encoder_decoder_embeddings false), and one tokenizer is read; jaxmodels.beam translates tokens"
+        )
     if len(said.stop) > 1:
         raise ConfigError(f"--weights={source} has the end tokens {said.stop}; a translation ends with one")
     start, end = sentence_ends(tokenizer, f"--weights={source}")
