@@ -126,7 +126,7 @@ class Translations:
     """A text and its translation, with the interface of image examples and ``buckets``.
 
     The decoder is given a begin token and the translation, and is to give the translation and an end token; the source
-    ends with one too. Where the tokenizer has no [CLS] and [SEP], its end-of-text token is both.
+    ends with one too; which they are says `tokenizers.sentence_ends`.
 
     Args:
         builder: of the data set; split: of it.
