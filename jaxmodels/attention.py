@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.cpu import target_platform
 from jaxmodels.layers import (
     Dense,
     Initializer,
@@ -119,12 +120,6 @@ def exact_attention() -> Iterator[set[str]]:
 
     with nn.intercept_methods(plainly):
         yield replaced
-
-
-def target_platform() -> str:
-    """For which platform a program that is being traced will be compiled: that of the mesh, or else of the process."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return device.platform if device is not None else jax.default_backend()
 
 
 def gpu_capability() -> float | None:

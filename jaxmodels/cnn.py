@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 from jaxmodels.layers import (
     at_least_float32,
     constrain_batch,
+    conv,
     he_normal,
     lecun_normal,
+    max_pool,
     require_positive,
     require_rate,
     zeros,
@@ -54,15 +56,14 @@ class CNN(nn.Module):
             raise ValueError(f"hidden_size {self.hidden_size} must be at least 0")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": zeros}
         for i, size in enumerate(self.features):
-            # padding=1 as in PyTorch: equal to SAME here, but not once a stride appears
-            x = nn.Conv(size, (3, 3), padding=((1, 1), (1, 1)), kernel_init=he_normal, **dtypes, name=f"conv_{i}")(x)
+            x = conv(size, 3, padding=1, kernel_init=he_normal, **dtypes, name=f"conv_{i}")(x)
             x = constrain_batch(nn.relu(x))
             if self.pool == "each" or (self.pool == "last" and i == len(self.features) - 1):
                 if min(x.shape[1:3]) < 2:
                     raise ValueError(
                         f"a 2x2 pool cannot take a {x.shape[1]}x{x.shape[2]} map: fewer pools, larger images"
                     )
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x, 2, stride=2)
         x = rearrange(x, "b h w c -> b (h w c)")
         if self.hidden_size:
             x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout_0")(x)

@@ -19,6 +19,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxmodels import cpu
+
 Initializer = jax.nn.initializers.Initializer
 
 he_normal = nn.initializers.he_normal()
@@ -205,6 +207,7 @@ def conv(
         bias_init=bias_init,
         dtype=dtype,
         param_dtype=param_dtype,
+        conv_general_dilated=cpu.convolve,
         name=name,
     )
 
@@ -284,6 +287,8 @@ def max_pool(
 ) -> Float[Array, "b h2 w2 c"]:
     """``torch.nn.functional.max_pool2d``: padding is -inf; with ``ceil_mode`` a last window may overhang."""
     pads = _pool_padding(x, window, stride, padding, ceil_mode)
+    if cpu.target_platform() == "cpu":
+        return cpu.max_pool(x, window, stride, pads)
     return nn.max_pool(x, (window, window), strides=(stride, stride), padding=pads)
 
 

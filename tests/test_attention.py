@@ -14,7 +14,8 @@ import torch
 from jax.sharding import AxisType
 from torch.nn import functional as F
 
-from jaxmodels.attention import AttentionMask, MultiHeadAttention, attention, choose_backend, target_platform
+from jaxmodels.attention import AttentionMask, MultiHeadAttention, attention, choose_backend
+from jaxmodels.cpu import target_platform
 from jaxmodels.layers import segment_positions, xavier_uniform
 
 ROOT = Path(__file__).parents[1]

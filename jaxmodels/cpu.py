@@ -1,0 +1,104 @@
+"""What XLA's compiler for CPUs does slowly, computed otherwise there; on other platforms this changes nothing.
+
+Chosen by shape while a program is traced: convolutions of small maps, and the gradient of pooling. The values are those
+of ``jax.lax`` up to rounding.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def target_platform() -> str:
+    """For which platform a program that is being traced will be compiled: that of the mesh, or else of the process."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return device.platform if device is not None else jax.default_backend()
+
+
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "y x c o"], strides: tuple[int, int], padding: Any, **options: Any
+) -> Float[Array, "b h2 w2 o"]:
+    """``jax.lax.conv_general_dilated`` as ``nn.Conv`` calls it."""
+    plain = options["feature_group_count"] == 1 and {*options["lhs_dilation"], *options["rhs_dilation"]} == {1}
+    if target_platform() == "cpu" and plain and not isinstance(padding, str):
+        product = partial(jnp.matmul, precision=options["precision"])
+        size, pads = kernel.shape[:2], tuple(map(tuple, padding))
+        if size == strides and not np.any(pads):
+            return _of_tiles(x, kernel, product)
+        # of a map with fewer rows than the kernel XLA's convolution is up to 400 times slower
+        if size == (1, 1) or any(n < k for n, k in zip(_out(x, size, strides, pads), size, strict=True)):
+            of_patches = partial(_of_patches, strides=strides, pads=pads, product=product)
+            return jax.checkpoint(of_patches)(x, kernel)  # patches are large: for the gradient they are made again
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def _out(x: Array, size: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> list[int]:
+    return [(n + sum(p) - k) // s + 1 for n, k, s, p in zip(x.shape[1:3], size, strides, pads, strict=True)]
+
+
+def _of_tiles(x: Array, kernel: Array, product: Any) -> Array:
+    h, w = kernel.shape[:2]
+    x = x[:, : x.shape[1] // h * h, : x.shape[2] // w * w]
+    tiles = rearrange(x, "b (i h) (j w) c -> b i j (h w c)", h=h, w=w)
+    return _rows(tiles, rearrange(kernel, "h w c o -> (h w c) o"), product)
+
+
+def _of_patches(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads, product: Any) -> Array:
+    taps = _taps(
+        jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel.shape[:2], strides, _out(x, kernel.shape[:2], strides, pads)
+    )
+    return _rows(jnp.concatenate(taps, -1), rearrange(kernel, "h w c o -> (h w c) o"), product)
+
+
+def _rows(x: Array, kernel: Array, product: Any) -> Array:
+    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+
+
+def _taps(x: Array, size: tuple[int, ...], strides: tuple[int, ...], out: Any) -> list[Array]:
+    """For each place of a window, what lies there in every window: arrays [b, *out, c]."""
+    (s, t), (h, w) = strides, out
+    return [x[:, i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * t + 1 : t] for i, j in np.ndindex(*size)]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: Float[Array, "b h w c"], window: int, stride: int, pads: Pads) -> Float[Array, "b h2 w2 c"]:
+    """Largest value of each window, padding being -inf; the gradient goes to the first one, as PyTorch's does."""
+    dims, strides = (1, window, window, 1), (1, stride, stride, 1)
+    least = np.array(-np.inf, x.dtype)
+    return jax.lax.reduce_window(x, least, jax.lax.max, dims, strides, ((0, 0), *pads, (0, 0)))
+
+
+def _max_pool_forward(x: Array, window: int, stride: int, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
+    y = max_pool(x, window, stride, pads)
+    return y, (x, y)
+
+
+def _max_pool_backward(
+    window: int, stride: int, pads: Pads, kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array]:
+    x, y = kept
+    (_, h, w, _), (_, rows, columns, _) = x.shape, y.shape
+    everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+    padded = jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere)
+    zero, free, total = np.zeros((), x.dtype), jnp.ones(y.shape, bool), jnp.zeros(padded.shape, x.dtype)
+    for (i, j), tap in zip(
+        np.ndindex(window, window), _taps(padded, (window, window), (stride, stride), (rows, columns)), strict=True
+    ):
+        chosen = free & (tap == y)
+        free &= ~chosen
+        place = [
+            (first, size - first - (count - 1) * stride - 1, stride - 1)
+            for first, size, count in ((i, padded.shape[1], rows), (j, padded.shape[2], columns))
+        ]
+        total += jax.lax.pad(jnp.where(chosen, gradient, zero), zero, ((0, 0, 0), *place, (0, 0, 0)))
+    return (total[:, pads[0][0] : pads[0][0] + h, pads[1][0] : pads[1][0] + w],)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
