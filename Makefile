@@ -21,8 +21,8 @@ format: $(VENV)/.dev  ## mends style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.train  ## measures the loader
-	$(BIN)/python -m input_pipeline digits --bench
+bench: $(VENV)/.dev  ## times every family against PyTorch in the same run and renews docs/benchmarks.md; about an hour
+	$(BIN)/python -m train.compare --all --speed-only --json docs/benchmarks.json --table docs/benchmarks.md $(ARGS)
 
 certificates: $(VENV)/.dev  ## compares every model with its PyTorch original and renews the table in README.md; hours
 	$(BIN)/python -m train.compare --all --table README.md --json docs/certificates.json $(ARGS)

@@ -17,9 +17,10 @@ from jaxmodels import weights
 from tests.test_models import COMPOSED
 from train import loop
 from train.compare import __main__ as command
-from train.compare import cases, certificate, originals, report, twin
+from train.compare import cases, certificate, originals, report, speed, timing, twin
 from train.compare.cases import CASES, Case
 from train.compare.certificate import certify
+from train.config import ConfigError
 
 KEYS = (
     "model params_equal logits_rel_f64 grad_rel_f64 worst_grad bn_rel_f64 adamw_loss_rel_f64 sgd_loss_rel_f64 "
@@ -359,3 +360,21 @@ def test_initial_values_are_drawn_as_the_originals(name):
         else:
             assert 0.5 < a.std() / b.std() < 2 or b.size < 40, path  # too few to tell
     assert drawn >= 2
+
+
+def test_speed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
+    assert command.main(["mlp", "--speed-only", "--timing=eager", "--json", str(tmp_path / "mlp.json")]) == 0
+    (mlp,) = json.loads((tmp_path / "mlp.json").read_text())
+    assert "| `mlp` | 128 |" in capsys.readouterr().out
+    assert mlp["flops"] == 2 * 128 * (3 * (784 * 256 + 256 * 128 + 128 * 10) - 784 * 256)  # images take no gradient
+    assert mlp["share"] == pytest.approx(mlp["flops"] / mlp["train"]["ours"]["median"] / mlp["matmul_flops_per_s"])
+    found = [
+        mlp | {"ratio_train": 2.0, "ratio_infer": 1.5},
+        mlp | {"model": "b", "ratio_train": 0.75, "ratio_infer": 1.0},
+    ]
+    page = speed.page(found)
+    assert "| `b` | 128 | **0.75** |" in page and "| `mlp` | 128 | 2.00 |" in page
+    assert "Behind: `b` train 0.75." in page
+    with pytest.raises(ConfigError, match="nonsense"):
+        command.main(["nonsense", "--speed-only"])

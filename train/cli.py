@@ -11,7 +11,7 @@ from pathlib import Path
 import absl.logging
 
 from train.config import ConfigError
-from train.hardware import keep_freed_memory
+from train.hardware import keep_freed_memory, use_all_cores
 
 
 def run(main: Callable[[], int]) -> int:
@@ -24,6 +24,7 @@ def run(main: Callable[[], int]) -> int:
     logging.getLogger("jax").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     keep_freed_memory()
+    use_all_cores()
     try:
         return main()
     except BrokenPipeError:  # output piped into head

@@ -19,17 +19,20 @@ DTYPES = ("float64", "float32", "bfloat16")
 def main(argv: list[str] | None = None) -> int:
     """Prints a certificate for each model. Exit code 1 if a bar fails."""
     args = _parse(argv)
-    from train.compare import report
+    from train.compare import report, speed
     from train.compare.cases import CASES, require_possible
 
-    names = list(CASES) if args.all else args.models
+    cases = speed.SPEED_CASES if args.speed_only else CASES
+    names = list(cases) if args.all else args.models
     for name in names:
-        if name not in CASES:
-            raise ConfigError(f"model {name!r} has no PyTorch original here; there are {', '.join(CASES)}")
+        if name not in cases:
+            raise ConfigError(f"model {name!r} has no PyTorch original here; there are {', '.join(cases)}")
+    if args.speed_only:
+        return _speed(names, args)
     if len(names) > 1:
         return _each_alone(names, args)
     (name,) = names
-    case = _sized(CASES[name], args)
+    case = _sized(cases[name], args)
     require_possible(case)
     result = _one(case, args)
     if args.json:
@@ -53,6 +56,29 @@ def _one(case: Any, args: argparse.Namespace) -> Any:
         result.timings = measure(case, compile=full, memory=full, say=say, seed=args.seed)
         result.ratio_train, result.ratio_infer = result.timings["ratio_train"], result.timings["ratio_infer"]
     return result
+
+
+def _speed(names: list[str], args: argparse.Namespace) -> int:
+    """Times each in a process of its own, so that none finds another's memory or compiled programs."""
+    from train.compare import speed
+
+    if len(names) == 1:
+        found = [speed.measure_one(speed.SPEED_CASES[names[0]], full=args.timing == "full", seed=args.seed)]
+    else:
+        found = []
+        for name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "result.json")
+                command = [sys.executable, "-m", "train.compare", name, "--speed-only", "--timing", args.timing]
+                if subprocess.run([*command, "--seed", str(args.seed), "--json", str(file)]).returncode == 0:
+                    found += json.loads(file.read_text())
+    if args.json:
+        write_atomically(args.json, json.dumps(found, indent=1) + "\n")
+    if args.table:
+        write_atomically(args.table, speed.page(found))
+    if len(names) == 1 or args.table is None:
+        print(speed.table(found), flush=True)
+    return 0 if len(found) == len(names) else 1
 
 
 def _each_alone(names: list[str], args: argparse.Namespace) -> int:
@@ -108,6 +134,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names of jaxmodels.list_models()")
     parser.add_argument("--all", action="store_true", help="every model, each in a process of its own")
+    parser.add_argument("--speed-only", action="store_true", help="no certificates; sizes of train/compare/speed.py")
     parser.add_argument("--steps", type=int, default=20, help="of each optimiser (default 20; 0: none)")
     parser.add_argument(
         "--dtype",
@@ -125,8 +152,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the certificates here, as a list")
     parser.add_argument("--html", type=Path, help="write them here as a page, with loss curves and every layer")
-    parser.add_argument("--table", type=Path, help="with several models: Markdown file whose table is renewed")
+    parser.add_argument(
+        "--table", type=Path, help="Markdown file whose table is renewed; of --speed-only: written anew"
+    )
     args = parser.parse_args(argv)
+    if args.speed_only and args.timing == "none":
+        parser.error("--speed-only with --timing=none measures nothing")
     if args.all == bool(args.models):
         parser.error("name models, or say --all")
     args.dtype = tuple(d for d in args.dtype.split(",") if d)

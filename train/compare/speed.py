@@ -1,8 +1,15 @@
 """What ``train.compare --speed-only`` times: every family at a size of a first experiment and at twice that size."""
 
+import os
+import platform
+from importlib.metadata import version
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from train.compare.cases import Case
+from train.compare.timing import ROUNDS, alternate, measure
 
 
 def _images(name: str, model: str, side: int, channels: int, batch: int, *, objective: str = "", **fields: Any) -> Case:
@@ -69,3 +76,75 @@ SPEED_CASES: dict[str, Case] = {
         _texts("gpt2_2x", "gpt2_tiny", 256, 4, 4000, objective="causal_lm", **_transformer(512, 6)),
     )
 }
+
+
+def measure_one(case: Case, *, full: bool, seed: int) -> dict[str, Any]:
+    """What :func:`train.compare.timing.measure` finds, and how near the step comes to the machine's own product.
+
+    Args:
+      full: with torch.compile and memory.
+
+    Returns:
+      Besides: ``model``; ``flops`` of a training step; ``matmul_flops_per_s`` of a product of two float32 matrices of
+      1024 x 1024, by XLA; ``share``, of that rate, which the training step reaches; ``machine``.
+    """
+    found = measure(case, compile=full, memory=full, say=lambda text: None, seed=seed)
+    a = jnp.ones((1024, 1024))
+    product = jax.jit(jnp.matmul)
+    seconds = alternate({"product": lambda: jax.block_until_ready(product(a, a))})["product"]["median"]
+    rate = 2 * 1024**3 / seconds
+    share = found["flops"] / found["train"]["ours"]["median"] / rate
+    return {"model": case.key, **found, "matmul_flops_per_s": rate, "share": share, "machine": _machine()}
+
+
+def _machine() -> dict[str, Any]:
+    versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "transformers")}
+    return {"platform": platform.machine(), "cores": len(os.sched_getaffinity(0)), **versions}
+
+
+COLUMNS = ("model", "batch", "train", "train, eager", "infer", "infer, eager", "share of product", "memory", "spread")
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Ratios as a Markdown table: PyTorch's time over ours, so above 1 we are ahead."""
+    rows = [COLUMNS, tuple("---" for _ in COLUMNS)]
+    for r in found:
+        memory = r.get("peak_memory_mb", {})
+        ratio = memory["torch"] / memory["ours"] if memory and not {str} & {*map(type, memory.values())} else None
+        ours = r["train"]["ours"]
+        cells = [r["ratio_train"], _eager(r, "train"), r["ratio_infer"], _eager(r, "infer"), r["share"], ratio]
+        numbers = (
+            "-" if x is None else f"**{x:.2f}**" if x < 1 and i in (0, 2) else f"{x:.2f}" for i, x in enumerate(cells)
+        )
+        rows.append(
+            (f"`{r['model']}`", str(r["batch_size"]), *numbers, f"{(ours['max'] - ours['min']) / ours['median']:.0%}")
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _eager(result: dict[str, Any], mode: str) -> float:
+    return result[mode]["torch"]["median"] / result[mode]["ours"]["median"]
+
+
+def page(found: list[dict[str, Any]]) -> str:
+    """``docs/benchmarks.md``: the table, what it is of, and where we lose."""
+    machine = found[0]["machine"]
+    about = ", ".join(f"{k} {v}" for k, v in machine.items())
+    ratios = {f"`{r['model']}` {mode}": r[f"ratio_{mode}"] for r in found for mode in ("train", "infer")}
+    behind = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1]
+    compiled = any("torch_compile" in r["train"] for r in found)
+    theirs = "PyTorch's best of eager and torch.compile" if compiled else "PyTorch (eager)"
+    return f"""# Benchmarks
+
+Written by `make bench`. {theirs} and ours take turns in one process, round after round,
+from the same weights, on the same batches, in float32 with AdamW; of each the median of {ROUNDS} rounds counts. Numbers
+are PyTorch's time over ours: above 1 we are ahead. *Share of product* is the rate of the training step's products and
+convolutions over that of a product of two matrices of 1024 x 1024; *memory* is PyTorch's peak of a training step over
+ours; *spread* is the slowest less the fastest round of our training step over the median. Sizes:
+`train/compare/speed.py`; `_2x` is twice.
+
+{about}
+
+{table(found)}
+Behind: {", ".join(behind) or "nowhere"}.
+"""

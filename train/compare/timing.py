@@ -32,6 +32,7 @@ from train.compare.certificate import (
     torch_batch,
     torch_optimizer,
 )
+from train.flops import count_flops
 from train.optim import make_optimizer
 
 ROUNDS = 7
@@ -40,7 +41,7 @@ ROUND_SECONDS = 0.3
 
 
 def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], None], seed: int = 0) -> dict[str, Any]:
-    """Times in seconds per step and ratios; PyTorch's best over ours, so above 1 we are ahead.
+    """Times in seconds per step and ratios; PyTorch's best over ours, so above 1 we are ahead; FLOPs of a step.
 
     Args:
       compile: also time torch.compile; where it does not work, the reason is in the result.
@@ -48,7 +49,7 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
 
     Returns:
       ``train`` and ``infer``: for each contender the median, smallest and largest time of a step; ``ratio_train``,
-      ``ratio_infer``; ``compile_s``; ``peak_memory_mb``.
+      ``ratio_infer``; ``compile_s``; ``peak_memory_mb``; ``flops`` of a training step of ours.
     """
     batch = make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
     result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
@@ -76,6 +77,8 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
         result[mode] = alternate(contenders)
         theirs = min(v["median"] for k, v in result[mode].items() if k != "ours")
         result[f"ratio_{mode}"] = theirs / result[mode]["ours"]["median"]
+    tx = make_optimizer(OPTIMIZERS["adamw"], 1)
+    result["flops"] = count_flops(jax.make_jaxpr(our_step(model, tx, case))(our_state(variables, tx), batch))
     if memory:
         say("peak memory")
         result["peak_memory_mb"] = {side: _peak_memory(case.key, side) for side in ("torch", "ours")}

@@ -1,0 +1,84 @@
+"""What is computed otherwise on CPUs equals what jax.lax computes, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import linen as nn
+from jax import lax
+
+from jaxmodels import cpu
+from jaxmodels.layers import conv, max_pool
+
+
+def random(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "stride", "padding"),
+    [
+        (2, 3, 3, 1, 1),
+        (4, 4, 3, 2, 1),
+        (1, 1, 3, 1, 1),
+        (4, 4, 7, 2, 3),
+        (5, 6, 1, 2, 0),
+        (5, 5, 1, 1, 0),
+        (9, 8, 4, 4, 0),
+    ],
+)
+def test_convolutions_by_products(height, width, kernel, stride, padding):
+    layer = conv(5, kernel, stride=stride, padding=padding, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
+    x, k = random(0, 2, height, width, 3), random(1, kernel, kernel, 3, 5)
+
+    def ours(x, k):
+        return layer.apply({"params": {"kernel": k, "bias": jnp.zeros(5)}}, x)
+
+    def reference(x, k):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=layout)
+
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, k))
+    y, backward = jax.vjp(ours, x, k)
+    wanted, wanted_backward = jax.vjp(reference, x, k)
+    np.testing.assert_allclose(y, wanted, atol=1e-5)
+    for one, other in zip(backward(random(2, *y.shape)), wanted_backward(random(2, *y.shape)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_other_convolutions_and_other_platforms_are_left_alone(monkeypatch):
+    def program(size):
+        layer = conv(5, 3, padding=1, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
+        return str(
+            jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, 3)))[0])()
+        )
+
+    assert "conv_general_dilated" in program(8)
+    assert "conv_general_dilated" not in program(2)
+    monkeypatch.setattr("jaxmodels.cpu.target_platform", lambda: "tpu")
+    assert "conv_general_dilated" in program(2)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding", "ceil_mode"),
+    [(2, 2, 0, False), (3, 2, 0, False), (3, 2, 1, False), (3, 1, 1, False), (3, 2, 0, True), (2, 2, 0, True)],
+)
+def test_of_equal_values_the_first_has_the_gradient_of_a_pool(window, stride, padding, ceil_mode, monkeypatch):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 7, 6, 3)), jnp.float32)  # full of ties
+    y, backward = jax.vjp(lambda x: max_pool(x, window, stride=stride, padding=padding, ceil_mode=ceil_mode), x)
+    gradient = random(1, *y.shape)
+    theirs = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).requires_grad_()
+    pooled = torch.nn.functional.max_pool2d(theirs, window, stride, padding, ceil_mode=ceil_mode)
+    np.testing.assert_array_equal(y, pooled.detach().permute(0, 2, 3, 1))
+    pooled.backward(torch.tensor(np.asarray(gradient)).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(backward(gradient)[0], theirs.grad.permute(0, 2, 3, 1), atol=1e-6)
+    monkeypatch.setattr(cpu, "max_pool", None)
+    monkeypatch.setattr(cpu, "target_platform", lambda: "tpu")  # XLA's own there
+    np.testing.assert_array_equal(max_pool(x, window, stride=stride, padding=padding, ceil_mode=ceil_mode), y)
+
+
+def test_a_pool_of_bfloat16_keeps_its_type():
+    x = random(0, 2, 4, 4, 3).astype(jnp.bfloat16)
+    y, backward = jax.vjp(lambda x: nn.relu(max_pool(x, 2, stride=2)), x)
+    assert backward(y)[0].dtype == y.dtype == jnp.bfloat16
