@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import re
 from functools import partial
 
@@ -32,6 +31,7 @@ MESHES = {
     "tensor=8": {"data": 1, "tensor": 8},
     "fsdp=4 x tensor=2": {"data": 1, "fsdp": 4, "tensor": 2},
 }
+SEQUENCE = {"fsdp": 2, "sequence": 2, "tensor": 2}
 SMALL = {"num_layers": 2, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64}
 CNN = {"features": (16, 32), "pool": "each", "hidden_size": 64}
 PAIR = {
@@ -77,8 +77,7 @@ FAMILIES = {  # name, fields, objective, inputs; dropout is on where the model h
 }
 """One of each family; ``inception_v3`` is built as ``googlenet`` is, and takes minutes to compile."""
 
-ALL_MESHES = os.environ.get("ALL_MESHES")
-"""Set, it tries every family on every mesh: some ten minutes."""
+TRANSFORMERS = ("vit", "transformer", "bert", "gpt2")
 
 
 def config_of(*, accumulate=1, **mesh) -> Config:
@@ -176,18 +175,25 @@ def relative(a, b):
     return max(difference / (norm if norm > 1e-12 else 1.0) for difference, norm in norms)
 
 
+def few_blocks(monkeypatch):
+    """Of GoogLeNet: all are alike, and slow to compile."""
+    monkeypatch.setattr(googlenet, "BLOCKS", {name: googlenet.BLOCKS[name] for name in ("3a", "4a")})
+    monkeypatch.setattr(googlenet, "AUXILIARY", {})
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float64_gradients_equal_one_device(family, x64, monkeypatch):
-    """With the same dropout masks, and batch statistics, which are those of the global batch."""
-    blocks = {name: googlenet.BLOCKS[name] for name in ("3a", "4a")}  # all are alike, and slow to compile
-    monkeypatch.setattr(googlenet, "BLOCKS", blocks)
-    monkeypatch.setattr(googlenet, "AUXILIARY", {})
+    """With the same dropout masks, and batch statistics, which are those of the global batch.
+
+    ``python -m tests.meshes`` tries every family on every mesh.
+    """
+    few_blocks(monkeypatch)
     one = gradients(family, {})
     assert np.median([np.linalg.norm(g) for g in jax.tree.leaves(one[0])]) > 1e-6
     meshes = {"2x2x2": MESHES["2x2x2"]}
-    if family in ("vit", "transformer", "bert", "gpt2"):
-        meshes = {"sequence": {"fsdp": 2, "sequence": 2, "tensor": 2}}
-    if family == "cnn" or ALL_MESHES:
+    if family in TRANSFORMERS:
+        meshes = {"sequence": SEQUENCE}
+    if family == "cnn":
         meshes |= MESHES
     for name, mesh in meshes.items():
         assert relative(gradients(family, mesh), one) < 1e-10, name
@@ -207,7 +213,7 @@ def test_float32_gradients_of_gpt2_split_by_length():
     def together(mesh):
         return np.concatenate([g.ravel() for g in jax.tree.leaves(gradients("gpt2", mesh, np.float32)[0])])
 
-    assert relative(together({"fsdp": 2, "sequence": 2, "tensor": 2}), together({})) < 2e-6
+    assert relative(together(SEQUENCE), together({})) < 2e-6
 
 
 @pytest.mark.parametrize(("remat", "part"), [(True, 0.5), (False, 0.75)])
