@@ -675,6 +675,10 @@ def family(model, objective="classification", batch=32, **fields) -> Config:
 
 
 SMALL = {"num_layers": 1, "num_heads": 2, "hidden_size": 128, "mlp_dim": 256}
+PAIR = {"image_encoder": "cnn", "image_fields": {"features": (16, 32)}} | {
+    "text_encoder": "lstm",
+    "text_fields": {"hidden_size": 128},
+}
 COLOUR = Given(image=(16, 16, 3), classes=16)
 FAMILIES = {
     "cnn": (family("cnn", batch=128, features=(16, 32), hidden_size=128), COLOUR),
@@ -694,10 +698,7 @@ FAMILIES = {
     ),
     "googlenet": (family("googlenet", stem="small"), COLOUR),
     "fusion": (family("fusion", fusion="direct", patch_size=4, **SMALL), COLOUR),
-    "dual_encoder": (
-        family("dual_encoder", "contrastive", image_encoder="cnn", text_encoder="lstm", embed_size=64),
-        COLOUR,
-    ),
+    "dual_encoder": (family("dual_encoder", "contrastive", embed_size=64, **PAIR), COLOUR),
     "multi_task": (
         family("mlp", hidden_sizes=(128,)),
         DatasetCard("mine", "0.0.0", {}, (16, 16, 3), 10, tuple("0123456789"), "", {"digit": 10, "other": 4}),
@@ -753,7 +754,7 @@ def compile_all(path: str) -> None:
     found["words"] = report.memory_text(refused), report.way_out_text(out, tried, refused)
     file, overrides = SEVEN_BILLION
     add("7B", load_config(file, overrides), Given())
-    hand = mlp_config(512, batch=1024, data=1, tensor=4)
+    hand = mlp_config(128, 128, batch=4096, data=1, tensor=4)
     plans, left = search.search(hand, card_of(hand, images)[0], where, limit=4, say=print)
     found["search"], found["left"] = [plan.to_json() for plan in plans], left
     found["ranking"] = report.ranking(plans, left)
@@ -876,7 +877,7 @@ def test_the_search_is_faster_than_a_bad_mesh_by_hand(plans):
     times = [plan["roofline"]["seconds"] for plan in found]
     (own,) = [plan for plan in found if not plan["settings"]]
     assert own["mesh"] == {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 4} and times == sorted(times)
-    assert times[0] < 0.9 * own["roofline"]["seconds"] and len(found) == 4 and plans["left"] > 0
+    assert times[0] < 0.2 * own["roofline"]["seconds"] and len(found) == 4 and plans["left"] > 0
     assert "(the config as it stands)" in plans["ranking"] and "--limit=N" in plans["ranking"]
 
 
