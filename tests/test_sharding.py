@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -197,6 +198,14 @@ def test_float64_gradients_equal_one_device(family, x64, monkeypatch):
         meshes |= MESHES
     for name, mesh in meshes.items():
         assert relative(gradients(family, mesh), one) < 1e-10, name
+
+
+def test_the_table_has_a_row_for_every_family():
+    """docs/meshes.md is what ``python -m tests.meshes`` printed."""
+    text = (Path(__file__).parent.parent / "docs" / "meshes.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(FAMILIES)
+    assert all(float(distance) < 1e-10 for _, distance in rows)
 
 
 @pytest.mark.parametrize("family", ["cnn", "gpt2", "bert"])
