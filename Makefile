@@ -13,7 +13,7 @@ train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train AR
 test: $(VENV)/.dev  ## runs the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-meshes: $(VENV)/.dev  ## compares eight devices with one, every family on every mesh, as in docs/meshes.md; half an hour
+test-meshes: $(VENV)/.dev  ## compares eight devices with one, every family on every mesh, as in docs/meshes.md; ten minutes
 	$(BIN)/python -m tests.meshes $(ARGS)
 
 lint: $(VENV)/.dev  ## checks style and format

@@ -1,4 +1,4 @@
-"""How far eight devices are from one, every family on every mesh: ``python -m tests.meshes [FAMILY ...]``; 20 minutes.
+"""How far eight devices are from one, every family on every mesh: ``python -m tests.meshes [FAMILY ...]``; ten minutes.
 
 Prints a table, that of docs/meshes.md. Exit code 1 if a distance in float64 is not below 1e-10.
 """

@@ -134,13 +134,20 @@ def batch_of(objective, size, rng):
     }
 
 
+def without_dropout(name, fields):
+    """In the encoders of two modalities neither."""
+    parts = [part for part in ("image", "text") if f"{part}_fields" in fields]
+    inner = {f"{part}_fields": without_dropout(fields[f"{part}_encoder"], fields[f"{part}_fields"]) for part in parts}
+    return fields | inner | {k: 0.0 for k in jaxmodels.model_fields(name) if k.endswith("dropout_rate")}
+
+
 def gradients(family, mesh, dtype=np.float64, accumulate=1, dropout=True):
     """Of every parameter, with the model's new state and the loss; the same values and batch on every mesh."""
     name, fields, objective, inputs = FAMILIES[family]
     known = jaxmodels.model_fields(name)
     fields = {k: v for k, v in {"vocab_size": 40, "num_classes": 10, "max_len": 16}.items() if k in known} | fields
     if not dropout:
-        fields |= {k: 0.0 for k in known if k.endswith("dropout_rate")}
+        fields = without_dropout(name, fields)
     model = jaxmodels.create(name, dtype=dtype, param_dtype=dtype, **fields)
     if objective is TASKS:
         model = MultiHead(model, {"digit": 10, "other": 4}, dtype=dtype, param_dtype=dtype)
