@@ -5,13 +5,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: train test lint format bench certificates plans chaos clean
+.PHONY: train test test-meshes lint format bench certificates plans chaos clean
 
 train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train ARGS="--config.steps=500"
 	$(BIN)/python -m train --config=configs/digits_cnn.py --workdir=runs/digits_cnn $(ARGS)
 
 test: $(VENV)/.dev  ## runs the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-meshes: $(VENV)/.dev  ## compares eight devices with one, every family on every mesh, as in docs/meshes.md; ten minutes
+	$(BIN)/python -m tests.meshes $(ARGS)
 
 lint: $(VENV)/.dev  ## checks style and format
 	$(BIN)/ruff check .

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-import os
 import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ MESHES = {
     "tensor=8": {"data": 1, "tensor": 8},
     "fsdp=4 x tensor=2": {"data": 1, "fsdp": 4, "tensor": 2},
 }
+SEQUENCE = {"fsdp": 2, "sequence": 2, "tensor": 2}
 SMALL = {"num_layers": 2, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64}
 CNN = {"features": (16, 32), "pool": "each", "hidden_size": 64}
 PAIR = {
@@ -77,8 +78,7 @@ FAMILIES = {  # name, fields, objective, inputs; dropout is on where the model h
 }
 """One of each family; ``inception_v3`` is built as ``googlenet`` is, and takes minutes to compile."""
 
-ALL_MESHES = os.environ.get("ALL_MESHES")
-"""Set, it tries every family on every mesh: some ten minutes."""
+TRANSFORMERS = ("vit", "transformer", "bert", "gpt2")
 
 
 def config_of(*, accumulate=1, **mesh) -> Config:
@@ -134,13 +134,20 @@ def batch_of(objective, size, rng):
     }
 
 
+def without_dropout(name, fields):
+    """In the encoders of two modalities neither."""
+    parts = [part for part in ("image", "text") if f"{part}_fields" in fields]
+    inner = {f"{part}_fields": without_dropout(fields[f"{part}_encoder"], fields[f"{part}_fields"]) for part in parts}
+    return fields | inner | {k: 0.0 for k in jaxmodels.model_fields(name) if k.endswith("dropout_rate")}
+
+
 def gradients(family, mesh, dtype=np.float64, accumulate=1, dropout=True):
     """Of every parameter, with the model's new state and the loss; the same values and batch on every mesh."""
     name, fields, objective, inputs = FAMILIES[family]
     known = jaxmodels.model_fields(name)
     fields = {k: v for k, v in {"vocab_size": 40, "num_classes": 10, "max_len": 16}.items() if k in known} | fields
     if not dropout:
-        fields |= {k: 0.0 for k in known if k.endswith("dropout_rate")}
+        fields = without_dropout(name, fields)
     model = jaxmodels.create(name, dtype=dtype, param_dtype=dtype, **fields)
     if objective is TASKS:
         model = MultiHead(model, {"digit": 10, "other": 4}, dtype=dtype, param_dtype=dtype)
@@ -176,21 +183,36 @@ def relative(a, b):
     return max(difference / (norm if norm > 1e-12 else 1.0) for difference, norm in norms)
 
 
+def few_blocks(monkeypatch):
+    """Of GoogLeNet: all are alike, and slow to compile."""
+    monkeypatch.setattr(googlenet, "BLOCKS", {name: googlenet.BLOCKS[name] for name in ("3a", "4a")})
+    monkeypatch.setattr(googlenet, "AUXILIARY", {})
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float64_gradients_equal_one_device(family, x64, monkeypatch):
-    """With the same dropout masks, and batch statistics, which are those of the global batch."""
-    blocks = {name: googlenet.BLOCKS[name] for name in ("3a", "4a")}  # all are alike, and slow to compile
-    monkeypatch.setattr(googlenet, "BLOCKS", blocks)
-    monkeypatch.setattr(googlenet, "AUXILIARY", {})
+    """With the same dropout masks, and batch statistics, which are those of the global batch.
+
+    ``python -m tests.meshes`` tries every family on every mesh.
+    """
+    few_blocks(monkeypatch)
     one = gradients(family, {})
     assert np.median([np.linalg.norm(g) for g in jax.tree.leaves(one[0])]) > 1e-6
     meshes = {"2x2x2": MESHES["2x2x2"]}
-    if family in ("vit", "transformer", "bert", "gpt2"):
-        meshes = {"sequence": {"fsdp": 2, "sequence": 2, "tensor": 2}}
-    if family == "cnn" or ALL_MESHES:
+    if family in TRANSFORMERS:
+        meshes = {"sequence": SEQUENCE}
+    if family == "cnn":
         meshes |= MESHES
     for name, mesh in meshes.items():
         assert relative(gradients(family, mesh), one) < 1e-10, name
+
+
+def test_the_table_has_a_row_for_every_family():
+    """docs/meshes.md is what ``python -m tests.meshes`` printed."""
+    text = (Path(__file__).parent.parent / "docs" / "meshes.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(FAMILIES)
+    assert all(float(distance) < 1e-10 for _, distance in rows)
 
 
 @pytest.mark.parametrize("family", ["cnn", "gpt2", "bert"])
@@ -207,7 +229,7 @@ def test_float32_gradients_of_gpt2_split_by_length():
     def together(mesh):
         return np.concatenate([g.ravel() for g in jax.tree.leaves(gradients("gpt2", mesh, np.float32)[0])])
 
-    assert relative(together({"fsdp": 2, "sequence": 2, "tensor": 2}), together({})) < 2e-6
+    assert relative(together(SEQUENCE), together({})) < 2e-6
 
 
 @pytest.mark.parametrize(("remat", "part"), [(True, 0.5), (False, 0.75)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import jaxmodels
 from input_pipeline import Card
-from train.config import Config, ConfigError, check
+from train.config import Config, ConfigError, check, reads_images, reads_text
 from train.plan.compiling import Plan, make_plan
 from train.plan.topology import Topology, find_topology, larger
 
@@ -129,8 +129,8 @@ def search(
 ) -> tuple[list[Plan], int]:
     """Plans that fit, the fastest by the roofline first, and the number of groups of candidates not tried.
 
-    A group is a mesh (tensor up to 8) with or without rematerialisation; of each the fewest micro-batches that fit, as
-    more of them are never faster by this measure. The config as it stands comes first.
+    A group is a mesh (tensor, or for texts sequence, up to 8) with or without rematerialisation; of each the fewest
+    micro-batches that fit, as more of them are never faster by this measure. The config as it stands comes first.
 
     Args:
       limit: compilations.
@@ -162,24 +162,30 @@ def _groups(config: Config, topology: Topology) -> Iterator[list[Settings]]:
     devices, remats = len(topology.devices), [{}]
     if "remat" in jaxmodels.model_fields(config.model):
         remats = [{"model_fields.remat": again} for again in (False, True)]
-    for mesh, remat in itertools.product(_meshes(sizes(config, devices), devices, topology.slices), remats):
+    for mesh, remat in itertools.product(_meshes(config, devices, topology.slices), remats):
         shards = mesh["data"] * mesh["fsdp"]
         counts = [n for n in _powers(config.batch_size // shards) if config.batch_size % (n * shards) == 0]
         group = [on_mesh(config, devices, mesh) | remat | {"accumulate": n} for n in counts]
         yield [{k: v for k, v in settings.items() if v != _value(config, k)} for settings in group]
 
 
-def _meshes(own: dict[str, int], devices: int, slices: int) -> list[dict[str, int]]:
-    """Of all devices, those that split least over ``tensor`` and most over ``fsdp`` first; other axes stay."""
-    others = math.prod(size for axis, size in own.items() if axis not in ("data", "fsdp", "tensor"))
-    inside = devices // slices // others
+def _meshes(config: Config, devices: int, slices: int) -> list[dict[str, int]]:
+    """Of all devices, those that split least over ``tensor`` or ``sequence`` and most over ``fsdp`` first.
+
+    Of the two, one is split at a time. Tokens of images stay as they are: with a class token they rarely divide.
+    """
+    parts = [sizes(config, devices)["sequence"]]
+    if "attention" in jaxmodels.model_fields(config.model) and reads_text(config) and not reads_images(config):
+        parts = [n for n in _powers(8) if config.data.max_len % n == 0]
+    inside = devices // slices
     found = [
-        own | {"data": slices * data, "fsdp": inside // data // tensor, "tensor": tensor}
-        for tensor in _powers(8)
+        {"data": slices * data, "fsdp": inside // (data * tensor * part), "sequence": part, "tensor": tensor}
+        for tensor, part in itertools.product(_powers(8), parts)
+        if tensor == 1 or part == parts[0]
         for data in range(1, inside + 1)
-        if inside % (data * tensor) == 0
+        if inside % (data * tensor * part) == 0
     ]
-    return sorted(found, key=lambda m: (m["tensor"], -m["fsdp"]))
+    return sorted(found, key=lambda m: (m["tensor"] * m["sequence"], -m["fsdp"]))
 
 
 def _powers(most: int) -> list[int]:
