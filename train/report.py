@@ -59,7 +59,9 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
 
 def _pruning(prune: PruneConfig) -> str:
     if prune.method == "surgeon":
-        return f"{prune.sparsity:.0%} of each kernel, before step 0, by the surgeon on {prune.examples:,} examples"
+        return (
+            f"{prune.sparsity:.0%} of kernels, {prune.scope}, before step 0, by surgeon of {prune.examples:,} examples"
+        )
     return f"{prune.sparsity:.0%} of kernels, {prune.scope}, steps {prune.begin_step} to {prune.end_step}"
 
 

@@ -37,6 +37,7 @@ def operate(run: Run, state: TrainState) -> TrainState:
             whole,
             calibration(run, config.prune.examples),
             config.prune.sparsity,
+            scope=config.prune.scope,
             select=lambda path: prunable(path) and not matches_any(config.optim.freeze, path),
         )
     except ValueError as e:

@@ -19,7 +19,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float
 
 from jaxmodels.capture import capture
-from jaxmodels.compress.prune import Select, prunable
+from jaxmodels.compress.prune import Select, masks, prunable
 from jaxmodels.paths import is_stacked
 
 MAX_INPUTS = 8192
@@ -92,10 +92,11 @@ def prune_model(
     batches: Sequence[Calibration],
     sparsity: float,
     *,
+    scope: str = "global",
     damping: float = 0.01,
     select: Select = prunable,
 ) -> Any:
-    """``variables`` with :func:`prune_kernel` done to each selected kernel, all to the same sparsity.
+    """``variables`` with :func:`prune_kernel` done to each selected kernel.
 
     Layers are taken in the order in which they run, block by block: a block's inputs are those that the pruned blocks
     before it give. Dense layers and convolutions, whose inputs are the patches, can be pruned, scanned ones too. A
@@ -104,6 +105,9 @@ def prune_model(
     Args:
       variables: what ``model.apply`` takes, on one device or on the host.
       batches: best of what the model was trained on; a few thousand examples.
+      sparsity: share of the selected weights that goes, in [0, 1).
+      scope: ``"global"``: as many of each kernel and scanned layer as magnitude would take of it if it pruned all of
+        them together: errors of different layers cannot be compared; ``"layer"``: the same share of each.
 
     Raises:
       ValueError: a selected kernel cannot be pruned so.
@@ -117,6 +121,7 @@ def prune_model(
     for path in chosen:
         _require_supported(path, params[path], layers)
     wanted = {path: layer for path, layer in layers.items() if f"{path}/kernel" in chosen}
+    stays = traverse_util.flatten_dict(masks(variables["params"], sparsity, scope=scope, select=select), sep="/")
     for group in _groups(wanted, params):
         grams = jax.jit(partial(_grams, model=model, group=tuple(group), layers=wanted))
         total = [0.0] * len(group)
@@ -124,10 +129,10 @@ def prune_model(
             found = jax.device_get(grams(variables, batch))
             total = [a + b.astype(np.float64) for a, b in zip(total, found, strict=True)]
         for (path, index), gram in zip(group, total, strict=True):
-            whole = np.array(params[f"{path}/kernel"])
-            old = whole if index is None else whole[index]
-            new = prune_kernel(old.reshape(-1, old.shape[-1]), gram, sparsity, damping=damping).reshape(old.shape)
-            whole[... if index is None else index] = new
+            whole, at = np.array(params[f"{path}/kernel"]), ... if index is None else index
+            share = 1 - float(np.asarray(stays[f"{path}/kernel"])[at].mean())
+            new = prune_kernel(whole[at].reshape(-1, whole.shape[-1]), gram, share, damping=damping)
+            whole[at] = new.reshape(whole[at].shape)
             params[f"{path}/kernel"] = jnp.asarray(whole)
         variables = {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
     return variables
@@ -143,7 +148,7 @@ def _layers(model: nn.Module, variables: Any, batch: Calibration) -> dict[str, n
             found.setdefault("/".join(module.path), module.clone(parent=None, name=None))
         return call(*args, **kwargs)
 
-    def run(variables: Any, inputs: tuple[Any, ...]) -> list[str]:
+    def run(variables: Any, inputs: tuple[Any, ...]) -> dict[str, jax.Array]:
         with nn.intercept_methods(note):
             seen = capture(model, variables, *inputs, train=False)
         return {path: x for path, (x, _) in seen.items()}
