@@ -176,8 +176,8 @@ class PruneConfig:
     sparsity: float = field(default=0.0, metadata=limit(low=0, below=1))  # share at the end; 0: no pruning
     # of all kernels together, of each, or of every 4 consecutive inputs 2: that is sparsity 0.5, at once
     scope: Literal["global", "layer", "2:4"] = "global"
-    # which: the smallest; or, before step 0, of what init_from gives those that count least in what their layer computes,
-    # and those that stay make up for them (jaxmodels.compress.surgeon)
+    # which: the smallest; or, once before step 0, of what init_from gives those that matter least to what their layer
+    # computes, for which those that stay make up (jaxmodels.compress.surgeon)
     method: Literal["magnitude", "surgeon"] = "magnitude"
     begin_step: int = field(default=0, metadata=limit(low=0))  # steps done before the first go
     end_step: int = field(default=0, metadata=limit(low=0))  # and before the last do; 0: all at once

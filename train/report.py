@@ -58,11 +58,10 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
 
 
 def _pruning(prune: PruneConfig) -> str:
+    what = f"{prune.sparsity:.0%} of kernels, {prune.scope}"
     if prune.method == "surgeon":
-        return (
-            f"{prune.sparsity:.0%} of kernels, {prune.scope}, before step 0, by surgeon of {prune.examples:,} examples"
-        )
-    return f"{prune.sparsity:.0%} of kernels, {prune.scope}, steps {prune.begin_step} to {prune.end_step}"
+        return f"{what}, before step 0, by the surgeon on {prune.examples:,} examples"
+    return f"{what}, steps {prune.begin_step} to {prune.end_step}"
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
