@@ -184,14 +184,13 @@ def test_a_trained_network_keeps_more_than_by_magnitude(base):
     batches = calibration(run, 1000)
     assert sum(len(b.weight) for b in batches) == 1000
     dense = accuracy(run, variables["params"])
-    for scope, share, gain, loss in (("global", 0.9, 0.2, 0.03), ("layer", 0.8, 0.2, 1)):
-        by_surgeon = prune_model(run.model, variables, batches, share, scope=scope)["params"]
-        magnitude = prune.prune(variables["params"], share, scope=scope)
-        assert prune.sparsity(by_surgeon) == pytest.approx(share, abs=1e-3)
-        assert accuracy(run, by_surgeon) > max(accuracy(run, magnitude) + gain, dense - loss)
-        if scope == "global":  # as many of each kernel
-            for path, x in flat(magnitude).items():
-                assert (x == 0).sum() == (flat(by_surgeon)[path] == 0).sum()
+    by_surgeon = prune_model(run.model, variables, batches, 0.9)["params"]
+    magnitude = prune.prune(variables["params"], 0.9)
+    assert prune.sparsity(by_surgeon) == pytest.approx(0.9, abs=1e-3)
+    # when this was written: 0.967 dense, 0.961 by surgeon and 0.643 by magnitude
+    assert accuracy(run, by_surgeon) > max(accuracy(run, magnitude) + 0.2, dense - 0.03)
+    for path, x in flat(magnitude).items():
+        assert (x == 0).sum() == (flat(by_surgeon)[path] == 0).sum(), "as many of each kernel"
 
 
 def test_zeros_stay_through_training_and_after_a_resumption(base, tmp_path, monkeypatch, capsys):
