@@ -128,6 +128,7 @@ def variants(run: Run, state: TrainState, examples: int) -> dict[str, PyTree]:
 
 
 def _surgeon(run: Run, state: TrainState, examples: int) -> dict[str, PyTree]:
+    """Rows of second-order pruning; none, and a warning, where the model has kernels that it cannot prune."""
     batches, found = calibration(run, examples), {}
     variables = jax.device_get({"params": state.params, **state.model_state})
     where = jax.tree.map(lambda x: x.sharding, state.params)
