@@ -60,11 +60,13 @@ def prune_kernel(
     w, stays = first, np.ones(first.shape, bool)
     variance = np.repeat(np.diag(np.linalg.inv(h))[:, None], outputs, 1)
     counts = [round(share * first.size) for share in _rounds(sparsity, inputs)]
+    if not counts[-1]:
+        return kernel
     for count in counts:
         # what has gone costs less than anything that stays, so that it goes again
         cost = np.where(stays, w**2 / variance, -1.0).ravel()
         stays = np.ones(first.size, bool)
-        stays[np.argpartition(cost, max(count - 1, 0))[:count]] = False
+        stays[np.argpartition(cost, count - 1)[:count]] = False
         stays = stays.reshape(first.shape)
         w = np.zeros(first.shape)
         for j in range(outputs):
