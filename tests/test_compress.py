@@ -528,18 +528,21 @@ def test_the_report(base, tmp_path, capsys, monkeypatch):
         f"--workdir={base}",
         f"--add={tmp_path / 'fine_tuned'}",
         f"--out={out}",
+        "--examples=200",
         "--step=last",
         "--split=train",
     ]
     assert compress.main(arguments) == 0
     printed, found = capsys.readouterr().out, json.loads((out / "report.json").read_text())
     rows = {row["name"]: row for row in found["rows"]}
-    names = ["original", "int8", "pruned_50", "pruned_70", "pruned_80", "pruned_90", "pruned_2_4", "int8_pruned_50"]
+    names = ["original", "int8", "pruned_50", "pruned_70", "pruned_80", "pruned_90", "pruned_2_4"]
+    names += ["surgeon_50", "surgeon_70", "surgeon_80", "surgeon_90", "int8_pruned_50"]
     assert [*rows] == [*names, "fine_tuned", "fine_tuned_int8"] and found["split"] == "train"
     assert all(name in printed for name in rows) and (out / "report.txt").read_text() in printed
     assert (out / "pareto.png").stat().st_size > 10_000
     assert rows["original"]["size_ratio"] == rows["original"]["latency_ratio"] == 1
     assert rows["pruned_80"]["sparsity"] == pytest.approx(0.8, abs=0.01) and rows["original"]["int8"] == 0
+    assert rows["surgeon_80"]["sparsity"] == pytest.approx(0.8, abs=0.01)
     assert rows["fine_tuned"]["sparsity"] == pytest.approx(0.75, abs=0.01)
     for name, row in rows.items():
         assert row["bytes"] == (out / f"{name}.safetensors").stat().st_size and row["latency_ms"] > 0

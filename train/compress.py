@@ -18,6 +18,7 @@ import numpy as np
 from jaxmodels.compress import files
 from jaxmodels.compress.prune import prune, sparsity
 from jaxmodels.compress.quantize import executing, int8_share, quantize
+from jaxmodels.compress.surgeon import prune_model
 from train import cli, report
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, for_this_machine, restore
@@ -26,6 +27,7 @@ from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import PyTree, TrainState
 from train.step import eval_step, predict_step
+from train.surgeon import calibration
 from train.workdir import read_card, read_config
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
@@ -108,15 +110,35 @@ def make_bench(run: Run, batch_size: int, split: str) -> Bench:
     return Bench(run, accuracy, jax.jit(partial(predict_step, model=run.model)), [batch[k] for k in task.inputs])
 
 
-def variants(params: PyTree) -> dict[str, PyTree]:
-    """Parameters by name of row: the original's, and what can be had of it without training."""
+def variants(run: Run, state: TrainState, examples: int) -> dict[str, PyTree]:
+    """Parameters by name of row: the original's, and what can be had of it without training.
+
+    Args:
+      examples: of the run's train_split, on whose activations the surgeon works; 0: no rows of its.
+    """
+    params = state.params
     found = {"original": params, "int8": quantize(params)}
     found |= {f"pruned_{share:.0%}".rstrip("%"): prune(params, share) for share in SPARSITIES}
     try:
         found["pruned_2_4"] = prune(params, 0.5, scope="2:4")
     except ValueError as e:
         cli.warn(f"no row pruned_2_4: {e}")
+    found |= _surgeon(run, state, examples) if examples else {}
     return found | {"int8_pruned_50": quantize(prune(params, 0.5))}
+
+
+def _surgeon(run: Run, state: TrainState, examples: int) -> dict[str, PyTree]:
+    """Rows of second-order pruning; none, and a warning, where the model has kernels that it cannot prune."""
+    batches, found = calibration(run, examples), {}
+    variables = jax.device_get({"params": state.params, **state.model_state})
+    where = jax.tree.map(lambda x: x.sharding, state.params)
+    try:
+        for share in SPARSITIES:
+            params = prune_model(run.model, variables, batches, share)["params"]
+            found[f"surgeon_{share:.0%}".rstrip("%")] = jax.device_put(params, where)
+    except ValueError as e:
+        cli.warn(f"no rows surgeon_*: {e}")
+    return found
 
 
 def measure(variants: list[Variant]) -> list[Row]:
@@ -191,6 +213,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=None, help="where to write; default: WORKDIR/compress")
     parser.add_argument("--step", default="best", help='checkpoint: "best" (default), "last" or a number')
     parser.add_argument("--batch_size", type=int, default=32, help="examples of a batch, for the latency")
+    parser.add_argument(
+        "--examples", type=int, default=2048, help="of training, for the rows surgeon_*; 0: without these rows"
+    )
     parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
     parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
     args = parser.parse_args(argv)
@@ -200,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     run, state = _open(args.workdir, args.step, args)
     batch_size = -(-args.batch_size // jax.device_count()) * jax.device_count()
     split = args.split or run.config.data.eval_split
-    found = [(make_bench(run, batch_size, split), state, variants(state.params))]
+    found = [(make_bench(run, batch_size, split), state, variants(run, state, args.examples))]
     taken = {*found[0][2]}
     for workdir in args.add:
         other, its = _open(workdir, args.step, args)

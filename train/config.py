@@ -171,14 +171,18 @@ class BeamConfig:
 
 @dataclass
 class PruneConfig:
-    """Weights that go, the smallest first, while a run trains: kernels that train, but for the head's."""
+    """Weights that go, while a run trains or before it does: kernels that train, but for the head's."""
 
     sparsity: float = field(default=0.0, metadata=limit(low=0, below=1))  # share at the end; 0: no pruning
     # of all kernels together, of each, or of every 4 consecutive inputs 2: that is sparsity 0.5, at once
     scope: Literal["global", "layer", "2:4"] = "global"
+    # which: the smallest; or, once before step 0, of what init_from gives those that matter least to what their layer
+    # computes, for which those that stay make up (jaxmodels.compress.surgeon)
+    method: Literal["magnitude", "surgeon"] = "magnitude"
     begin_step: int = field(default=0, metadata=limit(low=0))  # steps done before the first go
     end_step: int = field(default=0, metadata=limit(low=0))  # and before the last do; 0: all at once
     every: int = field(default=100, metadata=limit(low=1))  # steps from one time to the next
+    examples: int = field(default=2048, metadata=limit(low=1))  # of train_split, for the surgeon
 
 
 @dataclass
@@ -365,11 +369,27 @@ def _check_compression(config: Config) -> None:
             )
         if prune.scope == "2:4" and prune.sparsity != 0.5:
             raise ConfigError(f"config.prune.sparsity = {prune.sparsity} with scope 2:4; nearest: 0.5")
+        if prune.method == "surgeon":
+            _check_surgeon(config)
     if config.distill.teacher is not None and config.objective != "classification":
         raise ConfigError(
             f"config.distill.teacher = {config.distill.teacher!r} is for objective classification, not for "
             f"{config.objective!r}; nearest: config.distill.teacher = None"
         )
+
+
+def _check_surgeon(config: Config) -> None:
+    """Needs what is to be pruned when the run begins, and what of it is padding."""
+    prune, of = config.prune, "config.prune.method = 'surgeon'"
+    if config.init_from is None:
+        raise ConfigError(f"{of} prunes what was trained; set config.init_from to it, or config.prune.method=magnitude")
+    for name in ("begin_step", "end_step"):
+        if getattr(prune, name):
+            raise ConfigError(f"config.prune.{name} = {getattr(prune, name)}, but {of} prunes at once; nearest: 0")
+    if prune.scope == "2:4":
+        raise ConfigError(f"config.prune.scope = '2:4' is not for {of}; nearest: 'layer'")
+    if config.objective == "seq2seq":
+        raise ConfigError(f"{of} is not for objective seq2seq; nearest: 'magnitude'")
 
 
 def _check_text(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Pruning during training, around any optimiser. What is pruned and how much: ``jaxmodels.compress.prune``."""
+"""Pruning during training, around any optimiser, and once before it. How: ``jaxmodels.compress``."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ def pruned(tx: optax.GradientTransformation, config: PruneConfig) -> optax.Gradi
 
     Masks are chosen by the weights before the update, at ``begin_step``, every ``every`` steps and at ``end_step``, to
     the sparsity of :func:`jaxmodels.compress.prune.gradual`. What has gone is 0 and so the smallest: it stays away.
-    Masked weights have no gradient; their update is ``-p``, because ``p + -p`` is 0 whatever the rounding.
+    Masked weights have no gradient; their update is ``-p``, because ``p + -p`` is 0 whatever the rounding. Of method
+    surgeon the weights are pruned before: at step 0 exactly those that are 0 are masked.
     """
 
     def init(params):
@@ -35,7 +36,12 @@ def pruned(tx: optax.GradientTransformation, config: PruneConfig) -> optax.Gradi
         count, begin, end = state.count, config.begin_step, config.end_step
         share = prune.gradual(count, sparsity=config.sparsity, begin=begin, end=end)
         due = (begin <= count) & (count <= end) & (((count - begin) % config.every == 0) | (count == end))
-        masks = jax.lax.cond(due, lambda: prune.masks(params, share, scope=config.scope), lambda: state.masks)
+
+        def chosen():
+            once = config.method == "surgeon"
+            return prune.nonzero(params) if once else prune.masks(params, share, scope=config.scope)
+
+        masks = jax.lax.cond(due, chosen, lambda: state.masks)
         updates, inner = tx.update(prune.apply_masks(grads, masks), state.inner, params)
         updates = jax.tree.map(lambda u, p, m: u if m is None else jnp.where(m, u, -p), updates, params, masks)
         return updates, PruneState(count + 1, masks, inner)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from train import binary, setup, transfer
+from train.config import PruneConfig
 from train.metrics import write_atomically
 from train.setup import Run
 
@@ -47,15 +48,20 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
         "initial": origin,
         "frozen": f"{frozen:,} parameters: {', '.join(optim.freeze)}" if frozen else "",
         "teacher": f"{run.teacher.origin}, temperature {config.distill.temperature:g}" if run.teacher else "",
-        "pruning": f"{prune.sparsity:.0%} of kernels, {prune.scope}, steps {prune.begin_step} to {prune.end_step}"
-        if prune.sparsity
-        else "",
+        "pruning": _pruning(prune) if prune.sparsity else "",
         "backend": f"convolutions and matrix products by XLA:{device.platform}; augmentation on the device",
         "versions": f"python {platform.python_version()}, "
         + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES),
         "workdir": f"{workdir}" + (f", going on from step {start}" if start else ""),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
+
+
+def _pruning(prune: PruneConfig) -> str:
+    what = f"{prune.sparsity:.0%} of kernels, {prune.scope}"
+    if prune.method == "surgeon":
+        return f"{what}, before step 0, by the surgeon on {prune.examples:,} examples"
+    return f"{what}, steps {prune.begin_step} to {prune.end_step}"
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> None:

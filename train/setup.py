@@ -1,6 +1,7 @@
 """From a config to everything a run needs: data card, mesh, model, optimiser, and compiled steps."""
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +86,12 @@ class Run:
         _ = self.teacher  # a mistake in it shall be found now
         options: dict[str, Any] = {"skip": config.init_skip, "image_shape": _input_shape(self.card), "warn": warn}
         if config.init_from is not None:
-            return transfer.load(config.init_from, state, model=self.model, **options)
+            state, origin = transfer.load(config.init_from, state, model=self.model, **options)
+            if config.prune.sparsity and config.prune.method == "surgeon":
+                from train import surgeon  # here: it needs a run, and most runs do not need it
+
+                state = surgeon.operate(self, state)
+            return state, origin
         origins = []
         for name, source in config.init_parts.items():
             if name not in state.params:
@@ -228,6 +234,18 @@ class Run:
         with contextlib.closing(self._make_loader(self.config.data.train_split, **options)) as loader:
             return next(loader)
 
+    def unaugmented_examples(self, count: int) -> dict[str, np.ndarray]:
+        """The first ``count`` examples of training, or all there are, without augmentation; the same on every process.
+
+        Texts are in their own order, whatever their lengths, and padded to the greatest.
+        """
+        text = text_card(self.card)
+        options = {"batch_size": count, "train": False, "text": text and dataclasses.replace(text, buckets=())}
+        with contextlib.closing(self._make_loader(self.config.data.train_split, **options)) as loader:
+            batch = next(loader)
+        real = batch["weight"].reshape(count, -1).any(1)
+        return {k: v[real] for k, v in batch.items()}
+
     def _make_loader(self, split: str, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
         data, card = self.config.data, self.card
         return input_pipeline.make_loader(
@@ -237,10 +255,9 @@ class Run:
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
             decoding=_decoding(data),
-            text=text_card(card),
             images=isinstance(card, DatasetCard | ImageTextCard),
             labels=self.config.tasks.labels,
-            **kwargs,
+            **{"text": text_card(card)} | kwargs,
         )
 
     def batch_shapes(self, size: int) -> list[dict[str, jax.ShapeDtypeStruct]]:

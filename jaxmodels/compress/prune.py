@@ -76,6 +76,11 @@ def masks(
     return jax.tree_util.tree_map_with_path(mask, params)
 
 
+def nonzero(params: PyTree, *, select: Select = prunable) -> PyTree:
+    """Masks (see :func:`masks`) of what is not 0: they keep what was pruned elsewhere as it is."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: x != 0 if select(path_name(path)) else None, params)
+
+
 def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
     """``params`` with 0 where a mask is False."""
     return jax.tree.map(lambda x, mask: x if mask is None else jnp.where(mask, x, 0), params, masks)
