@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -67,38 +67,49 @@ def _taps(x: Array, size: tuple[int, ...], strides: tuple[int, ...], out: Any) -
     return [x[:, i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * t + 1 : t] for i, j in np.ndindex(*size)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: Float[Array, "b h w c"], window: int, stride: int, pads: Pads) -> Float[Array, "b h2 w2 c"]:
     """Largest value of each window, padding being -inf; the gradient goes to the first one, as PyTorch's does."""
+    return _max_pool(x, window, stride, pads, x.shape[1:3])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]) -> Array:
     dims, strides = (1, window, window, 1), (1, stride, stride, 1)
     least = np.array(-np.inf, x.dtype)
     return jax.lax.reduce_window(x, least, jax.lax.max, dims, strides, ((0, 0), *pads, (0, 0)))
 
 
-def _max_pool_forward(x: Array, window: int, stride: int, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
-    y = max_pool(x, window, stride, pads)
-    return y, (x, y)
+def _max_pool_forward(
+    x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]
+) -> tuple[Array, UInt8[Array, "b h2 w2 c"]]:
+    y = _max_pool(x, window, stride, pads, size)
+    everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+    padded = jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere)
+    best, *others = _taps(padded, (window, window), (stride, stride), y.shape[1:3])
+    # which it is, and not x and y to compare: XLA may compute x again, rounded otherwise, and none would be equal
+    first = jnp.zeros(y.shape, jnp.uint8)
+    for k, tap in enumerate(others, 1):
+        better = tap > best
+        best, first = jnp.where(better, tap, best), jnp.where(better, jnp.uint8(k), first)
+    return y, first
 
 
 def _max_pool_backward(
-    window: int, stride: int, pads: Pads, kept: tuple[Array, Array], gradient: Array
+    window: int, stride: int, pads: Pads, size: tuple[int, int], first: Array, gradient: Array
 ) -> tuple[Array]:
-    x, y = kept
-    (_, h, w, _), (_, rows, columns, _) = x.shape, y.shape
-    everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
-    padded = jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere)
-    zero, free, total = np.zeros((), x.dtype), jnp.ones(y.shape, bool), jnp.zeros(padded.shape, x.dtype)
-    for (i, j), tap in zip(
-        np.ndindex(window, window), _taps(padded, (window, window), (stride, stride), (rows, columns)), strict=True
-    ):
-        chosen = free & (tap == y)
-        free &= ~chosen
+    (top, bottom), (left, right) = pads
+    height, width = size[0] + top + bottom, size[1] + left + right
+    _, rows, columns, _ = first.shape
+    zero = np.zeros((), gradient.dtype)
+    total = jnp.zeros((len(first), height, width, first.shape[-1]), gradient.dtype)
+    for k, (i, j) in enumerate(np.ndindex(window, window)):
         place = [
-            (first, size - first - (count - 1) * stride - 1, stride - 1)
-            for first, size, count in ((i, padded.shape[1], rows), (j, padded.shape[2], columns))
+            (start, length - start - (count - 1) * stride - 1, stride - 1)
+            for start, length, count in ((i, height, rows), (j, width, columns))
         ]
-        total += jax.lax.pad(jnp.where(chosen, gradient, zero), zero, ((0, 0, 0), *place, (0, 0, 0)))
-    return (total[:, pads[0][0] : pads[0][0] + h, pads[1][0] : pads[1][0] + w],)
+        chosen = jnp.where(first == k, gradient, zero)
+        total += jax.lax.pad(chosen, zero, ((0, 0, 0), *place, (0, 0, 0)))
+    return (total[:, top : top + size[0], left : left + size[1]],)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
