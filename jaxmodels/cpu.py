@@ -51,20 +51,22 @@ def _of_tiles(x: Array, kernel: Array, product: Any) -> Array:
 
 
 def _of_patches(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads, product: Any) -> Array:
-    taps = _taps(
-        jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel.shape[:2], strides, _out(x, kernel.shape[:2], strides, pads)
-    )
-    return _rows(jnp.concatenate(taps, -1), rearrange(kernel, "h w c o -> (h w c) o"), product)
+    windows = jnp.concatenate(taps(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel.shape[:2], strides), -1)
+    return _rows(windows, rearrange(kernel, "h w c o -> (h w c) o"), product)
 
 
 def _rows(x: Array, kernel: Array, product: Any) -> Array:
     return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
 
-def _taps(x: Array, size: tuple[int, ...], strides: tuple[int, ...], out: Any) -> list[Array]:
-    """For each place of a window, what lies there in every window: arrays [b, *out, c]."""
-    (s, t), (h, w) = strides, out
-    return [x[:, i : i + (h - 1) * s + 1 : s, j : j + (w - 1) * t + 1 : t] for i, j in np.ndindex(*size)]
+def taps(x: Array, size: tuple[int, ...], strides: tuple[int, ...]) -> list[Array]:
+    """For each place of a window, what of ``x`` [b, ..., c] lies there in every window: arrays [b, ..., c]."""
+
+    def tap(*start: int) -> Array:
+        ends = (n - k + first + 1 for n, k, first in zip(x.shape[1:-1], size, start, strict=True))
+        return x[:, *map(slice, start, ends, strides)]
+
+    return [tap(*start) for start in np.ndindex(*size)]
 
 
 def max_pool(x: Float[Array, "b h w c"], window: int, stride: int, pads: Pads) -> Float[Array, "b h2 w2 c"]:
@@ -85,7 +87,7 @@ def _max_pool_forward(
     y = _max_pool(x, window, stride, pads, size)
     everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
     padded = jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere)
-    best, *others = _taps(padded, (window, window), (stride, stride), y.shape[1:3])
+    best, *others = taps(padded, (window, window), (stride, stride))
     # which it is, and not x and y to compare: XLA may compute x again, rounded otherwise, and none would be equal
     first = jnp.zeros(y.shape, jnp.uint8)
     for k, tap in enumerate(others, 1):

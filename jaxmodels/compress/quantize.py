@@ -22,11 +22,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int8
 
 from jaxmodels.compress.prune import PyTree, Select
+from jaxmodels.cpu import taps
 from jaxmodels.paths import is_stacked, path_name
 
 LEVELS = 127
@@ -233,12 +233,6 @@ def _int8_conv(
     sizes = kernel.shape[:-2]
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:-1], sizes, strides, padding)
-    x8 = jnp.pad(x8, ((0, 0), *padding, (0, 0)))
-
-    def window(*start: int) -> Array:  # what one place of the kernel meets
-        ends = (n - size + first + 1 for n, size, first in zip(x8.shape[1:-1], sizes, start, strict=True))
-        return x8[:, *map(slice, start, ends, strides)]
-
-    windows = jnp.concatenate([window(*start) for start in np.ndindex(*sizes)], axis=-1)
+    windows = jnp.concatenate(taps(jnp.pad(x8, ((0, 0), *padding, (0, 0))), sizes, strides), axis=-1)
     flat = kernel.astype(jnp.int8).reshape(-1, kernel.shape[-1])
     return _int8_product(windows, flat, scale, row_scale, x.dtype)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
         theirs = min(v["median"] for k, v in result[mode].items() if k != "ours")
         result[f"ratio_{mode}"] = theirs / result[mode]["ours"]["median"]
     tx = make_optimizer(OPTIMIZERS["adamw"], 1)
-    result["flops"] = count_flops(jax.make_jaxpr(our_step(model, tx, case))(our_state(variables, tx), batch))
+    state = jax.eval_shape(partial(our_state, tx=tx), variables)  # none is needed to count
+    result["flops"] = count_flops(jax.make_jaxpr(our_step(model, tx, case))(state, batch))
     if memory:
         say("peak memory")
         result["peak_memory_mb"] = {side: _peak_memory(case.key, side) for side in ("torch", "ours")}
