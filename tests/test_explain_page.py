@@ -277,6 +277,18 @@ def test_means_are_of_what_is_defined():
     assert "completeness of 1 of 3 examples" in explain.remarks({"row": found}, {"row": there})[0]
 
 
+def test_parts_that_miss_the_whole_are_said_with_the_way_out(images, tmp_path, capsys):
+    options = [f"--workdir={images}", "--split=test", "--count=4", "--method=integrated_gradients", "--faithfulness"]
+    errors = []
+    for steps in (1, 1024):
+        assert explain.main([*options, "--json", f"--ig_steps={steps}"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        errors.append(found["methods"]["integrated_gradients"]["completeness_error"])
+        says = [f"the parts miss the whole by {errors[-1]:.1%} on average with 1 steps; --ig_steps=4 comes nearer"]
+        assert found["remarks"] == ([f"image integrated_gradients: {says[0]}"] if steps == 1 else [])
+    assert errors[1] < 0.01 < errors[0]
+
+
 def test_inputs_or_a_split(images, capsys):
     for options in ([], ["--split=test", "x.png"]):
         with pytest.raises(SystemExit):

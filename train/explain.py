@@ -41,6 +41,12 @@ from train.workdir import read_card, read_config
 TOKENS = 48
 """Of a window of a language model's split so many are explained."""
 
+STEPS = 64
+"""Of integrated gradients, unless --ig_steps says otherwise."""
+
+COMPLETE = 0.01
+"""Mean completeness error up to which integrated gradients are said to be complete."""
+
 
 def explained(
     explain: Callable[..., Explained],
@@ -51,10 +57,11 @@ def explained(
     methods: tuple[str, ...],
     replace: str,
     size: int,
+    steps: int = STEPS,
 ) -> Explained:
     """Explanations of all examples by a function of :mod:`train.explanations`, ``size`` at a time, on the host."""
     count, size = len(next(iter(arrays.values()))), -(-size // batch_shards(run.mesh)) * batch_shards(run.mesh)
-    step, parts = jax.jit(partial(explain, run, methods, replace)), []
+    step, parts = jax.jit(partial(explain, run, methods, replace, steps=steps)), []
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)  # the last example fills the last chunk
         chunk = {k: x[rows] for k, x in arrays.items()} | {"wanted": np.full(size, wanted, np.int32)}
@@ -201,11 +208,17 @@ def scores(found: Explained, there: np.ndarray) -> dict[str, dict[str, float | i
     return result
 
 
-def remarks(found: dict[str, Explained], there: dict[str, np.ndarray]) -> list[str]:
+def remarks(found: dict[str, Explained], there: dict[str, np.ndarray], steps: int = STEPS) -> list[str]:
     """What a reader of :func:`scores` must know of the images, texts or rows, a line each."""
     lines = []
     for kind, one in found.items():
         for method, errors in one.errors.items():
+            defined = errors[there[kind]][np.isfinite(errors[there[kind]])]
+            if method == "integrated_gradients" and defined.size and defined.mean() > COMPLETE:
+                lines.append(
+                    f"{kind} {method}: the parts miss the whole by {defined.mean():.1%} on average with {steps} steps; "
+                    f"--ig_steps={4 * steps} comes nearer"
+                )
             if undefined := np.isinf(errors[there[kind]]).sum():
                 lines.append(
                     f"{kind} {method}: completeness of {undefined} of {there[kind].sum()} examples, whose score "
@@ -246,6 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--split", help="explain the first examples of this split")
     parser.add_argument("--count", type=int, default=8, help="with --split: how many; default 8")
+    parser.add_argument("--ig_steps", type=int, default=STEPS, help="steps of integrated gradients; default 64")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")
     parser.add_argument("--faithfulness", action="store_true", help="print mean scores, write no page")
@@ -257,8 +271,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if bool(args.inputs) == bool(args.split):
         parser.error("give files or texts, or --split")
-    if args.count < 1 or args.batch_size < 1:
-        parser.error("--count and --batch_size must be at least 1")
+    if min(args.count, args.batch_size, args.ig_steps) < 1:
+        parser.error("--count, --batch_size and --ig_steps must be at least 1")
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
@@ -285,12 +299,14 @@ def main(argv: list[str] | None = None) -> int:
     for kind, explain in _explainers(run).items():
         there[kind] = arrays["present"][:, MODALITIES.index(kind)] if "present" in arrays else np.ones(len(names), bool)
         if there[kind].any():
-            found[kind] = explained(explain, run, state, arrays, wanted, methods, replace[kind], args.batch_size)
+            found[kind] = explained(
+                explain, run, state, arrays, wanted, methods, replace[kind], args.batch_size, args.ig_steps
+            )
             prefix = f"{kind} " if isinstance(card, ImageTextCard) else ""
             result |= {prefix + method: values for method, values in scores(found[kind], there[kind]).items()}
     if not found:
         raise ConfigError("the model sees nothing of what was given")
-    notes = remarks(found, there)
+    notes = remarks(found, there, args.ig_steps)
     if args.faithfulness:
         heading = {"step": int(state.step), "examples": len(names), "replace": ", ".join(replace.values())}
         if args.json:

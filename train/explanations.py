@@ -5,7 +5,7 @@ the rounding (see :mod:`jaxmodels.compress.quantize`).
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -81,22 +81,30 @@ def _as_predicted(explain: Callable[..., Explained]) -> Callable[..., Explained]
     """Activations are rounded where the run's are."""
 
     @wraps(explain)
-    def rounding_too(run: Run, *args: Any) -> Explained:
+    def rounding_too(run: Run, *args: Any, **options: Any) -> Explained:
         with rounding(run.config.quantization_aware):
-            return explain(run, *args)
+            return explain(run, *args, **options)
 
     return rounding_too
 
 
 @_as_predicted
 def explain_images(
-    run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
+    run: Run,
+    methods: tuple[str, ...],
+    replace: str,
+    state: TrainState,
+    batch: Batch,
+    wanted: Int[Array, " b"],
+    *,
+    steps: int = 64,
 ) -> Explained:
     """Explanations of a batch of images as loaded; a text that comes with them stays. Pure.
 
     Args:
       replace: of :data:`REPLACEMENTS`.
       wanted: classes to explain; -1: the one predicted.
+      steps: of integrated gradients.
     """
     model, variables, data = run.model, _variables(run, state), run.config.data
     images, *rest = _inputs(run, run.task.eval_batch(batch))
@@ -114,7 +122,7 @@ def explain_images(
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
-            found = GRADIENTS[method](input_score(model, variables, target, *rest), images, baseline)
+            found = _gradients(method, steps)(input_score(model, variables, target, *rest), images, baseline)
             values[method], errors[method] = found.values.sum(-1), found.completeness_error
         elif method == "grad_cam":
             values[method] = grad_cam(model, variables, images, target, *rest)
@@ -138,7 +146,14 @@ def explain_images(
 
 @_as_predicted
 def explain_texts(
-    run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
+    run: Run,
+    methods: tuple[str, ...],
+    replace: str,
+    state: TrainState,
+    batch: Batch,
+    wanted: Int[Array, " b"],
+    *,
+    steps: int = 64,
 ) -> Explained:
     """Explanations of a batch of texts: of their class, or of a language model's next token. Pure.
 
@@ -179,7 +194,7 @@ def explain_texts(
     for method in methods:
         if method in GRADIENTS:
             score = token_score(model, variables, inputs, target, place(segments), embedding=embedding)
-            found = GRADIENTS[method](score, embedded, baseline)
+            found = _gradients(method, steps)(score, embedded, baseline)
             values[method], errors[method] = found.values.sum(-1), found.completeness_error
         elif method == "rollout":
             rolled = rollout(maps, segments)
@@ -206,7 +221,14 @@ def explain_texts(
 
 @_as_predicted
 def explain_rows(
-    run: Run, methods: tuple[str, ...], replace: str, state: TrainState, batch: Batch, wanted: Int[Array, " b"]
+    run: Run,
+    methods: tuple[str, ...],
+    replace: str,
+    state: TrainState,
+    batch: Batch,
+    wanted: Int[Array, " b"],
+    *,
+    steps: int = 64,
 ) -> Explained:
     """Explanations of a batch of rows as loaded, from the mean of each column on. Pure.
 
@@ -218,7 +240,7 @@ def explain_rows(
     target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
     values, errors = {}, {}
     for method in methods:
-        found = GRADIENTS[method](input_score(model, variables, target), rows, jnp.zeros_like(rows[:1]))
+        found = _gradients(method, steps)(input_score(model, variables, target), rows, jnp.zeros_like(rows[:1]))
         values[method], errors[method] = found.values, found.completeness_error
 
     def probability(removed: Bool[Array, "b d"]) -> Float[Array, " b"]:
@@ -230,6 +252,11 @@ def explain_rows(
 
 EXPLAINERS = {"image": explain_images, "text": explain_texts, "row": explain_rows}
 """By what is taken apart."""
+
+
+def _gradients(method: str, steps: int) -> Callable[..., Attribution]:
+    options = {"steps": steps} if method == "integrated_gradients" else {}
+    return partial(GRADIENTS[method], **options)
 
 
 def _variables(run: Run, state: TrainState) -> PyTree:
