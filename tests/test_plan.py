@@ -532,7 +532,7 @@ def test_settings_are_set_and_checked():
 def formula(monkeypatch):
     """Plans without a compiler, of devices that hold 100 bytes."""
 
-    def use(state: float, activations: float, seconds=lambda mesh: 1.0):
+    def use(state: float, activations: float, seconds=lambda mesh: 1.0, again=lambda needed: 0.0):
         def make_plan(config, card, where, settings):
             mesh = search.sizes(config, len(where.devices))
             if math.prod(mesh.values()) != len(where.devices) or mesh["data"] % where.slices:
@@ -552,7 +552,7 @@ def formula(monkeypatch):
                 fits=needed <= 100,
                 model_flops=0,
                 compile_seconds=1.0,
-                roofline=Roofline(seconds(mesh), 0.0, 0.0, 0.0, 0.0),
+                roofline=Roofline(seconds(mesh) + again(needed), 0.0, 0.0, 0.0, 0.0),
             )
 
         monkeypatch.setattr(search, "make_plan", make_plan)
@@ -625,6 +625,20 @@ def test_the_search_finds_the_fastest_mesh_from_wherever_it_starts(best, formula
         assert tuple(plans[0].mesh.values()) == best and left == 0
         assert search.time_of(plans[0]) == 1.0 and search.time_of(own) == seconds(own.mesh)
         assert (search.time_of(plans[0]) < search.time_of(own)) == (hand != best)
+
+
+def test_the_search_tries_more_micro_batches_where_memory_is_nearly_full(formula):
+    """Above half of the memory the compiler computes things again, which takes as long as the rest."""
+    formula(state=0, activations=400, again=lambda needed: float(50 < needed <= 100))
+    config = gpt_config()
+    config.batch_size, config.mesh = 64, MeshConfig(data=1, fsdp=8)
+    plans, left = search.search(config, CARD, devices_of("v5e:2x4"), limit=100, say=silent)
+    kept = [p for p in plans if p.mesh["fsdp"] == 8 and "model_fields.remat" not in p.settings]
+    found = {p.settings["accumulate"]: search.time_of(p) for p in kept}
+    assert found == {2: 2.0, 4: 1.0, 8: 1.0} and left == 0  # 1 does not fit; 8 is no faster than 4
+    formula(state=0, activations=200)  # of which all fit
+    plans, _ = search.search(config, CARD, devices_of("v5e:2x4"), limit=100, say=silent)
+    assert {p.settings.get("accumulate", 1) for p in plans} == {1}
 
 
 @pytest.mark.parametrize(

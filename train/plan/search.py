@@ -130,7 +130,8 @@ def search(
     """Plans that fit, the fastest by the roofline first, and the number of groups of candidates not tried.
 
     A group is a mesh (tensor, or for texts sequence, up to 8) with or without rematerialisation; of each the fewest
-    micro-batches that fit, as more of them are never faster by this measure. The config as it stands comes first.
+    micro-batches that fit and, where fewer did not, more for as long as they are faster: the compiler itself computes
+    things again where memory is nearly full. The config as it stands comes first.
 
     Args:
       limit: compilations.
@@ -139,6 +140,7 @@ def search(
     seen: list[Settings] = []
     compiled = left = 0
     for group in [[{}], *_groups(config, topology)]:
+        best = math.inf
         for settings in group:
             if settings in seen:
                 continue
@@ -152,7 +154,9 @@ def search(
             compiled += plan.compile_seconds > 0
             if plan.fits is not False:
                 found.append(plan)
-                break
+                if settings is group[0] or time_of(plan) >= best:
+                    break
+                best = time_of(plan)
             if plan.compile_seconds == 0:  # the state alone is too large: micro-batches do not help
                 break
     return sorted(found, key=time_of), left
