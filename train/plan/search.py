@@ -137,27 +137,29 @@ def search(
       limit: compilations.
     """
     found: list[Plan] = []
-    seen: list[Settings] = []
+    tried: list[tuple[Settings, Plan | None]] = []
     compiled = left = 0
     for group in [[{}], *_groups(config, topology)]:
-        best = math.inf
+        best = None
         for settings in group:
-            if settings in seen:
-                continue
-            if compiled >= limit:
+            if known := [plan for other, plan in tried if other == settings]:
+                plan = known[0]
+            elif compiled < limit:
+                plan = attempt(config, card, topology, settings, say)
+                tried.append((settings, plan))
+                compiled += plan is not None and plan.compile_seconds > 0
+                if plan is not None and plan.fits is not False:
+                    found.append(plan)
+            else:
                 left += 1
                 break
-            seen.append(settings)
-            plan = attempt(config, card, topology, settings, say)
             if plan is None:
                 break
-            compiled += plan.compile_seconds > 0
             if plan.fits is not False:
-                found.append(plan)
-                if settings is group[0] or time_of(plan) >= best:
+                if settings is group[0] or (best is not None and time_of(plan) >= best):
                     break
                 best = time_of(plan)
-            if plan.compile_seconds == 0:  # the state alone is too large: micro-batches do not help
+            elif plan.compile_seconds == 0:  # the state alone is too large: micro-batches do not help
                 break
     return sorted(found, key=time_of), left
 
