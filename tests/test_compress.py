@@ -11,13 +11,14 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import traverse_util
+from PIL import Image
 
 from jaxmodels.compress import files, prune, quantize
 from jaxmodels.weights.rules import WeightsError
 from tests import test_models
 from tests.conftest import ALL_DEVICES, NEW_EMITTER, make_tiny
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import compress, config, loop, setup, sharding
+from train import compress, config, evaluate, loop, predict, setup, sharding
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, MeshConfig, OptimConfig, PruneConfig
 from train.optim import make_optimizer
@@ -549,15 +550,23 @@ def test_the_report(base, tmp_path, capsys, monkeypatch):
     with pytest.raises(ConfigError, match=r"--add=.*fine_tuned would overwrite fine_tuned\.safetensors: rename it"):
         compress.main([*arguments, arguments[1]])
     # the files alone give the accuracy again
-    run, _ = compress._open(base, "last", compress_arguments())
-    count = run.card.splits["train"]
-    batch = jax.tree.map(jnp.asarray, run.examples("train", count))
+    image = tmp_path / "seven.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3).save(image)
     for name in ("original", "int8_pruned_50"):
-        with quantize.executing():
-            variables = files.load(out / f"{name}.safetensors")
-            logits = run.model.apply(variables, run.task.eval_batch(batch)["image"], train=False)
-        right = (logits.argmax(-1) == batch["label"]) * batch["weight"]
-        assert float(right.sum() / count) == pytest.approx(rows[name]["accuracy"], abs=1e-6)
+        weights = f"--weights={out / name}.safetensors"
+        assert evaluate.main([f"--workdir={base}", weights, "--split=train", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(rows[name]["accuracy"], abs=1e-6)
+        probabilities = []
+        for options in ([weights], ["--step=last"]):
+            assert predict.main([f"--workdir={base}", *options, "--json", "--top=10", str(image)]) == 0
+            found = json.loads(capsys.readouterr().out)["labels"]
+            probabilities.append({label["label"]: label["probability"] for label in found})
+        assert (probabilities[0] == probabilities[1]) == (name == "original")
+    with pytest.raises(ConfigError, match=r"fine.safetensors is not of this run's model \w+: 1 arrays differ, first "):
+        params = files.load(out / "original.safetensors")
+        params["params"]["head"]["bias"] = jnp.zeros(3)
+        files.save(tmp_path / "fine.safetensors", params)
+        evaluate.main([f"--workdir={base}", f"--weights={tmp_path / 'fine.safetensors'}"])
 
 
 def test_the_report_is_for_classifiers_of_the_same_data(base, tmp_path):

@@ -207,6 +207,19 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
         checkpoints.close()
 
 
+def opened(
+    run: Run, workdir: Path, step: str, weights: Path | None, stack: contextlib.ExitStack
+) -> tuple[Run, TrainState]:
+    """A run with its checkpoint, or with a file of compressed weights, which run as they are while ``stack`` lasts."""
+    if weights is None:
+        return run, restore(run, workdir, step)
+    from jaxmodels.compress.quantize import executing  # here: most runs have no use for them
+    from train import compressed
+
+    stack.enter_context(executing())
+    return compressed.load(run, weights)
+
+
 def for_this_machine(config: Config) -> Config:
     """The config on the mesh of its run where that fits this machine, else with all devices on the data axis.
 
@@ -244,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
     parser.add_argument("--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"')
     parser.add_argument("--step", default="last", help='"last" (default), "best" or a number')
+    parser.add_argument("--weights", type=Path, help="a file of train.compress, instead of a checkpoint")
     parser.add_argument(
         "--sensitivity",
         type=float,
@@ -260,11 +274,12 @@ def main(argv: list[str] | None = None) -> int:
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
     run = build(config, card=read_card(args.workdir))
-    state = restore(run, args.workdir, args.step)
     split = args.split or config.data.eval_split
-    threshold = 0.5 if args.sensitivity is None else _threshold(run, state, split, args.sensitivity)
-    found, extra = evaluate(run, run.compile_eval_step(), state, split), final_means(run, state, split)
-    pairs = outcomes(run, state, split)
+    with contextlib.ExitStack() as stack:
+        run, state = opened(run, args.workdir, args.step, args.weights, stack)
+        threshold = 0.5 if args.sensitivity is None else _threshold(run, state, split, args.sensitivity)
+        found, extra = evaluate(run, run.compile_eval_step(), state, split), final_means(run, state, split)
+        pairs = outcomes(run, state, split)
     assert found is not None and extra is not None and pairs is not None
     result = scores(run, found, pairs, threshold) | extra
     if args.json:
@@ -277,7 +292,8 @@ def main(argv: list[str] | None = None) -> int:
         if "bleu_signature" in result:
             print(f"BLEU as sacrebleu's {result['bleu_signature']}")
         means = "  ".join(f"{k} {v:.6g}" for k, v in (found.means | extra).items())
-        print(f"step {int(state.step)}  {split}  {means}  {run.task.unit} {found.examples}")
+        which = f"step {int(state.step)}" if args.weights is None else args.weights.name
+        print(f"{which}  {split}  {means}  {run.task.unit} {found.examples}")
     return 0
 
 

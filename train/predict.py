@@ -7,6 +7,7 @@ python -m train.predict --workdir=DIR_OF_IMAGES_WITH_TEXTS $'FILE\ta text' FILE 
 """
 
 import argparse
+import contextlib
 import csv
 import difflib
 import json
@@ -23,7 +24,7 @@ from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.text import text_arrays
 from train import cli
 from train.config import Config, ConfigError
-from train.evaluate import for_this_machine, restore
+from train.evaluate import for_this_machine, opened
 from train.setup import build
 from train.sharding import put_batch
 from train.workdir import read_card, read_config
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
+    parser.add_argument("--weights", type=Path, help="a file of train.compress, instead of a checkpoint")
     parser.add_argument("--top", type=int, default=1, help="labels of each")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")
@@ -104,10 +106,10 @@ def main(argv: list[str] | None = None) -> int:
     kind = {TextCard: "text", TableCard: "row", ImageTextCard: "example", DatasetCard: "file"}[type(card)]
     names, arrays, broken = read(args.inputs, config, card, args.invert)
     if names:
-        run = build(config, card=card)
-        state = restore(run, args.workdir, args.step)
         size = -(-args.batch_size // jax.device_count()) * jax.device_count()
-        step = run.compile_predict_step(size)
+        with contextlib.ExitStack() as stack:
+            run, state = opened(build(config, card=card), args.workdir, args.step, args.weights, stack)
+            step = run.compile_predict_step(size)
         for start in range(0, len(names), size):
             chunk = {k: x[start : start + size] for k, x in arrays.items()}
             padded = {k: np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for k, x in chunk.items()}

@@ -224,8 +224,14 @@ class Run:
         return self._make_loader(split, batch_size=size, train=train, process_index=index, process_count=count)
 
     def examples(self, split: str, count: int) -> dict[str, np.ndarray]:
-        """The first ``count`` examples of a split, the same on every process."""
-        with contextlib.closing(self._make_loader(split, batch_size=count, train=False)) as loader:
+        """The first ``count`` examples of a split, the same on every process, without augmentation.
+
+        Texts are in their own order, whatever their lengths, and padded to the greatest. Where there are fewer, rows of
+        weight 0 follow.
+        """
+        text = text_card(self.card)
+        options = {"batch_size": count, "train": False, "text": text and dataclasses.replace(text, buckets=())}
+        with contextlib.closing(self._make_loader(split, **options)) as loader:
             return next(loader)
 
     def first_examples(self, count: int) -> dict[str, np.ndarray]:
@@ -235,14 +241,8 @@ class Run:
             return next(loader)
 
     def unaugmented_examples(self, count: int) -> dict[str, np.ndarray]:
-        """The first ``count`` examples of training, or all there are, without augmentation; the same on every process.
-
-        Texts are in their own order, whatever their lengths, and padded to the greatest.
-        """
-        text = text_card(self.card)
-        options = {"batch_size": count, "train": False, "text": text and dataclasses.replace(text, buckets=())}
-        with contextlib.closing(self._make_loader(self.config.data.train_split, **options)) as loader:
-            batch = next(loader)
+        """The first :meth:`examples` of training: ``count``, or all there are."""
+        batch = self.examples(self.config.data.train_split, count)
         real = batch["weight"].reshape(count, -1).any(1)
         return {k: v[real] for k, v in batch.items()}
 
