@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -373,8 +375,38 @@ def test_speed(tmp_path, monkeypatch, capsys):
         mlp | {"ratio_train": 2.0, "ratio_infer": 1.5},
         mlp | {"model": "b", "ratio_train": 0.75, "ratio_infer": 1.0},
     ]
-    page = speed.page(found)
+    page = speed.page(found, plot="bench.png")
     assert "| `b` | 128 | **0.75** |" in page and "| `mlp` | 128 | 2.00 |" in page
-    assert "Behind: `b` train 0.75." in page
+    assert "Behind: `b` train 0.75." in page and "](bench.png)" in page
     with pytest.raises(ConfigError, match="nonsense"):
         command.main(["nonsense", "--speed-only"])
+
+
+def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsys):
+    """The second fails: what is known of the first is there."""
+
+    def run(words, **options):
+        name, file = words[3], Path(words[words.index("--json") + 1])
+        assert "--speed-only" in words and "--timing" in words
+        if name == "vae":
+            return subprocess.CompletedProcess(words, 1)
+        times = {side: {"median": t, "min": t, "max": t} for side, t in (("torch", 3.0), ("ours", 2.0))}
+        result = {"model": name, "batch_size": 8, "share": 0.5, "compile_s": {}, "machine": {"cores": 2}}
+        result |= {"train": times, "infer": times, "ratio_train": 1.5, "ratio_infer": 1.5}
+        file.write_text(json.dumps([result]))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    files = [f"--json={tmp_path / 'b.json'}", f"--table={tmp_path / 'b.md'}"]
+    assert command.main(["mlp", "vae", "--speed-only", "--timing=eager", *files]) == 1
+    assert "1 of 2 failed: vae" in capsys.readouterr().out
+    assert [r["model"] for r in json.loads((tmp_path / "b.json").read_text())] == ["mlp"]
+    assert "| `mlp` | 8 | 1.50 |" in (tmp_path / "b.md").read_text() and "](b.png)" in (tmp_path / "b.md").read_text()
+    assert (tmp_path / "b.png").stat().st_size > 5_000
+
+
+def test_peak_memory_is_of_the_case_that_is_given():
+    """Of the very sizes, in a process of its own: a batch four times as large takes more."""
+    case = dataclasses.replace(speed.SPEED_CASES["mlp"], fields={"hidden_sizes": (512,)})
+    found = [timing._peak_memory(dataclasses.replace(case, timing_batch_size=n), "ours") for n in (4, 8192)]
+    assert found[1] > found[0] + 20  # MB: 8,192 images alone are 26

@@ -27,18 +27,18 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         if name not in cases:
             raise ConfigError(f"model {name!r} has no PyTorch original here; there are {', '.join(cases)}")
-    if args.speed_only:
-        return _speed(names, args)
     if len(names) > 1:
         return _each_alone(names, args)
     (name,) = names
+    if args.speed_only:
+        found = [speed.measure_one(cases[name], full=args.timing == "full", seed=args.seed)]
+        _write(args, found, [])
+        print(speed.table(found), flush=True)
+        return 0
     case = _sized(cases[name], args)
     require_possible(case)
     result = _one(case, args)
-    if args.json:
-        write_atomically(args.json, json.dumps([result.to_json()], indent=1) + "\n")
-    if args.html:
-        write_atomically(args.html, report.page([result]))
+    _write(args, [result.to_json()], [report.page([result])] if args.html else [])
     print(report.summary(result), flush=True)
     return 1 if result.failures else 0
 
@@ -58,65 +58,55 @@ def _one(case: Any, args: argparse.Namespace) -> Any:
     return result
 
 
-def _speed(names: list[str], args: argparse.Namespace) -> int:
-    """Times each in a process of its own, so that none finds another's memory or compiled programs."""
-    from train.compare import speed
-
-    if len(names) == 1:
-        found = [speed.measure_one(speed.SPEED_CASES[names[0]], full=args.timing == "full", seed=args.seed)]
-    else:
-        found = []
-        for name in names:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, "result.json")
-                command = [sys.executable, "-m", "train.compare", name, "--speed-only", "--timing", args.timing]
-                if subprocess.run([*command, "--seed", str(args.seed), "--json", str(file)]).returncode == 0:
-                    found += json.loads(file.read_text())
-    if args.json:
-        write_atomically(args.json, json.dumps(found, indent=1) + "\n")
-    if args.table:
-        write_atomically(args.table, speed.page(found))
-    if len(names) == 1 or args.table is None:
-        print(speed.table(found), flush=True)
-    return 0 if len(found) == len(names) else 1
-
-
 def _each_alone(names: list[str], args: argparse.Namespace) -> int:
     """Every model in a process of its own, so that none lives in another's memory; files grow model by model."""
-    from train.compare import report
+    from train.compare import report, speed
 
     found: list[dict[str, Any]] = []
+    pages: list[str] = []
     failed = []
-    if args.table:
+    if args.table and not args.speed_only:
         report.with_table(args.table.read_text(), found)  # a mistake shows now, not after the first model
     with tempfile.TemporaryDirectory() as folder:
-        pages = []
         for name in names:
             json_file, html_file = Path(folder, "result.json"), Path(folder, "result.html")
             json_file.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "train.compare", name, "--json", str(json_file), "--html", str(html_file)]
-            command += ["--steps", str(args.steps), "--dtype", ",".join(args.dtype), "--seed", str(args.seed)]
-            command += ["--timing", args.timing]
+            command = [sys.executable, "-m", "train.compare", name, "--json", str(json_file)]
+            command += ["--seed", str(args.seed), "--timing", args.timing]
+            if args.speed_only:
+                command.append("--speed-only")
+            else:
+                command += ["--html", str(html_file), "--steps", str(args.steps), "--dtype", ",".join(args.dtype)]
             for flag in ("image_size", "batch_size"):
                 command += [f"--{flag}", str(getattr(args, flag))] if getattr(args, flag) else []
             code = subprocess.run(command).returncode
             if code:
                 failed.append(name)
             if not json_file.exists():
-                cli.warn(f"{name} gave no certificate (exit code {code})")
+                cli.warn(f"{name} gave no result (exit code {code})")
                 continue
             found += json.loads(json_file.read_text())
-            pages.append(html_file.read_text())
-            if args.json:
-                write_atomically(args.json, json.dumps(found, indent=1) + "\n")
-            if args.html:
-                write_atomically(args.html, "\n".join(pages))
-            if args.table:
-                write_atomically(args.table, report.with_table(args.table.read_text(), found))
-    print(report.table(found))
+            pages += [] if args.speed_only else [html_file.read_text()]
+            _write(args, found, pages)
+    print(speed.table(found) if args.speed_only else report.table(found))
     if failed:
         print(f"{len(failed)} of {len(names)} failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def _write(args: argparse.Namespace, found: list[dict[str, Any]], pages: list[str]) -> None:
+    """The files that were asked for, with what was found so far."""
+    from train.compare import report, speed
+
+    if args.json:
+        write_atomically(args.json, json.dumps(found, indent=1) + "\n")
+    if args.html:
+        write_atomically(args.html, "\n".join(pages))
+    if args.table and args.speed_only:
+        write_atomically(args.table, speed.page(found, plot=args.table.with_suffix(".png").name))
+        speed.plot(found, args.table.with_suffix(".png"))
+    elif args.table:
+        write_atomically(args.table, report.with_table(args.table.read_text(), found))
 
 
 def _sized(case: Any, args: argparse.Namespace) -> Any:
@@ -153,11 +143,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the certificates here, as a list")
     parser.add_argument("--html", type=Path, help="write them here as a page, with loss curves and every layer")
     parser.add_argument(
-        "--table", type=Path, help="Markdown file whose table is renewed; of --speed-only: written anew"
+        "--table",
+        type=Path,
+        help="Markdown file whose table is renewed; of --speed-only: made, and a plot",
     )
     args = parser.parse_args(argv)
     if args.speed_only and args.timing == "none":
         parser.error("--speed-only with --timing=none measures nothing")
+    if args.speed_only and (args.html or args.image_size or args.batch_size):
+        parser.error("--speed-only has sizes of its own and writes no --html; --table writes a page and a plot")
     if args.all == bool(args.models):
         parser.error("name models, or say --all")
     args.dtype = tuple(d for d in args.dtype.split(",") if d)

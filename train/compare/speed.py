@@ -3,10 +3,13 @@
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from train.compare.cases import Case
 from train.compare.timing import ROUNDS, alternate, measure
@@ -102,7 +105,18 @@ def _machine() -> dict[str, Any]:
     return {"platform": platform.machine(), "cores": len(os.sched_getaffinity(0)), **versions}
 
 
-COLUMNS = ("model", "batch", "train", "train, eager", "infer", "infer, eager", "share of product", "memory", "spread")
+COLUMNS = (
+    "model",
+    "batch",
+    "train",
+    "train, eager",
+    "infer",
+    "infer, eager",
+    "share of product",
+    "memory",
+    "compiling",
+    "spread",
+)
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -111,8 +125,17 @@ def table(found: list[dict[str, Any]]) -> str:
     for r in found:
         memory = r.get("peak_memory_mb", {})
         ratio = memory["torch"] / memory["ours"] if memory and not {str} & {*map(type, memory.values())} else None
-        ours = r["train"]["ours"]
-        cells = [r["ratio_train"], _eager(r, "train"), r["ratio_infer"], _eager(r, "infer"), r["share"], ratio]
+        theirs, ours = r["compile_s"].get("torch_compile_train"), r["train"]["ours"]
+        compiling = None if theirs is None else theirs / r["compile_s"]["ours_train"]
+        cells = [
+            r["ratio_train"],
+            _eager(r, "train"),
+            r["ratio_infer"],
+            _eager(r, "infer"),
+            r["share"],
+            ratio,
+            compiling,
+        ]
         numbers = (
             "-" if x is None else f"**{x:.2f}**" if x < 1 and i in (0, 2) else f"{x:.2f}" for i, x in enumerate(cells)
         )
@@ -126,8 +149,30 @@ def _eager(result: dict[str, Any], mode: str) -> float:
     return result[mode]["torch"]["median"] / result[mode]["ours"]["median"]
 
 
-def page(found: list[dict[str, Any]]) -> str:
-    """``docs/benchmarks.md``: the table, what it is of, and where we lose."""
+def plot(found: list[dict[str, Any]], path: Path) -> None:
+    """The ratios of training and inference of each model, on a logarithmic scale."""
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(found)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    places = range(len(found))
+    for i, mode in enumerate(("train", "infer")):
+        bars = [r[f"ratio_{mode}"] for r in found]
+        axes.barh([y + 0.2 * (2 * i - 1) for y in places], [b - 1 for b in bars], 0.4, left=1, label=mode)
+    axes.axvline(1, color="black", lw=1)
+    axes.set_yticks(places, [r["model"] for r in found])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    ticks = (0.25, 0.5, 1, 2, 4)
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.set_xticks((), minor=True)
+    axes.set(xlabel="PyTorch's time / ours", title="above 1 we are ahead")
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def page(found: list[dict[str, Any]], *, plot: str) -> str:
+    """``docs/benchmarks.md``: the table, what it is of, and where we lose; ``plot`` is the name of the plot's file."""
     machine = found[0]["machine"]
     about = ", ".join(f"{k} {v}" for k, v in machine.items())
     ratios = {f"`{r['model']}` {mode}": r[f"ratio_{mode}"] for r in found for mode in ("train", "infer")}
@@ -140,11 +185,13 @@ Written by `make bench`. {theirs} and ours take turns in one process, round afte
 from the same weights, on the same batches, in float32 with AdamW; of each the median of {ROUNDS} rounds counts. Numbers
 are PyTorch's time over ours: above 1 we are ahead. *Share of product* is the rate of the training step's products and
 convolutions over that of a product of two matrices of 1024 x 1024; *memory* is PyTorch's peak of a training step over
-ours; *spread* is the slowest less the fastest round of our training step over the median. Sizes:
-`train/compare/speed.py`; `_2x` is twice.
+ours; *compiling* is torch.compile's time over ours, for the training step; *spread* is the slowest less the fastest
+round of our training step over the median. Sizes: `train/compare/speed.py`; `_2x` is twice.
 
 {about}
 
 {table(found)}
 Behind: {", ".join(behind) or "nowhere"}.
+
+![PyTorch's time over ours]({plot})
 """

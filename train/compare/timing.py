@@ -6,6 +6,7 @@ rounds are compared. All start from the same weights, take the same batches in f
 
 import ctypes
 import gc
+import pickle
 import statistics
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
     result["flops"] = count_flops(jax.make_jaxpr(our_step(model, tx, case))(state, batch))
     if memory:
         say("peak memory")
-        result["peak_memory_mb"] = {side: _peak_memory(case.key, side) for side in ("torch", "ours")}
+        result["peak_memory_mb"] = {side: _peak_memory(case, side) for side in ("torch", "ours")}
     return result
 
 
@@ -148,12 +149,12 @@ def _our_train(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[
     return step
 
 
-def _peak_memory(model: str, side: str) -> float | str:
+def _peak_memory(case: Case, side: str) -> float | str:
     """Resident memory at the peak of a training step, in MB, in a process of its own; or why it is not known."""
-    command = [sys.executable, "-m", "train.compare.timing", model, side]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "train.compare.timing", side]
+    done = subprocess.run(command, capture_output=True, input=pickle.dumps(case))
     lines = done.stdout.split()
-    return float(lines[-1]) if done.returncode == 0 and lines else f"unknown: {done.stderr.strip()[-200:]}"
+    return float(lines[-1]) if done.returncode == 0 and lines else f"unknown: {done.stderr.decode().strip()[-200:]}"
 
 
 def _step_memory(case: Case, side: str) -> float:
@@ -190,8 +191,6 @@ def _resident(what: str) -> float:
 
 
 if __name__ == "__main__":
-    from train.compare.cases import CASES
-
     originals.torchvision()
     jnp.zeros(()).block_until_ready()  # what starting a backend takes is not the model's
-    print(_step_memory(CASES[sys.argv[1]], sys.argv[2]))
+    print(_step_memory(pickle.load(sys.stdin.buffer), sys.argv[1]))
