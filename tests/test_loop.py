@@ -364,7 +364,9 @@ def wait_for(path: Path, lines: int):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0)])
 def test_signals_save_and_exit_0(small_config, tmp_path, data_dir, number, code):
-    process = command_line(small_config, tmp_path / "w", data_dir)
+    """And compiled programs are kept where nobody has named a place for them."""
+    env = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    process = command_line(small_config, tmp_path / "w", data_dir, processes=env)
     wait_for(tmp_path / "w" / "metrics.jsonl", 2)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -373,6 +375,7 @@ def test_signals_save_and_exit_0(small_config, tmp_path, data_dir, number, code)
     checkpoints = Checkpoints(tmp_path / "w" / "checkpoints", read_only=True)
     assert checkpoints.steps()[-1] == stopped < 20000
     checkpoints.close()
+    assert [*(tmp_path / "cache" / "jaxmodels").glob("*/jit_train_step-*")]
 
 
 def two_processes(config, workdir, data_dir, *flags):

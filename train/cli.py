@@ -11,7 +11,7 @@ from pathlib import Path
 import absl.logging
 
 from train.config import ConfigError
-from train.hardware import keep_freed_memory, use_all_cores
+from train.hardware import keep_compiled_programs, keep_freed_memory, use_all_cores
 
 
 def run(main: Callable[[], int]) -> int:
@@ -25,6 +25,7 @@ def run(main: Callable[[], int]) -> int:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     keep_freed_memory()
     use_all_cores()
+    keep_compiled_programs()
     try:
         return main()
     except BrokenPipeError:  # output piped into head

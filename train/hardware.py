@@ -1,9 +1,15 @@
 """What the hardware can do and needs: peak rates of known chips, memory of the host."""
 
+import contextlib
 import ctypes
+import hashlib
 import os
+import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+
+import jax
 
 PEAK_FLOPS: dict[str, float] = {
     # dense bfloat16, or float16 on chips without it (V100, T4), whatever the run computes in
@@ -100,6 +106,28 @@ def use_all_cores() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if version("jaxlib").startswith("0.10.") and _YNN not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{_YNN}=-individual_convolution".strip()
+
+
+def keep_compiled_programs() -> None:
+    """Lets jax keep what took it over a second to compile in ``~/.cache/jaxmodels`` and read it the next time.
+
+    Unless ``JAX_COMPILATION_CACHE_DIR`` names another directory; ``JAX_ENABLE_COMPILATION_CACHE=false`` keeps nothing.
+    Programs for a CPU hold its machine code: a home that several machines share has a directory for each kind.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        with contextlib.suppress(OSError):
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxmodels"
+            (home / _cpu()).mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(home / _cpu()))
+
+
+def _cpu() -> str:
+    """Name of what this machine's CPU can do."""
+    able = [platform.machine()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        able += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.sha256("\n".join(able).encode()).hexdigest()[:12]
 
 
 _YNN = "xla_cpu_experimental_ynn_fusion_type"

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from train import cli
 from train.config import ConfigError
 from train.metrics import write_atomically
@@ -169,4 +171,5 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is measured
     sys.exit(cli.run(main))
