@@ -1,7 +1,7 @@
 """What XLA's compiler for CPUs does slowly, computed otherwise there; on other platforms this changes nothing.
 
-Chosen by shape while a program is traced: convolutions of small maps, and the gradient of pooling. The values are those
-of ``jax.lax`` up to rounding.
+Chosen while a program is traced, by shape: convolutions of small maps, the gradient of pooling, the largest of many.
+The values are those of ``jax.lax`` up to rounding.
 """
 
 from functools import partial
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int32, UInt8
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -20,6 +20,13 @@ def target_platform() -> str:
     """For which platform a program that is being traced will be compiled: that of the mesh, or else of the process."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device.platform if device is not None else jax.default_backend()
+
+
+def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
+    """Of the last axis, the first where several are equal."""
+    if target_platform() == "cpu":  # twice as fast
+        return jax.lax.top_k(x, 1)[1][..., 0]
+    return x.argmax(-1).astype(jnp.int32)
 
 
 def convolve(

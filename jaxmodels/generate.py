@@ -1,7 +1,8 @@
 """Text from a causal language model, with cached keys and values.
 
 Prompts are padded at the left to the longest of them, and everything lies in arrays of ``max_len`` places; so there is
-one compilation for each (batch, ``max_len``, :class:`Sampling`, number of stop tokens), whatever the prompts' lengths.
+one compilation for each (batch, ``max_len``, :class:`Sampling`, number of stop tokens), whatever the prompts' lengths,
+and a shorter one, of what reads the prompts, for each multiple of :data:`READ` that they reach.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +17,13 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.cpu import argmax
+
 CHUNK = 16
 """Tokens between two looks at what is there: a smaller number streams more smoothly and is slower."""
+
+READ = 64
+"""Prompts are read up to a multiple of this many tokens."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,12 @@ def generate(
         tokens[i, longest - len(prompt) : longest] = prompt
         segments[i, longest - len(prompt) :] = 1
     stops = jnp.asarray([*stop], jnp.int32)
-    text = _read(variables, tokens, segments, longest, model=model, seen=sampling.repetition_penalty != 1)
+    reading = {
+        "model": model,
+        "seen": sampling.repetition_penalty != 1,
+        "length": min(max_len, -(-longest // READ) * READ),
+    }
+    text = _read(variables, tokens, segments, longest, **reading)
     key = jax.random.key(seed)
     written = longest
     while True:
@@ -143,11 +154,13 @@ def _continuations(tokens: np.ndarray, stop: Sequence[int]) -> list[list[int]]:
     return found
 
 
-@partial(jax.jit, static_argnames=("model", "seen"))
-def _read(variables: Any, tokens: jax.Array, segments: jax.Array, place: Any, *, model: Any, seen: bool) -> Text:
-    """Reads the prompts; what stands behind ``place`` is read too, and written over before anything attends to it."""
+@partial(jax.jit, static_argnames=("model", "seen", "length"))
+def _read(
+    variables: Any, tokens: jax.Array, segments: jax.Array, place: Any, *, model: Any, seen: bool, length: int
+) -> Text:
+    """Reads ``length`` tokens; those behind ``place`` are written over before anything attends to them."""
     outputs, changed = model.apply(
-        variables, tokens, segments, jnp.zeros((), jnp.int32), train=False, mutable=["cache"]
+        variables, tokens[:, :length], segments, jnp.zeros((), jnp.int32), train=False, mutable=["cache"]
     )
     last = jax.lax.dynamic_slice_in_dim(outputs.hidden, place - 1, 1, axis=1)
     vocabulary = outputs.kernel.shape[0]
@@ -209,7 +222,7 @@ def draw(
         penalty = sampling.repetition_penalty
         logits = jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
     if not sampling.temperature:
-        return logits.argmax(-1).astype(jnp.int32)
+        return argmax(logits)
     logits = kept(logits / sampling.temperature, sampling)
     return jax.random.categorical(key, logits).astype(jnp.int32)
 

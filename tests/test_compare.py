@@ -19,7 +19,7 @@ from jaxmodels import weights
 from tests.test_models import COMPOSED
 from train import loop
 from train.compare import __main__ as command
-from train.compare import cases, certificate, originals, report, speed, timing, twin
+from train.compare import cases, certificate, decoding, originals, report, speed, timing, twin
 from train.compare.cases import CASES, Case
 from train.compare.certificate import certify
 from train.config import ConfigError
@@ -410,3 +410,19 @@ def test_peak_memory_is_of_the_case_that_is_given():
     case = dataclasses.replace(speed.SPEED_CASES["mlp"], fields={"hidden_sizes": (512,)})
     found = [timing._peak_memory(dataclasses.replace(case, timing_batch_size=n), "ours") for n in (4, 8192)]
     assert found[1] > found[0] + 20  # MB: 8,192 images alone are 26
+
+
+def test_decoding(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(decoding, "VOCABULARY", 300)
+    sizes = ["--batch_size=1", "--batch_size=3", "--prompt=5", "--tokens=6", "--rounds=1"]
+    assert decoding.main(["--model=gpt2_tiny", *sizes, f"--json={tmp_path / 'd.json'}"]) == 0
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert [r["batch_size"] for r in found] == [1, 3] and all(r["equal"] == 1.0 for r in found)
+    for r in found:
+        (first, whole) = ({side: r[key][side]["median"] for side in ("torch", "ours")} for key in ("first", "all"))
+        assert r["ratio"] == whole["torch"] / whole["ours"] and r["ratio_first"] == first["torch"] / first["ours"]
+    assert capsys.readouterr().out.count("equal tokens 100.0%") == 2
+    with pytest.raises(SystemExit):
+        decoding.main(["--model=vit_ti_16"])
+    assert "--model=vit_ti_16 is not one of gpt2_" in capsys.readouterr().err

@@ -82,3 +82,12 @@ def test_a_pool_of_bfloat16_keeps_its_type():
     x = random(0, 2, 4, 4, 3).astype(jnp.bfloat16)
     y, backward = jax.vjp(lambda x: nn.relu(max_pool(x, 2, stride=2)), x)
     assert backward(y)[0].dtype == y.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_argmax_is_jaxs(dtype):
+    x = jnp.round(jax.random.normal(jax.random.key(0), (40, 17)), 0).astype(dtype)  # most have several equal
+    x = x.at[0].set(-jnp.inf).at[1, 5].set(jnp.nan).at[2].set(0.0)
+    found = jax.jit(cpu.argmax)(x)
+    np.testing.assert_array_equal(found, x.argmax(-1))
+    assert found.dtype == jnp.int32 and (np.sort(x, -1)[:, -1] == np.sort(x, -1)[:, -2]).sum() > 10

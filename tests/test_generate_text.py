@@ -45,8 +45,10 @@ def theirs(twin, prompts, *, max_len, **options):
     return found[:, longest:].tolist()
 
 
-def test_greedy_equals_transformers(models):
+@pytest.mark.parametrize("read", [64, 3])  # all at once, and up to the multiple that the longest prompt reaches
+def test_greedy_equals_transformers(models, read, monkeypatch):
     model, variables, twin = models
+    monkeypatch.setattr(generation, "READ", read)
     ours = generate(model, variables, PROMPTS, max_len=40)
     assert ours == theirs(twin, PROMPTS, max_len=40)
     assert len({tuple(text) for text in ours}) == 3
