@@ -11,10 +11,11 @@ PyTorch raises.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -107,66 +108,105 @@ class LSTM(nn.Module):
 
         def parameter(name: str, *shape: int) -> Array:
             arrays = [self.param(f"{name}{way}", init, shape, self.param_dtype) for way in ways]
-            return jnp.stack(arrays).astype(self.dtype)
+            # one direction has no axis of its own: products of matrices are faster than those of batches of one
+            return (jnp.stack(arrays) if self.bidirectional else arrays[0]).astype(self.dtype)
 
         gates = 4 * self.hidden_size
         kernel_ih = parameter("kernel_ih", x.shape[-1], gates)
         kernel_hh = parameter("kernel_hh", self.hidden_size, gates)
         bias = parameter("bias_ih", gates) + parameter("bias_hh", gates)
-        x = _turned(repeat(x.astype(self.dtype), "b l i -> l w b i", w=len(ways)))
+        x = self._turned(rearrange(x.astype(self.dtype), "b l i -> l b i"))
         if real is not None:
-            real = _turned(repeat(real, "b l -> l w b 1", w=len(ways)))
-        inputs = jnp.einsum("lwbi,wik->lwbk", x, kernel_ih) + bias[:, None]  # of all places in one product
-        states = _recurrence(inputs, kernel_hh, real)  # [l, w, b, h]
-        final = rearrange(states[-1], "w b h -> b (w h)")
-        return rearrange(_turned(states), "l w b h -> b l (w h)"), final
+            real = self._turned(rearrange(real, "b l -> l b 1"))
+        states, final = _recurrence(x @ kernel_ih, kernel_hh, bias, real)  # inputs of all places in one product
+        if not self.bidirectional:
+            return rearrange(states, "l b h -> b l h"), final
+        states = jnp.stack([states[:, 0], states[::-1, 1]], axis=1)
+        return rearrange(states, "l w b h -> b l (w h)"), rearrange(final, "w b h -> b (w h)")
 
-
-def _turned(x: Array) -> Array:
-    """[l, w, ...] with the second of two directions turned round, so that both are one scan."""
-    return jnp.concatenate([x[:, :1], x[::-1, 1:]], axis=1)
+    def _turned(self, x: Array) -> Array:
+        """[l, ...], or of two directions [l, 2, ...] with the second turned round, so that both are one scan."""
+        return jnp.stack([x, x[::-1]], axis=1) if self.bidirectional else x
 
 
 @jax.custom_vjp
 def _recurrence(
-    inputs: Float[Array, "l w b k"], kernel: Float[Array, "w h k"], real: Bool[Array, "l w b 1"] | None
-) -> Float[Array, "l w b h"]:
-    """States of an LSTM from its inputs' products with the weights; ``real`` as in :class:`LSTM`.
+    inputs: Float[Array, "l *w b k"],
+    kernel: Float[Array, "*w h k"],
+    bias: Float[Array, "*w k"],
+    real: Bool[Array, "l *w b 1"] | None,
+) -> tuple[Float[Array, "l *w b h"], Float[Array, "*w b h"]]:
+    """States of an LSTM, and the last, from its inputs' products with the weights; ``real`` as in :class:`LSTM`.
 
     ``c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)``, ``h_t = sigmoid(o) tanh(c_t)`` with i, f, g, o the quarters of
-    ``inputs_t + h_{t-1} kernel``; gates and c in at least float32.
+    ``inputs_t + h_{t-1} kernel + bias``; gates and c in at least float32.
 
-    The gradient of ``kernel`` is one product over all places and texts: left to itself, the scan would add up small
-    ones, and on a mesh sum each over the devices. There is no forward-mode derivative.
+    The gradients of ``kernel`` and ``bias`` are one product and one sum over all places and texts: left to itself, the
+    scan would add up small ones, and on a mesh sum each over the devices. Gates and cells are kept for the gradient,
+    no more. There is no forward-mode derivative.
     """
-    return _scan(inputs, kernel, real)
+    states, final, _, _ = _scan(inputs, kernel, bias, real, keep=False)
+    return states, final
 
 
-def _scan(inputs: Array, kernel: Array, real: Array | None) -> Array:
+def _scan(inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep: bool) -> tuple[Any, ...]:
+    """States, the last, and if ``keep`` of all places the gates i, f, g, o side by side and the cells."""
+    bias = at_least_float32(bias)[..., None, :]
+
     def step(carry, inputs_real):
-        (state, cell), (inputs, real) = carry, inputs_real  # [w, b, h] twice
-        recurrent = jnp.einsum("wbh,whk->wbk", state, kernel)
-        i, f, g, o = jnp.split(at_least_float32(inputs) + at_least_float32(recurrent), 4, axis=-1)
-        new_cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
-        new_state = (nn.sigmoid(o) * jnp.tanh(new_cell)).astype(state.dtype)
+        (state, cell), (inputs, real) = carry, inputs_real  # [*w, b, h] twice
+        gates = at_least_float32(inputs) + at_least_float32(state @ kernel) + bias
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
+        new_cell = f * cell + i * g
+        new_state = (o * jnp.tanh(new_cell)).astype(state.dtype)
         if real is not None:
             new_state, new_cell = jnp.where(real, new_state, state), jnp.where(real, new_cell, cell)
-        return (new_state, new_cell), new_state
+        kept = (jnp.concatenate([i, f, g, o], -1), new_cell) if keep else (None, None)
+        return (new_state, new_cell), (new_state, *kept)
 
-    state = jnp.zeros((*inputs.shape[1:3], kernel.shape[1]), inputs.dtype)
-    return jax.lax.scan(step, (state, at_least_float32(state)), (inputs, real))[1]
+    state = jnp.zeros((*inputs.shape[1:-1], kernel.shape[-2]), inputs.dtype)
+    (final, _), (states, gates, cells) = jax.lax.scan(step, (state, at_least_float32(state)), (inputs, real))
+    return states, final, gates, cells
 
 
-def _recurrence_forward(inputs, kernel, real):
-    states, gradient = jax.vjp(lambda inputs: _scan(inputs, kernel, real), inputs)
-    return states, (states, gradient)
+def _recurrence_forward(inputs, kernel, bias, real):
+    states, final, gates, cells = _scan(inputs, kernel, bias, real, keep=True)
+    return (states, final), (kernel, bias, real, states, gates, cells)
 
 
 def _recurrence_backward(residuals, cotangent):
-    states, gradient = residuals
-    (of_inputs,) = gradient(cotangent)
-    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
-    return of_inputs, jnp.einsum("lwbh,lwbk->whk", before, of_inputs), None
+    kernel, bias, real, states, gates, cells = residuals
+    of_states, of_final = map(at_least_float32, cotangent)
+
+    def before(x: Array) -> Array:
+        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+    def step(carry, at_place):
+        (of_state, of_cell), (of_output, gates, cell, real) = carry, at_place
+        of_state = of_state + of_output
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        squashed = jnp.tanh(f * cell + i * g)
+        new_state, new_cell = of_state, of_cell  # what of the gradients goes through the gates: none at padding
+        if real is not None:
+            new_state, new_cell = jnp.where(real, of_state, 0), jnp.where(real, of_cell, 0)
+        new_cell = new_cell + new_state * o * (1 - jnp.square(squashed))
+        of_gates = (
+            new_cell * g * i * (1 - i),
+            new_cell * cell * f * (1 - f),
+            new_cell * i * (1 - jnp.square(g)),
+            new_state * squashed * o * (1 - o),
+        )
+        of_inputs = jnp.concatenate(of_gates, -1).astype(kernel.dtype)
+        back = at_least_float32(jnp.einsum("...bk,...hk->...bh", of_inputs, kernel)), new_cell * f
+        if real is not None:
+            back = back[0] + jnp.where(real, 0, of_state), back[1] + jnp.where(real, 0, of_cell)
+        return back, of_inputs
+
+    start = of_final, jnp.zeros_like(cells[0])
+    _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), real), reverse=True)
+    of_kernel = jnp.einsum("l...bh,l...bk->...hk", before(states), of_inputs)
+    return of_inputs, of_kernel, at_least_float32(of_inputs).sum((0, -2)).astype(bias.dtype), None
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)

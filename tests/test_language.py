@@ -248,3 +248,17 @@ def test_configs_that_do_not_fit(data_dir, fields, words):
     with pytest.raises(ConfigError, match=words):
         check(config)
         setup.build(config, card=card)
+
+
+def test_a_scanned_model_compiles_alike_whatever_its_depth():
+    """The program of 48 layers has not a line more than that of 12."""
+
+    def lines(layers):
+        fields = SMALL | {"num_layers": layers, "scan": True, "remat": True}
+        model = jaxmodels.create("gpt2_tiny", vocab_size=50, **fields)
+        tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+        variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), tokens)
+        loss = lambda v, x: model.apply(v, x, train=False).logits.sum()  # noqa: E731
+        return len(jax.jit(jax.grad(loss)).lower(variables, tokens).as_text().splitlines())
+
+    assert lines(48) == lines(12)

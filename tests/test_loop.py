@@ -114,6 +114,8 @@ def test_a_run_learns_and_leaves_everything(finished):
             assert min(image.size) > 200 and len(np.unique(np.asarray(image.convert("L")))) > 20
     timings = [json.loads(line) for line in (workdir / "timings.jsonl").read_text().splitlines()]
     assert {"examples_per_second", "step_ms", "data_wait_percent"} <= set(timings[0])
+    saved = [t["step"] for t in timings if "checkpoint_percent" in t]
+    assert saved == [60, 90, 120, 180]  # what was saved at 50, 75, 100 and 150
 
 
 def test_tensorboard_events_hold_the_records(finished):

@@ -131,18 +131,25 @@ def test_a_text_of_padding_has_the_features_zero():
 
 def test_the_gradient_of_the_recurrence_is_that_of_the_scan(x64):
     """The one whose gradient of the kernel is one product, with and without padding."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    inputs, kernel = jax.random.normal(keys[0], (6, 2, 3, 8)), jax.random.normal(keys[1], (2, 2, 8))
-    weight = jax.random.normal(keys[2], (6, 2, 3, 2))
-    padded = jax.random.bernoulli(keys[2], 0.6, (6, 2, 3, 1))
-    for real in (None, padded):
+    for ways in ((), (2,)):  # one direction has no axis of its own
+        keys = jax.random.split(jax.random.key(0), 6)
+        inputs, kernel = jax.random.normal(keys[0], (6, *ways, 3, 8)), jax.random.normal(keys[1], (*ways, 2, 8))
+        bias = jax.random.normal(keys[2], (*ways, 8))
+        weights = jax.random.normal(keys[3], (6, *ways, 3, 2)), jax.random.normal(keys[4], (*ways, 3, 2))
+        padded = jax.random.bernoulli(keys[5], 0.6, (6, *ways, 3, 1))
+        for real in (None, padded):
 
-        def gradients(recurrence, real=real):
-            return jax.jit(jax.grad(lambda z, w: (recurrence(z, w, real) * weight).sum(), (0, 1)))(inputs, kernel)
+            def gradients(recurrence, real=real, weights=weights, arguments=(inputs, kernel, bias)):
+                def total(*arguments):
+                    states, final = recurrence(*arguments, real)[:2]
+                    return (states * weights[0]).sum() + (final * weights[1]).sum()
 
-        pairs = zip(gradients(_recurrence), gradients(_scan), strict=True)
-        for found, expected in pairs:
-            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+                return jax.jit(jax.grad(total, (0, 1, 2)))(*arguments)
+
+            pairs = zip(gradients(_recurrence), gradients(partial(_scan, keep=False)), strict=True)
+            for found, expected in pairs:
+                assert np.abs(expected).max() > 0.1
+                np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -172,11 +179,11 @@ def random_shapes(jaxpr):
 
 
 def test_cells_are_wide_in_bfloat16():
-    inputs, kernel = jnp.zeros((4, 1, 2, 12), jnp.bfloat16), jnp.zeros((1, 3, 12), jnp.bfloat16)
-    jaxpr = jax.make_jaxpr(_scan)(inputs, kernel, None)
+    arguments = [jnp.zeros(shape, jnp.bfloat16) for shape in ((4, 2, 12), (3, 12), (12,))]
+    jaxpr = jax.make_jaxpr(partial(_scan, keep=False))(*arguments, None)
     (scan,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
-    assert {v.aval.dtype.name for v in scan.outvars if v.aval.shape == (1, 2, 3)} == {"bfloat16", "float32"}
-    gradients = jax.grad(lambda z, w: _recurrence(z, w, None).astype(jnp.float32).sum(), (0, 1))(inputs, kernel)
+    assert {v.aval.dtype.name for v in scan.outvars if v.aval.shape == (2, 3)} == {"bfloat16", "float32"}
+    gradients = jax.grad(lambda *x: _recurrence(*x, None)[0].astype(jnp.float32).sum(), (0, 1, 2))(*arguments)
     assert {g.dtype.name for g in gradients} == {"bfloat16"}
 
 

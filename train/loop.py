@@ -157,7 +157,7 @@ class _Loop:
         if self.progress.loader is not None:
             loader.set_state(self.progress.loader)
         pending: tuple[int, Any, dict[str, np.ndarray]] | None = None
-        self.window_steps, self.window_seconds, self.window_wait = 0, 0.0, 0.0
+        self.window_steps, self.window_seconds, self.window_wait, self.window_save = 0, 0.0, 0.0, 0.0
         resumed = time.perf_counter()
         with contextlib.closing(loader):
             while step < config.steps:
@@ -188,7 +188,9 @@ class _Loop:
                 if (due or last) and not stopping:
                     stopping = not self._evaluate(state, step)
                 if due or save or last or stopping:
+                    start = time.perf_counter()
                     self._save(state, step)
+                    self.window_save += time.perf_counter() - start
                 if stopping:
                     break
                 resumed = time.perf_counter()
@@ -280,11 +282,13 @@ class _Loop:
         use = hardware.mfu(self.flops, seconds / self.window_steps, jax.devices()[0].device_kind, jax.device_count())
         if use is not None:
             timings["mfu_percent"] = 100 * use
+        if self.window_save:  # since the line before; no part of the step's time either
+            timings["checkpoint_percent"] = 100 * self.window_save / (self.window_save + seconds)
         if self.compile_seconds:  # with the first line only: no part of the step's time
             timings["compile_s"], self.compile_seconds = self.compile_seconds, 0.0
         self.writers.record(step, "train", values, timings)
         self.window = Sums()
-        self.window_steps, self.window_seconds, self.window_wait = 0, 0.0, 0.0
+        self.window_steps, self.window_seconds, self.window_wait, self.window_save = 0, 0.0, 0.0, 0.0
 
     def _evaluate(self, state: TrainState, step: int) -> bool:
         """Records the scores on eval_split, and pictures; False if a signal cut it short."""
