@@ -184,9 +184,14 @@ def special_tokens(tokenizer: str) -> tuple[list[int], int]:
     Raises:
         DataError: it has no [MASK].
     """
-    found = Tokenizer.from_str(tokenizer)
-    mask = require_tokens(found, ("[MASK]",), "masked language modelling")["[MASK]"]
-    return sorted(i for i, token in found.get_added_tokens_decoder().items() if token.special), mask
+    mask = require_tokens(Tokenizer.from_str(tokenizer), ("[MASK]",), "masked language modelling")["[MASK]"]
+    return stands_for_no_text(tokenizer), mask
+
+
+def stands_for_no_text(tokenizer: str) -> list[int]:
+    """Numbers of the tokens that do, ascending; ``tokenizer`` is its JSON text."""
+    decoder = Tokenizer.from_str(tokenizer).get_added_tokens_decoder()
+    return sorted(i for i, token in decoder.items() if token.special)
 
 
 def sentence_ends(tokenizer: Tokenizer, source: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """BERT, the Transformer and the LSTM as runs: learning, scores, resumption; translations and labels by the trained."""
 
+import dataclasses
 import io
 import json
 import math
@@ -239,6 +240,18 @@ def test_a_stopped_classifier_goes_on_as_if_nothing_had_been(labeller, tmp_path,
     assert_same_run(tmp / "run", tmp_path / "run")
 
 
+def test_training_crops_texts_by_the_key_and_evaluation_does_not(labeller):
+    tmp, _ = labeller
+    run = setup.build(labeller_config(tmp, crop_text=1.0))
+    batch = jax.tree.map(jnp.asarray, run.examples("train", 32))
+    same, again, other = (run.task.train_batch(jax.random.key(i), batch) for i in (0, 0, 1))
+    assert (same["segments"].sum(1) < batch["segments"].sum(1)).mean() > 0.3
+    assert jnp.array_equal(same["tokens"], again["tokens"]) and not jnp.array_equal(same["tokens"], other["tokens"])
+    assert jnp.array_equal(run.task.eval_batch(batch)["tokens"], batch["tokens"])
+    with pytest.raises(ConfigError, match=r"config.data.crop_text = 1.0 is not for pairs \(text and pair\)"):
+        setup.build(labeller_config(tmp, crop_text=1.0), card=dataclasses.replace(run.card, texts=("text", "pair")))
+
+
 def test_texts_are_labelled(labeller, capsys, monkeypatch):
     tmp, _ = labeller
     monkeypatch.setattr("sys.stdin", io.StringIO("ein rot und hund\nhund rot\n"))
@@ -273,6 +286,8 @@ def test_pairs_of_texts_are_classified_by_bert(tmp_path, capsys):
 def test_buckets_that_cannot_be(tmp_path, fields, words):
     with pytest.raises(ConfigError, match=words):
         labeller_config(tmp_path, **fields)
+    with pytest.raises(ConfigError, match=r"config.data.crop_text = 0.5 is for labelled texts; nearest: .* = 0.0"):
+        check(config_of(tmp_path, model="gpt2_tiny", objective="causal_lm", data={"crop_text": 0.5}))
     with pytest.raises(ConfigError, match=r"config.data.buckets = \(4,\) is for labelled texts and for pairs"):
         check(Config(model="cnn", data=DataConfig(buckets=(4,))))
 

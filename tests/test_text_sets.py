@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 
 from input_pipeline import DataError, describe_text, make_loader
 from input_pipeline.corpus import read_records
+from input_pipeline.cropping import crop_text
 from input_pipeline.datasets import raw
 from input_pipeline.datasets.labelled import GLUE, SST2, LabelledBuilder
 from input_pipeline.masking import mask_tokens
@@ -334,6 +336,38 @@ def test_masked_places(masked):
     # every place is as likely as another: of 200 full rows each has 200 * 15 / 98 on average
     counts = drawn[:200, 1:-1].sum(0)
     assert abs(counts.mean() - 200 * 15 / 98) < 0.5 and counts.min() > 8 and counts.max() < 60
+
+
+def test_crops_are_spans_of_the_words():
+    """Tokens 2 and 3 stand around 0 to 20 words, which are numbered from 10."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 21, 2000)
+    lengths[:2] = 0, 1
+    tokens, segments = np.zeros((2, 2000, 24), np.int32)
+    for i, n in enumerate(lengths):
+        tokens[i, : n + 2], segments[i, : n + 2] = [2, *range(10, 10 + n), 3], 1
+
+    def cropped(rate):
+        crop = jax.jit(jax.vmap(partial(crop_text, rate=rate)))
+        keys = jax.random.split(jax.random.key(0), len(tokens))
+        return map(np.asarray, crop(keys, jnp.asarray(tokens), jnp.asarray(segments), jnp.asarray(tokens >= 10)))
+
+    for whole, found in zip((tokens, segments), cropped(0.0), strict=True):
+        np.testing.assert_array_equal(found, whole)
+    shares, starts = [], []
+    for row, there, n in zip(*cropped(1.0), lengths, strict=True):
+        left = row[there > 0].tolist()
+        kept = len(left) - 2
+        assert not row[len(left) :].any() and there[: len(left)].all()
+        assert left[0] == 2 and left[-1] == 3 and kept >= np.ceil(0.15 * n)
+        assert left[1:-1] == [*range(left[1], left[1] + kept)] if kept else n == 0
+        if n == 20:
+            shares.append(kept / n)
+            starts += [left[1] - 10] if kept == 10 else []
+    assert 0.15 <= min(shares) < 0.25 and max(shares) == 1 and abs(np.mean(shares) - 0.6) < 0.08
+    assert min(starts, default=0) >= 0 and max(starts, default=10) <= 10
+    half = next(iter(cropped(0.5)))
+    assert abs((half != tokens).any(1)[lengths > 9].mean() - 0.5 * 0.95) < 0.06
 
 
 def test_eighty_ten_ten(masked):

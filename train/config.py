@@ -88,6 +88,8 @@ class DataConfig:
     texts: tuple[str, ...] = ()  # features with the text and its pair, or source and target; empty: those there are
     buckets: tuple[int, ...] = ()  # labels, pairs: lengths below max_len to which batches of shorter texts are padded
     mask_rate: float = field(default=0.15, metadata=limit(above=0, below=1))  # masked_lm: share of the tokens
+    # labelled texts, training: probability that a text is cut to a span of its words; for what a teacher labels
+    crop_text: float = field(default=0.0, metadata=limit(low=0, high=1))
     # images with a text, training: probability that one of the two, drawn at random, is hidden from the model
     hide_rate: float = field(default=0.0, metadata=limit(low=0, high=1))
 
@@ -398,6 +400,10 @@ def _check_text(config: Config) -> None:
             "config.data.isolate_documents = True is for objective causal_lm; nearest: "
             "config.data.isolate_documents = False"
         )
+    rate = config.data.crop_text
+    labelled = reads_text(config) and not reads_images(config) and config.objective == "classification"
+    if rate and not labelled:
+        raise ConfigError(f"config.data.crop_text = {rate} is for labelled texts; nearest: config.data.crop_text = 0.0")
     buckets, longest = config.data.buckets, config.data.max_len
     if buckets and not (reads_text(config) and config.objective in ("classification", "regression", "seq2seq")):
         raise ConfigError(

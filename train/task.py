@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, image
+from input_pipeline.cropping import crop_text
 from input_pipeline.masking import mask_tokens
-from input_pipeline.tokenizers import special_tokens
+from input_pipeline.tokenizers import special_tokens, stands_for_no_text
 from jaxmodels import Fusion, Module
 from jaxmodels.fusion import MODALITIES
 from jaxmodels.multitask import LearnedWeights, MultiHead, OneTask
@@ -130,7 +131,7 @@ def _preprocessing(
 ) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
     """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens are as they are."""
     if isinstance(card, TextCard):
-        return lambda key, batch: batch, lambda batch: batch
+        return _text_crops(config, card) if config.data.crop_text else lambda key, batch: batch, lambda batch: batch
     if isinstance(card, TableCard):
 
         def standardise(batch: Batch) -> Batch:
@@ -157,6 +158,24 @@ def _preprocessing(
 
     evaluated = partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype)
     return hide if data.hide_rate else augment, evaluated
+
+
+def _text_crops(config: Config, card: TextCard) -> Callable[[PRNGKeyArray, Batch], Batch]:
+    if len(card.texts) > 1:
+        raise ConfigError(
+            f"config.data.crop_text = {config.data.crop_text} is not for pairs ({' and '.join(card.texts)}); "
+            "nearest: config.data.crop_text = 0.0"
+        )
+    ordinary = jnp.ones(card.vocab_size, bool).at[jnp.asarray(stands_for_no_text(card.tokenizer), jnp.int32)].set(False)
+    crop = jax.vmap(partial(crop_text, rate=config.data.crop_text))
+
+    def cropped(key: PRNGKeyArray, batch: Batch) -> Batch:
+        tokens, segments = batch["tokens"], batch["segments"]
+        words = ordinary[tokens] & (segments > 0)
+        tokens, segments = crop(_row_keys(key, len(tokens)), tokens, segments, words)
+        return {**batch, "tokens": tokens, "segments": segments}
+
+    return cropped
 
 
 def hide_one(key: PRNGKeyArray, present: Bool[Array, "b 2"], rate: float) -> Bool[Array, "b 2"]:
