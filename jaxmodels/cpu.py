@@ -91,16 +91,15 @@ def _max_pool(x: Array, window: int, stride: int, pads: Pads, size: tuple[int, i
 def _max_pool_forward(
     x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]
 ) -> tuple[Array, UInt8[Array, "b h2 w2 c"]]:
-    y = _max_pool(x, window, stride, pads, size)
     everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
     padded = jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere)
     best, *others = taps(padded, (window, window), (stride, stride))
     # which it is, and not x and y to compare: XLA may compute x again, rounded otherwise, and none would be equal
-    first = jnp.zeros(y.shape, jnp.uint8)
+    first = jnp.zeros(best.shape, jnp.uint8)
     for k, tap in enumerate(others, 1):
-        better = tap > best
+        better = (tap > best) | jnp.isnan(tap)
         best, first = jnp.where(better, tap, best), jnp.where(better, jnp.uint8(k), first)
-    return y, first
+    return best, first
 
 
 def _max_pool_backward(
@@ -110,6 +109,13 @@ def _max_pool_backward(
     height, width = size[0] + top + bottom, size[1] + left + right
     _, rows, columns, _ = first.shape
     zero = np.zeros((), gradient.dtype)
+    if stride == window:  # each place is in one window at most
+        here, values = (rearrange(x, "b i j c -> b i 1 j 1 c") for x in (first, gradient))
+        places = jnp.arange(window * window, dtype=jnp.uint8).reshape(window, 1, window, 1)
+        total = rearrange(jnp.where(here == places, values, zero), "b i y j x c -> b (i y) (j x) c")
+        rest = [(0, length - n) for length, n in zip((height, width), total.shape[1:3], strict=True)]
+        total = jnp.pad(total, ((0, 0), *rest, (0, 0)))
+        return (total[:, top : top + size[0], left : left + size[1]],)
     total = jnp.zeros((len(first), height, width, first.shape[-1]), gradient.dtype)
     for k, (i, j) in enumerate(np.ndindex(window, window)):
         place = [

@@ -84,6 +84,14 @@ def test_a_pool_of_bfloat16_keeps_its_type():
     assert backward(y)[0].dtype == y.dtype == jnp.bfloat16
 
 
+def test_a_pool_whose_gradient_is_taken_gives_what_it_gives_alone():
+    x = random(0, 2, 6, 6, 3).at[0, 1].set(jnp.nan).at[0, 0, 0].set(jnp.nan).at[1, 3].set(-jnp.inf)
+    for stride in (1, 2):
+        y, _ = jax.vjp(lambda x, stride=stride: max_pool(x, 2, stride=stride), x)
+        np.testing.assert_array_equal(y, max_pool(x, 2, stride=stride))
+        assert jnp.isnan(y).any()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_argmax_is_jaxs(dtype):
     x = jnp.round(jax.random.normal(jax.random.key(0), (40, 17)), 0).astype(dtype)  # most have several equal
