@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, UInt
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -90,15 +90,15 @@ def _max_pool(x: Array, window: int, stride: int, pads: Pads, size: tuple[int, i
 
 def _max_pool_forward(
     x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]
-) -> tuple[Array, UInt8[Array, "b h2 w2 c"]]:
+) -> tuple[Array, UInt[Array, "b h2 w2 c"]]:
     everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
     padded = jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere)
     best, *others = taps(padded, (window, window), (stride, stride))
     # which it is, and not x and y to compare: XLA may compute x again, rounded otherwise, and none would be equal
-    first = jnp.zeros(best.shape, jnp.uint8)
+    first = jnp.zeros(best.shape, _index_type(window))
     for k, tap in enumerate(others, 1):
         better = (tap > best) | jnp.isnan(tap)
-        best, first = jnp.where(better, tap, best), jnp.where(better, jnp.uint8(k), first)
+        best, first = jnp.where(better, tap, best), jnp.where(better, first.dtype.type(k), first)
     return best, first
 
 
@@ -107,24 +107,30 @@ def _max_pool_backward(
 ) -> tuple[Array]:
     (top, bottom), (left, right) = pads
     height, width = size[0] + top + bottom, size[1] + left + right
-    _, rows, columns, _ = first.shape
-    zero = np.zeros((), gradient.dtype)
-    if stride == window:  # each place is in one window at most
-        here, values = (rearrange(x, "b i j c -> b i 1 j 1 c") for x in (first, gradient))
-        places = jnp.arange(window * window, dtype=jnp.uint8).reshape(window, 1, window, 1)
-        total = rearrange(jnp.where(here == places, values, zero), "b i y j x c -> b (i y) (j x) c")
-        rest = [(0, length - n) for length, n in zip((height, width), total.shape[1:3], strict=True)]
-        total = jnp.pad(total, ((0, 0), *rest, (0, 0)))
-        return (total[:, top : top + size[0], left : left + size[1]],)
-    total = jnp.zeros((len(first), height, width, first.shape[-1]), gradient.dtype)
-    for k, (i, j) in enumerate(np.ndindex(window, window)):
-        place = [
-            (start, length - start - (count - 1) * stride - 1, stride - 1)
-            for start, length, count in ((i, height, rows), (j, width, columns))
-        ]
-        chosen = jnp.where(first == k, gradient, zero)
-        total += jax.lax.pad(chosen, zero, ((0, 0, 0), *place, (0, 0, 0)))
+    nowhere = np.iinfo(first.dtype).max
+    overlap = -(-window // stride)  # so many windows, each way, may have a place in common
+    edge = (overlap - 1, overlap - 1)
+    first = jnp.pad(first, ((0, 0), edge, edge, (0, 0)), constant_values=nowhere)
+    gradient = jnp.pad(gradient, ((0, 0), edge, edge, (0, 0)))
+    rows, columns = (n - overlap + 1 for n in first.shape[1:3])  # of squares of stride x stride places
+    total = jnp.zeros((), gradient.dtype)
+    for back in np.ndindex(overlap, overlap):  # the window that begins so many squares before
+        i, j = (overlap - 1 - n for n in back)
+        here, values = (
+            rearrange(x[:, i : i + rows, j : j + columns], "b i j c -> b i 1 j 1 c") for x in (first, gradient)
+        )
+        y, x = (np.arange(stride) + stride * n for n in back)
+        places = np.where((y < window)[:, None] & (x < window), y[:, None] * window + x, nowhere - 1)
+        chosen = here == places.astype(first.dtype)[:, None, :, None]
+        total = total + jnp.where(chosen, values, np.zeros((), gradient.dtype))
+    total = rearrange(total, "b i y j x c -> b (i y) (j x) c")[:, :height, :width]
+    rest = [(0, length - n) for length, n in zip((height, width), total.shape[1:3], strict=True)]
+    total = jnp.pad(total, ((0, 0), *rest, (0, 0)))
     return (total[:, top : top + size[0], left : left + size[1]],)
+
+
+def _index_type(window: int) -> np.dtype:
+    return np.dtype(np.uint8 if window < 16 else np.uint16)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -62,7 +62,15 @@ def test_other_convolutions_and_other_platforms_are_left_alone(monkeypatch):
 
 @pytest.mark.parametrize(
     ("window", "stride", "padding", "ceil_mode"),
-    [(2, 2, 0, False), (3, 2, 0, False), (3, 2, 1, False), (3, 1, 1, False), (3, 2, 0, True), (2, 2, 0, True)],
+    [
+        (2, 2, 0, False),
+        (3, 2, 0, False),
+        (3, 2, 1, False),
+        (3, 1, 1, False),
+        (3, 2, 0, True),
+        (2, 2, 0, True),
+        (2, 3, 0, False),
+    ],
 )
 def test_of_equal_values_the_first_has_the_gradient_of_a_pool(window, stride, padding, ceil_mode, monkeypatch):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 7, 6, 3)), jnp.float32)  # full of ties
@@ -76,6 +84,14 @@ def test_of_equal_values_the_first_has_the_gradient_of_a_pool(window, stride, pa
     monkeypatch.setattr(cpu, "max_pool", None)
     monkeypatch.setattr(cpu, "target_platform", lambda: "tpu")  # XLA's own there
     np.testing.assert_array_equal(max_pool(x, window, stride=stride, padding=padding, ceil_mode=ceil_mode), y)
+
+
+def test_a_pool_of_more_places_than_a_byte_can_number():
+    x = random(0, 2, 40, 36, 3)
+    gradient = jax.grad(lambda x: max_pool(x, 20, stride=8).sum())(x)
+    theirs = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).requires_grad_()
+    torch.nn.functional.max_pool2d(theirs, 20, 8).sum().backward()
+    np.testing.assert_array_equal(gradient, theirs.grad.permute(0, 2, 3, 1))
 
 
 def test_a_pool_of_bfloat16_keeps_its_type():
