@@ -4,6 +4,7 @@ Chosen while a program is traced, by shape: convolutions of small maps, the grad
 The values are those of ``jax.lax`` up to rounding.
 """
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -83,17 +84,19 @@ def max_pool(x: Float[Array, "b h w c"], window: int, stride: int, pads: Pads) -
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool(x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]) -> Array:
-    dims, strides = (1, window, window, 1), (1, stride, stride, 1)
-    least = np.array(-np.inf, x.dtype)
-    return jax.lax.reduce_window(x, least, jax.lax.max, dims, strides, ((0, 0), *pads, (0, 0)))
+    return functools.reduce(jnp.maximum, _windows(x, window, stride, pads))
+
+
+def _windows(x: Array, window: int, stride: int, pads: Pads) -> list[Array]:
+    """The value at each place of all windows, padding being -inf."""
+    everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+    return taps(jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere), (window, window), (stride, stride))
 
 
 def _max_pool_forward(
     x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]
 ) -> tuple[Array, UInt[Array, "b h2 w2 c"]]:
-    everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
-    padded = jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere)
-    best, *others = taps(padded, (window, window), (stride, stride))
+    best, *others = _windows(x, window, stride, pads)
     # which it is, and not x and y to compare: XLA may compute x again, rounded otherwise, and none would be equal
     first = jnp.zeros(best.shape, _index_type(window))
     for k, tap in enumerate(others, 1):
