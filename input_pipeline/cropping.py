@@ -11,27 +11,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 SHORTEST = 0.15
-"""Share of a text's words that a span has at least."""
+"""Share of a text's tokens that a span has at least."""
 
 
 def crop_text(
-    key: PRNGKeyArray, tokens: Int[Array, " l"], segments: Int[Array, " l"], words: Bool[Array, " l"], *, rate: float
+    key: PRNGKeyArray, tokens: Int[Array, " l"], segments: Int[Array, " l"], ordinary: Bool[Array, " l"], *, rate: float
 ) -> tuple[Int[Array, " l"], Int[Array, " l"]]:
-    """One text, or with probability ``rate`` a span of it: of its words a share drawn from :data:`SHORTEST` to 1.
+    """One text, or with probability ``rate`` a span of it: of its tokens a share drawn from :data:`SHORTEST` to 1.
 
     Args:
         key: of the draws.
-        words: which tokens stand for text; the others, such as those around it, all stay.
+        ordinary: which tokens stand for text; the others, such as those around it, all stay.
 
     Returns:
         Tokens and segments, moved together to the left; 0 behind.
     """
     key_rate, key_share, key_start = jax.random.split(key, 3)
-    count = words.sum()
+    count = ordinary.sum()
     share = jax.random.uniform(key_share, minval=SHORTEST)
     kept = jnp.where(jax.random.uniform(key_rate) < rate, jnp.ceil(share * count), count).astype(jnp.int32)
     first = jax.random.randint(key_start, (), 0, count - kept + 1)
-    place = jnp.cumsum(words) - 1  # of each word among the words
-    stays = (segments > 0) & (~words | ((place >= first) & (place < first + kept)))
+    place = jnp.cumsum(ordinary) - 1  # of each among those
+    stays = (segments > 0) & (~ordinary | ((place >= first) & (place < first + kept)))
     order = jnp.argsort(~stays, stable=True)
     return tuple(jnp.where(stays, x, 0)[order] for x in (tokens, segments))

@@ -188,10 +188,17 @@ def special_tokens(tokenizer: str) -> tuple[list[int], int]:
     return stands_for_no_text(tokenizer), mask
 
 
-def stands_for_no_text(tokenizer: str) -> list[int]:
-    """Numbers of the tokens that do, ascending; ``tokenizer`` is its JSON text."""
-    decoder = Tokenizer.from_str(tokenizer).get_added_tokens_decoder()
-    return sorted(i for i, token in decoder.items() if token.special)
+def stands_for_no_text(tokenizer: str, *, unknown: bool = True) -> list[int]:
+    """Numbers of the tokens that do, ascending.
+
+    Args:
+        tokenizer: its JSON text.
+        unknown: with the token that stands for unknown words.
+    """
+    found = Tokenizer.from_str(tokenizer)
+    decoder = found.get_added_tokens_decoder()
+    left_out = None if unknown else getattr(found.model, "unk_token", None)
+    return sorted(i for i, token in decoder.items() if token.special and token.content != left_out)
 
 
 def sentence_ends(tokenizer: Tokenizer, source: str) -> tuple[int, int]:

@@ -24,7 +24,7 @@ def target_platform() -> str:
 
 
 def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
-    """Of the last axis, the first where several are equal."""
+    """Of the last axis, the first where several are equal (on CPUs 0 is above -0, and so is NaN above all)."""
     if target_platform() == "cpu":  # twice as fast
         return jax.lax.top_k(x, 1)[1][..., 0]
     return x.argmax(-1).astype(jnp.int32)

@@ -567,6 +567,12 @@ def test_the_report(base, tmp_path, capsys, monkeypatch):
         params["params"]["head"]["bias"] = jnp.zeros(3)
         files.save(tmp_path / "fine.safetensors", params)
         evaluate.main([f"--workdir={base}", f"--weights={tmp_path / 'fine.safetensors'}"])
+    (tmp_path / "broken.safetensors").write_bytes((out / "original.safetensors").read_bytes()[:-9])
+    for name in ("broken", "missing"):
+        with pytest.raises(ConfigError, match=rf"--weights=.*{name}\.safetensors: "):
+            evaluate.main([f"--workdir={base}", f"--weights={tmp_path / f'{name}.safetensors'}"])
+    with pytest.raises(ConfigError, match="--step is of a checkpoint and --weights of a file"):
+        evaluate.main([f"--workdir={base}", f"--weights={out / 'original.safetensors'}", "--step=best"])
 
 
 def test_the_report_is_for_classifiers_of_the_same_data(base, tmp_path):

@@ -1,5 +1,8 @@
 """What is computed otherwise on CPUs equals what jax.lax computes, gradients included."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from jax import lax
 
 from jaxmodels import cpu
 from jaxmodels.layers import conv, max_pool
+from train import hardware
 
 
 def random(seed, *shape):
@@ -115,3 +119,28 @@ def test_argmax_is_jaxs(dtype):
     found = jax.jit(cpu.argmax)(x)
     np.testing.assert_array_equal(found, x.argmax(-1))
     assert found.dtype == jnp.int32 and (np.sort(x, -1)[:, -1] == np.sort(x, -1)[:, -2]).sum() > 10
+
+
+def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
+    """In the cache directory of the user, if there is one, unless the user names another."""
+    chosen = []
+    config = SimpleNamespace(jax_compilation_cache_dir="mine", update=lambda *named: chosen.append(named))
+    monkeypatch.setattr(hardware, "jax", SimpleNamespace(config=config))
+    hardware.keep_compiled_programs()
+    assert chosen == []
+    config.jax_compilation_cache_dir = None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    hardware.keep_compiled_programs()
+    ((name, place),) = chosen
+    assert name == "jax_compilation_cache_dir" and Path(place).parent == tmp_path / "jaxmodels" and Path(place).is_dir()
+    before = hardware._cpu()
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(97), raising=False)
+    assert hardware._cpu() != before  # programs are made for so many cores
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    hardware.keep_compiled_programs()
+    assert len(chosen) == 1

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxmodels.compress import files
-from jaxmodels.compress.quantize import dequantize, int8_share
+from jaxmodels.compress.quantize import dequantize
 from jaxmodels.paths import path_name
 from train.config import ConfigError
 from train.setup import Run
@@ -30,16 +32,15 @@ def load(run: Run, path: Path) -> tuple[Run, TrainState]:
     _require_same(path, {"params": dequantize(params), **variables}, run)
     variables = {"params": params, **variables}
     variables = jax.device_put(variables, shardings_of(variables, run.mesh))
-    config = run.config
-    if int8_share(params):  # which is rounded already
-        config = dataclasses.replace(config, quantization_aware=False)
+    config = dataclasses.replace(run.config, quantization_aware=False)  # the file is taken as it is
+    whole = NamedSharding(run.mesh, P())
     state = TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=jax.device_put(jnp.zeros((), jnp.int32), whole),
         params=variables.pop("params"),
         model_state=variables,
         opt_state=(),
         ema_params=None,
-        finite=jnp.ones((), bool),
+        finite=jax.device_put(jnp.ones((), bool), whole),
     )
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     return dataclasses.replace(run, config=config, shapes=shapes), state

@@ -88,7 +88,7 @@ class DataConfig:
     texts: tuple[str, ...] = ()  # features with the text and its pair, or source and target; empty: those there are
     buckets: tuple[int, ...] = ()  # labels, pairs: lengths below max_len to which batches of shorter texts are padded
     mask_rate: float = field(default=0.15, metadata=limit(above=0, below=1))  # masked_lm: share of the tokens
-    # labelled texts, training: probability that a text is cut to a span of its words; for what a teacher labels
+    # labelled texts, training: probability that a text is cut to a span of its tokens; for what a teacher labels
     crop_text: float = field(default=0.0, metadata=limit(low=0, high=1))
     # images with a text, training: probability that one of the two, drawn at random, is hidden from the model
     hide_rate: float = field(default=0.0, metadata=limit(low=0, high=1))

@@ -214,10 +214,16 @@ def opened(
     if weights is None:
         return run, restore(run, workdir, step)
     from jaxmodels.compress.quantize import executing  # here: most runs have no use for them
+    from jaxmodels.weights.rules import WeightsError
     from train import compressed
 
+    if step != "last":
+        raise ConfigError("--step is of a checkpoint and --weights of a file: give one of them")
     stack.enter_context(executing())
-    return compressed.load(run, weights)
+    try:
+        return compressed.load(run, weights)
+    except WeightsError as e:
+        raise ConfigError(f"--weights={weights}: {e}") from e
 
 
 def for_this_machine(config: Config) -> Config:

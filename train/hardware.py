@@ -112,18 +112,19 @@ def keep_compiled_programs() -> None:
     """Lets jax keep what took it over a second to compile in ``~/.cache/jaxmodels`` and read it the next time.
 
     Unless ``JAX_COMPILATION_CACHE_DIR`` names another directory; ``JAX_ENABLE_COMPILATION_CACHE=false`` keeps nothing.
-    Programs for a CPU hold its machine code: a home that several machines share has a directory for each kind.
+    Programs for a CPU hold its machine code, for so many cores: each kind of machine has a directory of its own.
     """
     if not jax.config.jax_compilation_cache_dir:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: nobody knows where home is
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxmodels"
             (home / _cpu()).mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(home / _cpu()))
 
 
 def _cpu() -> str:
-    """Name of what this machine's CPU can do."""
-    able = [platform.machine()]
+    """Name of what this machine's CPU can do for this process."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    able = [platform.machine(), str(len(affinity(0)) if affinity else os.cpu_count())]
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         able += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

@@ -166,7 +166,8 @@ def _text_crops(config: Config, card: TextCard) -> Callable[[PRNGKeyArray, Batch
             f"config.data.crop_text = {config.data.crop_text} is not for pairs ({' and '.join(card.texts)}); "
             "nearest: config.data.crop_text = 0.0"
         )
-    ordinary = jnp.ones(card.vocab_size, bool).at[jnp.asarray(stands_for_no_text(card.tokenizer), jnp.int32)].set(False)
+    around = jnp.asarray(stands_for_no_text(card.tokenizer, unknown=False), jnp.int32)
+    ordinary = jnp.ones(card.vocab_size, bool).at[around].set(False)
     crop = jax.vmap(partial(crop_text, rate=config.data.crop_text))
 
     def cropped(key: PRNGKeyArray, batch: Batch) -> Batch:

@@ -154,6 +154,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--speed-only with --timing=none measures nothing")
     if args.speed_only and (args.html or args.image_size or args.batch_size):
         parser.error("--speed-only has sizes of its own and writes no --html; --table writes a page and a plot")
+    if args.table and not args.speed_only and len(args.models) == 1:
+        parser.error("--table holds the certificates of all that are named: of one, it would lose the others")
     if args.all == bool(args.models):
         parser.error("name models, or say --all")
     args.dtype = tuple(d for d in args.dtype.split(",") if d)

@@ -98,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     known = [preset for preset in jaxmodels.list_models() if preset.startswith("gpt2")]
     if args.model not in known:
         parser.error(f"--model={args.model} is not one of {', '.join(known)}")
+    longest = jaxmodels.create(args.model, vocab_size=VOCABULARY).max_len
+    if args.prompt + args.tokens + 1 > longest:
+        parser.error(f"--prompt={args.prompt} and {args.tokens + 1} tokens are more than the model's {longest}")
     results = []
     for size in args.batch_size or (1, 32):
         options = {"prompt": args.prompt, "tokens": args.tokens, "rounds": args.rounds, "seed": args.seed}

@@ -105,48 +105,35 @@ def _machine() -> dict[str, Any]:
     return {"platform": platform.machine(), "cores": len(os.sched_getaffinity(0)), **versions}
 
 
-COLUMNS = (
-    "model",
-    "batch",
-    "train",
-    "train, eager",
-    "infer",
-    "infer, eager",
-    "share of product",
-    "memory",
-    "compiling",
-    "spread",
-)
-
-
 def table(found: list[dict[str, Any]]) -> str:
-    """Ratios as a Markdown table: PyTorch's time over ours, so above 1 we are ahead."""
-    rows = [COLUMNS, tuple("---" for _ in COLUMNS)]
-    for r in found:
-        memory = r.get("peak_memory_mb", {})
-        ratio = memory["torch"] / memory["ours"] if memory and not {str} & {*map(type, memory.values())} else None
-        theirs, ours = r["compile_s"].get("torch_compile_train"), r["train"]["ours"]
-        compiling = None if theirs is None else theirs / r["compile_s"]["ours_train"]
-        cells = [
-            r["ratio_train"],
-            _eager(r, "train"),
-            r["ratio_infer"],
-            _eager(r, "infer"),
-            r["share"],
-            ratio,
-            compiling,
-        ]
-        numbers = (
-            "-" if x is None else f"**{x:.2f}**" if x < 1 and i in (0, 2) else f"{x:.2f}" for i, x in enumerate(cells)
-        )
-        rows.append(
-            (f"`{r['model']}`", str(r["batch_size"]), *numbers, f"{(ours['max'] - ours['min']) / ours['median']:.0%}")
-        )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    """Ratios as a Markdown table: PyTorch's time over ours, so above 1 we are ahead; columns that were measured."""
+    rows = [_cells(r) for r in found]
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
+    lines = [columns, ["---"] * len(columns), *([row[name] or "-" for name in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _eager(result: dict[str, Any], mode: str) -> float:
-    return result[mode]["torch"]["median"] / result[mode]["ours"]["median"]
+def _cells(result: dict[str, Any]) -> dict[str, str | None]:
+    memory, ours = result.get("peak_memory_mb", {}), result["train"]["ours"]
+    known = memory and all(isinstance(x, float) for x in memory.values())
+    theirs = result["compile_s"].get("torch_compile_train")
+    numbers = {}
+    for mode in ("train", "infer"):
+        numbers[mode] = result[f"ratio_{mode}"]
+        eager = result[mode]["torch"]["median"] / result[mode]["ours"]["median"]
+        numbers[f"{mode}, eager"] = eager if "torch_compile" in result[mode] else None
+    numbers["share of product"] = result["share"]
+    numbers["memory"] = memory["torch"] / memory["ours"] if known else None
+    numbers["compiling"] = None if theirs is None else theirs / result["compile_s"]["ours_train"]
+    cells = {k: None if x is None else f"{x:.2f}" for k, x in numbers.items()}
+    for mode in ("train", "infer"):
+        cells[mode] = f"**{cells[mode]}**" if _behind(numbers[mode]) else cells[mode]
+    spread = f"{(ours['max'] - ours['min']) / ours['median']:.0%}"
+    return {"model": f"`{result['model']}`", "batch": str(result["batch_size"]), **cells, "spread": spread}
+
+
+def _behind(ratio: float) -> bool:
+    return round(ratio, 2) < 1
 
 
 def plot(found: list[dict[str, Any]], path: Path) -> None:
@@ -176,7 +163,7 @@ def page(found: list[dict[str, Any]], *, plot: str) -> str:
     machine = found[0]["machine"]
     about = ", ".join(f"{k} {v}" for k, v in machine.items())
     ratios = {f"`{r['model']}` {mode}": r[f"ratio_{mode}"] for r in found for mode in ("train", "infer")}
-    behind = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < 1]
+    behind = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if _behind(ratio)]
     compiled = any("torch_compile" in r["train"] for r in found)
     theirs = "PyTorch's best of eager and torch.compile" if compiled else "PyTorch (eager)"
     return f"""# Benchmarks
@@ -184,9 +171,10 @@ def page(found: list[dict[str, Any]], *, plot: str) -> str:
 Written by `make bench`. {theirs} and ours take turns in one process, round after round,
 from the same weights, on the same batches, in float32 with AdamW; of each the median of {ROUNDS} rounds counts. Numbers
 are PyTorch's time over ours: above 1 we are ahead. *Share of product* is the rate of the training step's products and
-convolutions over that of a product of two matrices of 1024 x 1024; *memory* is PyTorch's peak of a training step over
-ours; *compiling* is torch.compile's time over ours, for the training step; *spread* is the slowest less the fastest
-round of our training step over the median. Sizes: `train/compare/speed.py`; `_2x` is twice.
+convolutions over that of a product of two matrices of 1024 x 1024; *spread* is the slowest less the fastest round of
+our training step over the median; where torch.compile was timed too, *memory* is PyTorch's peak of a training step
+over ours and *compiling* its time to compile one over ours. Sizes: `train/compare/speed.py`; `_2x` is twice. Where we
+are behind, and why: [speed.md](speed.md).
 
 {about}
 
