@@ -84,7 +84,10 @@ def max_pool(x: Float[Array, "b h w c"], window: int, stride: int, pads: Pads) -
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool(x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]) -> Array:
-    return functools.reduce(jnp.maximum, _windows(x, window, stride, pads))
+    if stride < window:  # where windows overlap this is up to a quarter faster, where not often slower
+        return functools.reduce(jnp.maximum, _windows(x, window, stride, pads))
+    dims, strides = (1, window, window, 1), (1, stride, stride, 1)
+    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, dims, strides, ((0, 0), *pads, (0, 0)))
 
 
 def _windows(x: Array, window: int, stride: int, pads: Pads) -> list[Array]:
