@@ -97,7 +97,7 @@ def explain_images(
     batch: Batch,
     wanted: Int[Array, " b"],
     *,
-    steps: int = 64,
+    steps: int,
 ) -> Explained:
     """Explanations of a batch of images as loaded; a text that comes with them stays. Pure.
 
@@ -153,7 +153,7 @@ def explain_texts(
     batch: Batch,
     wanted: Int[Array, " b"],
     *,
-    steps: int = 64,
+    steps: int,
 ) -> Explained:
     """Explanations of a batch of texts: of their class, or of a language model's next token. Pure.
 
@@ -228,7 +228,7 @@ def explain_rows(
     batch: Batch,
     wanted: Int[Array, " b"],
     *,
-    steps: int = 64,
+    steps: int,
 ) -> Explained:
     """Explanations of a batch of rows as loaded, from the mean of each column on. Pure.
 
