@@ -184,20 +184,15 @@ def special_tokens(tokenizer: str) -> tuple[list[int], int]:
     Raises:
         DataError: it has no [MASK].
     """
-    mask = require_tokens(Tokenizer.from_str(tokenizer), ("[MASK]",), "masked language modelling")["[MASK]"]
-    return stands_for_no_text(tokenizer), mask
-
-
-def stands_for_no_text(tokenizer: str, *, unknown: bool = True) -> list[int]:
-    """Numbers of the tokens that do, ascending.
-
-    Args:
-        tokenizer: its JSON text.
-        unknown: with the token that stands for unknown words.
-    """
     found = Tokenizer.from_str(tokenizer)
-    decoder = found.get_added_tokens_decoder()
-    left_out = None if unknown else getattr(found.model, "unk_token", None)
+    mask = require_tokens(found, ("[MASK]",), "masked language modelling")["[MASK]"]
+    return stands_for_no_text(found), mask
+
+
+def stands_for_no_text(tokenizer: Tokenizer, *, unknown: bool = True) -> list[int]:
+    """Numbers of the tokens that do, ascending; ``unknown``: with the token that stands for unknown words."""
+    left_out = None if unknown else getattr(tokenizer.model, "unk_token", None)
+    decoder = tokenizer.get_added_tokens_decoder()
     return sorted(i for i, token in decoder.items() if token.special and token.content != left_out)
 
 
@@ -249,7 +244,7 @@ def characters_per_token(tokenizer: Tokenizer) -> np.ndarray:
     A byte-level token may hold a part of a character only; it counts where its first byte is, so sums are exact.
     """
     size = vocabulary_size(tokenizer)
-    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    special = {*stands_for_no_text(tokenizer)}
     counts = np.zeros(size, np.float32)
     byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
     first = {letter for letter, byte in _letters_of_bytes().items() if byte & 0xC0 != 0x80}

@@ -108,7 +108,7 @@ def test_wordpiece_takes_the_longest_piece(tmp_path):
         assert tokenizer.encode("unaffably").tokens == ["[CLS]", "[UNK]", "[SEP]"]
         assert special_tokens(tokenizer.to_str()) == (list(range(5)), 4)
         unknown = tokenizer.token_to_id("[UNK]")
-        assert stands_for_no_text(tokenizer.to_str(), unknown=False) == sorted({*range(5)} - {unknown})
+        assert stands_for_no_text(tokenizer, unknown=False) == sorted({*range(5)} - {unknown})
 
 
 def test_a_saved_tokenizer_brings_no_lengths_of_its_own(tmp_path):

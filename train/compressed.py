@@ -28,9 +28,7 @@ def load(run: Run, path: Path) -> tuple[Run, TrainState]:
       ConfigError: of another model.
     """
     variables = files.load(path)
-    params = variables.pop("params", {})
-    _require_same(path, {"params": dequantize(params), **variables}, run)
-    variables = {"params": params, **variables}
+    _require_same(path, {**variables, "params": dequantize(variables.get("params", {}))}, run)
     variables = jax.device_put(variables, shardings_of(variables, run.mesh))
     config = dataclasses.replace(run.config, quantization_aware=False)  # the file is taken as it is
     whole = NamedSharding(run.mesh, P())

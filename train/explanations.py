@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
 from input_pipeline.image_text import text_card
+from input_pipeline.tokenizers import stands_for_no_text
 from jaxmodels import Module
 from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
@@ -178,8 +179,7 @@ def explain_texts(
 
     logits = outputs()
     target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
-    special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-    real = (segments > 0) & ~jnp.isin(tokens, jnp.asarray(special, jnp.int32))
+    real = (segments > 0) & ~jnp.isin(tokens, jnp.asarray(stands_for_no_text(tokenizer), jnp.int32))
     if language:  # the next token is read behind the last
         real &= jnp.arange(tokens.shape[1]) != place(segments)[:, None]
     embedded = token_embeddings(model, variables, *inputs, embedding=embedding)

@@ -157,7 +157,7 @@ class _Loop:
         if self.progress.loader is not None:
             loader.set_state(self.progress.loader)
         pending: tuple[int, Any, dict[str, np.ndarray]] | None = None
-        self.window_steps, self.window_seconds, self.window_wait, self.window_save = 0, 0.0, 0.0, 0.0
+        self._restart_clocks()
         resumed = time.perf_counter()
         with contextlib.closing(loader):
             while step < config.steps:
@@ -288,6 +288,9 @@ class _Loop:
             timings["compile_s"], self.compile_seconds = self.compile_seconds, 0.0
         self.writers.record(step, "train", values, timings)
         self.window = Sums()
+        self._restart_clocks()
+
+    def _restart_clocks(self) -> None:
         self.window_steps, self.window_seconds, self.window_wait, self.window_save = 0, 0.0, 0.0, 0.0
 
     def _evaluate(self, state: TrainState, step: int) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from tokenizers import Tokenizer
 
 from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, image
 from input_pipeline.cropping import crop_text
@@ -131,7 +132,8 @@ def _preprocessing(
 ) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
     """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens are as they are."""
     if isinstance(card, TextCard):
-        return _text_crops(config, card) if config.data.crop_text else lambda key, batch: batch, lambda batch: batch
+        crop = _text_crops(config, card) if config.data.crop_text else lambda key, batch: batch
+        return crop, lambda batch: batch
     if isinstance(card, TableCard):
 
         def standardise(batch: Batch) -> Batch:
@@ -166,8 +168,7 @@ def _text_crops(config: Config, card: TextCard) -> Callable[[PRNGKeyArray, Batch
             f"config.data.crop_text = {config.data.crop_text} is not for pairs ({' and '.join(card.texts)}); "
             "nearest: config.data.crop_text = 0.0"
         )
-    around = jnp.asarray(stands_for_no_text(card.tokenizer, unknown=False), jnp.int32)
-    ordinary = jnp.ones(card.vocab_size, bool).at[around].set(False)
+    ordinary = _all_but(stands_for_no_text(Tokenizer.from_str(card.tokenizer), unknown=False), card)
     crop = jax.vmap(partial(crop_text, rate=config.data.crop_text))
 
     def cropped(key: PRNGKeyArray, batch: Batch) -> Batch:
@@ -177,6 +178,11 @@ def _text_crops(config: Config, card: TextCard) -> Callable[[PRNGKeyArray, Batch
         return {**batch, "tokens": tokens, "segments": segments}
 
     return cropped
+
+
+def _all_but(special: list[int], card: TextCard) -> Bool[Array, " v"]:
+    """Of each number of the vocabulary, whether it is none of these."""
+    return jnp.ones(card.vocab_size, bool).at[jnp.asarray(special, jnp.int32)].set(False)
 
 
 def hide_one(key: PRNGKeyArray, present: Bool[Array, "b 2"], rate: float) -> Bool[Array, "b 2"]:
@@ -313,7 +319,7 @@ def _perplexity(means: dict[str, float]) -> dict[str, float]:
 
 def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
     special, mask_token = special_tokens(card.tokenizer)
-    ordinary = jnp.ones(card.vocab_size, bool).at[jnp.asarray(special)].set(False)
+    ordinary = _all_but(special, card)
 
     def masked(key: PRNGKeyArray, batch: Batch) -> Batch:
         mask = partial(mask_tokens, rate=config.data.mask_rate, mask_token=mask_token, vocab_size=card.vocab_size)
