@@ -31,10 +31,10 @@ from jaxmodels.layers import (
     zeros,
 )
 
-BACKENDS = ("auto", "einsum", "xla", "cudnn", "splash")
-"""What :func:`choose_backend` takes; plain products; ``jax.nn.dot_product_attention`` by XLA or by cuDNN (NVIDIA,
-bfloat16); the splash kernel of Pallas (TPU; elsewhere interpreted, for tests). Dropout on attention weights is for
-einsum alone."""
+BACKENDS = ("auto", "einsum", "deferred", "xla", "cudnn", "splash")
+"""What :func:`choose_backend` takes; plain products; the same with the softmax's division put off until the weights are
+multiplied with the values; ``jax.nn.dot_product_attention`` by XLA or by cuDNN (NVIDIA, bfloat16); the splash kernel of
+Pallas (TPU; elsewhere interpreted, for tests). Dropout on attention weights is for einsum and deferred alone."""
 
 SPLASH_BLOCK, SPLASH_BLOCKS = 128, (128, 256, 512)
 """Lengths are padded to a multiple of the first for the splash kernel, one that is shorter gains nothing; it works on
@@ -42,6 +42,9 @@ squares of the largest that divides them, and on the larger faster."""
 
 KERNELS = {"gpu": "cudnn", "tpu": "splash"}
 """Of each platform, that which keeps no weights [queries, keys] in memory."""
+
+PRODUCTS = ("einsum", "deferred")
+"""Those that can do everything, and of which XLA makes the program."""
 
 
 def choose_backend(
@@ -57,7 +60,7 @@ def choose_backend(
     parts: int = 1,
     capability: float | None = None,
 ) -> tuple[str, str]:
-    """The backend that attention runs by, and why: of ``"auto"`` the platform's kernel where it can, else ``"einsum"``.
+    """The backend that attention runs by, and why: of ``"auto"`` the platform's kernel where it can, else products.
 
     Args:
       backend: of :data:`BACKENDS`; any but ``"auto"`` is returned as it is.
@@ -71,9 +74,12 @@ def choose_backend(
     Raises:
       ValueError: a backend that was named cannot do it.
     """
-    kernel = KERNELS.get(platform, "") if backend == "auto" else backend
-    if kernel in ("", "einsum"):
-        return "einsum", f"there is no kernel for {platform}" if backend == "auto" else "as told"
+    if backend == "auto" and platform not in KERNELS:
+        # XLA for CPUs goes through memory once for the division, where others do it on the way
+        return "deferred" if platform == "cpu" else "einsum", f"there is no kernel for {platform}"
+    kernel = KERNELS[platform] if backend == "auto" else backend
+    if kernel in PRODUCTS:
+        return kernel, "as told"
     hindrance = ""
     size, short = jnp.dtype(dtype), min(queries, keys)
     if dropout_rate:
@@ -115,7 +121,7 @@ def exact_attention() -> Iterator[set[str]]:
     def plainly(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
         if not isinstance(context.module, MultiHeadAttention) or context.method_name != "chosen_backend":
             return call(*args, **kwargs)
-        replaced.update({call(*args, **kwargs)} - {"einsum"})
+        replaced.update({call(*args, **kwargs)} - {*PRODUCTS})
         return "einsum"
 
     with nn.intercept_methods(plainly):
@@ -173,7 +179,7 @@ def attention(
 
     Args:
       backend: of :data:`BACKENDS`.
-      dropout: applied to the weights [b, h, q, k]; only backend einsum has them.
+      dropout: applied to the weights [b, h, q, k], which only einsum and deferred have, deferred not yet divided.
     """
     queries, keys = query.shape[2], key.shape[2]
     if backend == "splash" and mask.start is None:  # its mask has no place for a cache; one query is no work either
@@ -188,6 +194,12 @@ def attention(
     scores = at_least_float32(scores)
     if dense is not None:
         scores = jnp.where(dense, scores, jnp.finfo(scores.dtype).min)
+    if backend == "deferred":
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        total = weights.sum(-1, keepdims=True)
+        weights = dropout(weights.astype(value.dtype))
+        y = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=total.dtype)
+        return (y / total).astype(value.dtype)
     weights = dropout(jax.nn.softmax(scores).astype(value.dtype))
     return jnp.einsum("bhqk,bhkd->bhqd", weights, value)
 
@@ -367,7 +379,7 @@ class MultiHeadAttention(nn.Module):
 
     def chosen_backend(self, query: jax.Array, key: jax.Array, mask: AttentionMask) -> str:
         """By which this attention runs."""
-        if self.backend == "auto" and mask.start is not None:
+        if self.backend == "auto" and mask.start is not None and target_platform() in KERNELS:
             return "einsum"  # of one query there are few weights
         return choose_backend(
             self.backend,

@@ -21,6 +21,7 @@ from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_atten
 from jaxmodels.layers import (
     ACTIVATIONS,
     Dense,
+    LayerNorm,
     TokenLogits,
     at_least_float32,
     constrain_batch,
@@ -120,7 +121,7 @@ class BERT(nn.Module):
         """
         self._check(tokens.shape[1])
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
+        norm = partial(LayerNorm, self.norm_eps, **dtypes)
         dense = partial(Dense, kernel_init=normal(0.02), **dtypes)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal(0.02), **dtypes)
@@ -203,7 +204,7 @@ class EncoderBlock(nn.Module):
     def __call__(self, x: Float[Array, "b n d"], mask: AttentionMask) -> Float[Array, "b n d"]:
         """Applies the block. Dropout draws from the ``dropout`` RNG."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
+        norm = partial(LayerNorm, self.norm_eps, **dtypes)
         dense = partial(Dense, kernel_init=normal(0.02), **dtypes)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not self.train)
         y = MultiHeadAttention(

@@ -26,6 +26,7 @@ from jaxmodels.cnn import CNN
 from jaxmodels.features import Features, features
 from jaxmodels.layers import (
     Dense,
+    LayerNorm,
     at_least_float32,
     constrain_batch,
     freeze_fields,
@@ -210,7 +211,7 @@ class Fusion(nn.Module):
                 **dtypes,
             )(x, memory, AttentionMask(jnp.ones(x.shape[:2], jnp.int32), groups[other].astype(jnp.int32)))
             y = jnp.where(present[:, MODALITIES.index(other), None, None], y, 0)  # nothing to attend to
-            x = nn.LayerNorm(1e-5, use_fast_variance=False, name=f"norm_{modality}", **dtypes)(x + y)
+            x = LayerNorm(1e-5, name=f"norm_{modality}", **dtypes)(x + y)
             means.append(bert.token_mean(x, groups[modality].astype(jnp.int32)))
         return jnp.concatenate(means, -1)
 
@@ -237,7 +238,7 @@ class Fusion(nn.Module):
             ],
             1,
         )
-        x = nn.LayerNorm(1e-12, use_fast_variance=False, name="norm", **dtypes)(x)  # BERT's epsilon
+        x = LayerNorm(1e-12, name="norm", **dtypes)(x)  # BERT's epsilon
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         fields = {
             "num_heads": self.num_heads,

@@ -21,6 +21,7 @@ from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_atten
 from jaxmodels.layers import (
     ACTIVATIONS,
     Dense,
+    LayerNorm,
     TokenLogits,
     constrain_batch,
     normal,
@@ -115,7 +116,7 @@ class GPT2(nn.Module):
         }
         depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
         x = run_stack(self, DecoderBlock, fields, x, mask, **depth)
-        x = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name="norm", **dtypes)(x)
+        x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
         if self.tie_embeddings:
             return TokenLogits(x, token_embed.embedding)
         return TokenLogits(x, embed(self.vocab_size, name="head").embedding)
@@ -158,7 +159,7 @@ class DecoderBlock(nn.Module):
     def __call__(self, x: Float[Array, "b n d"], mask: AttentionMask) -> Float[Array, "b n d"]:
         """Applies the block. Dropout draws from the ``dropout`` RNG."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
+        norm = partial(LayerNorm, self.norm_eps, **dtypes)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not self.train)
         y = MultiHeadAttention(
             num_heads=self.num_heads,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -44,14 +45,44 @@ def torch_bias(fan_in: int) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Widens bfloat16 or float16 to float32 and leaves float32 and float64 alone (logits and losses need the bits)."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_slope(of: Callable[[jax.Array], tuple[jax.Array, jax.Array]], x: jax.Array) -> jax.Array:
+    """The first of ``of(x)``, value and slope: for the gradient the slope is kept, and nothing that led to it."""
+    return of(at_least_float32(x))[0].astype(x.dtype)
+
+
+@_with_slope.defjvp
+def _with_slope_jvp(of: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    value, slope = of(at_least_float32(x))
+    return value.astype(x.dtype), slope.astype(x.dtype) * dx
+
+
 def gelu(x: jax.Array) -> jax.Array:
-    """Gaussian error linear unit by the error function, PyTorch's default; ``jax.nn.gelu`` alone is the tanh form."""
-    return jax.nn.gelu(x, approximate=False)
+    """Gaussian error linear unit by the error function, PyTorch's default (Hendrycks & Gimpel 2016)."""
+
+    def value_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        below = 0.5 * (1 + jax.lax.erf(x * math.sqrt(1 / 2)))
+        return x * below, below + x * jnp.exp(-0.5 * x * x) * math.sqrt(1 / (2 * math.pi))
+
+    return _with_slope(value_and_slope, x)
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
     """``torch.nn.GELU(approximate="tanh")``, as GPT-2 has it."""
-    return jax.nn.gelu(x, approximate=True)
+
+    def value_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scale, cubic = math.sqrt(2 / math.pi), 0.044715
+        tanh = jnp.tanh(scale * (x + cubic * x**3))
+        below = 0.5 * (1 + tanh)
+        return x * below, below + 0.5 * x * (1 - tanh * tanh) * scale * (1 + 3 * cubic * x * x)
+
+    return _with_slope(value_and_slope, x)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -132,11 +163,6 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
 
 
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """Widens bfloat16 or float16 to float32 and leaves float32 and float64 alone (logits and losses need the bits)."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def unit_length(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """``torch.nn.functional.normalize``; the gradient at 0, which has none there, is that of ``x / 1e-12``."""
     squares = jnp.square(x).sum(-1, keepdims=True)
@@ -210,6 +236,57 @@ def conv(
         conv_general_dilated=cpu.convolve,
         name=name,
     )
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``x`` less its mean over ``axes``, by its standard deviation; that mean, and the biased variance.
+
+    The gradient is written out (Ioffe & Szegedy 2015, section 3): derived step by step it takes more passes over x.
+    """
+    mean = checkpoint_name(x.mean(axes, keepdims=True), "mean")
+    var = jnp.square(x - mean).mean(axes, keepdims=True)
+    rstd = checkpoint_name(jax.lax.rsqrt(var + epsilon), "rstd")
+    return (x - mean) * rstd, mean, var
+
+
+@_standardized.defjvp
+def _standardized_jvp(axes: tuple[int, ...], epsilon: float, primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    y, mean, var = _standardized(x, axes, epsilon)
+    rstd = checkpoint_name(jax.lax.rsqrt(var + epsilon), "rstd")
+    dmean, along = dx.mean(axes, keepdims=True), (y * dx).mean(axes, keepdims=True)
+    return (y, mean, var), (rstd * (dx - dmean - y * along), dmean, 2 * along / rstd)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of the last axis, as ``torch.nn.LayerNorm`` (Ba et al. 2016, arXiv:1607.06450).
+
+    Statistics are computed in at least float32, in two passes. For the gradient the input is kept, and of each row
+    mean and standard deviation.
+
+    Attributes:
+      epsilon: added to the variance.
+      dtype: of the result; param_dtype: of scale and bias.
+    """
+
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """Normalises each row of ``x``."""
+        scale = self.param("scale", ones, x.shape[-1:], self.param_dtype)
+        bias = self.param("bias", zeros, x.shape[-1:], self.param_dtype)
+        keep = jax.checkpoint_policies.save_only_these_names("mean", "rstd")
+
+        @partial(jax.checkpoint, prevent_cse=False, policy=keep)
+        def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+            y = _standardized(at_least_float32(x), (x.ndim - 1,), self.epsilon)[0]
+            return (y * scale + bias).astype(self.dtype)
+
+        return normalized(x, scale, bias)
 
 
 class BatchNorm(nn.Module):

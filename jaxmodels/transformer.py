@@ -23,6 +23,7 @@ from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_atten
 from jaxmodels.layers import (
     ACTIVATIONS,
     Dense,
+    LayerNorm,
     TokenLogits,
     constrain_batch,
     normal,
@@ -114,7 +115,7 @@ class Transformer(nn.Module):
             attention=self.attention,
             **dtypes,
         )
-        norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes) if self.final_norm else None
+        norm = partial(LayerNorm, self.norm_eps, **dtypes) if self.final_norm else None
         stack = partial(Stack, block, norm, num_layers=self.num_layers, scan=self.scan, remat=self.remat)
         self.encoder, self.decoder = stack(), stack()
 
@@ -306,7 +307,7 @@ class Block(nn.Module):
             branches.append(lambda x: attend(name="cross_attention")(x, memory, memory_mask))
         branches.append(self._mlp)
         for i, branch in enumerate(branches, 1):
-            norm = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name=f"norm_{i}", **dtypes)
+            norm = LayerNorm(self.norm_eps, name=f"norm_{i}", **dtypes)
             dropout = nn.Dropout(self.dropout_rate, deterministic=not self.train, name=f"dropout_{i}")
             x = x + dropout(branch(norm(x))) if self.norm_first else norm(x + dropout(branch(x)))
         return constrain_batch(x, "tokens")

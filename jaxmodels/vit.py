@@ -22,6 +22,7 @@ from jaxmodels.attention import MultiHeadAttention, require_attention
 from jaxmodels.layers import (
     ACTIVATIONS,
     Dense,
+    LayerNorm,
     at_least_float32,
     constrain_batch,
     normal,
@@ -112,7 +113,7 @@ class ViT(nn.Module):
         }
         depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
         x = run_stack(self, EncoderBlock, fields, constrain_batch(x, "tokens"), **depth)
-        x = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name="norm", **dtypes)(x)
+        x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
         x = x[:, 0] if self.pool == "cls" else x.mean(1)
         if self.representation_size:
             init = normal(1 / math.sqrt(x.shape[-1]))
@@ -159,7 +160,7 @@ class EncoderBlock(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Applies the block. Dropout draws from the ``dropout`` RNG."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
+        norm = partial(LayerNorm, self.norm_eps, **dtypes)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not self.train)
         y = MultiHeadAttention(
             num_heads=self.num_heads,

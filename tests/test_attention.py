@@ -37,7 +37,7 @@ def mask_of(kind, queries, keys):
 
 @pytest.mark.parametrize(
     ("backend", "kind", "size"),
-    [*itertools.product(["xla", "splash"], ["causal", "padding", "cross", "packed"], [32, 64, 128])],
+    [*itertools.product(["deferred", "xla", "splash"], ["causal", "padding", "cross", "packed"], [32, 64, 128])],
 )
 def test_backends_equal_plain_products(backend, kind, size):
     queries, keys = (64, 64) if kind != "cross" else (48, 70)
@@ -58,13 +58,33 @@ def test_backends_equal_plain_products(backend, kind, size):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash"])
+@pytest.mark.parametrize("backend", ["deferred", "xla", "splash"])
 def test_backends_equal_plain_products_with_a_cache(backend):
     q, k, v = (heads(2, 2, n, 32, seed=i) for i, n in enumerate((1, 16, 16)))
     segments = jnp.asarray([[0] * 3 + [1] * 13, [1] * 16], jnp.int32)
     mask = AttentionMask(jnp.ones((2, 1), jnp.int32), segments, jnp.asarray(9), causal=True)
     expected = attention(q, k, v, mask)
     np.testing.assert_allclose(attention(q, k, v, mask, backend=backend), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_deferred_division_drops_the_weights_that_einsum_drops_and_overflows_nowhere():
+    q, k, v = (heads(2, 2, 40, 8, seed=i) for i in range(3))
+    kept = heads(2, 2, 40, 40, seed=3) > 0
+    ours, plain = (
+        attention(q, k, v, AttentionMask(causal=True), backend=b, dropout=lambda w: jnp.where(kept, 2 * w, 0))
+        for b in ("deferred", "einsum")
+    )
+    np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+    same = jnp.full((1, 1, 4096, 8), 30, jnp.float16)  # 4,096 x 30 is more than float16 has
+    assert attention(same, same, same, AttentionMask(), backend="deferred")[0, 0, 0].tolist() == [30] * 8
+
+
+def test_a_query_that_may_attend_to_nothing_gets_the_mean():
+    q, k, v = (heads(1, 2, 5, 8, seed=i) for i in range(3))
+    mask = AttentionMask(jnp.asarray([[1, 1, 1, 1, 2]]), jnp.ones((1, 5), jnp.int32))
+    for backend in ("einsum", "deferred"):
+        out = attention(q, k, v, mask, backend=backend)
+        np.testing.assert_allclose(out[:, :, 4], v.mean(2), rtol=1e-5, atol=1e-6)
 
 
 def test_softmax_is_wide():
@@ -152,7 +172,8 @@ CAN = {"dtype": jnp.bfloat16, "head_size": 64, "queries": 1024, "keys": 1024}
 @pytest.mark.parametrize(
     ("platform", "changes", "chosen", "why"),
     [
-        ("cpu", {}, "einsum", "no kernel for cpu"),
+        ("cpu", {}, "deferred", "no kernel for cpu"),
+        ("rocm", {}, "einsum", "no kernel for rocm"),
         ("tpu", {}, "splash", "kernel for tpu"),
         ("tpu", {"dtype": jnp.float32, "head_size": 25, "parts": 4}, "splash", "kernel"),
         ("tpu", {"dropout_rate": 0.1}, "einsum", "splash has no dropout_rate 0.1"),

@@ -294,3 +294,67 @@ def test_requirements_name_field_and_value():
             layers.require_rate(dropout_rate=rate)
     with pytest.raises(ValueError, match="stem 'smal' is not one of imagenet, small"):
         layers.require_choice("stem", "smal", ("imagenet", "small"))
+
+
+@pytest.mark.parametrize("width", [1, 7, 64])
+def test_layer_norm(width):
+    x, weight = random(3, 5, width), random(3, 5, width, seed=1)
+    params = {"scale": random(width, seed=2), "bias": random(width, seed=3)}
+    layer = layers.LayerNorm(1e-5, **DTYPES)
+
+    def loss(params, x):
+        y = layer.apply({"params": params}, x)
+        return (y * weight).sum(), y
+
+    (_, y), (grads, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+    theirs = torch.tensor(x, requires_grad=True)
+    scale, bias = (torch.tensor(params[k], requires_grad=True) for k in ("scale", "bias"))
+    z = F.layer_norm(theirs, (width,), scale, bias, 1e-5)
+    (z * torch.tensor(weight)).sum().backward()
+    assert_equal(y, z.detach().numpy())
+    for ours, other in ((dx, theirs), (grads["scale"], scale), (grads["bias"], bias)):
+        assert_equal(ours, other.grad.numpy(), 1e-11)
+
+
+def test_layer_norm_and_gelu_are_differentiable_forwards_backwards_and_twice():
+    params = {"scale": random(6), "bias": random(6, seed=1)}
+    layer = layers.LayerNorm(1e-5, **DTYPES)
+
+    def plain(x):
+        y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        y = y * params["scale"] + params["bias"]
+        return (y * jax.nn.gelu(y, approximate=False) + jax.nn.gelu(y, approximate=True) ** 2).sum()
+
+    def ours(x):
+        y = layer.apply({"params": params}, x)
+        return (y * layers.gelu(y) + layers.gelu_tanh(y) ** 2).sum()
+
+    x = random(2, 6)
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        assert_equal(derivative(ours)(x), derivative(plain)(x), 1e-10)
+
+
+def test_layer_norm_computes_in_float32_and_keeps_its_input_alone():
+    x = jnp.asarray(100 + random(64, 256), jnp.bfloat16)
+    layer = layers.LayerNorm(1e-5, dtype=jnp.bfloat16, param_dtype=jnp.float32)
+    variables = layer.init(jax.random.key(0), x)
+    y, back = jax.vjp(lambda x: layer.apply(variables, x), x)
+    assert y.dtype == jnp.bfloat16
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=0.02)
+    assert sum(r.nbytes for r in jax.tree.leaves(back)) < 1.1 * x.nbytes
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_equals_pytorchs_and_keeps_one_array(name):
+    x = np.concatenate([np.linspace(-12, 12, 1001), [-1e4, 1e4, 0.0]])
+    theirs = torch.tensor(x, requires_grad=True)
+    F.gelu(theirs, approximate="tanh" if name == "gelu_tanh" else "none").sum().backward()
+    y, back = jax.vjp(getattr(layers, name), jnp.asarray(x))
+    assert_equal(y, F.gelu(torch.tensor(x), approximate="tanh" if name == "gelu_tanh" else "none").numpy())
+    assert_equal(back(np.ones_like(x))[0], theirs.grad.numpy())
+    assert [r.shape for r in jax.tree.leaves(back)] == [x.shape]
+    narrow = jnp.asarray(x[:1001], jnp.bfloat16)  # computed in float32 and rounded once, to 8 bits
+    exact = getattr(layers, name)(narrow.astype(jnp.float64))
+    np.testing.assert_allclose(getattr(layers, name)(narrow).astype(jnp.float64), exact, rtol=2**-8, atol=2e-6)
