@@ -270,14 +270,14 @@ def test_layer_norm_fast_variance():
     twin = F.layer_norm(to_torch(x), (256,))
     default = nn.LayerNorm(epsilon=1e-5).init_with_output(KEY, x)[0]
     assert_differ(default, twin, 0.1)
-    assert_agree(nn.LayerNorm(epsilon=1e-5, use_fast_variance=False).init_with_output(KEY, x)[0], twin, 1e-3)
+    assert_agree(layers.LayerNorm(1e-5).init_with_output(KEY, x)[0], twin, 1e-3)
 
 
 def test_layer_norm_epsilon():
     x = 1e-3 * random(4, 8)
     twin = F.layer_norm(to_torch(x), (8,))
     assert_differ(nn.LayerNorm(use_fast_variance=False, **DTYPES).init_with_output(KEY, x)[0], twin)
-    layer = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, **DTYPES)
+    layer = layers.LayerNorm(1e-5, **DTYPES)
     assert_agree(layer.init_with_output(KEY, x)[0], twin)
 
 
