@@ -142,15 +142,14 @@ def _recurrence(
     ``inputs_t + h_{t-1} kernel + bias``; gates and c in at least float32.
 
     The gradients of ``kernel`` and ``bias`` are one product and one sum over all places and texts: left to itself, the
-    scan would add up small ones, and on a mesh sum each over the devices. States, gates and cells are kept for the
-    gradient, no more. There is no forward-mode derivative.
+    scan would add up small ones, and on a mesh sum each over the devices. States, gates, cells and their tanh are kept
+    for the gradient, no more. There is no forward-mode derivative.
     """
-    states, final, _, _ = _scan(inputs, kernel, bias, real, keep=False)
-    return states, final
+    return _scan(inputs, kernel, bias, real, keep=False)[:2]
 
 
 def _scan(inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep: bool) -> tuple[Any, ...]:
-    """States, the last, and if ``keep`` of all places the gates i, f, g, o side by side and the cells."""
+    """States, the last, and if ``keep`` of all places the gates i, f, g, o side by side, the cells and their tanh."""
     bias = at_least_float32(bias)[..., None, :]
 
     def step(carry, inputs_real):
@@ -159,34 +158,34 @@ def _scan(inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
         new_cell = f * cell + i * g
-        new_state = (o * jnp.tanh(new_cell)).astype(state.dtype)
+        squashed = jnp.tanh(new_cell)
+        new_state = (o * squashed).astype(state.dtype)
         if real is not None:
             new_state, new_cell = jnp.where(real, new_state, state), jnp.where(real, new_cell, cell)
-        kept = (jnp.concatenate([i, f, g, o], -1), new_cell) if keep else (None, None)
+        kept = (jnp.concatenate([i, f, g, o], -1), new_cell, squashed) if keep else (None, None, None)
         return (new_state, new_cell), (new_state, *kept)
 
     state = jnp.zeros((*inputs.shape[1:-1], kernel.shape[-2]), inputs.dtype)
-    (final, _), (states, gates, cells) = jax.lax.scan(step, (state, at_least_float32(state)), (inputs, real))
-    return states, final, gates, cells
+    (final, _), (states, *kept) = jax.lax.scan(step, (state, at_least_float32(state)), (inputs, real))
+    return states, final, *kept
 
 
 def _recurrence_forward(inputs, kernel, bias, real):
-    states, final, gates, cells = _scan(inputs, kernel, bias, real, keep=True)
-    return (states, final), (kernel, bias, real, states, gates, cells)
+    states, final, *kept = _scan(inputs, kernel, bias, real, keep=True)
+    return (states, final), (kernel, bias, real, states, *kept)
 
 
 def _recurrence_backward(residuals, cotangent):
-    kernel, bias, real, states, gates, cells = residuals
+    kernel, bias, real, states, gates, cells, squashed = residuals
     of_states, of_final = map(at_least_float32, cotangent)
 
     def before(x: Array) -> Array:
         return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
 
     def step(carry, at_place):
-        (of_state, of_cell), (of_output, gates, cell, real) = carry, at_place
+        (of_state, of_cell), (of_output, gates, cell, squashed, real) = carry, at_place
         of_state = of_state + of_output
         i, f, g, o = jnp.split(gates, 4, axis=-1)
-        squashed = jnp.tanh(f * cell + i * g)
         new_state, new_cell = of_state, of_cell  # what of the gradients goes through the gates: none at padding
         if real is not None:
             new_state, new_cell = jnp.where(real, of_state, 0), jnp.where(real, of_cell, 0)
@@ -204,7 +203,7 @@ def _recurrence_backward(residuals, cotangent):
         return back, of_inputs
 
     start = of_final, jnp.zeros_like(cells[0])
-    _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), real), reverse=True)
+    _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), squashed, real), reverse=True)
     of_kernel = jnp.einsum("l...bh,l...bk->...hk", before(states), of_inputs)
     return of_inputs, of_kernel, at_least_float32(of_inputs).sum((0, -2)).astype(bias.dtype), None
 
