@@ -23,8 +23,8 @@ class TrainState(struct.PyTreeNode):
       model_state: the model's other collections (batch statistics), ``{}`` if it has none.
       opt_state: state of the Optax chain.
       ema_params: moving average of ``params``, or None.
-      finite: no step so far met a loss or gradient that is NaN or Inf. Once False, steps change nothing any more, so
-        the state stays the one that met the bad batch.
+      finite: no step so far met a loss or gradient that is NaN or Inf. Once False, steps change nothing any more but
+        ``opt_state``, which gets gradients of 0: parameters and step stay those that met the bad batch.
     """
 
     step: Leaf  # int32 []
