@@ -761,7 +761,7 @@ def compile_all(path: str) -> None:
     found["kernel"] = [count_flops(traced.jaxpr), run.model_flops(traced)]
     for name, (config, given) in FAMILIES.items():
         add(name, config, given)
-    large = mlp_config(32_768, 32_768, batch=64)
+    large = mlp_config(35_840, 35_840, batch=64)  # 14.4 of 15.75 GiB are state
     refused = add("large", large)
     out, tried = search.find_way_out(large, card_of(large, images)[0], where, print)
     found["way out"], found["tried"] = out.to_json(), len(tried)
@@ -854,7 +854,8 @@ def test_fsdp_gathers_each_layer_of_a_transformer_in_each_pass(plans):
     reduced = micro * (2 * plan["parameters"] + 4 * 512 * 128)
     assert sent(plan, "reduce-scatter") + sent(plan, "all-reduce") / 2 == pytest.approx(3 / 4 * reduced, rel=0.01)
     assert count(plan, "reduce-scatter") == micro * (layers + 2)  # and of the embedding
-    assert micro * layers < count(plan, "all-reduce") <= micro * (layers + 3)
+    # the gradient's norm, for which the optimiser waits, is one by itself
+    assert micro * layers < count(plan, "all-reduce") <= micro * (layers + 3) + 1
     assert {t["kind"] for t in plan["collectives"]} == {"all-gather", "reduce-scatter", "all-reduce"}
     assert not plan["warnings"]
 
