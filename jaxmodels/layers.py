@@ -238,25 +238,29 @@ def conv(
     )
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``x`` less its mean over ``axes``, by its standard deviation; that mean, and the biased variance.
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _standardized(x: jax.Array, epsilon: float) -> jax.Array:
+    """Each row of ``x`` less its mean, by its standard deviation.
 
-    The gradient is written out (Ioffe & Szegedy 2015, section 3): derived step by step it takes more passes over x.
+    The gradient is written out: derived step by step it takes more passes over x.
     """
-    mean = checkpoint_name(x.mean(axes, keepdims=True), "mean")
-    var = jnp.square(x - mean).mean(axes, keepdims=True)
-    rstd = checkpoint_name(jax.lax.rsqrt(var + epsilon), "rstd")
-    return (x - mean) * rstd, mean, var
+    mean, rstd = _row_statistics(x, epsilon)
+    return (x - mean) * rstd
 
 
 @_standardized.defjvp
-def _standardized_jvp(axes: tuple[int, ...], epsilon: float, primals: Any, tangents: Any) -> Any:
+def _standardized_jvp(epsilon: float, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    y, mean, var = _standardized(x, axes, epsilon)
-    rstd = checkpoint_name(jax.lax.rsqrt(var + epsilon), "rstd")
-    dmean, along = dx.mean(axes, keepdims=True), (y * dx).mean(axes, keepdims=True)
-    return (y, mean, var), (rstd * (dx - dmean - y * along), dmean, 2 * along / rstd)
+    mean, rstd = _row_statistics(x, epsilon)
+    y = (x - mean) * rstd
+    return y, rstd * (dx - dx.mean(-1, keepdims=True) - y * (y * dx).mean(-1, keepdims=True))
+
+
+def _row_statistics(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    """Mean and one by the standard deviation, named for the policy by which LayerNorm keeps them."""
+    mean = x.mean(-1, keepdims=True)
+    rstd = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + epsilon)
+    return checkpoint_name(mean, "mean"), checkpoint_name(rstd, "rstd")
 
 
 class LayerNorm(nn.Module):
@@ -283,7 +287,7 @@ class LayerNorm(nn.Module):
 
         @partial(jax.checkpoint, prevent_cse=False, policy=keep)
         def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-            y = _standardized(at_least_float32(x), (x.ndim - 1,), self.epsilon)[0]
+            y = _standardized(at_least_float32(x), self.epsilon)
             return (y * scale + bias).astype(self.dtype)
 
         return normalized(x, scale, bias)
