@@ -204,7 +204,8 @@ def _recurrence_backward(residuals, cotangent):
 
     start = of_final, jnp.zeros_like(cells[0])
     _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), squashed, real), reverse=True)
-    of_kernel = jnp.einsum("l...bh,l...bk->...hk", before(states), of_inputs)
+    together = "l w b n -> w (l b) n" if kernel.ndim == 3 else "l b n -> (l b) n"
+    of_kernel = jnp.einsum("...nh,...nk->...hk", *(rearrange(x, together) for x in (before(states), of_inputs)))
     return of_inputs, of_kernel, at_least_float32(of_inputs).sum((0, -2)).astype(bias.dtype), None
 
 
