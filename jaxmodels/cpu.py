@@ -1,6 +1,7 @@
 """What XLA's compiler for CPUs does slowly, computed otherwise there; on other platforms this changes nothing.
 
-Chosen while a program is traced, by shape: convolutions of small maps, the gradient of pooling, the largest of many.
+Chosen while a program is traced, by shape: convolutions of small maps, the gradient of pooling, the largest of many,
+products of rows.
 The values are those of ``jax.lax`` up to rounding.
 """
 
@@ -28,6 +29,16 @@ def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
     if target_platform() == "cpu":  # twice as fast
         return jax.lax.top_k(x, 1)[1][..., 0]
     return x.argmax(-1).astype(jnp.int32)
+
+
+def product(x: Float[Array, "*rows i"], kernel: Float[Array, "*w i o"]) -> Float[Array, "*rows o"]:
+    """``x @ kernel``, of one axis of rows: for the kernel's gradient XLA transposes what is summed over several.
+
+    On a mesh the axes stay apart, since one of them is sharded.
+    """
+    if target_platform() == "cpu" and kernel.ndim == 2 and jax.sharding.get_abstract_mesh().size <= 1:
+        return _rows(x, kernel, jnp.matmul)
+    return x @ kernel
 
 
 def convolve(

@@ -20,6 +20,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.cpu import product
 from jaxmodels.layers import (
     at_least_float32,
     constrain_batch,
@@ -118,7 +119,7 @@ class LSTM(nn.Module):
         x = self._turned(rearrange(x.astype(self.dtype), "b l i -> l b i"))
         if real is not None:
             real = self._turned(rearrange(real, "b l -> l b 1"))
-        states, final = _recurrence(x @ kernel_ih, kernel_hh, bias, real)  # inputs of all places in one product
+        states, final = _recurrence(product(x, kernel_ih), kernel_hh, bias, real)  # inputs of all places in one product
         if not self.bidirectional:
             return rearrange(states, "l b h -> b l h"), final
         states = jnp.stack([states[:, 0], states[::-1, 1]], axis=1)
@@ -204,8 +205,7 @@ def _recurrence_backward(residuals, cotangent):
 
     start = of_final, jnp.zeros_like(cells[0])
     _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), squashed, real), reverse=True)
-    together = "l w b n -> w (l b) n" if kernel.ndim == 3 else "l b n -> (l b) n"
-    of_kernel = jnp.einsum("...nh,...nk->...hk", *(rearrange(x, together) for x in (before(states), of_inputs)))
+    (of_kernel,) = jax.linear_transpose(partial(product, before(states)), kernel)(of_inputs)
     return of_inputs, of_kernel, at_least_float32(of_inputs).sum((0, -2)).astype(bias.dtype), None
 
 
