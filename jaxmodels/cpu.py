@@ -31,6 +31,12 @@ def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
     return x.argmax(-1).astype(jnp.int32)
 
 
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Its value is computed once: that of ``jax.nn.relu`` and all before it XLA computes again in every fusion that
+    reads it, as the transposition for the gradient of a convolution's kernel, but no operation of two arrays."""
+    return jnp.where(x <= 0, 0, x) if target_platform() == "cpu" else jax.nn.relu(x)
+
+
 def product(x: Float[Array, "*rows i"], kernel: Float[Array, "*w i o"]) -> Float[Array, "*rows o"]:
     """``x @ kernel``, of one axis of rows: for the kernel's gradient XLA transposes what is summed over several.
 

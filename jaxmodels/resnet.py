@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxmodels.cpu import relu
 from jaxmodels.layers import (
     BatchNorm,
     at_least_float32,
@@ -73,7 +74,7 @@ class ResNet(nn.Module):
             name="conv_stem",
             **dtypes,
         )(x)
-        x = nn.relu(BatchNorm(name="bn_stem", **dtypes)(x, train=train))
+        x = relu(BatchNorm(name="bn_stem", **dtypes)(x, train=train))
         if imagenet:
             x = max_pool(x, 3, stride=2, padding=1)
         for i, blocks in enumerate(self.stage_sizes):
@@ -121,7 +122,7 @@ class Block(nn.Module):
             last = i == len(layers)
             y = convolve(size, kernel, stride=stride, padding=kernel // 2, name=f"conv_{i}")(y)
             y = BatchNorm(scale_init=last_scale if last else ones, name=f"bn_{i}", **dtypes)(y, train=train)
-            y = y if last else nn.relu(y)
+            y = y if last else relu(y)
         if x.shape != y.shape or self.stride != 1:
             if self.pad_shortcut:
                 x = x[:, :: self.stride, :: self.stride]
@@ -130,7 +131,7 @@ class Block(nn.Module):
             else:
                 x = convolve(features, 1, stride=self.stride, name="conv_shortcut")(x)
                 x = BatchNorm(name="bn_shortcut", **dtypes)(x, train=train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 resnet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2))
