@@ -12,7 +12,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxmodels.cpu import relu
 from jaxmodels.layers import (
     adaptive_avg_pool,
     at_least_float32,
@@ -68,7 +67,7 @@ class AlexNet(nn.Module):
             zip(self.features, (first, _same(5), _same(3), _same(3), _same(3)), strict=True)
         ):
             fan_in = shape["kernel_size"] ** 2 * x.shape[-1]
-            x = relu(conv(size, **shape, bias_init=torch_bias(fan_in), name=f"conv_{i}", **dtypes)(x))
+            x = nn.relu(conv(size, **shape, bias_init=torch_bias(fan_in), name=f"conv_{i}", **dtypes)(x))
             if self.lrn and i < 2:
                 x = local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)  # the paper's alpha is not divided by 5
             if i in (0, 1, 4):
@@ -77,7 +76,7 @@ class AlexNet(nn.Module):
         x = rearrange(x, "b h w c -> b (h w c)")
         for i, size in enumerate(self.hidden_sizes):
             x = nn.Dropout(self.dropout_rate, deterministic=not train, name=f"dropout_{i}")(x)
-            x = constrain_batch(relu(_dense(size, x.shape[-1], f"dense_{i}", dtypes)(x)))
+            x = constrain_batch(nn.relu(_dense(size, x.shape[-1], f"dense_{i}", dtypes)(x)))
         return at_least_float32(_dense(self.num_classes, x.shape[-1], "head", dtypes)(x))
 
 

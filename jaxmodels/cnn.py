@@ -10,7 +10,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxmodels.cpu import relu
 from jaxmodels.layers import (
     at_least_float32,
     constrain_batch,
@@ -58,7 +57,7 @@ class CNN(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": zeros}
         for i, size in enumerate(self.features):
             x = conv(size, 3, padding=1, kernel_init=he_normal, **dtypes, name=f"conv_{i}")(x)
-            x = constrain_batch(relu(x))
+            x = constrain_batch(nn.relu(x))
             if self.pool == "each" or (self.pool == "last" and i == len(self.features) - 1):
                 if min(x.shape[1:3]) < 2:
                     raise ValueError(
@@ -69,7 +68,7 @@ class CNN(nn.Module):
         if self.hidden_size:
             x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout_0")(x)
             x = nn.Dense(self.hidden_size, kernel_init=he_normal, **dtypes, name="dense")(x)
-            x = constrain_batch(relu(x))
+            x = constrain_batch(nn.relu(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout_1")(x)
         x = nn.Dense(self.num_classes, kernel_init=lecun_normal, **dtypes, name="head")(x)
         return at_least_float32(x)

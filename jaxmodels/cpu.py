@@ -1,7 +1,7 @@
 """What XLA's compiler for CPUs does slowly, computed otherwise there; on other platforms this changes nothing.
 
 Chosen while a program is traced, by shape: convolutions of small maps, the gradient of pooling, the largest of many,
-products of rows.
+products of rows, ReLU of residual blocks.
 The values are those of ``jax.lax`` up to rounding.
 """
 
@@ -32,8 +32,11 @@ def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
 
 
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Its value is computed once: that of ``jax.nn.relu`` and all before it XLA computes again in every fusion that
-    reads it, as the transposition for the gradient of a convolution's kernel, but no operation of two arrays."""
+    """``jax.nn.relu`` of what is long to compute, as the sum of a residual block.
+
+    XLA computes all of it again in every fusion that reads it (the next block's, and the transposition for the
+    gradient of a convolution's kernel), unless the last operation is one of two arrays.
+    """
     return jnp.where(x <= 0, 0, x) if target_platform() == "cpu" else jax.nn.relu(x)
 
 

@@ -18,7 +18,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxmodels.cpu import relu
 from jaxmodels.layers import (
     AuxiliaryLogits,
     ConvBN,
@@ -173,6 +172,6 @@ class AuxiliaryHead(nn.Module):
         x = ConvBN(128, 1, kernel_init=init, name="conv", **dtypes)(x, train=train)
         x = rearrange(x, "b h w c -> b (h w c)")
         x = nn.Dense(1024, kernel_init=init, bias_init=torch_bias(x.shape[-1]), name="dense_0", **dtypes)(x)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(relu(x))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(nn.relu(x))
         x = nn.Dense(self.num_classes, kernel_init=init, bias_init=torch_bias(x.shape[-1]), name="head", **dtypes)(x)
         return at_least_float32(x)

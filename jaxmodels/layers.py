@@ -455,7 +455,7 @@ class ConvBN(nn.Module):
             name="conv",
             **dtypes,
         )(x)
-        return cpu.relu(BatchNorm(epsilon=1e-3, name="bn", **dtypes)(x, train=train))
+        return nn.relu(BatchNorm(epsilon=1e-3, name="bn", **dtypes)(x, train=train))
 
 
 def imagenet_to_half(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

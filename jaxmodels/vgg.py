@@ -12,7 +12,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxmodels.cpu import relu
 from jaxmodels.layers import (
     BatchNorm,
     adaptive_avg_pool,
@@ -70,12 +69,12 @@ class VGG(nn.Module):
                 x = conv(features, 3, padding=1, kernel_init=kaiming_normal_fan_out, name=f"conv_{at}", **dtypes)(x)
                 if self.batch_norm:
                     x = BatchNorm(name=f"bn_{at}", **dtypes)(x, train=train)
-                x = relu(x)
+                x = nn.relu(x)
             x = constrain_batch(max_pool(x, 2, stride=2))
         x = adaptive_avg_pool(x, (self.pooled_size, self.pooled_size))
         x = rearrange(x, "b h w c -> b (h w c)")
         for i, size in enumerate(self.hidden_sizes):
-            x = relu(nn.Dense(size, kernel_init=normal(0.01), name=f"dense_{i}", **dtypes)(x))
+            x = nn.relu(nn.Dense(size, kernel_init=normal(0.01), name=f"dense_{i}", **dtypes)(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train, name=f"dropout_{i}")(constrain_batch(x))
         x = nn.Dense(self.num_classes, kernel_init=normal(0.01), name="head", **dtypes)(x)
         return at_least_float32(x)

@@ -173,3 +173,21 @@ print(faults[1] - faults[0])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000  # 10,472 with a heap for each thread
+
+
+def test_relu_is_jaxs():
+    x = jnp.array([-np.inf, -1.0, -0.0, 0.0, 1e-30, 2.0, np.inf, np.nan])
+    np.testing.assert_array_equal(cpu.relu(x), nn.relu(x))
+    np.testing.assert_array_equal(*(jax.vmap(jax.grad(f))(x[:-1]) for f in (cpu.relu, nn.relu)))
+    assert cpu.relu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_products_of_rows(both_ways):
+    x, kernel = random(0, 5, *(2,) * both_ways, 3, 4), random(1, *(2,) * both_ways, 4, 6)
+    got, back = jax.vjp(cpu.product, x, kernel)
+    gradient = random(2, *got.shape)
+    expected, expected_back = jax.vjp(jnp.matmul, x, kernel)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(back(gradient), expected_back(gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
