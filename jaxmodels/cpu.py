@@ -40,7 +40,7 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(x <= 0, 0, x) if target_platform() == "cpu" else jax.nn.relu(x)
 
 
-def product(x: Float[Array, "*rows i"], kernel: Float[Array, "*w i o"]) -> Float[Array, "*rows o"]:
+def row_product(x: Float[Array, "*rows i"], kernel: Float[Array, "*w i o"]) -> Float[Array, "*rows o"]:
     """``x @ kernel``, of one axis of rows: for the kernel's gradient XLA transposes what is summed over several.
 
     On a mesh the axes stay apart, since one of them is sharded.

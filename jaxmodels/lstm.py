@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.cpu import product
+from jaxmodels.cpu import row_product
 from jaxmodels.layers import (
     at_least_float32,
     constrain_batch,
@@ -119,7 +119,8 @@ class LSTM(nn.Module):
         x = self._turned(rearrange(x.astype(self.dtype), "b l i -> l b i"))
         if real is not None:
             real = self._turned(rearrange(real, "b l -> l b 1"))
-        states, final = _recurrence(product(x, kernel_ih), kernel_hh, bias, real)  # inputs of all places in one product
+        inputs = row_product(x, kernel_ih)  # of all places in one product
+        states, final = _recurrence(inputs, kernel_hh, bias, real)
         if not self.bidirectional:
             return rearrange(states, "l b h -> b l h"), final
         states = jnp.stack([states[:, 0], states[::-1, 1]], axis=1)
@@ -205,7 +206,7 @@ def _recurrence_backward(residuals, cotangent):
 
     start = of_final, jnp.zeros_like(cells[0])
     _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), squashed, real), reverse=True)
-    (of_kernel,) = jax.linear_transpose(partial(product, before(states)), kernel)(of_inputs)
+    (of_kernel,) = jax.linear_transpose(partial(row_product, before(states)), kernel)(of_inputs)
     return of_inputs, of_kernel, at_least_float32(of_inputs).sum((0, -2)).astype(bias.dtype), None
 
 

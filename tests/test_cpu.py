@@ -185,7 +185,7 @@ def test_relu_is_jaxs():
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_products_of_rows(both_ways):
     x, kernel = random(0, 5, *(2,) * both_ways, 3, 4), random(1, *(2,) * both_ways, 4, 6)
-    got, back = jax.vjp(cpu.product, x, kernel)
+    got, back = jax.vjp(cpu.row_product, x, kernel)
     gradient = random(2, *got.shape)
     expected, expected_back = jax.vjp(jnp.matmul, x, kernel)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)

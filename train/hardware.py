@@ -86,8 +86,8 @@ def keep_freed_memory() -> None:
     """Lets this process keep the memory that it frees, in huge pages; does nothing where malloc is not that of glibc.
 
     XLA on a CPU allocates the buffers of a step anew, glibc maps and unmaps large ones each time, and the kernel then
-    clears every page again: a quarter of a step. Threads share one heap, because one of their own keeps no buffer of
-    over 64 MiB. To be called before there are threads.
+    clears every page again: a quarter of a step. Threads share one heap, because one of their own is unmapped whenever
+    it is empty. To be called before there are threads.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
