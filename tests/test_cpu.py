@@ -33,6 +33,8 @@ def random(seed, *shape):
         (5, 6, 1, 2, 0),
         (5, 5, 1, 1, 0),
         (9, 8, 4, 4, 0),
+        (9, 8, 3, 1, 1),
+        (9, 8, 3, 2, 0),
     ],
 )
 def test_convolutions_by_products(height, width, kernel, stride, padding):
@@ -58,13 +60,26 @@ def test_other_convolutions_and_other_platforms_are_left_alone(monkeypatch):
     def program(size):
         layer = conv(5, 3, padding=1, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
         return str(
-            jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, 3)))[0])()
+            jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, 4)))[0])()
         )
 
     assert "conv_general_dilated" in program(8)
     assert "conv_general_dilated" not in program(2)
     monkeypatch.setattr("jaxmodels.cpu.target_platform", lambda: "tpu")
     assert "conv_general_dilated" in program(2)
+
+
+def test_a_convolution_of_few_channels_in_forward_mode_and_bfloat16():
+    def ours(x, k):
+        layer = conv(64, 3, padding=1, use_bias=False, dtype=x.dtype, param_dtype=x.dtype, name="conv")
+        return layer.apply({"params": {"kernel": k}}, x)
+
+    x, k = random(0, 2, 6, 6, 3), random(1, 3, 3, 3, 64)
+    np.testing.assert_allclose(jax.jacfwd(ours)(x[:1], k), jax.jacrev(ours)(x[:1], k), atol=1e-6)
+    x, k = x.astype(jnp.bfloat16), k.astype(jnp.bfloat16)
+    y, exact = ours(x, k), ours(x.astype(jnp.float32), k.astype(jnp.float32))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8)  # summed in float32, rounded once
 
 
 @pytest.mark.parametrize(
