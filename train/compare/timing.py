@@ -38,8 +38,8 @@ from train.compare.certificate import (
 from train.flops import count_flops
 from train.optim import make_optimizer
 
-ROUNDS = 7
-ROUND_SECONDS = 0.3
+ROUNDS = 15
+ROUND_SECONDS = 0.2
 """A contender repeats its step within a round until this much time has passed."""
 
 
