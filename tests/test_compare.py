@@ -392,6 +392,7 @@ def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsy
             return subprocess.CompletedProcess(words, 1)
         times = {side: {"median": t, "min": t, "max": t} for side, t in (("torch", 3.0), ("ours", 2.0))}
         result = {"model": name, "batch_size": 8, "share": 0.5, "compile_s": {}, "machine": {"cores": 2}}
+        result["matmul_flops_per_s"] = 2e11
         result |= {"train": times, "infer": times, "ratio_train": 1.5, "ratio_infer": 1.5}
         file.write_text(json.dumps([result]))
         return subprocess.CompletedProcess(words, 0)
@@ -401,6 +402,7 @@ def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsy
     assert command.main(["mlp", "vae", "--speed-only", "--timing=eager", *files]) == 1
     assert "1 of 2 failed: vae" in capsys.readouterr().out
     assert [r["model"] for r in json.loads((tmp_path / "b.json").read_text())] == ["mlp"]
+    assert "at 200 GFLOP/s" in (tmp_path / "b.md").read_text()
     assert "| `mlp` | 8 | 1.50 |" in (tmp_path / "b.md").read_text() and "](b.png)" in (tmp_path / "b.md").read_text()
     assert (tmp_path / "b.png").stat().st_size > 5_000
 

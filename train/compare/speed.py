@@ -2,6 +2,7 @@
 
 import os
 import platform
+import statistics
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,7 @@ def page(found: list[dict[str, Any]], *, plot: str) -> str:
     """``docs/benchmarks.md``: the table, what it is of, and where we lose; ``plot`` is the name of the plot's file."""
     machine = found[0]["machine"]
     about = ", ".join(f"{k} {v}" for k, v in machine.items())
+    rate = statistics.median(r["matmul_flops_per_s"] for r in found)
     ratios = {f"`{r['model']}` {mode}": r[f"ratio_{mode}"] for r in found for mode in ("train", "infer")}
     behind = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if _behind(ratio)]
     compiled = any("torch_compile" in r["train"] for r in found)
@@ -173,10 +175,10 @@ from the same weights, on the same batches, in float32 with AdamW; of each the m
 are PyTorch's time over ours: above 1 we are ahead. *Share of product* is the rate of the training step's products and
 convolutions over that of a product of two matrices of 1024 x 1024; *spread* is the slowest less the fastest round of
 our training step over the median; where torch.compile was timed too, *memory* is PyTorch's peak of a training step
-over ours and *compiling* its time to compile one over ours. Sizes: `train/compare/speed.py`; `_2x` is twice. Where we
-are behind, and why: [speed.md](speed.md).
+(eager) over ours, with what XLA's compiler leaves behind, and *compiling* its time to compile one over ours. Sizes:
+`train/compare/speed.py`; `_2x` is twice. Where we are behind, and why: [speed.md](speed.md).
 
-{about}
+{about}; the product of 1024 x 1024 at {rate / 1e9:.0f} GFLOP/s (median)
 
 {table(found)}
 Behind: {", ".join(behind) or "nowhere"}.
