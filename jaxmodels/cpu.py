@@ -1,7 +1,7 @@
 """What XLA's compiler for CPUs does slowly, computed otherwise there; on other platforms this changes nothing.
 
-Chosen while a program is traced, by shape: convolutions of small maps, the gradient of pooling, the largest of many,
-products of rows, ReLU of residual blocks.
+Chosen while a program is traced, by shape: convolutions of small maps and of few channels, pooling, the largest of
+many, products of rows, ReLU of residual blocks.
 The values are those of ``jax.lax`` up to rounding.
 """
 
@@ -25,6 +25,10 @@ def target_platform() -> str:
     return device.platform if device is not None else jax.default_backend()
 
 
+def _one_device() -> bool:
+    return jax.sharding.get_abstract_mesh().size <= 1
+
+
 def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
     """Of the last axis, the first where several are equal (on CPUs 0 is above -0, and so is NaN above all)."""
     if target_platform() == "cpu":  # twice as fast
@@ -46,7 +50,7 @@ def row_product(x: Float[Array, "*rows i"], kernel: Float[Array, "*w i o"]) -> F
 
     On a mesh the axes stay apart, since one of them is sharded.
     """
-    if target_platform() == "cpu" and kernel.ndim == 2 and jax.sharding.get_abstract_mesh().size <= 1:
+    if target_platform() == "cpu" and kernel.ndim == 2 and _one_device():
         return _rows(x, kernel, jnp.matmul)
     return x @ kernel
 
@@ -66,7 +70,7 @@ def convolve(
             of_patches = partial(_of_patches, strides=strides, pads=pads, product=product)
             return jax.checkpoint(of_patches)(x, kernel)  # patches are large: for the gradient they are made again
         few = kernel[..., 0].size <= 32  # products for each value, as where an image enters: up to 8 times faster
-        if few and jax.sharding.get_abstract_mesh().size <= 1:  # on a mesh a call on its own would not be partitioned
+        if few and _one_device():  # on a mesh a call on its own would not be partitioned
             plain = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=pads, **options)
             return _of_few(x, kernel, plain)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
