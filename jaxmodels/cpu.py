@@ -72,7 +72,7 @@ def convolve(
         few = kernel[..., 0].size <= 32  # products for each value, as where an image enters: up to 8 times faster
         if few and _one_device():  # on a mesh a call on its own would not be partitioned
             plain = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=pads, **options)
-            return _of_few(x, kernel, plain)
+            return _of_few(x, kernel, strides, pads, plain)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -92,25 +92,28 @@ def _of_patches(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads
     return _rows(windows, rearrange(kernel, "h w c o -> (h w c) o"), product)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _of_few(x: Array, kernel: Array, plain: Any) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _of_few(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, plain: Any) -> Array:
     """The sum of a product for each place of the kernel, which is one loop; the derivatives are those of ``plain``."""
-
-    def products(x: Array, kernel: Array) -> Array:
-        pads = ((0, 0, 0), *((low, high, 0) for low, high in plain.keywords["padding"]), (0, 0, 0))
-        windows = taps(jax.lax.pad(x, np.zeros((), x.dtype), pads), kernel.shape[:2], plain.keywords["window_strides"])
-        values = [tap[..., c : c + 1] for tap in windows for c in range(x.shape[-1])]
-        product = partial(jnp.matmul, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
-        return sum(map(product, values, rearrange(kernel, "h w c o -> (h w c) 1 o"))).astype(x.dtype)
-
     with set_xla_metadata(inlineable="false"):  # left alone, XLA would compute it anew wherever it is read
-        return jax.jit(products)(x, kernel)
+        return _sum_of_products(x, kernel, strides=strides, pads=pads)
 
 
 @_of_few.defjvp
-def _of_few_jvp(plain: Any, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _of_few_jvp(
+    strides: tuple[int, ...], pads: Pads, plain: Any, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     (x, kernel), (of_x, of_kernel) = primals, tangents
-    return _of_few(x, kernel, plain), plain(of_x, kernel) + plain(x, of_kernel)
+    return _of_few(x, kernel, strides, pads, plain), plain(of_x, kernel) + plain(x, of_kernel)
+
+
+@partial(jax.jit, static_argnames=("strides", "pads"))
+def _sum_of_products(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads) -> Array:
+    around = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+    windows = taps(jax.lax.pad(x, np.zeros((), x.dtype), around), kernel.shape[:2], strides)
+    values = [tap[..., c : c + 1] for tap in windows for c in range(x.shape[-1])]
+    product = partial(jnp.matmul, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    return sum(map(product, values, rearrange(kernel, "h w c o -> (h w c) 1 o"))).astype(x.dtype)
 
 
 def _rows(x: Array, kernel: Array, product: Any) -> Array:

@@ -57,14 +57,17 @@ def test_convolutions_by_products(height, width, kernel, stride, padding):
 
 
 def test_other_convolutions_and_other_platforms_are_left_alone(monkeypatch):
-    def program(size):
+    def program(size, channels=4):
         layer = conv(5, 3, padding=1, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
         return str(
-            jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, 4)))[0])()
+            jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, channels)))[0])()
         )
 
     assert "conv_general_dilated" in program(8)
     assert "conv_general_dilated" not in program(2)
+    with jax.set_mesh(jax.make_mesh((2,), ("data",))):  # on which a call of few channels would not be partitioned
+        assert "conv_general_dilated" in program(8, channels=3)
+    assert "conv_general_dilated" not in program(8, channels=3)
     monkeypatch.setattr("jaxmodels.cpu.target_platform", lambda: "tpu")
     assert "conv_general_dilated" in program(2)
 
@@ -76,6 +79,10 @@ def test_a_convolution_of_few_channels_in_forward_mode_and_bfloat16():
 
     x, k = random(0, 2, 6, 6, 3), random(1, 3, 3, 3, 64)
     np.testing.assert_allclose(jax.jacfwd(ours)(x[:1], k), jax.jacrev(ours)(x[:1], k), atol=1e-6)
+    programs = cpu._sum_of_products._cache_size()
+    ours(x, k)
+    ours(x, k)
+    assert cpu._sum_of_products._cache_size() == programs + 1  # without jit around it is compiled once, not each time
     x, k = x.astype(jnp.bfloat16), k.astype(jnp.bfloat16)
     y, exact = ours(x, k), ours(x.astype(jnp.float32), k.astype(jnp.float32))
     assert y.dtype == jnp.bfloat16
