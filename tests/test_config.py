@@ -129,6 +129,8 @@ def test_overrides_are_read_by_annotation():
         ("optim=adamw", ["config.optim", "section"]),
         ("dtype=float16", ["config.dtype", "'float16'"]),
         ("accumulate=3", ["config.batch_size = 128", "config.accumulate = 3", "126 or 129"]),
+        ("steps_per_execution=3", ["config.steps = 2000", "config.steps_per_execution = 3", "1998 or 2001"]),
+        ("steps_per_execution=40", ["config.log_every = 50", "config.steps_per_execution = 40", "40 or 80"]),
         ("mesh.data=0", ["config.mesh.data", "nearest: 1"]),
         ("mesh.fsdp=-1", ["config.mesh", "-1"]),
         ("mesh.sequence=2", ["config.mesh.sequence = 2", "'cnn'", "nearest: 1"]),

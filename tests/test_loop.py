@@ -233,6 +233,18 @@ def test_a_signal_during_an_evaluation_loses_nothing(tiny, whole, tmp_path, monk
     assert_same_run(whole, tmp_path / "parts")
 
 
+def test_several_steps_in_one_call_are_the_steps_of_several_calls(tiny, whole, tmp_path, monkeypatch):
+    several = dataclasses.replace(tiny, steps_per_execution=2)
+    train(several, tmp_path / "several")
+    one, other = records(whole), records(tmp_path / "several")
+    assert [(r["step"], r["kind"]) for r in one] == [(r["step"], r["kind"]) for r in other]
+    np.testing.assert_allclose([r["loss"] for r in other], [r["loss"] for r in one], rtol=1e-5)
+    for x, y in zip(*(jax.tree.leaves(final_state(w)) for w in (whole, tmp_path / "several")), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+    stopped_and_resumed(several, tmp_path / "parts", monkeypatch, 10)
+    assert_same_run(tmp_path / "several", tmp_path / "parts")
+
+
 def test_resuming_on_another_mesh_goes_on_with_the_same_batches(tiny, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 9) or step == 9)
     train(tiny, tmp_path / "parts")
@@ -288,6 +300,36 @@ def test_unusable_workdirs(tiny, tmp_path):
     (tmp_path / "x" / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(WorkdirError, match=r"no config\.json"):
         train(tiny, tmp_path / "x")
+
+
+@pytest.mark.parametrize("bad_step", [1, 10])
+def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monkeypatch, bad_step):
+    """The first or the second of the two steps of a call; its batch has an image that is not finite."""
+    config = dataclasses.replace(tiny, steps_per_execution=2)
+    original, calls = setup.Run.loader, iter(range(1, 17))
+
+    def poisoned(self, split, *, train):
+        loader = original(self, split, train=train)
+        if train:
+            draw = type(loader).__next__
+
+            class Poisoned(type(loader)):
+                def __next__(self):
+                    batch = draw(self)
+                    return batch | {"weight": batch["weight"] * np.float32(np.nan if next(calls) == bad_step else 1)}
+
+            loader.__class__ = Poisoned
+        return loader
+
+    monkeypatch.setattr(setup.Run, "loader", poisoned)
+    with pytest.raises(NonFiniteError, match=f"step {bad_step} "):
+        train(config, tmp_path / "w")
+    monkeypatch.undo()
+    with np.load(tmp_path / "w" / "nonfinite" / f"step_{bad_step}.npz") as saved:
+        loader = setup.build(config).loader("train", train=True)
+        expected = [next(loader) for _ in range(bad_step)][-1]
+        np.testing.assert_array_equal(saved["image"], expected["image"])
+    assert train(config, tmp_path / "w") is not None
 
 
 @pytest.mark.parametrize("bad_step", [1, 9])
@@ -398,14 +440,16 @@ def two_processes(config, workdir, data_dir, *flags):
 def test_two_processes_equal_one(small_config, tmp_path, data_dir):
     """And themselves bit for bit. One command per host; jax.distributed starts because the environment asks for it.
 
-    Trained by SGD: Adam makes a full step of what is rounding where the true gradient is zero.
+    The two take several steps at once. Trained by SGD: Adam makes a full step of what is rounding where the true
+    gradient is zero.
     """
     flags = ["--config.steps=40", "--config.log_every=10", "--config.eval_every=20"]
     flags += ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
     flags += ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1"]
-    first, second = two_processes(small_config, tmp_path / "two", data_dir, *flags)
+    together = "--config.steps_per_execution=5"
+    first, second = two_processes(small_config, tmp_path / "two", data_dir, *flags, together)
     assert "summary.json" in first and "step" not in second
-    two_processes(small_config, tmp_path / "again", data_dir, *flags)
+    two_processes(small_config, tmp_path / "again", data_dir, *flags, together)
     assert_same_run(tmp_path / "two", tmp_path / "again")
     overrides = [flag.removeprefix("--config.") for flag in flags]
     train(config_lib.load_config(str(small_config), [f"data.data_dir={data_dir}", *overrides]), tmp_path / "one")

@@ -353,6 +353,14 @@ def test_batch_is_split_over_data_and_fsdp():
     assert image.sharding == NamedSharding(mesh, sharding.BATCH)
 
 
+def test_batches_of_several_steps_are_each_split_as_one_is():
+    mesh = sharding.make_mesh(MeshConfig(data=2, sequence=4))
+    tokens = np.arange(3 * 4 * 8).reshape(3, 4, 8)
+    placed = sharding.put_batches([{"tokens": one, "label": one[:, 0]} for one in tokens], mesh)
+    assert {k: v.addressable_shards[0].data.shape for k, v in placed.items()} == {"tokens": (3, 2, 2), "label": (3, 2)}
+    np.testing.assert_array_equal(placed["tokens"], tokens)
+
+
 def test_texts_are_split_over_sequence_where_it_divides_their_length():
     mesh = sharding.make_mesh(MeshConfig(data=2, sequence=4))
     batch = {"tokens": np.arange(32).reshape(4, 8), "target": np.zeros((4, 6)), "label": np.arange(4)}

@@ -244,6 +244,8 @@ class Config:
     steps: int = field(default=1000, metadata=limit(low=1, high=2**31 - 1))  # optimiser steps
     batch_size: int = field(default=128, metadata=limit(low=1, high=2**31 - 1))  # examples per step, on all devices
     accumulate: int = field(default=1, metadata=limit(low=1))  # micro-batches per optimiser step
+    # optimiser steps of one call to the device: more where a step is shorter than what the host does between two
+    steps_per_execution: int = field(default=1, metadata=limit(low=1))
     eval_batch_size: int = field(default=512, metadata=limit(low=1))
     eval_every: int = field(default=500, metadata=limit(low=1))  # steps
     log_every: int = field(default=50, metadata=limit(low=1))  # steps
@@ -320,6 +322,7 @@ def check(config: Config) -> None:
             f"config.batch_size = {config.batch_size} is not divisible by config.accumulate = {config.accumulate}; "
             f"nearest: {near}"
         )
+    _check_steps_per_execution(config)
     if config.optim.warmup_steps >= config.steps:
         raise ConfigError(
             f"config.optim.warmup_steps = {config.optim.warmup_steps} is not below config.steps = {config.steps}; "
@@ -359,6 +362,17 @@ def check(config: Config) -> None:
     _check_text(config)
     _check_image_text(config)
     _check_tasks(config)
+
+
+def _check_steps_per_execution(config: Config) -> None:
+    count, of = config.steps_per_execution, f"config.steps_per_execution = {config.steps_per_execution}"
+    whole = {"steps": config.steps, "log_every": config.log_every, "eval_every": config.eval_every}
+    for name, value in (whole | {"checkpoint.every": config.checkpoint.every}).items():
+        if value % count:
+            near = _nearest_multiples(value, count)
+            raise ConfigError(f"config.{name} = {value} is not divisible by {of}; nearest: {near}")
+    if count > 1 and config.data.buckets:
+        raise ConfigError(f"{of} needs batches of one length; nearest: config.data.buckets = ()")
 
 
 def _check_compression(config: Config) -> None:

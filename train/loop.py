@@ -32,7 +32,6 @@ from train.nonfinite import NonFiniteError
 from train.nonfinite import report as report_nonfinite
 from train.optim import make_schedule
 from train.setup import Run, build
-from train.sharding import put_batch
 from train.state import TrainState
 from train.workdir import claimed, read_card, write_identity
 
@@ -156,22 +155,23 @@ class _Loop:
         loader = self.run.loader(config.data.train_split, train=True)
         if self.progress.loader is not None:
             loader.set_state(self.progress.loader)
-        pending: tuple[int, Any, dict[str, np.ndarray]] | None = None
+        together = config.steps_per_execution
+        pending: tuple[int, Any, list[dict[str, np.ndarray]]] | None = None
         self._restart_clocks()
         resumed = time.perf_counter()
         with contextlib.closing(loader):
             while step < config.steps:
                 start = time.perf_counter()
-                host_batch = next(loader)
-                batch = put_batch(host_batch, self.run.mesh)
+                host_batches = [next(loader) for _ in range(together)]
+                batch = self.run.put_batches(host_batches)
                 # if the step before is still running, the device did not wait; if not, it waited at most this long
                 if pending is None or pending[1]["loss"][0].is_ready():
                     self.window_wait += time.perf_counter() - start
                 state, metrics = train_step(state, batch)
-                step += 1
+                step += together
                 self._settle(pending, state)  # the step before: fetched late, so that the device is never idle for it
-                pending = (step, metrics, host_batch)
-                self.window_steps += 1
+                pending = (step, metrics, host_batches)
+                self.window_steps += together
                 stopping = self.stop.reached(step)
                 log, due, save = (step % n == 0 for n in (config.log_every, config.eval_every, config.checkpoint.every))
                 last = step == config.steps
@@ -248,12 +248,17 @@ class _Loop:
             lines = ("\t".join(" ".join(text.split()) for text in row) + "\n" for row in rows)
             write_atomically(self.workdir / "translations.tsv", "".join(lines))
 
-    def _settle(self, pending: tuple[int, Any, dict[str, np.ndarray]] | None, state: TrainState) -> None:
-        """Fetches a step's metrics; stops the run if they are not finite."""
+    def _settle(self, pending: tuple[int, Any, list[dict[str, np.ndarray]]] | None, state: TrainState) -> None:
+        """Fetches the metrics of the steps of one call, of which the last is given; stops the run if one is bad."""
         if pending is None:
             return
-        step, metrics, batch = pending
+        last, metrics, batches = pending
         metrics = jax.device_get(metrics)
+        for i, batch in enumerate(batches):
+            one = metrics if len(batches) == 1 else jax.tree.map(lambda x, i=i: x[i], metrics)
+            self._count(last - len(batches) + 1 + i, one, batch, state)
+
+    def _count(self, step: int, metrics: Any, batch: dict[str, np.ndarray], state: TrainState) -> None:
         if not all(np.isfinite(metrics[k][0]) for k in ("loss", "grad_norm", "update_norm")):
             name = report_nonfinite(self.run, state, batch, step, self.workdir)
             self.checkpoints.wait()

@@ -43,7 +43,8 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
         "attention": "{}: {}".format(*attention) if attention else "",
         "data": card.summary(),
         "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
-        f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)",
+        f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)"
+        + (f", {config.steps_per_execution} in a call" if config.steps_per_execution > 1 else ""),
         "rates": ", ".join(f"{pattern} x {rate:g}" for pattern, rate in optim.rates.items()),
         "initial": origin,
         "frozen": f"{frozen:,} parameters: {', '.join(optim.freeze)}" if frozen else "",

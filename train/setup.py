@@ -43,7 +43,7 @@ from train.flops import count_flops
 from train.objectives import distillation
 from train.optim import make_optimizer
 from train.state import TrainState, init_state
-from train.step import eval_step, predict_step, train_step
+from train.step import eval_step, predict_step, train_step, train_steps
 from train.task import Task, make_task, unwrapped
 
 FORMS: dict[str, Form] = {
@@ -139,25 +139,38 @@ class Run:
 
     def trace_train_step(self) -> list[jax.stages.Traced]:
         """The training step traced for each length that batches may have, ascending; no device needs to be here."""
+        return self._trace(self.step_function(), self.batch_shapes(self.config.batch_size))
+
+    def _trace(self, step: Callable[..., Any], batches: list[dict[str, jax.ShapeDtypeStruct]]) -> Any:
         teacher = () if self.teacher is None else (self.teacher.state,)
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
         with jax.set_mesh(self.mesh):
-            jitted = jax.jit(self.step_function(), donate_argnums=0, out_shardings=(shardings, None))
-            return [jitted.trace(self.shapes, batch, *teacher) for batch in self.batch_shapes(self.config.batch_size)]
+            jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+            return [jitted.trace(self.shapes, batch, *teacher) for batch in batches]
 
     def compile_train_step(self) -> tuple[Any, float, float]:
         """The compiled training step, seconds it took to compile, and floating-point operations of one step.
 
-        Where batches have several lengths, these are the operations of the longest.
+        It takes what :meth:`put_batches` gives; metrics of several steps are stacked. Where batches have several
+        lengths, the operations are those of the longest.
         """
         teacher = () if self.teacher is None else (self.teacher.state,)
+        batches, count = self.batch_shapes(self.config.batch_size), self.config.steps_per_execution
         start = time.perf_counter()
-        traced = self.trace_train_step()
+        single = traced = self.trace_train_step()
+        if count > 1:
+            stacked = [jax.tree.map(partial(_stacked, count), batch) for batch in batches]
+            traced = self._trace(partial(train_steps, step=self.step_function()), stacked)
         with jax.set_mesh(self.mesh):
             compiled = [one.lower().compile() for one in traced]
         seconds = time.perf_counter() - start
-        chosen = _by_length(self.batch_shapes(self.config.batch_size), compiled)
-        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(self.model_flops(traced[-1]))
+        chosen = _by_length(batches, compiled)
+        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(self.model_flops(single[-1]))
+
+    def put_batches(self, batches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+        """Places the batches of one call of the training step: ``config.steps_per_execution`` of them, as loaded."""
+        (first, *others) = batches
+        return sharding.put_batches(batches, self.mesh) if others else sharding.put_batch(first, self.mesh)
 
     def model_flops(self, traced: jax.stages.Traced) -> int:
         """Operations of a traced training step by formula (see :mod:`train.flops`), over all devices.
@@ -263,6 +276,10 @@ class Run:
     def batch_shapes(self, size: int) -> list[dict[str, jax.ShapeDtypeStruct]]:
         """Of batches of ``size`` examples as loaded, one for each length that batches of text may have."""
         return _batch_shapes(self.card, size, self.mesh)
+
+
+def _stacked(count: int, one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count, *one.shape), one.dtype, sharding=sharding.stacked(one.sharding))
 
 
 def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[Any]) -> Any:

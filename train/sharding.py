@@ -230,11 +230,22 @@ def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's rows of a global batch on its devices."""
-    _, parts = local_rows(mesh, batch_shards(mesh))
+    return {key: _put(value, batch_sharding(key, value.shape, mesh), axis=0) for key, value in batch.items()}
 
-    def put(key: str, value: np.ndarray) -> jax.Array:
-        # rows are this process's own; of the columns it has all, whichever its devices take
-        whole = (parts * len(value), *value.shape[1:])
-        return jax.make_array_from_process_local_data(batch_sharding(key, value.shape, mesh), value, whole)
 
-    return {key: put(key, value) for key, value in batch.items()}
+def put_batches(batches: Sequence[dict[str, np.ndarray]], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places this process's rows of the batches of several steps: :func:`stacked`."""
+    where = {key: stacked(batch_sharding(key, value.shape, mesh)) for key, value in batches[0].items()}
+    return {key: _put(np.stack([batch[key] for batch in batches]), where[key], axis=1) for key in where}
+
+
+def stacked(one: NamedSharding) -> NamedSharding:
+    """Where batches lie that are stacked along a first axis, if a single one lies as ``one`` says."""
+    return NamedSharding(one.mesh, P(None, *one.spec))
+
+
+def _put(value: np.ndarray, where: NamedSharding, *, axis: int) -> jax.Array:
+    """A global array of what this process has: of ``axis`` its own rows, of the others all, whoever takes them."""
+    shape = list(value.shape)
+    shape[axis] *= local_rows(where.mesh, batch_shards(where.mesh))[1]
+    return jax.make_array_from_process_local_data(where, value, tuple(shape))

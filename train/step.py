@@ -103,6 +103,19 @@ def train_step(
     return new, metrics | {k: (v, one) for k, v in norms.items()}
 
 
+def train_steps(state: TrainState, batches: Batch, *teacher: PyTree, step: Callable) -> tuple[TrainState, PyTree]:
+    """Several steps in one program, one after the other.
+
+    Args:
+      batches: arrays [k, b, ...], of k steps.
+      step: :func:`train_step` with everything but (state, batch, teacher) bound.
+
+    Returns:
+      The state after the last step, and the metrics of each, sums and counts [k].
+    """
+    return jax.lax.scan(lambda state, batch: step(state, batch, *teacher), state, batches)
+
+
 def accumulated_gradients(
     params: PyTree,
     model_state: PyTree,
