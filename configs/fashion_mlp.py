@@ -3,7 +3,7 @@
 Command    python -m train --config=configs/fashion_mlp.py --workdir=runs/fashion_mlp
 Data       fashion_mnist: 60,000 training and 10,000 test images of 28x28 pixels, 10 classes (Debian's package
            dataset-fashion-mnist, --config.data.raw_dir=DIR, or a download)
-Measured   test accuracy 0.9007 after 15,000 steps (32 epochs), 5 minutes on 2 CPU cores, 535,818 parameters
+Measured   test accuracy 0.9028 after 15,000 steps (32 epochs), under 2 minutes on 2 shared CPU cores, 535,818 parameters
 Published  0.88 to 0.90 for multi-layer perceptrons (table of github.com/zalandoresearch/fashion-mnist)
 """
 
@@ -19,6 +19,7 @@ def get_config() -> Config:
         checkpoint=CheckpointConfig(every=2000),
         steps=15_000,
         batch_size=128,
+        steps_per_execution=20,
         eval_every=1000,
         log_every=200,
     )

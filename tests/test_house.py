@@ -83,9 +83,10 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
         "train.explain",
     ],
 )
-def test_imports_without_warnings(module):
+def test_imports_without_warnings_and_without_what_is_foreign(module):
+    code = f"import sys, {module}; assert not {FOREIGN!r} & set(sys.modules)"
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import {module}"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr[-2000:]
 

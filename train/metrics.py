@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
+
+_HIDDEN = "torch" not in sys.modules
+if _HIDDEN:  # tensorboardX imports it for an annotation: half of the time that a command takes to start
+    sys.modules["torch"] = None  # type: ignore[assignment]
+try:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+finally:
+    if _HIDDEN:
+        del sys.modules["torch"]
 
 
 class Sums:
