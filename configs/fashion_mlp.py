@@ -3,7 +3,7 @@
 Command    python -m train --config=configs/fashion_mlp.py --workdir=runs/fashion_mlp
 Data       fashion_mnist: 60,000 training and 10,000 test images of 28x28 pixels, 10 classes (Debian's package
            dataset-fashion-mnist, --config.data.raw_dir=DIR, or a download)
-Measured   test accuracy 0.9028 after 15,000 steps (32 epochs), under 2 minutes on 2 shared CPU cores, 535,818 parameters
+Measured   test accuracy 0.9028 after 15,000 steps (32 epochs), 2 minutes on 2 shared CPU cores, 535,818 parameters
 Published  0.88 to 0.90 for multi-layer perceptrons (table of github.com/zalandoresearch/fashion-mnist)
 """
 

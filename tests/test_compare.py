@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -266,6 +267,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         (["mlp", "--dtype=float16"], "--dtype=float16 is not one of"),
         (["mlp", "--steps=-1"], "must be positive"),
         (["mlp", "--steps=1"], "nearest: 2"),
+        (["mlp", "--device=gpu"], "--device=gpu is for --speed-only"),
         (["mlp", "--json=/no/where/x.json"], "the folder of /no/where/x.json does not exist"),
     ],
 )
@@ -380,6 +382,46 @@ def test_speed(tmp_path, monkeypatch, capsys):
     assert "Behind: `b` train 0.75." in page and "](bench.png)" in page
     with pytest.raises(ConfigError, match="nonsense"):
         command.main(["nonsense", "--speed-only"])
+
+
+def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys):
+    """With a CPU in the GPU's place, and small models in the place of those that are timed there."""
+    small = {"num_layers": 1, "hidden_size": 32, "num_heads": 2}
+    gpt2 = dataclasses.replace(speed.GPU_CASES["gpt2_124m"], fields=small | {"max_len": 16}, length=16, classes=50)
+    resnet = dataclasses.replace(speed.GPU_CASES["resnet50"], fields={"stage_sizes": (1, 1, 1, 1)}, classes=5)
+    for one in (gpt2, dataclasses.replace(resnet, image_shape=(32, 32, 3))):
+        monkeypatch.setitem(speed.GPU_CASES, one.key, dataclasses.replace(one, timing_batch_size=4))
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
+    monkeypatch.setitem(timing.SETTINGS, "gpu", timing.Setting("cpu", bfloat16=True))
+    monkeypatch.setattr(speed, "prepare", lambda device: None)
+    monkeypatch.setattr(timing, "mfu", lambda flops, seconds, kind, devices: 0.25)
+    for name, items in (("gpt2_124m", 64), ("resnet50", 4)):
+        flags = ["--device=gpu", "--timing=eager", "--json", str(tmp_path / "found.json")]
+        assert command.main([name, "--speed-only", *flags]) == 0
+        (found,) = json.loads((tmp_path / "found.json").read_text())
+        assert found["items"] == items and found["precision"] == "bfloat16" and found["flops"] > 1e5
+        assert "| MFU |" in capsys.readouterr().out
+    page = speed.page([found | {"machine": {"gpu": "NVIDIA H100"}}], plot="x.png")
+    assert "--device=gpu`" in page and "in bfloat16 with AdamW (PyTorch by autocast" in page and "| 0.25 |" in page
+    model = timing._model(speed.GPU_CASES["gpt2_124m"], timing.SETTINGS["gpu"])
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32), train=False)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    assert model.apply(variables, jnp.zeros((1, 16), jnp.int32), train=False).hidden.dtype == jnp.bfloat16
+
+
+def test_a_gpu_that_is_not_there_is_named(tmp_path):
+    """In a process of its own, which has not used jax yet."""
+    words = [sys.executable, "-m", "train.compare", "gpt2_124m", "--speed-only", "--device=gpu"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "error: --device=gpu: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_published_models_are_timed_on_a_gpu():
+    counts = {"gpt2_124m": 124_439_808, "bert_base_512": 110_106_428, "vit_b_16": 86_567_656, "resnet50": 25_557_032}
+    for name, count in counts.items():
+        case = speed.GPU_CASES[name]
+        shapes = weights.shapes(timing._model(case, timing.SETTINGS["gpu"]), image_shape=case.image_shape)
+        assert sum(v.size for k, v in shapes.items() if k.startswith("params/")) == count, name
 
 
 def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsys):

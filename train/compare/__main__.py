@@ -21,19 +21,22 @@ DTYPES = ("float64", "float32", "bfloat16")
 def main(argv: list[str] | None = None) -> int:
     """Prints a certificate for each model. Exit code 1 if a bar fails."""
     args = _parse(argv)
-    from train.compare import report, speed
+    from train.compare import report, speed, timing
     from train.compare.cases import CASES, require_possible
 
-    cases = speed.SPEED_CASES if args.speed_only else CASES
+    cases = speed.CASES_ON[args.device] if args.speed_only else CASES
     names = list(cases) if args.all else args.models
     for name in names:
         if name not in cases:
-            raise ConfigError(f"model {name!r} has no PyTorch original here; there are {', '.join(cases)}")
+            what = f"is not timed on a {args.device}" if args.speed_only else "has no PyTorch original here"
+            raise ConfigError(f"model {name!r} {what}; there are {', '.join(cases)}")
     if len(names) > 1:
         return _each_alone(names, args)
     (name,) = names
     if args.speed_only:
-        found = [speed.measure_one(cases[name], full=args.timing == "full", seed=args.seed)]
+        speed.prepare(args.device)
+        setting = timing.SETTINGS[args.device]
+        found = [speed.measure_one(cases[name], full=args.timing == "full", seed=args.seed, setting=setting)]
         _write(args, found, [])
         print(speed.table(found), flush=True)
         return 0
@@ -76,7 +79,7 @@ def _each_alone(names: list[str], args: argparse.Namespace) -> int:
             command = [sys.executable, "-m", "train.compare", name, "--json", str(json_file)]
             command += ["--seed", str(args.seed), "--timing", args.timing]
             if args.speed_only:
-                command.append("--speed-only")
+                command += ["--speed-only", "--device", args.device]
             else:
                 command += ["--html", str(html_file), "--steps", str(args.steps), "--dtype", ",".join(args.dtype)]
             for flag in ("image_size", "batch_size"):
@@ -127,6 +130,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names of jaxmodels.list_models()")
     parser.add_argument("--all", action="store_true", help="every model, each in a process of its own")
     parser.add_argument("--speed-only", action="store_true", help="no certificates; sizes of train/compare/speed.py")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="of --speed-only: where both run; gpu: published sizes in bfloat16, and PyTorch needs a build for CUDA",
+    )
     parser.add_argument("--steps", type=int, default=20, help="of each optimiser (default 20; 0: none)")
     parser.add_argument(
         "--dtype",
@@ -154,6 +163,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--speed-only with --timing=none measures nothing")
     if args.speed_only and (args.html or args.image_size or args.batch_size):
         parser.error("--speed-only has sizes of its own and writes no --html; --table writes a page and a plot")
+    if args.device != "cpu" and not args.speed_only:
+        parser.error("--device=gpu is for --speed-only: certificates are made where jax is and PyTorch's CPU")
     if args.table and not args.speed_only and len(args.models) == 1:
         parser.error("--table holds the certificates of all that are named: of one, it would lose the others")
     if args.all == bool(args.models):

@@ -547,13 +547,16 @@ def parameter_groups(original: Original, model: Any, case: Case, config: OptimCo
     ]
 
 
-def torch_optimizer(original: Original, model: Any, case: Case, config: OptimConfig) -> torch.optim.Optimizer:
-    """PyTorch's optimiser for one of ours."""
+def torch_optimizer(
+    original: Original, model: Any, case: Case, config: OptimConfig, **options: Any
+) -> torch.optim.Optimizer:
+    """PyTorch's optimiser for one of ours; ``options``: of how it computes, such as ``fused``."""
     groups = parameter_groups(original, model, case, config)
     if config.name == "adamw":
         betas = (config.b1, config.b2)
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps)
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps, **options)
+    momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
+    return torch.optim.SGD(groups, lr=config.learning_rate, **momentum, **options)
 
 
 def _torch_curve(original: Original, model: Any, case: Case, batches: list[Batch], config: OptimConfig) -> list[float]:

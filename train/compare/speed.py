@@ -1,5 +1,9 @@
-"""What ``train.compare --speed-only`` times: every family at a size of a first experiment and at twice that size."""
+"""What ``train.compare --speed-only`` times.
 
+On a CPU every family at a size of a first experiment and at twice that size; on a GPU models of their published size.
+"""
+
+import dataclasses
 import os
 import platform
 import statistics
@@ -9,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from train.compare.cases import Case
-from train.compare.timing import ROUNDS, alternate, measure
+from train.compare.timing import ROUNDS, SETTINGS, Setting, alternate, measure
+from train.config import ConfigError
 
 
 def _images(name: str, model: str, side: int, channels: int, batch: int, *, objective: str = "", **fields: Any) -> Case:
@@ -82,28 +88,70 @@ SPEED_CASES: dict[str, Case] = {
 }
 
 
-def measure_one(case: Case, *, full: bool, seed: int) -> dict[str, Any]:
+IMAGENET = {"classes": 1000, "full_classes": 1000}
+
+GPU_CASES: dict[str, Case] = {
+    case.key: case
+    for case in (
+        _texts("gpt2_124m", "gpt2_124m", 1024, 16, 50_257, objective="causal_lm"),
+        _texts("bert_base_128", "bert_base", 128, 128, 30_522, objective="masked_lm"),
+        _texts("bert_base_512", "bert_base", 512, 32, 30_522, objective="masked_lm"),
+        dataclasses.replace(_images("vit_b_16", "vit_b_16", 224, 3, 128), **IMAGENET),
+        dataclasses.replace(_images("resnet50", "resnet50", 224, 3, 128), **IMAGENET),
+        _texts("lstm", "lstm", 128, 128, 20_000, embed_size=512, hidden_size=512),
+    )
+}
+
+CASES_ON = {"cpu": SPEED_CASES, "gpu": GPU_CASES}
+
+
+def prepare(device: str) -> None:
+    """Puts jax on the device that both are timed on; to be called before it is used.
+
+    Raises:
+      ConfigError: jax or PyTorch has no such device.
+    """
+    wanted = {"cpu": "cpu", "gpu": "cuda"}[device]
+    os.environ["JAX_PLATFORMS"] = wanted  # of the processes that measure memory, too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of a GPU's memory as well
+    jax.config.update("jax_platforms", wanted)
+    try:
+        found = jax.default_backend()
+    except (RuntimeError, AssertionError) as e:  # the latter is jax's own, without a word, where nothing was tried
+        reason = " ".join(str(e).split())[:200] or f"it has no plugin for {wanted}"
+        raise ConfigError(f"--device={device}: jax has none ({reason}); pip install 'jax[cuda12]'") from e
+    if found != device:
+        raise ConfigError(f"--device={device}, but jax is already on {found}")
+    if device == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(f"--device=gpu: PyTorch {torch.__version__} sees no GPU: it needs a build for CUDA")
+
+
+def measure_one(case: Case, *, full: bool, seed: int, setting: Setting = SETTINGS["cpu"]) -> dict[str, Any]:
     """What :func:`train.compare.timing.measure` finds, and how near the step comes to the machine's own product.
 
     Args:
       full: with torch.compile and memory.
 
     Returns:
-      Besides: ``model``; ``flops`` of a training step; ``matmul_flops_per_s`` of a product of two float32 matrices of
-      1024 x 1024, by XLA; ``share``, of that rate, which the training step reaches; ``machine``.
+      Besides: ``model``; ``flops`` of a training step; ``matmul_flops_per_s`` of a product of two square matrices of
+      ``matmul_side``, by XLA in the same precision; ``share``, of that rate, which the training step reaches;
+      ``machine``; ``precision``.
     """
-    found = measure(case, compile=full, memory=full, say=lambda text: None, seed=seed)
-    a = jnp.ones((1024, 1024))
+    found = measure(case, compile=full, memory=full, say=lambda text: None, seed=seed, setting=setting)
+    precision, side = "bfloat16" if setting.bfloat16 else "float32", 8192 if setting.on_gpu else 1024
+    a = jnp.ones((side, side), precision)
     product = jax.jit(jnp.matmul)
     seconds = alternate({"product": lambda: jax.block_until_ready(product(a, a))})["product"]["median"]
-    rate = 2 * 1024**3 / seconds
+    rate = 2 * side**3 / seconds
     share = found["flops"] / found["train"]["ours"]["median"] / rate
-    return {"model": case.key, **found, "matmul_flops_per_s": rate, "share": share, "machine": _machine()}
+    about = {"matmul_flops_per_s": rate, "matmul_side": side, "share": share, "precision": precision}
+    return {"model": case.key, **found, **about, "machine": _machine()}
 
 
 def _machine() -> dict[str, Any]:
     versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "transformers")}
-    return {"platform": platform.machine(), "cores": len(os.sched_getaffinity(0)), **versions}
+    gpu = {"gpu": jax.devices()[0].device_kind} if jax.default_backend() == "gpu" else {}
+    return {**gpu, "platform": platform.machine(), "cores": len(os.sched_getaffinity(0)), **versions}
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -124,13 +172,16 @@ def _cells(result: dict[str, Any]) -> dict[str, str | None]:
         eager = result[mode]["torch"]["median"] / result[mode]["ours"]["median"]
         numbers[f"{mode}, eager"] = eager if "torch_compile" in result[mode] else None
     numbers["share of product"] = result["share"]
+    numbers["MFU"] = result.get("mfu", {}).get("ours")
     numbers["memory"] = memory["torch"] / memory["ours"] if known else None
     numbers["compiling"] = None if theirs is None else theirs / result["compile_s"]["ours_train"]
     cells = {k: None if x is None else f"{x:.2f}" for k, x in numbers.items()}
     for mode in ("train", "infer"):
         cells[mode] = f"**{cells[mode]}**" if _behind(numbers[mode]) else cells[mode]
+    rate = f"{result['items'] / ours['median']:,.0f}" if "items" in result else None
     spread = f"{(ours['max'] - ours['min']) / ours['median']:.0%}"
-    return {"model": f"`{result['model']}`", "batch": str(result["batch_size"]), **cells, "spread": spread}
+    size = {"model": f"`{result['model']}`", "batch": str(result["batch_size"])}
+    return {**size, **cells, "items per second": rate, "spread": spread}
 
 
 def _behind(ratio: float) -> bool:
@@ -166,19 +217,23 @@ def page(found: list[dict[str, Any]], *, plot: str) -> str:
     rate = statistics.median(r["matmul_flops_per_s"] for r in found)
     ratios = {f"`{r['model']}` {mode}": r[f"ratio_{mode}"] for r in found for mode in ("train", "infer")}
     behind = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if _behind(ratio)]
+    side, precision = found[0].get("matmul_side", 1024), found[0].get("precision", "float32")
+    how = " (PyTorch by autocast, with a fused optimiser and images channels last)" if "gpu" in machine else ""
+    command = "python -m train.compare --all --speed-only --device=gpu" if "gpu" in machine else "make bench"
     compiled = any("torch_compile" in r["train"] for r in found)
     theirs = "PyTorch's best of eager and torch.compile" if compiled else "PyTorch (eager)"
     return f"""# Benchmarks
 
-Written by `make bench`. {theirs} and ours take turns in one process, round after round,
-from the same weights, on the same batches, in float32 with AdamW; of each the median of {ROUNDS} rounds counts. Numbers
-are PyTorch's time over ours: above 1 we are ahead. *Share of product* is the rate of the training step's products and
-convolutions over that of a product of two matrices of 1024 x 1024; *spread* is the slowest less the fastest round of
-our training step over the median; where torch.compile was timed too, *memory* is PyTorch's peak of a training step
-(eager) over ours, with what XLA's compiler leaves behind, and *compiling* its time to compile one over ours. Sizes:
-`train/compare/speed.py`; `_2x` is twice. Where we are behind, and why: [speed.md](speed.md).
+Written by `{command}`. {theirs} and ours take turns in one process, round after round,
+from the same weights, on the same batches, in {precision} with AdamW{how};
+of each the median of {ROUNDS} rounds counts. Numbers are PyTorch's time over ours: above 1 we are ahead. *Share of
+product* is the rate of the training step's products and convolutions over that of a product of two matrices of
+{side} x {side}; *items per second* are the images or tokens that we train on; *spread* is the slowest less the fastest
+round of our training step over the median; where torch.compile was timed too, *memory* is PyTorch's peak of a training
+step (eager) over ours, with what XLA's compiler leaves behind, and *compiling* its time to compile one over ours.
+Sizes: `train/compare/speed.py`; `_2x` is twice. Where we are behind, and why: [speed.md](speed.md).
 
-{about}; the product of 1024 x 1024 at {rate / 1e9:.0f} GFLOP/s (median)
+{about}; the product of {side} x {side} at {rate / 1e9:.0f} GFLOP/s (median)
 
 {table(found)}
 Behind: {", ".join(behind) or "nowhere"}.

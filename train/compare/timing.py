@@ -1,9 +1,10 @@
 """Time and memory of a training step and of inference: PyTorch eager, torch.compile and ours, in one run.
 
 The three take turns, round after round, so that whatever else the machine does hits all of them; the medians over the
-rounds are compared. All start from the same weights, take the same batches in float32 and step with AdamW.
+rounds are compared. All start from the same weights, take the same batches in the same precision and step with AdamW.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 
 from jaxmodels import weights
+from jaxmodels.attention import exact_attention
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model
 from train.compare.certificate import (
@@ -37,6 +40,7 @@ from train.compare.certificate import (
     torch_optimizer,
 )
 from train.flops import count_flops
+from train.hardware import mfu
 from train.optim import make_optimizer
 
 ROUNDS = 15
@@ -44,8 +48,52 @@ ROUND_SECONDS = 0.2
 """A contender repeats its step within a round until this much time has passed."""
 
 
-def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], None], seed: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """Where both are timed, and in what precision.
+
+    Attributes:
+      device: PyTorch's name of it. On a GPU PyTorch gets what it is fast with: channels last, a fused optimiser, TF32.
+      bfloat16: what is computed in it; parameters and optimiser stay float32. PyTorch does so by autocast.
+    """
+
+    device: str = "cpu"
+    bfloat16: bool = False
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16)
+
+    def place(self, x: Any) -> Any:
+        """A tensor or a module on the device."""
+        images = isinstance(x, torch.nn.Module) or x.ndim == 4
+        options = {"memory_format": torch.channels_last} if self.on_gpu and images else {}
+        return x.to(self.device, **options)
+
+    def wait(self) -> None:
+        """Until PyTorch has done what it was given."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+
+SETTINGS = {"cpu": Setting(), "gpu": Setting("cuda", bfloat16=True)}
+
+
+def measure(
+    case: Case,
+    *,
+    compile: bool,
+    memory: bool,
+    say: Callable[[str], None],
+    seed: int = 0,
+    setting: Setting = SETTINGS["cpu"],
+) -> dict[str, Any]:
     """Times in seconds per step and ratios; PyTorch's best over ours, so above 1 we are ahead; FLOPs of a step.
+
+    jax has to be on the device of the setting.
 
     Args:
       compile: also time torch.compile; where it does not work, the reason is in the result.
@@ -53,17 +101,21 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
 
     Returns:
       ``train`` and ``infer``: for each contender the median, smallest and largest time of a step; ``ratio_train``,
-      ``ratio_infer``; ``compile_s``; ``peak_memory_mb``; ``flops`` of a training step of ours.
+      ``ratio_infer``; ``compile_s``; ``peak_memory_mb``; ``flops`` of a training step of ours; ``mfu`` of each, of a
+      known chip; ``items``: images, or tokens of the texts, of a batch.
     """
     batch = make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
     result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
-    model = make_model(case, jnp.float32)
+    result["items"] = case.timing_batch_size * max(1, case.length)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.on_gpu
+    model = _model(case, setting)
     with deterministic_torch(seed):
         original = originals.build(model, case.image_shape)
     tensors = {k: v.numpy() for k, v in original.tensors().items()}
     variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
+    setting.place(original.module)
     for mode, torch_of, ours_of in (("infer", _torch_infer, _our_infer), ("train", _torch_train, _our_train)):
-        contenders = {"torch": torch_of(original, original.module, model, case, batch)}
+        contenders = {"torch": torch_of(original, original.module, model, case, batch, setting)}
         if compile:
             say(f"torch.compile, {mode}")
             # the time to compile is measured, and what an earlier run has compiled is kept in two places
@@ -72,7 +124,7 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
                 with tempfile.TemporaryDirectory() as folder:
                     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
                     start = time.perf_counter()
-                    step = torch_of(original, torch.compile(original.module), model, case, batch)
+                    step = torch_of(original, torch.compile(original.module), model, case, batch, setting)
                     step()
                     result["compile_s"][f"torch_compile_{mode}"] = time.perf_counter() - start
                     contenders["torch_compile"] = step
@@ -88,11 +140,19 @@ def measure(case: Case, *, compile: bool, memory: bool, say: Callable[[str], Non
         result[f"ratio_{mode}"] = theirs / result[mode]["ours"]["median"]
     tx = make_optimizer(OPTIMIZERS["adamw"], 1)
     state = jax.eval_shape(partial(our_state, tx=tx), variables)  # none is needed to count
-    result["flops"] = count_flops(jax.make_jaxpr(our_step(model, tx, case))(state, batch))
+    with exact_attention():  # what a kernel computes is not seen
+        result["flops"] = count_flops(jax.make_jaxpr(our_step(model, tx, case))(state, batch))
+    kind = jax.devices()[0].device_kind
+    result["mfu"] = {side: mfu(float(result["flops"]), v["median"], kind, 1) for side, v in result["train"].items()}
     if memory:
         say("peak memory")
-        result["peak_memory_mb"] = {side: _peak_memory(case, side) for side in ("torch", "ours")}
+        result["peak_memory_mb"] = {side: _peak_memory(case, side, setting) for side in ("torch", "ours")}
     return result
+
+
+def _model(case: Case, setting: Setting) -> Any:
+    model = make_model(case, jnp.float32)
+    return model.clone(dtype=jnp.dtype(jnp.bfloat16)) if setting.bfloat16 else model
 
 
 def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
@@ -111,27 +171,35 @@ def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS
     return {k: {"median": statistics.median(v), "min": min(v), "max": max(v)} for k, v in times.items()}
 
 
-def _torch_infer(original: Any, module: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
-    inputs = [torch_batch(batch)[k] for k in inputs_of(case)]
+def _torch_infer(
+    original: Any, module: Any, model: Any, case: Case, batch: Any, setting: Setting
+) -> Callable[[], None]:
+    inputs = [setting.place(torch_batch(batch)[k]) for k in inputs_of(case)]
 
     def step() -> None:
         original.module.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), setting.autocast():
             module(*inputs)
+        setting.wait()
 
     return step
 
 
-def _torch_train(original: Any, module: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
-    optimizer = torch_optimizer(original, model, case, OPTIMIZERS["adamw"])
-    tensors = torch_batch(batch)
+def _torch_train(
+    original: Any, module: Any, model: Any, case: Case, batch: Any, setting: Setting
+) -> Callable[[], None]:
+    options = {"fused": True} if setting.on_gpu else {}
+    optimizer = torch_optimizer(original, model, case, OPTIMIZERS["adamw"], **options)
+    tensors = {k: setting.place(v) for k, v in torch_batch(batch).items()}
 
     def step() -> None:
         original.module.train()
         optimizer.zero_grad()
-        loss = original.loss(module(*(tensors[k] for k in inputs_of(case))), tensors)
+        with setting.autocast():
+            loss = original.loss(module(*(tensors[k] for k in inputs_of(case))), tensors)
         loss.backward()
         optimizer.step()
+        setting.wait()
 
     return step
 
@@ -156,26 +224,30 @@ def _our_train(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[
     return step
 
 
-def _peak_memory(case: Case, side: str) -> float | str:
-    """Resident memory at the peak of a training step, in MB, in a process of its own; or why it is not known."""
+def _peak_memory(case: Case, side: str, setting: Setting = SETTINGS["cpu"]) -> float | str:
+    """Memory at the peak of a training step, in MB, in a process of its own; or why it is not known.
+
+    Resident memory, or of a GPU what was allocated.
+    """
     command = [sys.executable, "-m", "train.compare.timing", side]
-    done = subprocess.run(command, capture_output=True, input=pickle.dumps(case))
+    done = subprocess.run(command, capture_output=True, input=pickle.dumps((case, setting)))
     lines = done.stdout.split()
     return float(lines[-1]) if done.returncode == 0 and lines else f"unknown: {done.stderr.decode().strip()[-200:]}"
 
 
-def _step_memory(case: Case, side: str) -> float:
+def _step_memory(case: Case, side: str, setting: Setting) -> float:
     """MB above what the process had before there was a model, at the peak of the third step: compiling is over then.
 
     Raises:
       OSError: not on Linux, whose kernel alone can be asked.
     """
     before = _resident("VmRSS")
-    model = make_model(case, jnp.float32)
+    model = _model(case, setting)
     original = originals.build(model, case.image_shape)
     batch = make_batch(case, np.float32, 0, size=case.timing_batch_size)
     if side == "torch":
-        step = _torch_train(original, original.module, model, case, batch)
+        setting.place(original.module)
+        step = _torch_train(original, original.module, model, case, batch, setting)
     else:
         shapes = weights.shapes(model, image_shape=case.image_shape)
         zeros = weights.nested({k: np.zeros(v.shape, v.dtype) for k, v in shapes.items()})
@@ -185,6 +257,11 @@ def _step_memory(case: Case, side: str) -> float:
     step()
     step()
     gc.collect()
+    if setting.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        ours = jax.devices()[0].memory_stats()["peak_bytes_in_use"] if side == "ours" else 0
+        return (ours or torch.cuda.max_memory_allocated()) / 2**20
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # what compiling has freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
@@ -200,4 +277,5 @@ def _resident(what: str) -> float:
 if __name__ == "__main__":
     originals.torchvision()
     jnp.zeros(()).block_until_ready()  # what starting a backend takes is not the model's
-    print(_step_memory(pickle.load(sys.stdin.buffer), sys.argv[1]))
+    case, setting = pickle.load(sys.stdin.buffer)
+    print(_step_memory(case, sys.argv[1], setting))
