@@ -230,13 +230,14 @@ def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's rows of a global batch on its devices."""
-    return {key: _put(value, batch_sharding(key, value.shape, mesh), axis=0) for key, value in batch.items()}
+    where = {key: batch_sharding(key, value.shape, mesh) for key, value in batch.items()}
+    return _put(batch, where, mesh, axis=0)
 
 
 def put_batches(batches: Sequence[dict[str, np.ndarray]], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's rows of the batches of several steps: :func:`stacked`."""
     where = {key: stacked(batch_sharding(key, value.shape, mesh)) for key, value in batches[0].items()}
-    return {key: _put(np.stack([batch[key] for batch in batches]), where[key], axis=1) for key in where}
+    return _put({key: np.stack([batch[key] for batch in batches]) for key in where}, where, mesh, axis=1)
 
 
 def stacked(one: NamedSharding) -> NamedSharding:
@@ -244,8 +245,14 @@ def stacked(one: NamedSharding) -> NamedSharding:
     return NamedSharding(one.mesh, P(None, *one.spec))
 
 
-def _put(value: np.ndarray, where: NamedSharding, *, axis: int) -> jax.Array:
-    """A global array of what this process has: of ``axis`` its own rows, of the others all, whoever takes them."""
-    shape = list(value.shape)
-    shape[axis] *= local_rows(where.mesh, batch_shards(where.mesh))[1]
-    return jax.make_array_from_process_local_data(where, value, tuple(shape))
+def _put(
+    batch: dict[str, np.ndarray], where: dict[str, NamedSharding], mesh: Mesh, *, axis: int
+) -> dict[str, jax.Array]:
+    """Global arrays of what this process has: of ``axis`` its own rows, of the others all, whoever takes them."""
+    _, parts = local_rows(mesh, batch_shards(mesh))
+
+    def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        shape = (*value.shape[:axis], parts * value.shape[axis], *value.shape[axis + 1 :])
+        return jax.make_array_from_process_local_data(sharding, value, shape)
+
+    return {key: put(value, where[key]) for key, value in batch.items()}
