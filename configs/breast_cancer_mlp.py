@@ -46,7 +46,7 @@ def get_config() -> Config:
         checkpoint=CheckpointConfig(every=300),
         steps=600,
         batch_size=64,
-        steps_per_execution=50,
+        steps_per_execution=10,
         eval_batch_size=128,
         eval_every=150,
         log_every=50,

@@ -409,7 +409,14 @@ def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys):
     assert model.apply(variables, jnp.zeros((1, 16), jnp.int32), train=False).hidden.dtype == jnp.bfloat16
 
 
-def test_a_gpu_that_is_not_there_is_named(tmp_path):
+def test_certificates_time_only_where_both_are_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ConfigError, match=r"jax is on gpu.* --timing=none"):
+        command.main(["mlp", "--steps=0"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_named():
     """In a process of its own, which has not used jax yet."""
     words = [sys.executable, "-m", "train.compare", "gpt2_124m", "--speed-only", "--device=gpu"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
@@ -417,7 +424,8 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path):
 
 
 def test_published_models_are_timed_on_a_gpu():
-    counts = {"gpt2_124m": 124_439_808, "bert_base_512": 110_106_428, "vit_b_16": 86_567_656, "resnet50": 25_557_032}
+    counts = {"gpt2_124m": 124_439_808, "bert_base_128": 110_106_428, "bert_base_512": 110_106_428}
+    counts |= {"vit_b_16": 86_567_656, "resnet50": 25_557_032}
     for name, count in counts.items():
         case = speed.GPU_CASES[name]
         shapes = weights.shapes(timing._model(case, timing.SETTINGS["gpu"]), image_shape=case.image_shape)

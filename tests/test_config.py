@@ -253,3 +253,13 @@ def test_command_line(tmp_path):
         assert result.returncode == 2 and result.stdout == ""
         assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and word in result.stderr
     assert not (tmp_path / "w").exists(), "a mistake must stop before any work"
+
+
+def test_several_steps_in_a_call_need_batches_of_one_length():
+    config = Config(
+        model="lstm", steps_per_execution=2, data=config_lib.DataConfig(name="sst2", buckets=(8, 16), max_len=32)
+    )
+    with pytest.raises(ConfigError, match=r"steps_per_execution = 2 needs batches of one length"):
+        config_lib.check(config)
+    config.data.buckets = ()
+    config_lib.check(config)

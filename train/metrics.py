@@ -18,7 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 _HIDDEN = "torch" not in sys.modules
-if _HIDDEN:  # tensorboardX imports it for an annotation: half of the time that a command takes to start
+# tensorboardX imports it for an annotation: half of the time that a command takes to start. For these lines it looks,
+# to other threads too, as if it were not installed
+if _HIDDEN:
     sys.modules["torch"] = None  # type: ignore[assignment]
 try:
     from tensorboardX.event_file_writer import EventsWriter

@@ -26,7 +26,8 @@ def report(run: Run, state: TrainState, batch: dict[str, np.ndarray], step: int,
     """Writes ``nonfinite/step_N.npz`` (the batch as loaded) and ``.json``; returns the first non-finite tensor's name.
 
     Args:
-      state: as it was before the step: the step leaves it alone when it meets NaN or Inf.
+      state: as it was before the step: the step leaves it alone when it meets NaN or Inf, but for ``opt_state``, which
+        has gone on by gradients of 0, through further steps of the same call too.
       batch: this process's rows of the batch that met it.
       step: number of the step, counted from 1.
     """

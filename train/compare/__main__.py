@@ -40,6 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         _write(args, found, [])
         print(speed.table(found), flush=True)
         return 0
+    if args.timing != "none" and jax.default_backend() != "cpu":
+        raise ConfigError(
+            f"jax is on {jax.default_backend()}, PyTorch's side of a certificate on a CPU: timings would not compare; "
+            "say --timing=none, or set JAX_PLATFORMS=cpu"
+        )
     case = _sized(cases[name], args)
     require_possible(case)
     result = _one(case, args)

@@ -1,6 +1,6 @@
 """What ``train.compare --speed-only`` times.
 
-On a CPU every family at a size of a first experiment and at twice that size; on a GPU models of their published size.
+On a CPU every family at a size of a first experiment and at twice that size; on a GPU published models, and an LSTM.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ GPU_CASES: dict[str, Case] = {
     case.key: case
     for case in (
         _texts("gpt2_124m", "gpt2_124m", 1024, 16, 50_257, objective="causal_lm"),
-        _texts("bert_base_128", "bert_base", 128, 128, 30_522, objective="masked_lm"),
+        dataclasses.replace(_texts("bert_base_128", "bert_base", 512, 128, 30_522, objective="masked_lm"), length=128),
         _texts("bert_base_512", "bert_base", 512, 32, 30_522, objective="masked_lm"),
         dataclasses.replace(_images("vit_b_16", "vit_b_16", 224, 3, 128), **IMAGENET),
         dataclasses.replace(_images("resnet50", "resnet50", 224, 3, 128), **IMAGENET),
@@ -119,7 +119,7 @@ def prepare(device: str) -> None:
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as e:  # the latter is jax's own, without a word, where nothing was tried
         reason = " ".join(str(e).split())[:200] or f"it has no plugin for {wanted}"
-        raise ConfigError(f"--device={device}: jax has none ({reason}); pip install 'jax[cuda12]'") from e
+        raise ConfigError(f"--device={device}: jax has none ({reason}); pip install -e .[cuda]") from e
     if found != device:
         raise ConfigError(f"--device={device}, but jax is already on {found}")
     if device == "gpu" and not torch.cuda.is_available():
@@ -219,6 +219,7 @@ def page(found: list[dict[str, Any]], *, plot: str) -> str:
     behind = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if _behind(ratio)]
     side, precision = found[0].get("matmul_side", 1024), found[0].get("precision", "float32")
     how = " (PyTorch by autocast, with a fused optimiser and images channels last)" if "gpu" in machine else ""
+    chip = "; *MFU* is its share of the chip's 16-bit peak" if "gpu" in machine else ""
     command = "python -m train.compare --all --speed-only --device=gpu" if "gpu" in machine else "make bench"
     compiled = any("torch_compile" in r["train"] for r in found)
     theirs = "PyTorch's best of eager and torch.compile" if compiled else "PyTorch (eager)"
@@ -228,9 +229,10 @@ Written by `{command}`. {theirs} and ours take turns in one process, round after
 from the same weights, on the same batches, in {precision} with AdamW{how};
 of each the median of {ROUNDS} rounds counts. Numbers are PyTorch's time over ours: above 1 we are ahead. *Share of
 product* is the rate of the training step's products and convolutions over that of a product of two matrices of
-{side} x {side}; *items per second* are the images or tokens that we train on; *spread* is the slowest less the fastest
-round of our training step over the median; where torch.compile was timed too, *memory* is PyTorch's peak of a training
-step (eager) over ours, with what XLA's compiler leaves behind, and *compiling* its time to compile one over ours.
+{side} x {side}{chip};
+*items per second* are the images or tokens that we train on; *spread* is the slowest less the fastest round of our
+training step over the median; where torch.compile was timed too, *memory* is PyTorch's peak of a training step (eager)
+over ours, with what XLA's compiler leaves behind, and *compiling* its time to compile one over ours.
 Sizes: `train/compare/speed.py`; `_2x` is twice. Where we are behind, and why: [speed.md](speed.md).
 
 {about}; the product of {side} x {side} at {rate / 1e9:.0f} GFLOP/s (median)

@@ -108,6 +108,7 @@ def measure(
     result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
     result["items"] = case.timing_batch_size * max(1, case.length)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.on_gpu
+    torch.backends.cudnn.benchmark = setting.on_gpu  # XLA tries the ways to convolve, too
     model = _model(case, setting)
     with deterministic_torch(seed):
         original = originals.build(model, case.image_shape)
@@ -123,6 +124,7 @@ def measure(
             try:
                 with tempfile.TemporaryDirectory() as folder:
                     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+                    os.environ.pop("TRITON_CACHE_DIR", None)  # inductor sets it, once, to a folder in that one
                     start = time.perf_counter()
                     step = torch_of(original, torch.compile(original.module), model, case, batch, setting)
                     step()
@@ -238,13 +240,16 @@ def _peak_memory(case: Case, side: str, setting: Setting = SETTINGS["cpu"]) -> f
 def _step_memory(case: Case, side: str, setting: Setting) -> float:
     """MB above what the process had before there was a model, at the peak of the third step: compiling is over then.
 
+    Of a GPU: what was allocated at the peak, by PyTorch of the third step, by jax since it began, with XLA's trials of
+    kernels, because nothing sets its count back.
+
     Raises:
       OSError: not on Linux, whose kernel alone can be asked.
     """
     before = _resident("VmRSS")
     model = _model(case, setting)
     original = originals.build(model, case.image_shape)
-    batch = make_batch(case, np.float32, 0, size=case.timing_batch_size)
+    batch = make_batch(case, np.float32, 0, size=case.timing_batch_size, padded=False)
     if side == "torch":
         setting.place(original.module)
         step = _torch_train(original, original.module, model, case, batch, setting)
@@ -258,10 +263,11 @@ def _step_memory(case: Case, side: str, setting: Setting) -> float:
     step()
     gc.collect()
     if setting.on_gpu:
+        if side == "ours":
+            return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
         torch.cuda.reset_peak_memory_stats()
         step()
-        ours = jax.devices()[0].memory_stats()["peak_bytes_in_use"] if side == "ours" else 0
-        return (ours or torch.cuda.max_memory_allocated()) / 2**20
+        return torch.cuda.max_memory_allocated() / 2**20
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # what compiling has freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
