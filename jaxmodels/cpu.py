@@ -69,12 +69,13 @@ def convolve(
         if size == (1, 1) or any(n < k for n, k in zip(_out(x, size, strides, pads), size, strict=True)):
             of_patches = partial(_of_patches, strides=strides, pads=pads, product=product)
             return jax.checkpoint(of_patches)(x, kernel)  # patches are large: for the gradient they are made again
-        conv = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=pads)
-        conv = partial(conv, **{k: options[k] for k in ("precision", "preferred_element_type") if k in options})
+        same = {k: v for k, v in options.items() if k in ("precision", "preferred_element_type")}
+        conv = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=pads, **same)
+        value = partial(conv, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         few = kernel[..., 0].size <= 32  # products for each value, as where an image enters: up to 8 times faster
         if few and _one_device():  # on a mesh a call on its own would not be partitioned
-            return _of_few(x, kernel, strides, pads, conv)
-        return _as_eigen_has_it(x, kernel, conv)
+            value = partial(_of_few, strides=strides, pads=pads)
+        return _as_eigen_has_it(x, kernel, value, conv)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -94,42 +95,32 @@ def _of_patches(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads
     return _rows(windows, rearrange(kernel, "h w c o -> (h w c) o"), product)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _as_eigen_has_it(x: Array, kernel: Array, conv: Any) -> Array:
-    """``conv``, whose gradients are convolutions with the dimensions in the order that Eigen takes them in.
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _as_eigen_has_it(x: Array, kernel: Array, value: Any, conv: Any) -> Array:
+    """``value``, a convolution whose gradients are by ``conv`` with the dimensions in the order that Eigen takes.
 
     XLA turns them into that order itself, but not in a loop, where it would take up to 50 times longer instead.
     """
-    return conv(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return value(x, kernel)
 
 
 @_as_eigen_has_it.defjvp
-def _as_eigen_has_it_jvp(conv: Any, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _as_eigen_has_it_jvp(
+    value: Any, conv: Any, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """So written that what transposes the change by the input and by the kernel is NHWC and HWIO."""
     (x, kernel), (of_x, of_kernel) = primals, tangents
-    return _as_eigen_has_it(x, kernel, conv), _change(x, kernel, of_x, of_kernel, conv)
-
-
-def _change(x: Array, kernel: Array, of_x: Array, of_kernel: Array, conv: Any) -> Array:
-    """Of the output, by a change of the input and the kernel, so written that what transposes it is NHWC and HWIO."""
+    y = _as_eigen_has_it(x, kernel, value, conv)
     by_x = conv(of_x, rearrange(kernel, "y x i o -> y x o i"), dimension_numbers=("NHWC", "HWOI", "NHWC"))
     x, of_kernel = rearrange(x, "b h w i -> i h w b"), rearrange(of_kernel, "y x i o -> i y x o")
     by_kernel = conv(x, of_kernel, dimension_numbers=("CHWN", "IHWO", "HWNC"))
-    return by_x + rearrange(by_kernel, "h w b o -> b h w o")
+    return y, by_x + rearrange(by_kernel, "h w b o -> b h w o")
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _of_few(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, conv: Any) -> Array:
-    """The sum of a product for each place of the kernel, which is one loop; the derivatives are those of ``conv``."""
+def _of_few(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads) -> Array:
+    """The sum of a product for each place of the kernel, which is one loop."""
     with set_xla_metadata(inlineable="false"):  # left alone, XLA would compute it anew wherever it is read
         return _sum_of_products(x, kernel, strides=strides, pads=pads)
-
-
-@_of_few.defjvp
-def _of_few_jvp(
-    strides: tuple[int, ...], pads: Pads, conv: Any, primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    (x, kernel), (of_x, of_kernel) = primals, tangents
-    return _of_few(x, kernel, strides, pads, conv), _change(x, kernel, of_x, of_kernel, conv)
 
 
 @partial(jax.jit, static_argnames=("strides", "pads"))
