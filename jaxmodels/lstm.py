@@ -151,7 +151,7 @@ def _recurrence(
 
 
 def _scan(inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep: bool) -> tuple[Any, ...]:
-    """States, the last, and if ``keep`` of all places the gates i, f, g, o side by side, the cells and their tanh."""
+    """States, the last, and if ``keep`` of all places the gates i, f, g, o and the cells."""
     bias = at_least_float32(bias)[..., None, :]
 
     def step(carry, inputs_real):
@@ -160,12 +160,10 @@ def _scan(inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
         new_cell = f * cell + i * g
-        squashed = jnp.tanh(new_cell)
-        new_state = (o * squashed).astype(state.dtype)
+        new_state = (o * jnp.tanh(new_cell)).astype(state.dtype)
         if real is not None:
             new_state, new_cell = jnp.where(real, new_state, state), jnp.where(real, new_cell, cell)
-        kept = (jnp.concatenate([i, f, g, o], -1), new_cell, squashed) if keep else (None, None, None)
-        return (new_state, new_cell), (new_state, *kept)
+        return (new_state, new_cell), (new_state, *(((i, f, g, o), new_cell) if keep else (None, None)))
 
     state = jnp.zeros((*inputs.shape[1:-1], kernel.shape[-2]), inputs.dtype)
     (final, _), (states, *kept) = jax.lax.scan(step, (state, at_least_float32(state)), (inputs, real))
@@ -178,19 +176,19 @@ def _recurrence_forward(inputs, kernel, bias, real):
 
 
 def _recurrence_backward(residuals, cotangent):
-    kernel, bias, real, states, gates, cells, squashed = residuals
+    kernel, bias, real, states, gates, cells = residuals
     of_states, of_final = map(at_least_float32, cotangent)
 
     def before(x: Array) -> Array:
         return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
 
     def step(carry, at_place):
-        (of_state, of_cell), (of_output, gates, cell, squashed, real) = carry, at_place
+        (of_state, of_cell), (of_output, (i, f, g, o), cell, real) = carry, at_place
         of_state = of_state + of_output
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
         new_state, new_cell = of_state, of_cell  # what of the gradients goes through the gates: none at padding
         if real is not None:
             new_state, new_cell = jnp.where(real, of_state, 0), jnp.where(real, of_cell, 0)
+        squashed = jnp.tanh(f * cell + i * g)  # faster than to keep it
         new_cell = new_cell + new_state * o * (1 - jnp.square(squashed))
         of_gates = (
             new_cell * g * i * (1 - i),
@@ -205,7 +203,7 @@ def _recurrence_backward(residuals, cotangent):
         return back, of_inputs
 
     start = of_final, jnp.zeros_like(cells[0])
-    _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), squashed, real), reverse=True)
+    _, of_inputs = jax.lax.scan(step, start, (of_states, gates, before(cells), real), reverse=True)
     (of_kernel,) = jax.linear_transpose(partial(row_product, before(states)), kernel)(of_inputs)
     return of_inputs, of_kernel, at_least_float32(of_inputs).sum((0, -2)).astype(bias.dtype), None
 
