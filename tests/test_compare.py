@@ -385,7 +385,10 @@ def test_speed(tmp_path, monkeypatch, capsys):
 
 
 def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys):
-    """With a CPU in the GPU's place, and small models in the place of those that are timed there."""
+    """With a CPU in the GPU's place, which is told all that a GPU is, and small models for the published ones."""
+    monkeypatch.setattr(timing.Setting, "on_gpu", True)
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
     small = {"num_layers": 1, "hidden_size": 32, "num_heads": 2}
     gpt2 = dataclasses.replace(speed.GPU_CASES["gpt2_124m"], fields=small | {"max_len": 16}, length=16, classes=50)
     resnet = dataclasses.replace(speed.GPU_CASES["resnet50"], fields={"stage_sizes": (1, 1, 1, 1)}, classes=5)
@@ -400,13 +403,42 @@ def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys):
         assert command.main([name, "--speed-only", *flags]) == 0
         (found,) = json.loads((tmp_path / "found.json").read_text())
         assert found["items"] == items and found["precision"] == "bfloat16" and found["flops"] > 1e5
-        assert "| MFU |" in capsys.readouterr().out
+        assert "| MFU |" in capsys.readouterr().out and waited
     page = speed.page([found | {"machine": {"gpu": "NVIDIA H100"}}], plot="x.png")
     assert "--device=gpu`" in page and "in bfloat16 with AdamW (PyTorch by autocast" in page and "| 0.25 |" in page
     model = timing._model(speed.GPU_CASES["gpt2_124m"], timing.SETTINGS["gpu"])
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32), train=False)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
     assert model.apply(variables, jnp.zeros((1, 16), jnp.int32), train=False).hidden.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_whole_texts_are_timed_without_masks(name, monkeypatch):
+    """So that PyTorch may use flash attention, compiled or not; the outputs are the same."""
+    case = speed.SPEED_CASES[name]
+    small = {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "mlp_dim": 64}
+    case = dataclasses.replace(case, fields=case.fields | small, timing_batch_size=2)
+    model, seen = cases.make_model(case, jnp.float32), []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*arguments, attn_mask=None, is_causal=False, **options):
+        seen.append((attn_mask is not None, is_causal))
+        return attention(*arguments, attn_mask=attn_mask, is_causal=is_causal, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    original = originals.build(model, case.image_shape)
+    batch = certificate.torch_batch(certificate.make_batch(case, np.float32, 0, size=2, padded=False))
+    inputs = [batch[k] for k in cases.inputs_of(case)]
+    run = lambda module: original.main(module.eval()(*inputs)).detach()  # noqa: E731
+    expected = run(original.module)
+    originals.without_masks(original.module)
+    seen.clear()
+    torch.testing.assert_close(run(original.module), expected)
+    eager = list(seen)
+    seen.clear()
+    torch.testing.assert_close(run(torch.compile(original.module, backend="eager")), expected)
+    assert eager == seen and not any(masked for masked, _ in seen)
+    assert any(causal for _, causal in seen) == (name == "gpt2")
 
 
 def test_certificates_time_only_where_both_are_on_a_cpu(monkeypatch):

@@ -144,6 +144,24 @@ SDPA = "sdpa"
 """Attention of transformers' models: their eager one takes its softmax in float32 whatever the type."""
 
 
+WHOLE_TEXTS = "sdpa_of_whole_texts"
+"""The same without masks, by which transformers does not know it, and so makes none."""
+
+
+def without_masks(module: nn.Module) -> None:
+    """Has a model of transformers take every text for whole, in place, so that PyTorch may use flash attention.
+
+    Otherwise it makes a mask wherever it cannot see that there is no padding: with PyTorch before 2.14 always under
+    ``torch.compile``. Other models are left alone.
+    """
+    config = getattr(module, "config", None)
+    if getattr(config, "_attn_implementation", None) == SDPA:
+        library = transformers()
+        attention = library.integrations.sdpa_attention.sdpa_attention_forward
+        library.AttentionInterface.register(WHOLE_TEXTS, attention)
+        config._attn_implementation = WHOLE_TEXTS
+
+
 def _transformers_source(name: str) -> str:
     return f"transformers {transformers().__version__} {name}"
 

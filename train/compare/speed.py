@@ -104,6 +104,9 @@ GPU_CASES: dict[str, Case] = {
 
 CASES_ON = {"cpu": SPEED_CASES, "gpu": GPU_CASES}
 
+PRODUCT_SIDES = {"cpu": 1024, "cuda": 8192}
+"""Of the square matrices whose product is the device's own rate."""
+
 
 def prepare(device: str) -> None:
     """Puts jax on the device that both are timed on; to be called before it is used.
@@ -138,7 +141,7 @@ def measure_one(case: Case, *, full: bool, seed: int, setting: Setting = SETTING
       ``machine``; ``precision``.
     """
     found = measure(case, compile=full, memory=full, say=lambda text: None, seed=seed, setting=setting)
-    precision, side = "bfloat16" if setting.bfloat16 else "float32", 8192 if setting.on_gpu else 1024
+    precision, side = "bfloat16" if setting.bfloat16 else "float32", PRODUCT_SIDES[setting.device]
     a = jnp.ones((side, side), precision)
     product = jax.jit(jnp.matmul)
     seconds = alternate({"product": lambda: jax.block_until_ready(product(a, a))})["product"]["median"]

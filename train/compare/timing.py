@@ -112,6 +112,7 @@ def measure(
     model = _model(case, setting)
     with deterministic_torch(seed):
         original = originals.build(model, case.image_shape)
+    originals.without_masks(original.module)  # the texts are whole
     tensors = {k: v.numpy() for k, v in original.tensors().items()}
     variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
     setting.place(original.module)
@@ -251,6 +252,7 @@ def _step_memory(case: Case, side: str, setting: Setting) -> float:
     original = originals.build(model, case.image_shape)
     batch = make_batch(case, np.float32, 0, size=case.timing_batch_size, padded=False)
     if side == "torch":
+        originals.without_masks(original.module)
         setting.place(original.module)
         step = _torch_train(original, original.module, model, case, batch, setting)
     else:
