@@ -144,8 +144,8 @@ def _recurrence(
     ``inputs_t + h_{t-1} kernel + bias``; gates and c in at least float32.
 
     The gradients of ``kernel`` and ``bias`` are one product and one sum over all places and texts: left to itself, the
-    scan would add up small ones, and on a mesh sum each over the devices. States, gates, cells and their tanh are kept
-    for the gradient, no more. There is no forward-mode derivative.
+    scan would add up small ones, and on a mesh sum each over the devices. States, gates and cells are kept for the
+    gradient, no more. There is no forward-mode derivative.
     """
     return _scan(inputs, kernel, bias, real, keep=False)[:2]
 
