@@ -384,7 +384,17 @@ def test_speed(tmp_path, monkeypatch, capsys):
         command.main(["nonsense", "--speed-only"])
 
 
-def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def settings_of_torch():
+    """Of a GPU they are set for the process, which other tests share: put back as they were."""
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark
+    yield
+    torch.set_float32_matmul_precision(precision)
+    cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys, settings_of_torch):
     """With a CPU in the GPU's place, which is told all that a GPU is, and small models for the published ones."""
     monkeypatch.setattr(timing.Setting, "on_gpu", True)
     waited = []
