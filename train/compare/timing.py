@@ -111,8 +111,7 @@ def measure(
     torch.backends.cudnn.benchmark = setting.on_gpu  # XLA tries the ways to convolve, too
     model = _model(case, setting)
     with deterministic_torch(seed):
-        original = originals.build(model, case.image_shape)
-    originals.without_masks(original.module)  # the texts are whole
+        original = _original(model, case)
     tensors = {k: v.numpy() for k, v in original.tensors().items()}
     variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
     setting.place(original.module)
@@ -156,6 +155,12 @@ def measure(
 def _model(case: Case, setting: Setting) -> Any:
     model = make_model(case, jnp.float32)
     return model.clone(dtype=jnp.dtype(jnp.bfloat16)) if setting.bfloat16 else model
+
+
+def _original(model: Any, case: Case) -> originals.Original:
+    original = originals.build(model, case.image_shape)
+    originals.without_masks(original.module)  # the texts that are timed are whole
+    return original
 
 
 def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
@@ -249,10 +254,9 @@ def _step_memory(case: Case, side: str, setting: Setting) -> float:
     """
     before = _resident("VmRSS")
     model = _model(case, setting)
-    original = originals.build(model, case.image_shape)
+    original = _original(model, case)
     batch = make_batch(case, np.float32, 0, size=case.timing_batch_size, padded=False)
     if side == "torch":
-        originals.without_masks(original.module)
         setting.place(original.module)
         step = _torch_train(original, original.module, model, case, batch, setting)
     else:
