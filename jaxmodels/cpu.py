@@ -6,6 +6,8 @@ The values are those of ``jax.lax`` up to rounding.
 """
 
 import functools
+import math
+import os
 from functools import partial
 from typing import Any
 
@@ -27,6 +29,11 @@ def target_platform() -> str:
 
 def _one_device() -> bool:
     return jax.sharding.get_abstract_mesh().size <= 1
+
+
+def _has_onednn() -> bool:
+    """Whether XLA was told to take oneDNN's convolutions, as ``train/hardware.py`` does where it can."""
+    return "onednn_custom_call=true" in os.environ.get("XLA_FLAGS", "")
 
 
 def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
@@ -65,8 +72,11 @@ def convolve(
         size, pads = kernel.shape[:2], tuple(map(tuple, padding))
         if size == strides and not np.any(pads):
             return _of_tiles(x, kernel, product)
-        # of a map with fewer rows than the kernel XLA's convolution is up to 400 times slower
-        if size == (1, 1) or any(n < k for n, k in zip(_out(x, size, strides, pads), size, strict=True)):
+        out = _out(x, size, strides, pads)
+        # of a map with fewer rows than the kernel XLA's convolution is up to 400 times slower; and where there are few
+        # places for so large a kernel, what takes the time is to turn the kernel for the gradients
+        small = any(n < k for n, k in zip(out, size, strict=True))
+        if size == (1, 1) or small or 10 * len(x) * math.prod(out) <= kernel[..., 0].size * math.prod(strides):
             of_patches = partial(_of_patches, strides=strides, pads=pads, product=product)
             return jax.checkpoint(of_patches)(x, kernel)  # patches are large: for the gradient they are made again
         same = {k: v for k, v in options.items() if k in ("precision", "preferred_element_type")}
@@ -111,10 +121,16 @@ def _as_eigen_has_it_jvp(
     """So written that what transposes the change by the input and by the kernel is NHWC and HWIO."""
     (x, kernel), (of_x, of_kernel) = primals, tangents
     y = _as_eigen_has_it(x, kernel, value, conv)
-    by_x = conv(of_x, rearrange(kernel, "y x i o -> y x o i"), dimension_numbers=("NHWC", "HWOI", "NHWC"))
-    x, of_kernel = rearrange(x, "b h w i -> i h w b"), rearrange(of_kernel, "y x i o -> i y x o")
-    by_kernel = conv(x, of_kernel, dimension_numbers=("CHWN", "IHWO", "HWNC"))
-    return y, by_x + rearrange(by_kernel, "h w b o -> b h w o")
+    # oneDNN takes no reversed kernel, as a transposed convolution has; one that was then transposed, it takes
+    turned = jax.lax.rev(rearrange(jax.lax.rev(kernel, (0, 1)), "y x i o -> y x o i"), (0, 1))
+    by_x = conv(of_x, turned, dimension_numbers=("NHWC", "HWOI", "NHWC"))
+    of_kernel = rearrange(of_kernel, "y x i o -> i y x o")
+    # oneDNN reads the whole gradient of y for each place of the kernel: of a few images at a time it stays in the cache
+    many = _has_onednn() and _one_device() and len(y) >= 64 and math.prod(y.shape[1:3]) >= 100
+    size = 16 if many else len(y)
+    batches = (rearrange(x[n : n + size], "b h w i -> i h w b") for n in range(0, len(y), size))
+    by_kernel = [conv(batch, of_kernel, dimension_numbers=("CHWN", "IHWO", "HWNC")) for batch in batches]
+    return y, by_x + rearrange(jnp.concatenate(by_kernel, 2), "h w b o -> b h w o")
 
 
 def _of_few(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads) -> Array:

@@ -1,9 +1,12 @@
 """What is computed otherwise on CPUs equals what jax.lax computes, gradients included."""
 
 import ctypes
+import os
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,6 +58,25 @@ def test_convolutions_by_products(height, width, kernel, stride, padding):
     np.testing.assert_allclose(y, wanted, atol=1e-5)
     for one, other in zip(backward(random(2, *y.shape)), wanted_backward(random(2, *y.shape)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_few_places_of_a_large_kernel_are_products():
+    """Two images of 5 x 5 and 64 channels: 50 places of 576 products each; of four images it is a convolution."""
+
+    def ours(x, k):
+        layer = conv(5, 3, padding=1, use_bias=False, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
+        return layer.apply({"params": {"kernel": k}}, x)
+
+    def reference(x, k):
+        return lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    x, k = random(0, 4, 5, 5, 64), random(1, 3, 3, 64, 5)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(ours)(x, k))
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x[:2], k))
+    (y, backward), (wanted, wanted_backward) = (jax.vjp(f, x[:2], k) for f in (ours, reference))
+    np.testing.assert_allclose(y, wanted, atol=1e-4)
+    for one, other in zip(backward(y), wanted_backward(y), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)
 
 
 def test_other_convolutions_and_other_platforms_are_left_alone(monkeypatch):
@@ -200,6 +222,70 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", homeless)
     hardware.keep_compiled_programs()
     assert len(chosen) == 1
+
+
+YNN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+
+@pytest.mark.parametrize(
+    ("release", "machine", "onednn", "flags", "wanted"),
+    [
+        ("0.10.2", "x86_64", True, "", YNN),
+        ("0.10.2", "aarch64", False, "--a=b", f"--a=b {YNN}"),
+        ("0.11.0", "x86_64", True, "--a=b", "--a=b"),
+        ("0.12.0.1", "x86_64", True, "--a=b", f"--a=b {YNN} --xla_cpu_experimental_onednn_custom_call=true"),
+        ("0.12.0.1", "x86_64", False, "", ""),
+        ("0.12.0.1", "aarch64", True, "", ""),
+        ("0.12.0.1", "x86_64", True, *["--xla_cpu_experimental_onednn_custom_call=false"] * 2),
+        ("0.10.2", "x86_64", True, *["--xla_cpu_experimental_ynn_fusion_type="] * 2),
+    ],
+)
+def test_flags_that_a_release_knows(release, machine, onednn, flags, wanted, monkeypatch):
+    monkeypatch.setattr(hardware, "version", lambda name: {"jaxlib": release}[name])
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    hardware.choose_libraries(onednn=onednn)
+    assert os.environ["XLA_FLAGS"] == wanted
+
+
+@pytest.mark.skipif(
+    not version("jaxlib").startswith("0.12.") or platform.machine() != "x86_64", reason="a jaxlib without oneDNN's"
+)
+def test_convolutions_and_their_gradients_by_onednn():
+    script = """
+from functools import partial
+import jax, numpy as np
+from jax import lax
+from jaxmodels.layers import conv
+from train.hardware import choose_libraries
+choose_libraries(onednn=True)
+
+def random(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+def ours(x, k):
+    layer = conv(32, 3, padding=1, use_bias=False, dtype="float32", param_dtype="float32", name="conv")
+    return layer.apply({"params": {"kernel": k}}, x)
+
+def reference(x, k):
+    return lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+def both(f, x, k, g):
+    y, back = jax.vjp(f, x, k)
+    return y, back(g)
+
+for images in 4, 72:
+    x, k, g = random(0, images, 12, 11, 16), random(1, 3, 3, 16, 32), random(2, images, 12, 11, 32)
+    program = jax.jit(partial(both, ours)).lower(x, k, g).compile()
+    with jax.enable_x64(True):
+        wanted = jax.jit(partial(both, reference))(*(np.float64(a) for a in (x, k, g)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), program(x, k, g), wanted)
+    text = program.as_text()
+    print(text.count('custom_call_target="__onednn$convolution"'), text.count(" convolution("))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # of 72 images the gradient of the kernel is the sum of those of five parts
+    assert done.stdout.splitlines() == ["3 0", "7 0"]
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc's malloc")

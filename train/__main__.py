@@ -53,4 +53,4 @@ def print_configs() -> None:
 
 
 if __name__ == "__main__":
-    distributed.exit_with(lambda: cli.run(main))
+    distributed.exit_with(lambda: cli.run(main, long=True))

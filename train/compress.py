@@ -263,4 +263,4 @@ def _require_same_data(workdir: Path, other: Run, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, long=True))

@@ -190,4 +190,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_compilation_cache", False)  # the time to compile is measured
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, long=True))
