@@ -109,7 +109,8 @@ def _of_patches(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads
 def _as_eigen_has_it(x: Array, kernel: Array, value: Any, conv: Any) -> Array:
     """``value``, a convolution whose gradients are by ``conv`` with the dimensions in the order that Eigen takes.
 
-    XLA turns them into that order itself, but not in a loop, where it would take up to 50 times longer instead.
+    And oneDNN. XLA turns them into that order itself, but not in a loop, where it would take up to 50 times longer
+    instead.
     """
     return value(x, kernel)
 

@@ -238,6 +238,14 @@ YNN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
         ("0.12.0.1", "aarch64", True, "", ""),
         ("0.12.0.1", "x86_64", True, *["--xla_cpu_experimental_onednn_custom_call=false"] * 2),
         ("0.10.2", "x86_64", True, *["--xla_cpu_experimental_ynn_fusion_type="] * 2),
+        ("0.12.0.1", "x86_64", True, *["--xla_cpu_experimental_ynn_fusion_type="] * 2),
+        (
+            "0.10.2",
+            "x86_64",
+            True,
+            "--xla_cpu_experimental_onednn_custom_call=false",
+            f"--xla_cpu_experimental_onednn_custom_call=false {YNN}",
+        ),
     ],
 )
 def test_flags_that_a_release_knows(release, machine, onednn, flags, wanted, monkeypatch):

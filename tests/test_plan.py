@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -854,8 +855,9 @@ def test_fsdp_gathers_each_layer_of_a_transformer_in_each_pass(plans):
     reduced = micro * (2 * plan["parameters"] + 4 * 512 * 128)
     assert sent(plan, "reduce-scatter") + sent(plan, "all-reduce") / 2 == pytest.approx(3 / 4 * reduced, rel=0.01)
     assert count(plan, "reduce-scatter") == micro * (layers + 2)  # and of the embedding
-    # the gradient's norm, for which the optimiser waits, is one by itself; to libtpu 0.0.50 so is one more number
-    assert micro * layers < count(plan, "all-reduce") <= micro * (layers + 3) + 2
+    # the gradient's norm, for which the optimiser waits, is one by itself; since libtpu 0.0.50 so is one more number
+    alone = 1 if version("libtpu").startswith("0.0.42.") else 2
+    assert micro * layers < count(plan, "all-reduce") <= micro * (layers + 3) + alone
     assert {t["kind"] for t in plan["collectives"]} == {"all-gather", "reduce-scatter", "all-reduce"}
     assert not plan["warnings"]
 

@@ -17,16 +17,16 @@ from train.hardware import choose_libraries, keep_compiled_programs, keep_freed_
 def run(main: Callable[[], int], *, long: bool = False) -> int:
     """Runs a command; what a user can mend becomes ``error: ...`` on standard error.
 
-    Args:
-      long: it runs longer than it compiles, so that on CPUs what it runs may be compiled for speed at each start.
-
     Exit codes: 2 for a mistake, 1 for a full disk, 3 for NaN or Inf in training, 4 for a process that ends because of
     another one, 130 for Ctrl-C.
+
+    Args:
+      long: it runs longer than it compiles, so that on CPUs what it runs may be compiled for speed at each start.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
     logging.getLogger("jax").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    # what calls oneDNN: jaxlib finds only when it writes that it cannot
+    # jaxlib tries to keep what calls oneDNN, too, which it cannot
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*bad_alloc", UserWarning)
     keep_freed_memory()
     choose_libraries(onednn=long)

@@ -128,16 +128,14 @@ def choose_libraries(*, onednn: bool) -> None:
         for products of transposed matrices. What is compiled with it jaxlib cannot keep for the next time: for what
         runs longer than it compiles.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    release = version("jaxlib").split(".")[:2]
-    without_ynn = f"--{_YNN}=-individual_convolution"
-    if _YNN in flags or _ONEDNN in flags:
-        return
-    if release == ["0", "10"]:
-        flags += f" {without_ynn}"
-    if release == ["0", "12"] and onednn and platform.machine() == "x86_64":
-        flags += f" {without_ynn} --{_ONEDNN}=true"
-    os.environ["XLA_FLAGS"] = flags.strip()
+    flags, jaxlib = os.environ.get("XLA_FLAGS", ""), version("jaxlib")
+    own, not_ynns = "", f"--{_YNN}=-individual_convolution"
+    if jaxlib.startswith("0.10."):
+        own = not_ynns
+    elif jaxlib.startswith("0.12.") and onednn and platform.machine() == "x86_64" and _ONEDNN not in flags:
+        own = f"{not_ynns} --{_ONEDNN}=true"  # YNNPACK would take them first
+    if own and _YNN not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {own}".strip()
 
 
 def keep_compiled_programs() -> None:
