@@ -56,7 +56,6 @@ def choose_backend(
     queries: int,
     keys: int,
     dropout_rate: float = 0.0,
-    segmented: bool = False,
     parts: int = 1,
     capability: float | None = None,
 ) -> tuple[str, str]:
@@ -67,7 +66,6 @@ def choose_backend(
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``, for which the program is compiled.
       dtype: of queries, keys and values; head_size: their last dimension; queries, keys: their lengths.
       dropout_rate: on attention weights, now: 0 in evaluation.
-      segmented: whether the mask has segments.
       parts: that the queries are split into over devices.
       capability: of an NVIDIA GPU; None: unknown.
 
@@ -92,8 +90,6 @@ def choose_backend(
         hindrance = f"is for bfloat16 and float16, not for {size}"
     elif kernel == "cudnn" and (head_size % 8 or head_size > 128):
         hindrance = f"is for heads of 8, 16, ... 128 features, not of {head_size}"
-    elif kernel == "cudnn" and segmented and (queries % 2 or keys % 2):
-        hindrance = f"with segments is for even lengths, not for {queries} and {keys}"
     elif kernel == "splash" and size == jnp.float64:
         hindrance = "has no float64"
     elif kernel == "splash" and parts > 1 and queries % (SPLASH_BLOCK * parts):
@@ -257,13 +253,27 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
             start = jax.lax.axis_index(places.queries) * query.shape[2]
         plain = mask.causal and segments is None and start is None  # then no mask is read from memory
         dense = AttentionMask(*own, start, causal=mask.causal).dense(query.shape[2], key.shape[2])
-        q, k, v = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
+        dense = None if plain else dense
+        # jax refuses odd lengths in training, as a ViT's of 197: one more of each, that nothing attends to
+        q, k, v = (_even(rearrange(x, "b h n d -> b n h d"), 1) for x in (query, key, value))
+        lengths = None
+        if dense is not None:
+            dense = _even(dense if dense.shape[2] == 1 else _even(dense, 2), 3)
+        elif key.shape[2] % 2:
+            lengths = jnp.full(len(key), key.shape[2], jnp.int32)
         y = jax.nn.dot_product_attention(
-            q, k, v, mask=None if plain else dense, is_causal=plain, implementation="cudnn"
+            q, k, v, mask=dense, is_causal=plain, key_value_seq_lengths=lengths, implementation="cudnn"
         )
-        return rearrange(y, "b n h d -> b h n d")
+        return rearrange(y[:, : query.shape[2]], "b n h d -> b h n d")
 
     return _on_each_device(kernel, places, (query, key, value), segments)
+
+
+def _even(x: jax.Array, axis: int) -> jax.Array:
+    """With a last row of zeros along an axis whose length is odd."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, x.shape[axis] % 2)
+    return jnp.pad(x, widths)
 
 
 def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
@@ -389,7 +399,6 @@ class MultiHeadAttention(nn.Module):
             queries=query.shape[2],
             keys=key.shape[2],
             dropout_rate=self.dropout_rate if self.train else 0.0,
-            segmented=mask.query_segments is not None,
             parts=jax.sharding.get_abstract_mesh().shape.get("sequence", 1),
             capability=gpu_capability(),
         )[0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import partial
 
 import jax
@@ -17,7 +18,8 @@ from jaxmodels.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, generate, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
-from train.objectives import causal_lm, token_cross_entropy
+from train.cross_entropy import token_cross_entropy
+from train.objectives import causal_lm
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -34,33 +36,46 @@ def outputs_of(batch=3, length=12, vocabulary=50, *, bias=False, seed=0):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_cross_entropy_in_parts_is_the_whole(x64, bias, label_smoothing):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_cross_entropy_in_parts_is_the_whole(x64, monkeypatch, platform, bias, label_smoothing):
+    """In value and gradient, by the logits' own formula; on GPUs with rows added to the vocabulary."""
+    monkeypatch.setattr("train.cross_entropy.target_platform", lambda: platform)
     outputs = outputs_of(bias=bias)
-    target = jnp.asarray(np.random.default_rng(1).integers(0, 50, (3, 12)))
-    labels = optax.smooth_labels(jax.nn.one_hot(target, 50), label_smoothing)
-    expected = optax.softmax_cross_entropy(outputs.logits, labels)
-    for chunk in (1, 3 * 50 * 4, 2**26):
-        losses, plain, correct = token_cross_entropy(outputs, target, label_smoothing=label_smoothing, chunk=chunk)
-        np.testing.assert_allclose(losses, expected, rtol=1e-12)
+    rng = np.random.default_rng(1)
+    target, weight = jnp.asarray(rng.integers(0, 50, (3, 12))), jnp.asarray(rng.integers(0, 3, (3, 12)), jnp.float64)
+
+    def expected(outputs, weight):
         labels = jax.nn.one_hot(target, 50)
-        np.testing.assert_allclose(plain, optax.softmax_cross_entropy(outputs.logits, labels), rtol=1e-12)
-        np.testing.assert_array_equal(correct, outputs.logits.argmax(-1) == target)
+        smooth = optax.smooth_labels(labels, label_smoothing)
+        plain = (optax.softmax_cross_entropy(outputs.logits, labels) * weight).sum()
+        correct = ((outputs.logits.argmax(-1) == target) * weight).sum()
+        return 0.7 * (optax.softmax_cross_entropy(outputs.logits, smooth) * weight).sum(), (plain, correct)
 
-    def loss(outputs, chunk):
-        return token_cross_entropy(outputs, target, label_smoothing=label_smoothing, chunk=chunk)[0].sum()
+    def found(outputs, weight, chunk):
+        loss, *others = token_cross_entropy(outputs, target, weight, label_smoothing=label_smoothing, chunk=chunk)
+        return 0.7 * loss, others
 
-    whole, parts = (jax.grad(loss, allow_int=True)(outputs, chunk) for chunk in (2**26, 600))
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
+    whole = jax.value_and_grad(expected, (0, 1), has_aux=True)(outputs, weight)
+    for chunk in (1, 3 * 50 * 4, None):
+        np.testing.assert_allclose(found(outputs, weight, chunk)[0], whole[0][0], rtol=1e-12)  # without a gradient
+        parts = jax.value_and_grad(found, (0, 1), has_aux=True)(outputs, weight, chunk)
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_of_equal_logits_the_first_is_the_largest():
+    outputs = TokenLogits(jnp.ones((1, 4, 2)), jnp.ones((5, 2)).at[1].set(0.5))
+    sums = token_cross_entropy(outputs, jnp.array([[0, 1, 2, 4]]), jnp.ones((1, 4)))
+    assert sums.correct == 1
 
 
 def test_no_array_of_all_logits_with_a_large_vocabulary():
     """Nor in the backward pass: the largest array of the compiled gradient is a part of the logits."""
     outputs = TokenLogits(jnp.zeros((2, 64, 8)), jnp.zeros((1000, 8)))
-    target = jnp.zeros((2, 64), jnp.int32)
+    target, weight = jnp.zeros((2, 64), jnp.int32), jnp.ones((2, 64))
 
     def loss(outputs, chunk):
-        return token_cross_entropy(outputs, target, chunk=chunk)[0].sum()
+        return token_cross_entropy(outputs, target, weight, chunk=chunk).loss
 
     memory = [
         jax.jit(jax.grad(loss), static_argnums=1).lower(outputs, chunk).compile().memory_analysis().temp_size_in_bytes
@@ -68,6 +83,24 @@ def test_no_array_of_all_logits_with_a_large_vocabulary():
     ]
     assert memory[0] >= 2 * 64 * 1000 * 4
     assert memory[1] < memory[0] / 5
+
+
+def test_parts_are_of_what_each_device_has():
+    """Of eight times the examples on eight devices as many places are made at a time as of one's on one."""
+
+    def rounds(batch):
+        shapes = (batch, 64, 8), (1000, 8), (batch, 64), (batch, 64)
+        hidden, kernel, target, weight = map(
+            jax.ShapeDtypeStruct, shapes, (jnp.float32,) * 2 + (jnp.int32, jnp.float32)
+        )
+        traced = jax.make_jaxpr(lambda *x: token_cross_entropy(TokenLogits(*x[:2]), *x[2:], chunk=16_000))
+        return [n for n in re.findall(r"length=(\d+)", str(traced(hidden, kernel, target, weight)))]
+
+    with jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((4, 2, 1, 1), ("data", "fsdp", "sequence", "tensor"))
+    ):
+        eight = rounds(8)
+    assert rounds(1) == eight == ["4"] and rounds(8) == ["32"]
 
 
 def test_logits_of_bfloat16_are_products_in_float32():

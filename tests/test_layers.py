@@ -1,6 +1,7 @@
 """Every shared layer against its PyTorch namesake, in float64."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -346,8 +347,10 @@ def test_layer_norm_computes_in_float32_and_keeps_its_input_alone():
     assert sum(r.nbytes for r in jax.tree.leaves(back)) < 1.1 * x.nbytes
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
-def test_gelu_equals_pytorchs_and_keeps_one_array(name):
+def test_gelu_equals_pytorchs_and_keeps_one_array(name, platform, monkeypatch):
+    monkeypatch.setattr("jaxmodels.cpu.target_platform", lambda: platform)
     x = np.concatenate([np.linspace(-12, 12, 1001), [-1e4, 1e4, 0.0]])
     theirs = torch.tensor(x, requires_grad=True)
     F.gelu(theirs, approximate="tanh" if name == "gelu_tanh" else "none").sum().backward()
@@ -355,6 +358,8 @@ def test_gelu_equals_pytorchs_and_keeps_one_array(name):
     assert_equal(y, F.gelu(torch.tensor(x), approximate="tanh" if name == "gelu_tanh" else "none").numpy())
     assert_equal(back(np.ones_like(x))[0], theirs.grad.numpy())
     assert [r.shape for r in jax.tree.leaves(back)] == [x.shape]
+    curve = jax.hessian(getattr(layers, name))(jnp.asarray(0.3))
+    assert_equal(curve, jax.hessian(partial(jax.nn.gelu, approximate=name == "gelu_tanh"))(jnp.asarray(0.3)), 1e-10)
     narrow = jnp.asarray(x[:1001], jnp.bfloat16)  # computed in float32 and rounded once, to 8 bits
     exact = getattr(layers, name)(narrow.astype(jnp.float64))
     np.testing.assert_allclose(getattr(layers, name)(narrow).astype(jnp.float64), exact, rtol=2**-8, atol=2e-6)

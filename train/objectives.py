@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from jaxmodels.bert import PretrainingLogits
 from jaxmodels.features import FeatureOutputs
@@ -21,11 +20,9 @@ from jaxmodels.fusion import ContrastiveOutputs
 from jaxmodels.layers import AuxiliaryLogits, TokenLogits, at_least_float32
 from jaxmodels.multitask import WeightedOutputs
 from jaxmodels.vae import VAEOutputs
+from train.cross_entropy import token_cross_entropy
 
 Metric = tuple[Float[Array, ""], Float[Array, ""]]  # sum, count
-
-CHUNK = 2**26
-"""Logits that are made at a time: 256 MB in float32, times a few in the backward pass."""
 
 
 def classification(
@@ -129,7 +126,7 @@ def confusion_counts(logits: Float[Array, "b classes"], batch: dict[str, Array])
 
 
 def causal_lm(
-    outputs: TokenLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int = CHUNK
+    outputs: TokenLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int | None = None
 ) -> dict[str, Metric]:
     """Cross-entropy of the next token in nats and accuracy, as weighted sums over tokens.
 
@@ -139,65 +136,19 @@ def causal_lm(
 
     Args:
       batch: ``target`` int32 [b, l]; ``weight`` float [b, l], 0 for padding; ``characters`` float [b, l], optional.
-      chunk: see :func:`token_cross_entropy`.
+      chunk: see :func:`train.cross_entropy.token_cross_entropy`.
     """
-    found = token_cross_entropy(outputs, batch["target"], label_smoothing=label_smoothing, chunk=chunk)
-    weight = batch["weight"].astype(found.loss.dtype)
-    count, cross_entropy = weight.sum(), (found.cross_entropy * weight).sum()
-    metrics = {
-        "loss": ((found.loss * weight).sum(), count),
-        "accuracy": ((found.correct * weight).sum(), count),
-        "cross_entropy": (cross_entropy, count),
-    }
+    weight = batch["weight"]
+    loss, cross_entropy, correct = token_cross_entropy(
+        outputs, batch["target"], weight, label_smoothing=label_smoothing, chunk=chunk
+    )
+    weight = weight.astype(loss.dtype)
+    count = weight.sum()
+    metrics = {"loss": (loss, count), "accuracy": (correct, count), "cross_entropy": (cross_entropy, count)}
     if "characters" in batch:
         characters = batch["characters"].astype(weight.dtype)
         metrics["bits_per_character"] = (cross_entropy / math.log(2), (characters * weight).sum())
     return metrics
-
-
-class TokenLosses(NamedTuple):
-    """Of each token: what is minimised, the same without smoothing, and whether the largest logit is its own."""
-
-    loss: Float[Array, "b l"]
-    cross_entropy: Float[Array, "b l"]
-    correct: Bool[Array, "b l"]
-
-
-def token_cross_entropy(
-    outputs: TokenLogits, target: Int[Array, "b l"], *, label_smoothing: float = 0.0, chunk: int = CHUNK
-) -> TokenLosses:
-    """Cross-entropy of every token.
-
-    Logits are made for a part of the places at a time, and made again in the backward pass: memory is that of
-    ``chunk`` numbers, not of batch x length x vocabulary, at the cost of one more product with the embedding.
-
-    Args:
-      label_smoothing: share of the target's probability that is spread evenly over the vocabulary (Szegedy et al.
-        2016, section 7).
-      chunk: numbers; logits that are fewer are made at once.
-    """
-
-    def part(hidden: Array, target: Array) -> TokenLosses:
-        logits = outputs._replace(hidden=hidden).logits
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
-        own = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-        losses = cross_entropy = normaliser - own
-        if label_smoothing:
-            losses = (1 - label_smoothing) * losses + label_smoothing * (normaliser - logits.mean(-1))
-        # argmax == target by a reduction that fuses: on a CPU, argmax over a vocabulary takes as long as the loss
-        earlier = jnp.arange(logits.shape[-1]) < target[..., None]
-        larger = (logits > own[..., None]) | (earlier & (logits == own[..., None]))
-        return TokenLosses(losses, cross_entropy, ~larger.any(axis=-1))
-
-    batch, length = target.shape
-    most = max(1, chunk // (batch * len(outputs.kernel)))
-    size = max(n for n in range(1, length + 1) if length % n == 0 and n <= most)
-    if size == length:
-        return part(outputs.hidden, target)
-    # along the length, every k-th token: every device keeps the tokens it has
-    hidden, targets = (rearrange(x, "b (n k) ... -> k b n ...", n=size) for x in (outputs.hidden, target))
-    found = jax.lax.map(lambda x: jax.checkpoint(part)(*x), (hidden, targets))
-    return TokenLosses(*(rearrange(x, "k b n -> b (n k)") for x in found))
 
 
 def masked_lm(
@@ -205,7 +156,7 @@ def masked_lm(
     batch: dict[str, Array],
     *,
     label_smoothing: float = 0.0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Metric]:
     """Cross-entropy of masked tokens plus that of the next sentence, in nats, with the accuracy of both.
@@ -221,7 +172,7 @@ def masked_lm(
 
 
 def masked_tokens(
-    outputs: PretrainingLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int = CHUNK
+    outputs: PretrainingLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int | None = None
 ) -> dict[str, Metric]:
     """Cross-entropy of masked tokens in nats, and accuracy.
 
@@ -229,10 +180,9 @@ def masked_tokens(
       batch: ``masked_target`` int32 [b, k] and ``masked_weight`` float [b, k].
     """
     target, masked = batch["masked_target"], batch["masked_weight"]
-    losses, _, correct = token_cross_entropy(outputs.tokens, target, label_smoothing=label_smoothing, chunk=chunk)
-    masked = masked.astype(losses.dtype)
-    count = masked.sum()
-    return {"loss": ((losses * masked).sum(), count), "accuracy": ((correct * masked).sum(), count)}
+    sums = token_cross_entropy(outputs.tokens, target, masked, label_smoothing=label_smoothing, chunk=chunk)
+    count = masked.astype(sums.loss.dtype).sum()
+    return {"loss": (sums.loss, count), "accuracy": (sums.correct, count)}
 
 
 def next_sentence(outputs: PretrainingLogits, batch: dict[str, Array]) -> dict[str, Metric]:

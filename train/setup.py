@@ -339,7 +339,6 @@ def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[
             queries=length,
             keys=length,
             dropout_rate=model.attention_dropout_rate,
-            segmented=text and (card.form != "windows" or card.isolate),
             parts=mesh.shape["sequence"],
             capability=gpu_capability(),
         )
