@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.cpu import target_platform
 from jaxmodels.layers import TokenLogits, at_least_float32
 
-CHUNK = {"cpu": 2**26, "gpu": 2**28, "tpu": 2**25}
+CHUNK = {"cpu": 2**26, "gpu": 2**27, "tpu": 2**25}
 """Logits that a device makes at a time: 4 bytes each, and half as much beside them for their gradient in bfloat16. For
 each part the kernel is read three times and its gradient once, and written; on TPUs small parts can stay on chip."""
 

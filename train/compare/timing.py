@@ -104,7 +104,7 @@ def measure(
       ``ratio_infer``; ``compile_s``; ``peak_memory_mb``; ``flops`` of a training step of ours; ``mfu`` of each, of a
       known chip; ``items``: images, or tokens of the texts, of a batch.
     """
-    batch = make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
+    batch = _whole_batch(case, seed)
     result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
     result["items"] = case.timing_batch_size * max(1, case.length)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.on_gpu
@@ -152,6 +152,12 @@ def measure(
     return result
 
 
+def _whole_batch(case: Case, seed: int) -> dict[str, Any]:
+    """Its texts are whole, and neither side is given what would say so, to run without masks."""
+    batch = make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
+    return batch | {k: None for k in batch if k.endswith("segments")}
+
+
 def _model(case: Case, setting: Setting) -> Any:
     model = make_model(case, jnp.float32)
     return model.clone(dtype=jnp.dtype(jnp.bfloat16)) if setting.bfloat16 else model
@@ -179,10 +185,16 @@ def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS
     return {k: {"median": statistics.median(v), "min": min(v), "max": max(v)} for k, v in times.items()}
 
 
+def _placed(batch: dict[str, Any], setting: Setting) -> dict[str, torch.Tensor | None]:
+    given = torch_batch({k: v for k, v in batch.items() if v is not None})
+    return dict.fromkeys(batch) | {k: setting.place(v) for k, v in given.items()}
+
+
 def _torch_infer(
     original: Any, module: Any, model: Any, case: Case, batch: Any, setting: Setting
 ) -> Callable[[], None]:
-    inputs = [setting.place(torch_batch(batch)[k]) for k in inputs_of(case)]
+    tensors = _placed(batch, setting)
+    inputs = [tensors[k] for k in inputs_of(case)]
 
     def step() -> None:
         original.module.eval()
@@ -198,7 +210,7 @@ def _torch_train(
 ) -> Callable[[], None]:
     options = {"fused": True} if setting.on_gpu else {}
     optimizer = torch_optimizer(original, model, case, OPTIMIZERS["adamw"], **options)
-    tensors = {k: setting.place(v) for k, v in torch_batch(batch).items()}
+    tensors = _placed(batch, setting)
 
     def step() -> None:
         original.module.train()
@@ -255,7 +267,7 @@ def _step_memory(case: Case, side: str, setting: Setting) -> float:
     before = _resident("VmRSS")
     model = _model(case, setting)
     original = _original(model, case)
-    batch = make_batch(case, np.float32, 0, size=case.timing_batch_size, padded=False)
+    batch = _whole_batch(case, 0)
     if side == "torch":
         setting.place(original.module)
         step = _torch_train(original, original.module, model, case, batch, setting)
