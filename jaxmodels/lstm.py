@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.cpu import row_product
+from jaxmodels.cpu import row_product, target_platform
 from jaxmodels.layers import (
     at_least_float32,
     constrain_batch,
@@ -71,6 +71,8 @@ class LSTMClassifier(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         real = None if segments is None else segments > 0
+        if real is None and not train and target_platform() == "cpu":
+            real = tokens >= 0  # without a mask XLA computes the gates anew for all that reads them
         x = nn.Embed(self.vocab_size, self.embed_size, embedding_init=normal(1.0), name="token_embed", **dtypes)(tokens)
         x = constrain_batch(x)
         for i in range(self.num_layers):
