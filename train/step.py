@@ -55,7 +55,7 @@ def train_step(
     Args:
       batch: arrays with leading dimension b.
       teacher: what the objective takes as ``teacher``, if not None: arrays that do not train.
-      inputs: keys of the batch that the model takes, in order.
+      inputs: keys of the batch that the model takes, in order; None where the batch has no such, as for whole texts.
       preprocess: (key, batch) -> batch, run on the device: augmentation, normalisation.
       accumulate: micro-batches, run one after the other; must divide b.
       ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1 + t) / (10 + t).
@@ -139,7 +139,7 @@ def accumulated_gradients(
     def loss_sum(trained, model_state, batch, key):
         with evaluating(evaluated), rounding(quantized):
             params = rounded(merge(trained, frozen), quantized)
-            outputs, model_state = _apply(model, params, model_state, [batch[k] for k in inputs], key)
+            outputs, model_state = _apply(model, params, model_state, [batch.get(k) for k in inputs], key)
         metrics = objective(outputs, batch)
         return metrics["loss"][0], (metrics, model_state)
 
@@ -210,7 +210,9 @@ def rounded(params: PyTree, quantized: bool) -> PyTree:
     return fake_quantize(params) if quantized else params
 
 
-def _apply(model: Module, params: PyTree, model_state: PyTree, inputs: list[Array], key: Array) -> tuple[Any, PyTree]:
+def _apply(
+    model: Module, params: PyTree, model_state: PyTree, inputs: list[Array | None], key: Array
+) -> tuple[Any, PyTree]:
     variables, rngs = {"params": gather_fsdp(params), **model_state}, {"dropout": key}
     if not model_state:
         return model.apply(variables, *inputs, train=True, rngs=rngs), model_state

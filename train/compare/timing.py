@@ -155,7 +155,7 @@ def measure(
 def _whole_batch(case: Case, seed: int) -> dict[str, Any]:
     """Its texts are whole, and neither side is given what would say so, to run without masks."""
     batch = make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
-    return batch | {k: None for k in batch if k.endswith("segments")}
+    return {k: v for k, v in batch.items() if not k.endswith("segments")}
 
 
 def _model(case: Case, setting: Setting) -> Any:
@@ -185,16 +185,11 @@ def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS
     return {k: {"median": statistics.median(v), "min": min(v), "max": max(v)} for k, v in times.items()}
 
 
-def _placed(batch: dict[str, Any], setting: Setting) -> dict[str, torch.Tensor | None]:
-    given = torch_batch({k: v for k, v in batch.items() if v is not None})
-    return dict.fromkeys(batch) | {k: setting.place(v) for k, v in given.items()}
-
-
 def _torch_infer(
     original: Any, module: Any, model: Any, case: Case, batch: Any, setting: Setting
 ) -> Callable[[], None]:
-    tensors = _placed(batch, setting)
-    inputs = [tensors[k] for k in inputs_of(case)]
+    tensors = {k: setting.place(v) for k, v in torch_batch(batch).items()}
+    inputs = [tensors.get(k) for k in inputs_of(case)]
 
     def step() -> None:
         original.module.eval()
@@ -210,13 +205,13 @@ def _torch_train(
 ) -> Callable[[], None]:
     options = {"fused": True} if setting.on_gpu else {}
     optimizer = torch_optimizer(original, model, case, OPTIMIZERS["adamw"], **options)
-    tensors = _placed(batch, setting)
+    tensors = {k: setting.place(v) for k, v in torch_batch(batch).items()}
 
     def step() -> None:
         original.module.train()
         optimizer.zero_grad()
         with setting.autocast():
-            loss = original.loss(module(*(tensors[k] for k in inputs_of(case))), tensors)
+            loss = original.loss(module(*(tensors.get(k) for k in inputs_of(case))), tensors)
         loss.backward()
         optimizer.step()
         setting.wait()
@@ -225,7 +220,7 @@ def _torch_train(
 
 
 def _our_infer(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
-    variables, inputs = jax.tree.map(jnp.asarray, (variables, [batch[k] for k in inputs_of(case)]))
+    variables, inputs = jax.tree.map(jnp.asarray, (variables, [batch.get(k) for k in inputs_of(case)]))
     compiled = jax.jit(lambda v, inputs: main_output(model.apply(v, *inputs, train=False))).lower(variables, inputs)
     compiled = compiled.compile()
     return lambda: jax.block_until_ready(compiled(variables, inputs))
