@@ -252,13 +252,13 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
         if places.queries:
             start = jax.lax.axis_index(places.queries) * query.shape[2]
         plain = mask.causal and segments is None and start is None  # then no mask is read from memory
-        dense = AttentionMask(*own, start, causal=mask.causal).dense(query.shape[2], key.shape[2])
-        dense = None if plain else dense
+        whole = AttentionMask(*own, start, causal=mask.causal)
+        dense = None if plain else whole.dense(query.shape[2], key.shape[2])
         # jax refuses odd lengths in training, as a ViT's of 197: one more of each, that nothing attends to
-        q, k, v = (_even(rearrange(x, "b h n d -> b n h d"), 1) for x in (query, key, value))
+        q, k, v = (_padded(rearrange(x, "b h n d -> b n h d"), 1, 2) for x in (query, key, value))
         lengths = None
         if dense is not None:
-            dense = _even(dense if dense.shape[2] == 1 else _even(dense, 2), 3)
+            dense = _padded(dense if dense.shape[2] == 1 else _padded(dense, 2, 2), 3, 2)
         elif key.shape[2] % 2:
             lengths = jnp.full(len(key), key.shape[2], jnp.int32)
         y = jax.nn.dot_product_attention(
@@ -269,11 +269,11 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
     return _on_each_device(kernel, places, (query, key, value), segments)
 
 
-def _even(x: jax.Array, axis: int) -> jax.Array:
-    """With a last row of zeros along an axis whose length is odd."""
+def _padded(x: jax.Array, axis: int, multiple: int, value: int = 0) -> jax.Array:
+    """With ``value`` behind the end of an axis, up to a multiple."""
     widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, x.shape[axis] % 2)
-    return jnp.pad(x, widths)
+    widths[axis] = (0, -x.shape[axis] % multiple)
+    return jnp.pad(x, widths, constant_values=value)
 
 
 def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
@@ -284,12 +284,7 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionM
     batch, heads, queries, keys = *query.shape[:3], key.shape[2]
     mesh, places = jax.sharding.get_abstract_mesh(), _Places.of(query)
 
-    def padded(x: jax.Array, axis: int, value: int = 0) -> jax.Array:
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, -x.shape[axis] % SPLASH_BLOCK)
-        return jnp.pad(x, widths, constant_values=value)
-
-    inputs = tuple(padded(x, 2) for x in (query / math.sqrt(query.shape[-1]), key, value))
+    inputs = tuple(_padded(x, 2, SPLASH_BLOCK) for x in (query / math.sqrt(query.shape[-1]), key, value))
     head_shards, query_shards = (mesh.shape[axis] if axis else 1 for axis in places[1:])
     own, shape = inputs[0].shape[2] // query_shards, (inputs[0].shape[2], inputs[1].shape[2])
     if not mask.causal:  # every device's queries see the same
@@ -314,7 +309,7 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionM
     if query_segments is None or key_segments is None:
         query_segments, key_segments = jnp.ones((batch, queries), jnp.int32), jnp.ones((batch, keys), jnp.int32)
     # what is added must attend to itself: a row without keys is NaN there; no segment has the number -1
-    segments = kernels.SegmentIds(padded(query_segments, 1, -1), padded(key_segments, 1, -1))
+    segments = kernels.SegmentIds(*(_padded(x, 1, SPLASH_BLOCK, -1) for x in (query_segments, key_segments)))
     if mesh.empty:
         place = None
     else:

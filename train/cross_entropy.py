@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.cpu import target_platform
-from jaxmodels.layers import TokenLogits, at_least_float32
+from jaxmodels.layers import TokenLogits
 
 CHUNK = {"cpu": 2**26, "gpu": 2**27, "tpu": 2**25}
 """Logits that a device makes at a time: 4 bytes each, and half as much beside them for their gradient in bfloat16. For
@@ -89,7 +89,7 @@ def _sums(
 def _sums_forward(label_smoothing, kernel, bias, hidden, target, weight):
     """With the gradients of the loss: it is a sum, so those of a multiple of it are multiples of them."""
     head = _Head(kernel, bias, hidden.dtype)
-    wide = at_least_float32(hidden[:0]).dtype
+    wide = _wide(hidden)
 
     def step(carry, part):
         sums, of_kernel, of_bias = carry
@@ -125,7 +125,12 @@ def _over_parts(step: Callable, start: Any, parts: tuple[Array, ...]) -> tuple[A
 
 
 def _no_sums(hidden: Array) -> TokenSums:
-    return TokenSums(*3 * [at_least_float32(jnp.zeros((), hidden.dtype))])
+    return TokenSums(*3 * [jnp.zeros((), _wide(hidden))])
+
+
+def _wide(hidden: Array) -> jnp.dtype:
+    """Of logits, and of what is summed over them."""
+    return jnp.promote_types(hidden.dtype, jnp.float32)
 
 
 class _Head:

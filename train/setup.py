@@ -324,8 +324,7 @@ def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[
     model = unwrapped(model)
     if not hasattr(model, "attention"):
         return None
-    text = isinstance(card, TextCard)
-    if text:
+    if isinstance(card, TextCard):
         length = max(card.lengths)
     else:
         length = math.prod(size // model.patch_size for size in card.image_shape[:2]) + (model.pool == "cls")

@@ -37,7 +37,7 @@ def train_step(
     model: Module,
     tx: optax.GradientTransformation,
     objective: Objective,
-    inputs: tuple[str, ...] = ("image",),
+    inputs: tuple[str | None, ...] = ("image",),
     preprocess: Callable[[Array, Batch], Batch] = lambda key, batch: batch,
     seed: int = 0,
     accumulate: int = 1,
@@ -55,7 +55,7 @@ def train_step(
     Args:
       batch: arrays with leading dimension b.
       teacher: what the objective takes as ``teacher``, if not None: arrays that do not train.
-      inputs: keys of the batch that the model takes, in order; None where the batch has no such, as for whole texts.
+      inputs: keys of the batch that the model takes, in order; None for what it is not given.
       preprocess: (key, batch) -> batch, run on the device: augmentation, normalisation.
       accumulate: micro-batches, run one after the other; must divide b.
       ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1 + t) / (10 + t).
@@ -124,7 +124,7 @@ def accumulated_gradients(
     *,
     model: Module,
     objective: Objective,
-    inputs: tuple[str, ...] = ("image",),
+    inputs: tuple[str | None, ...] = ("image",),
     accumulate: int = 1,
     freeze: tuple[str, ...] = (),
     quantized: bool = False,
@@ -139,7 +139,9 @@ def accumulated_gradients(
     def loss_sum(trained, model_state, batch, key):
         with evaluating(evaluated), rounding(quantized):
             params = rounded(merge(trained, frozen), quantized)
-            outputs, model_state = _apply(model, params, model_state, [batch.get(k) for k in inputs], key)
+            outputs, model_state = _apply(
+                model, params, model_state, [None if k is None else batch[k] for k in inputs], key
+            )
         metrics = objective(outputs, batch)
         return metrics["loss"][0], (metrics, model_state)
 

@@ -104,7 +104,7 @@ def measure(
       ``ratio_infer``; ``compile_s``; ``peak_memory_mb``; ``flops`` of a training step of ours; ``mfu`` of each, of a
       known chip; ``items``: images, or tokens of the texts, of a batch.
     """
-    batch = _whole_batch(case, seed)
+    batch = _batch(case, seed)
     result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
     result["items"] = case.timing_batch_size * max(1, case.length)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.on_gpu
@@ -152,10 +152,17 @@ def measure(
     return result
 
 
-def _whole_batch(case: Case, seed: int) -> dict[str, Any]:
-    """Its texts are whole, and neither side is given what would say so, to run without masks."""
-    batch = make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
-    return {k: v for k, v in batch.items() if not k.endswith("segments")}
+def _batch(case: Case, seed: int) -> dict[str, Any]:
+    return make_batch(case, np.float32, seed, size=case.timing_batch_size, padded=False)
+
+
+def _inputs(case: Case) -> tuple[str | None, ...]:
+    """As :func:`inputs_of`: texts are whole, and neither side is given what would say so, to run without masks."""
+    return tuple(None if k.endswith("segments") else k for k in inputs_of(case))
+
+
+def _given(batch: dict[str, Any], case: Case) -> list[Any]:
+    return [None if k is None else batch[k] for k in _inputs(case)]
 
 
 def _model(case: Case, setting: Setting) -> Any:
@@ -188,8 +195,7 @@ def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS
 def _torch_infer(
     original: Any, module: Any, model: Any, case: Case, batch: Any, setting: Setting
 ) -> Callable[[], None]:
-    tensors = {k: setting.place(v) for k, v in torch_batch(batch).items()}
-    inputs = [tensors.get(k) for k in inputs_of(case)]
+    inputs = _given({k: setting.place(v) for k, v in torch_batch(batch).items()}, case)
 
     def step() -> None:
         original.module.eval()
@@ -211,7 +217,7 @@ def _torch_train(
         original.module.train()
         optimizer.zero_grad()
         with setting.autocast():
-            loss = original.loss(module(*(tensors.get(k) for k in inputs_of(case))), tensors)
+            loss = original.loss(module(*_given(tensors, case)), tensors)
         loss.backward()
         optimizer.step()
         setting.wait()
@@ -220,7 +226,7 @@ def _torch_train(
 
 
 def _our_infer(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
-    variables, inputs = jax.tree.map(jnp.asarray, (variables, [batch.get(k) for k in inputs_of(case)]))
+    variables, inputs = jax.tree.map(jnp.asarray, (variables, _given(batch, case)))
     compiled = jax.jit(lambda v, inputs: main_output(model.apply(v, *inputs, train=False))).lower(variables, inputs)
     compiled = compiled.compile()
     return lambda: jax.block_until_ready(compiled(variables, inputs))
@@ -229,7 +235,11 @@ def _our_infer(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[
 def _our_train(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
     tx = make_optimizer(OPTIMIZERS["adamw"], 1)
     state, batch = our_state(variables, tx), jax.tree.map(jnp.asarray, batch)
-    compiled = jax.jit(our_step(model, tx, case), donate_argnums=0).lower(state, batch).compile()
+    compiled = (
+        jax.jit(partial(our_step(model, tx, case), inputs=_inputs(case)), donate_argnums=0)
+        .lower(state, batch)
+        .compile()
+    )
 
     def step() -> None:
         nonlocal state
@@ -262,7 +272,7 @@ def _step_memory(case: Case, side: str, setting: Setting) -> float:
     before = _resident("VmRSS")
     model = _model(case, setting)
     original = _original(model, case)
-    batch = _whole_batch(case, 0)
+    batch = _batch(case, 0)
     if side == "torch":
         setting.place(original.module)
         step = _torch_train(original, original.module, model, case, batch, setting)
