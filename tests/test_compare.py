@@ -366,8 +366,43 @@ def test_initial_values_are_drawn_as_the_originals(name):
     assert drawn >= 2
 
 
+class Clock:
+    """In the place of the module ``time``."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
+    """As PyTorch's threads, which look for work for a while after its last call, and take every second moment."""
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    spins_until = 0.0
+
+    def torch() -> None:
+        nonlocal spins_until
+        clock.sleep(0.004)
+        spins_until = clock.now + 0.02
+
+    def ours() -> None:
+        clock.sleep(0.01 if clock.now < spins_until else 0.005)
+
+    found = timing.alternate({"torch": torch, "ours": ours}, rounds=4)
+    assert found["torch"]["max"] == pytest.approx(0.004) and found["ours"]["max"] == pytest.approx(0.005)
+    first = [0.1]  # and its memory is cold
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
+    found = timing.alternate({"cold": lambda: clock.sleep(first.pop() if first else 0.001)}, rounds=1)
+    assert found["cold"]["max"] == pytest.approx(0.001)
+
+
 def test_speed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
     assert command.main(["mlp", "--speed-only", "--timing=eager", "--json", str(tmp_path / "mlp.json")]) == 0
     (mlp,) = json.loads((tmp_path / "mlp.json").read_text())
     assert "| `mlp` | 128 |" in capsys.readouterr().out
@@ -405,6 +440,7 @@ def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys, settings_o
     for one in (gpt2, dataclasses.replace(resnet, image_shape=(32, 32, 3))):
         monkeypatch.setitem(speed.GPU_CASES, one.key, dataclasses.replace(one, timing_batch_size=4))
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
     monkeypatch.setitem(timing.SETTINGS, "gpu", timing.Setting("cpu", bfloat16=True))
     monkeypatch.setattr(speed, "prepare", lambda device: None)
     monkeypatch.setattr(timing, "mfu", lambda flops, seconds, kind, devices: 0.25)
@@ -508,6 +544,7 @@ def test_peak_memory_is_of_the_case_that_is_given():
 
 def test_decoding(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(decoding, "VOCABULARY", 300)
     sizes = ["--batch_size=1", "--batch_size=3", "--prompt=5", "--tokens=6", "--rounds=1"]
     assert decoding.main(["--model=gpt2_tiny", *sizes, f"--json={tmp_path / 'd.json'}"]) == 0

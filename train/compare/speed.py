@@ -228,7 +228,7 @@ def page(found: list[dict[str, Any]], *, plot: str) -> str:
     theirs = "PyTorch's best of eager and torch.compile" if compiled else "PyTorch (eager)"
     return f"""# Benchmarks
 
-Written by `{command}`. {theirs} and ours take turns in one process, round after round,
+Written by `{command}`. {theirs} and ours take turns in one process, round after round, each after a pause,
 from the same weights, on the same batches, in {precision} with AdamW{how};
 of each the median of {ROUNDS} rounds counts. Numbers are PyTorch's time over ours: above 1 we are ahead. *Share of
 product* is the rate of the training step's products and convolutions over that of a product of two matrices of

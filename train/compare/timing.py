@@ -46,6 +46,8 @@ from train.optim import make_optimizer
 ROUNDS = 15
 ROUND_SECONDS = 0.2
 """A contender repeats its step within a round until this much time has passed."""
+PAUSE_SECONDS = 0.05
+"""Before each turn: for some 10 ms after its last call PyTorch's threads look for work, on cores that others need."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,16 @@ def _original(model: Any, case: Case) -> originals.Original:
 
 
 def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
-    """Seconds per call of each contender, taking turns; each round's order is turned by one."""
+    """Seconds per call of each contender, taking turns; each round's order is turned by one.
+
+    A turn begins with a pause and a call that is not timed, so that none pays for what another left behind.
+    """
     names = list(contenders)
-    for step in contenders.values():
-        step()
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
+            time.sleep(PAUSE_SECONDS)
+            contenders[name]()
             start, calls = time.perf_counter(), 0
             while calls == 0 or time.perf_counter() - start < ROUND_SECONDS:
                 contenders[name]()
