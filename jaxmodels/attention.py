@@ -254,11 +254,12 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
         plain = mask.causal and segments is None and start is None  # then no mask is read from memory
         whole = AttentionMask(*own, start, causal=mask.causal)
         dense = None if plain else whole.dense(query.shape[2], key.shape[2])
-        # jax refuses odd lengths in training, as a ViT's of 197: one more of each, that nothing attends to
+        # jax refuses odd lengths in training, as a ViT's of 197: one more of each. Nothing attends to the key; the
+        # query attends to all, since a row without keys could be NaN
         q, k, v = (_padded(rearrange(x, "b h n d -> b n h d"), 1, 2) for x in (query, key, value))
         lengths = None
         if dense is not None:
-            dense = _padded(dense if dense.shape[2] == 1 else _padded(dense, 2, 2), 3, 2)
+            dense = _padded(_padded(dense, 2, 2, 1), 3, 2)
         elif key.shape[2] % 2:
             lengths = jnp.full(len(key), key.shape[2], jnp.int32)
         y = jax.nn.dot_product_attention(

@@ -74,16 +74,18 @@ def convolve(
             return _of_tiles(x, kernel, product)
         out = _out(x, size, strides, pads)
         # of a map with fewer rows than the kernel XLA's convolution is up to 400 times slower; and where there are few
-        # places for so large a kernel, what takes the time is to turn the kernel for the gradients
+        # places for so large a kernel, what takes the time is to turn the kernel for the gradients, which with strides
+        # go over the places between as well
+        products = math.prod(kernel.shape[:3])  # for each value
         small = any(n < k for n, k in zip(out, size, strict=True))
-        if size == (1, 1) or small or 10 * len(x) * math.prod(out) <= kernel[..., 0].size * math.prod(strides):
+        if size == (1, 1) or small or 10 * len(x) * math.prod(out) <= products * math.prod(strides):
             of_patches = partial(_of_patches, strides=strides, pads=pads, product=product)
             return jax.checkpoint(of_patches)(x, kernel)  # patches are large: for the gradient they are made again
         same = {k: v for k, v in options.items() if k in ("precision", "preferred_element_type")}
         conv = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=pads, **same)
         value = partial(conv, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        few = kernel[..., 0].size <= 32  # products for each value, as where an image enters: up to 8 times faster
-        if few and _one_device():  # on a mesh a call on its own would not be partitioned
+        # as where an image enters: up to 8 times faster
+        if products <= 32 and _one_device():  # on a mesh a call on its own would not be partitioned
             value = partial(_of_few, strides=strides, pads=pads)
         return _as_eigen_has_it(x, kernel, value, conv)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)

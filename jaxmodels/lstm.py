@@ -72,7 +72,8 @@ class LSTMClassifier(nn.Module):
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         real = None if segments is None else segments > 0
         if real is None and not train and target_platform() == "cpu":
-            real = tokens >= 0  # without a mask XLA computes the gates anew for all that reads them
+            # true of all that the embedding has; without a mask XLA computes the gates anew wherever they are read
+            real = tokens >= -self.vocab_size
         x = nn.Embed(self.vocab_size, self.embed_size, embedding_init=normal(1.0), name="token_embed", **dtypes)(tokens)
         x = constrain_batch(x)
         for i in range(self.num_layers):

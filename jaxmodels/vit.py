@@ -100,7 +100,7 @@ class ViT(nn.Module):
             position = jnp.asarray(sincos_positions(rows, columns, size), self.param_dtype)
             position = jnp.pad(position, ((0, 0), (x.shape[1] - rows * columns, 0), (0, 0)))
         # a product with ones, and so its gradient: for a sum over images XLA for GPUs turns around all that leads to it
-        position = jnp.einsum("b,nd->bnd", jnp.ones(len(x), x.dtype), position[0].astype(x.dtype))
+        position = jnp.einsum("b,nd->bnd", jnp.ones(len(x), x.dtype), position[0].astype(x.dtype), precision="highest")
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x + position)
         fields = {
             "num_heads": self.num_heads,

@@ -242,7 +242,7 @@ def unlock_cudnn(monkeypatch):
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0")
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(63, 63), (64, 57), (57, 64)])
+@pytest.mark.parametrize(("queries", "keys"), [(63, 63), (64, 57), (57, 64), (1, 64)])
 @pytest.mark.parametrize("kind", ["full", "causal", "padding", "packed"])
 def test_cudnn_with_odd_lengths_is_given_one_more_that_nothing_attends_to(kind, queries, keys, monkeypatch):
     """What jax would hand to cuDNN, computed by XLA instead; and cuDNN's call, which jax refuses for odd lengths."""
@@ -261,12 +261,16 @@ def test_cudnn_with_odd_lengths_is_given_one_more_that_nothing_attends_to(kind, 
     expected = jax.value_and_grad(loss, (0, 1, 2))(q, k, v, "einsum")
     real = jax.nn.dot_product_attention
     with monkeypatch.context() as patch:
+        given = []
         patch.setattr(
-            jax.nn, "dot_product_attention", lambda *x, **options: real(*x, **options | {"implementation": "xla"})
+            jax.nn,
+            "dot_product_attention",
+            lambda *x, **options: given.append(options["mask"]) or real(*x, **options | {"implementation": "xla"}),
         )
         found = jax.value_and_grad(loss, (0, 1, 2))(q, k, v, "cudnn")
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert all(mask is None or jax.jit(lambda mask=mask: mask.any(-1).all())() for mask in given), "a row has no keys"
     unlock_cudnn(monkeypatch)
     half = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (q, k, v)]
     traced = jax.jit(jax.grad(partial(loss, backend="cudnn"), (0, 1, 2))).trace(*half)

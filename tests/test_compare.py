@@ -473,8 +473,9 @@ def test_whole_texts_are_timed_without_masks(name, monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     original = originals.build(model, case.image_shape)
-    batch = certificate.torch_batch(certificate.make_batch(case, np.float32, 0, size=2, padded=False))
-    inputs = [batch[k] for k in cases.inputs_of(case)]
+    batch = certificate.make_batch(case, np.float32, 0, size=2, padded=False)
+    tokens, segments, *_ = inputs = timing._given(certificate.torch_batch(batch), case)
+    assert tokens.shape == (2, 128) and segments is None
     run = lambda module: original.main(module.eval()(*inputs)).detach()  # noqa: E731
     expected = run(original.module)
     originals.without_masks(original.module)
@@ -485,6 +486,19 @@ def test_whole_texts_are_timed_without_masks(name, monkeypatch):
     torch.testing.assert_close(run(torch.compile(original.module, backend="eager")), expected)
     assert eager == seen and not any(masked for masked, _ in seen)
     assert any(causal for _, causal in seen) == (name == "gpt2")
+    given = []
+
+    def watch(call, args, kwargs, context):
+        if not context.module.path and context.method_name == "__call__":
+            given.append(args)
+        return call(*args, **kwargs)
+
+    tx = certificate.make_optimizer(certificate.OPTIMIZERS["adamw"], 1)
+    shapes = weights.nested(dict(weights.shapes(model, image_shape=case.image_shape)))
+    state = jax.eval_shape(partial(certificate.our_state, tx=tx), shapes)
+    with nn.intercept_methods(watch):
+        jax.eval_shape(timing._our_step(model, tx, case), state, batch)
+    assert given and all(segments is None and tokens.shape == (2, 128) for tokens, segments, *_ in given)
 
 
 def test_certificates_time_only_where_both_are_on_a_cpu(monkeypatch):

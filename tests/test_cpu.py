@@ -60,20 +60,27 @@ def test_convolutions_by_products(height, width, kernel, stride, padding):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_few_places_of_a_large_kernel_are_products():
-    """Two images of 5 x 5 and 64 channels: 50 places of 576 products each; of four images it is a convolution."""
+@pytest.mark.parametrize(("stride", "images"), [(1, 2), (2, 25)])
+def test_few_places_of_a_large_kernel_are_products(stride, images):
+    """Two images of 5 x 5 and 64 channels: 50 places of 576 products each; of three images it is a convolution.
+
+    With stride 2 it is 9 places of an image, which count a quarter.
+    """
 
     def ours(x, k):
-        layer = conv(5, 3, padding=1, use_bias=False, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
+        dtypes = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+        layer = conv(5, 3, padding=1, stride=stride, use_bias=False, **dtypes, name="conv")
         return layer.apply({"params": {"kernel": k}}, x)
 
     def reference(x, k):
-        return lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, k, (stride, stride), [(1, 1), (1, 1)], dimension_numbers=layout)
 
-    x, k = random(0, 4, 5, 5, 64), random(1, 3, 3, 64, 5)
+    x, k = random(0, images + 1, 5, 5, 64), random(1, 3, 3, 64, 5)
     assert "conv_general_dilated" in str(jax.make_jaxpr(ours)(x, k))
-    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x[:2], k))
-    (y, backward), (wanted, wanted_backward) = (jax.vjp(f, x[:2], k) for f in (ours, reference))
+    x = x[:images]
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, k))
+    (y, backward), (wanted, wanted_backward) = (jax.vjp(f, x, k) for f in (ours, reference))
     np.testing.assert_allclose(y, wanted, atol=1e-4)
     for one, other in zip(backward(y), wanted_backward(y), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)

@@ -94,7 +94,7 @@ def test_parts_are_of_what_each_device_has():
             jax.ShapeDtypeStruct, shapes, (jnp.float32,) * 2 + (jnp.int32, jnp.float32)
         )
         traced = jax.make_jaxpr(lambda *x: token_cross_entropy(TokenLogits(*x[:2]), *x[2:], chunk=16_000))
-        return [n for n in re.findall(r"length=(\d+)", str(traced(hidden, kernel, target, weight)))]
+        return re.findall(r"length=(\d+)", str(traced(hidden, kernel, target, weight)))
 
     with jax.sharding.use_abstract_mesh(
         jax.sharding.AbstractMesh((4, 2, 1, 1), ("data", "fsdp", "sequence", "tensor"))

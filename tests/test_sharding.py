@@ -16,11 +16,13 @@ from jax.sharding import PartitionSpec as P
 import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels import googlenet, stack
+from jaxmodels.layers import TokenLogits
 from jaxmodels.multitask import MultiHead
 from tests import test_models
 from train import setup, sharding
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig
+from train.cross_entropy import token_cross_entropy
 from train.objectives import causal_lm, classification, contrastive, elbo, labelled, masked_lm, multi_task
 from train.step import accumulated_gradients
 
@@ -230,6 +232,33 @@ def test_float32_gradients_of_gpt2_split_by_length():
         return np.concatenate([g.ravel() for g in jax.tree.leaves(gradients("gpt2", mesh, np.float32)[0])])
 
     assert relative(together(SEQUENCE), together({})) < 2e-6
+
+
+@pytest.mark.parametrize(("mesh", "length"), [("2x2x2", 16), ("sequence", 16), ("sequence", 15)])
+def test_cross_entropy_in_parts_on_a_mesh_is_that_of_one_device(mesh, length, x64):
+    """Of a vocabulary that is split as the models' are, whose gradient is made beside the loss."""
+    rng = np.random.default_rng(0)
+    hidden, kernel, weight = (rng.normal(size=shape) for shape in ((8, length, 32), (40, 32), (8, length)))
+    target = rng.integers(0, 40, (8, length)).astype(np.int32)
+
+    def of(chunk, kernel, hidden, target, weight):
+        def loss(kernel, hidden, weight):
+            return token_cross_entropy(TokenLogits(hidden, kernel, None), target, weight, chunk=chunk).loss
+
+        return jax.value_and_grad(loss, (0, 1, 2))(kernel, hidden, weight)
+
+    one = jax.jit(partial(of, 2**20))(kernel, hidden, target, weight)
+    sizes = {"data": 1} | (MESHES | {"sequence": SEQUENCE})[mesh]
+    where = sharding.make_mesh(MeshConfig(**sizes), jax.devices()[: math.prod(sizes.values())])
+    table = {"params": {"token_embed": {"embedding": kernel}}}
+    (split,) = jax.tree.leaves(jax.device_put(table, sharding.shardings_of(table, where)))
+    assert split.sharding.shard_shape(split.shape) == (20, 16)
+    batch = sharding.put_batch({"hidden": hidden, "tokens": target, "weight": weight}, where)
+    with jax.set_mesh(where):
+        traced = jax.jit(partial(of, 640)).trace(split, batch["hidden"], batch["tokens"], batch["weight"])
+        found = traced.lower().compile()(split, batch["hidden"], batch["tokens"], batch["weight"])
+    assert re.search(r"length=\d+", str(traced.jaxpr)), "one part is no loop"
+    assert relative(found, one) < 1e-12
 
 
 @pytest.mark.parametrize(("remat", "part"), [(True, 0.5), (False, 0.75)])

@@ -65,6 +65,12 @@ def test_micro_batches_equal_one_batch(k, x64):
         np.testing.assert_allclose(many_metrics[name], metrics[name], rtol=1e-12)
 
 
+def test_a_key_that_the_batch_lacks_is_an_error():
+    state, step = make()
+    with pytest.raises(KeyError, match="pixels"):
+        step(state, make_batch(2), inputs=("pixels",))
+
+
 def test_padding_changes_nothing(x64):
     state, step = make(jnp.float64)
     batch = make_batch(10, jnp.float64)

@@ -4,7 +4,6 @@ The training step's gradient is made beside the loss, part by part, so that no l
 al. 2024, "Cut your losses in large-vocabulary language models", and Liger Kernel).
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -45,8 +44,8 @@ def token_cross_entropy(
     """Cross-entropy of tokens in nats, ``sum_bl w_bl (-log softmax(logits_bl)_target_bl)``.
 
     Logits are made for a part of the places at a time, with the gradients of the hidden states and the kernel: memory
-    is that of ``chunk`` numbers on each device, not of batch x length x vocabulary. There is no forward-mode
-    derivative.
+    is that of ``chunk`` numbers on each device which has its own tokens, not of batch x length x vocabulary. There is
+    no forward-mode derivative.
 
     Args:
       label_smoothing: share of the target's probability that is spread evenly over the vocabulary (Szegedy et al.
@@ -55,17 +54,16 @@ def token_cross_entropy(
     """
     batch, length = target.shape
     chunk = chunk or CHUNK.get(target_platform(), CHUNK["tpu"])
-    most = max(1, chunk * _devices_of_tokens() // (batch * len(outputs.kernel)))
-    size = max(n for n in range(1, length + 1) if length % n == 0 and n <= most)
+    shape = jax.sharding.get_abstract_mesh().shape
+    split = shape.get("sequence", 1)
+    split = split if length % split == 0 else 1  # else every device has the whole length
+    devices = shape.get("data", 1) * shape.get("fsdp", 1) * split
+    most = chunk * devices // (batch * len(outputs.kernel))
+    size = max((n for n in range(split, length + 1, split) if length % n == 0 and n <= most), default=split)
     # along the length, every k-th token: every device keeps the tokens it has
     parts = (rearrange(x, "b (n k) ... -> k b n ...", n=size) for x in (outputs.hidden, target, weight))
     sums = _sums(label_smoothing, outputs.kernel, outputs.bias, *parts)
     return TokenSums(sums.loss, *map(jax.lax.stop_gradient, sums[1:]))
-
-
-def _devices_of_tokens() -> int:
-    shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape.get(axis, 1) for axis in ("data", "fsdp", "sequence"))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

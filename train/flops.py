@@ -17,7 +17,8 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     ``2 b m n k`` for each product, and for each convolution two for each pair of a weight and a value that meet, so
     neither padding nor the holes of a dilation count. Bodies of loops count as often as they run (of a ``while``, whose
     number of rounds is not known, once), of branches the most expensive. What rematerialisation computes again does not
-    count: these are the operations of the model, by which its MFU is measured (Chowdhery et al. 2022, appendix B).
+    count: these are the operations of the model, by which its MFU is measured (Chowdhery et al. 2022, appendix B). The
+    words that fill up a vocabulary for a GPU do count, 0.1% of its logits' products.
     """
     return sum(map(_of_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns))
 

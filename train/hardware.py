@@ -124,9 +124,9 @@ def choose_libraries(*, onednn: bool) -> None:
     kernel's gradient 2.6 times. Other versions may not know the flags, and XLA ends a process for an unknown flag.
 
     Args:
-      onednn: on x86 jaxlib 0.12 takes oneDNN, PyTorch's own, for convolutions, 1.2 to 1.8 times faster once more, and
+      onednn: on x86 jaxlib 0.12 takes oneDNN, PyTorch's own, for convolutions, 1.2 to 1.4 times faster once more, and
         for products of transposed matrices. What is compiled with it jaxlib cannot keep for the next time: for what
-        runs longer than it compiles.
+        runs longer than it compiles. Where ``XLA_FLAGS`` has one of the two flags that it takes, nothing is set.
     """
     flags, jaxlib = os.environ.get("XLA_FLAGS", ""), version("jaxlib")
     own, not_ynns = "", f"--{_YNN}=-individual_convolution"

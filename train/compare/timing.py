@@ -145,7 +145,7 @@ def measure(
     tx = make_optimizer(OPTIMIZERS["adamw"], 1)
     state = jax.eval_shape(partial(our_state, tx=tx), variables)  # none is needed to count
     with exact_attention():  # what a kernel computes is not seen
-        result["flops"] = count_flops(jax.make_jaxpr(our_step(model, tx, case))(state, batch))
+        result["flops"] = count_flops(jax.make_jaxpr(_our_step(model, tx, case))(state, batch))
     kind = jax.devices()[0].device_kind
     result["mfu"] = {side: mfu(float(result["flops"]), v["median"], kind, 1) for side, v in result["train"].items()}
     if memory:
@@ -165,6 +165,10 @@ def _inputs(case: Case) -> tuple[str | None, ...]:
 
 def _given(batch: dict[str, Any], case: Case) -> list[Any]:
     return [None if k is None else batch[k] for k in _inputs(case)]
+
+
+def _our_step(model: Any, tx: Any, case: Case) -> Callable[..., Any]:
+    return partial(our_step(model, tx, case), inputs=_inputs(case))
 
 
 def _model(case: Case, setting: Setting) -> Any:
@@ -217,12 +221,13 @@ def _torch_train(
     options = {"fused": True} if setting.on_gpu else {}
     optimizer = torch_optimizer(original, model, case, OPTIMIZERS["adamw"], **options)
     tensors = {k: setting.place(v) for k, v in torch_batch(batch).items()}
+    inputs = _given(tensors, case)
 
     def step() -> None:
         original.module.train()
         optimizer.zero_grad()
         with setting.autocast():
-            loss = original.loss(module(*_given(tensors, case)), tensors)
+            loss = original.loss(module(*inputs), tensors)
         loss.backward()
         optimizer.step()
         setting.wait()
@@ -240,11 +245,7 @@ def _our_infer(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[
 def _our_train(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
     tx = make_optimizer(OPTIMIZERS["adamw"], 1)
     state, batch = our_state(variables, tx), jax.tree.map(jnp.asarray, batch)
-    compiled = (
-        jax.jit(partial(our_step(model, tx, case), inputs=_inputs(case)), donate_argnums=0)
-        .lower(state, batch)
-        .compile()
-    )
+    compiled = jax.jit(_our_step(model, tx, case), donate_argnums=0).lower(state, batch).compile()
 
     def step() -> None:
         nonlocal state
