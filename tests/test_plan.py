@@ -251,6 +251,30 @@ ENTRY %main (a: f32[16,64,64], b: f32[64,64]) -> f32[64,64] {
     assert read_program(text, 1).memory_bytes == 2 * matrix + number + matrix + matrix
 
 
+def test_a_fusion_that_runs_beside_others_counts_as_one():
+    """As GPUs slice stacks: the operands stand among the results of what begins it."""
+    text = """\
+%fused (p: f32[16,64,64], i: s32[], new: f32[1,64,64]) -> f32[16,64,64] {
+  %p = f32[16,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %new = f32[1,64,64]{2,1,0} parameter(2)
+  %zero = s32[] constant(0)
+  %twice = f32[1,64,64]{2,1,0} add(%new, %new)
+  ROOT %out = f32[16,64,64]{2,1,0} dynamic-update-slice(%p, %twice, %i, %zero, %zero)
+}
+
+ENTRY %main (a: f32[16,64,64], b: f32[1,64,64]) -> f32[16,64,64] {
+  %a = f32[16,64,64]{2,1,0} parameter(0)
+  %b = f32[1,64,64]{2,1,0} parameter(1)
+  %one = s32[] constant(1)
+  %begun = ((f32[16,64,64]{2,1,0}, s32[], f32[1,64,64]{2,1,0}), f32[16,64,64]{2,1,0}, u32[]) \
+fusion-start(%a, %one, %b), kind=kLoop, calls=%fused
+  ROOT %ended = f32[16,64,64]{2,1,0} fusion-done(%begun)
+}
+"""
+    assert read_program(text, 1).memory_bytes == 2 * 64 * 64 * 4 + 4  # b is read, its double written; and the index
+
+
 def test_memory_of_stacks_that_a_layer_reads_and_writes_is_the_layers():
     """As loops over layers do it: a fusion updates two stacks in place, and another inside it slices a third."""
     text = """\

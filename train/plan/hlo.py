@@ -155,10 +155,13 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
     start = text.index("(", end)
     stop = _closing(text, start)
     operands = text[start + 1 : stop]
+    opcode, shapes = text[end:start].strip(), tuple(_shapes(text[:end]))
+    if opcode == "fusion-start":  # one that runs beside others, on GPUs: ((operands), results, context)
+        opcode, shapes = "fusion", tuple(_shapes(text[_closing(text, 1) : end]))[:-1]
     return Instruction(
         name=name,
-        opcode=text[end:start].strip(),
-        shapes=tuple(_shapes(text[:end])),
+        opcode=opcode,
+        shapes=shapes,
         operands=tuple(re.findall(r"%([\w.\-]+)", operands)),
         text=operands,
         rest=text[stop + 1 :],
