@@ -400,9 +400,14 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
     assert found["cold"]["max"] == pytest.approx(0.001)
 
 
-def test_speed(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def single_calls(monkeypatch):
+    """A round is one timed call, without a pause before it."""
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
+
+
+def test_speed(tmp_path, single_calls, capsys):
     assert command.main(["mlp", "--speed-only", "--timing=eager", "--json", str(tmp_path / "mlp.json")]) == 0
     (mlp,) = json.loads((tmp_path / "mlp.json").read_text())
     assert "| `mlp` | 128 |" in capsys.readouterr().out
@@ -429,7 +434,7 @@ def settings_of_torch():
     cudnn.allow_tf32, cudnn.benchmark = before
 
 
-def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys, settings_of_torch):
+def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, single_calls, capsys, settings_of_torch):
     """With a CPU in the GPU's place, which is told all that a GPU is, and small models for the published ones."""
     monkeypatch.setattr(timing.Setting, "on_gpu", True)
     waited = []
@@ -439,8 +444,6 @@ def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, capsys, settings_o
     resnet = dataclasses.replace(speed.GPU_CASES["resnet50"], fields={"stage_sizes": (1, 1, 1, 1)}, classes=5)
     for one in (gpt2, dataclasses.replace(resnet, image_shape=(32, 32, 3))):
         monkeypatch.setitem(speed.GPU_CASES, one.key, dataclasses.replace(one, timing_batch_size=4))
-    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
-    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
     monkeypatch.setitem(timing.SETTINGS, "gpu", timing.Setting("cpu", bfloat16=True))
     monkeypatch.setattr(speed, "prepare", lambda device: None)
     monkeypatch.setattr(timing, "mfu", lambda flops, seconds, kind, devices: 0.25)
@@ -556,9 +559,7 @@ def test_peak_memory_is_of_the_case_that_is_given():
     assert found[1] > found[0] + 20  # MB: 8,192 images alone are 26
 
 
-def test_decoding(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
-    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
+def test_decoding(tmp_path, monkeypatch, single_calls, capsys):
     monkeypatch.setattr(decoding, "VOCABULARY", 300)
     sizes = ["--batch_size=1", "--batch_size=3", "--prompt=5", "--tokens=6", "--rounds=1"]
     assert decoding.main(["--model=gpt2_tiny", *sizes, f"--json={tmp_path / 'd.json'}"]) == 0

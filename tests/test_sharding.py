@@ -255,8 +255,9 @@ def test_cross_entropy_in_parts_on_a_mesh_is_that_of_one_device(mesh, length, x6
     assert split.sharding.shard_shape(split.shape) == (20, 16)
     batch = sharding.put_batch({"hidden": hidden, "tokens": target, "weight": weight}, where)
     with jax.set_mesh(where):
-        traced = jax.jit(partial(of, 640)).trace(split, batch["hidden"], batch["tokens"], batch["weight"])
-        found = traced.lower().compile()(split, batch["hidden"], batch["tokens"], batch["weight"])
+        inputs = split, batch["hidden"], batch["tokens"], batch["weight"]
+        traced = jax.jit(partial(of, 640)).trace(*inputs)
+        found = traced.lower().compile()(*inputs)
     assert re.search(r"length=\d+", str(traced.jaxpr)), "one part is no loop"
     assert relative(found, one) < 1e-12
 
