@@ -65,16 +65,14 @@ class Text(struct.PyTreeNode):
       tokens: [b, max_len], prompts padded at the left; from ``place`` on there is nothing yet.
       segments: 0 at the left padding, else 1.
       place: number of places that are written.
-      logits: of the next token.
       seen: which tokens the text has, if the repetition penalty needs it.
       done: texts that have met a stop token; they go on with it.
-      cache: keys and values of the layers.
+      cache: keys and values of the layers, of all that is written but the last token.
     """
 
     tokens: Int[Array, "b t"]
     segments: Int[Array, "b t"]
     place: Int[Array, ""]
-    logits: Float[Array, "b v"]
     seen: Bool[Array, "b v"] | None
     done: Bool[Array, " b"]
     cache: Any
@@ -100,7 +98,7 @@ def generate(
       max_len: places of the longest prompt and its continuation together; at most the model's.
       stop: tokens after which a text ends.
       seed: of the draws.
-      on_tokens: told every few tokens of all that is written so far; True ends it there.
+      on_tokens: told of the first token and then every few tokens of all that is written so far; True ends it there.
       first_only: write no more than the first few tokens, for instance to compile.
 
     Returns:
@@ -120,16 +118,15 @@ def generate(
         "seen": sampling.repetition_penalty != 1,
         "length": min(max_len, -(-longest // READ) * READ),
     }
-    text = _read(variables, tokens, segments, longest, **reading)
+    text, logits = _read(variables, tokens, segments, longest, **reading)
     key = jax.random.key(seed)
-    written = longest
+    text = _put(text, logits, key, stops, sampling=sampling)
     while True:
-        text = _write(variables, text, key, stops, CHUNK, model=model, sampling=sampling)
         place, done = int(text.place), bool(text.done.all())
         found = _continuations(np.asarray(text.tokens)[:, longest:place], stop)
-        if on_tokens(found) or done or first_only or place in (max_len, written):
+        if on_tokens(found) or done or place == max_len or (first_only and place > longest + 1):
             return found
-        written = place
+        text = _write(variables, text, key, stops, CHUNK, model=model, sampling=sampling)
 
 
 def _check(model: Any, prompts: Sequence[Sequence[int]], max_len: int) -> int:
@@ -157,8 +154,12 @@ def _continuations(tokens: np.ndarray, stop: Sequence[int]) -> list[list[int]]:
 @partial(jax.jit, static_argnames=("model", "seen", "length"))
 def _read(
     variables: Any, tokens: jax.Array, segments: jax.Array, place: Any, *, model: Any, seen: bool, length: int
-) -> Text:
-    """Reads ``length`` tokens; those behind ``place`` are written over before anything attends to them."""
+) -> tuple[Text, jax.Array]:
+    """Reads ``length`` tokens; those behind ``place`` are written over before anything attends to them.
+
+    Returns:
+      The text, and logits [b, v] of its next token.
+    """
     outputs, changed = model.apply(
         variables, tokens[:, :length], segments, jnp.zeros((), jnp.int32), train=False, mutable=["cache"]
     )
@@ -168,15 +169,32 @@ def _read(
     if seen:
         real = (segments > 0) & (jnp.arange(tokens.shape[1]) < place)
         there = jax.vmap(lambda t, r: jnp.zeros(vocabulary, bool).at[t].max(r))(tokens, real)
-    return Text(
+    text = Text(
         tokens=tokens,
         segments=segments,
         place=jnp.asarray(place, jnp.int32),
-        logits=outputs._replace(hidden=last).logits[:, 0],
         seen=there,
         done=jnp.zeros(len(tokens), bool),
         cache=changed["cache"],
     )
+    return text, outputs._replace(hidden=last).logits[:, 0]
+
+
+@partial(jax.jit, static_argnames="sampling")
+def _put(text: Text, logits: jax.Array, key: jax.Array, stops: jax.Array, *, sampling: Sampling) -> Text:
+    """Draws the next token of each text and writes it; a text that is done goes on with its last."""
+    drawn = draw(jax.random.fold_in(key, text.place), logits, text.seen, sampling)
+    token = jnp.where(text.done, _last(text), drawn)
+    return text.replace(
+        tokens=jax.lax.dynamic_update_slice_in_dim(text.tokens, token[:, None], text.place, axis=1),
+        place=text.place + 1,
+        seen=None if text.seen is None else text.seen.at[jnp.arange(len(token)), token].set(True),
+        done=text.done | jnp.isin(token, stops),
+    )
+
+
+def _last(text: Text) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(text.tokens, text.place - 1, 1, axis=1)[:, 0]
 
 
 @partial(jax.jit, static_argnames=("model", "sampling"), donate_argnums=1)
@@ -185,33 +203,28 @@ def _write(
 ) -> Text:
     """Writes up to ``count`` tokens."""
     end = jnp.minimum(text.place + count, text.tokens.shape[1])
+    whole = jax.tree.map(jnp.shape, text.cache)
 
     def body(text: Text) -> Text:
-        drawn = draw(jax.random.fold_in(key, text.place), text.logits, text.seen, sampling)
-        before = jax.lax.dynamic_slice_in_dim(text.tokens, text.place - 1, 1, axis=1)[:, 0]
-        token = jnp.where(text.done, before, drawn)  # after a stop token, that token
         outputs, changed = model.apply(
-            {**variables, "cache": text.cache},
-            token[:, None],
+            {**variables, "cache": _shaped(text.cache, whole)},
+            _last(text)[:, None],
             text.segments,
-            text.place,
+            text.place - 1,
             train=False,
             mutable=["cache"],
         )
-        seen = text.seen
-        if seen is not None:
-            seen = seen.at[jnp.arange(len(token)), token].set(True)
-        return Text(
-            tokens=jax.lax.dynamic_update_slice_in_dim(text.tokens, token[:, None], text.place, axis=1),
-            segments=text.segments,
-            place=text.place + 1,
-            logits=outputs.logits[:, 0],
-            seen=seen,
-            done=text.done | jnp.isin(token, stops),
-            cache=changed["cache"],
-        )
+        text = text.replace(cache=jax.tree.map(jnp.squeeze, changed["cache"]))
+        return _put(text, outputs.logits[:, 0], key, stops, sampling=sampling)
 
-    return jax.lax.while_loop(lambda text: (text.place < end) & ~text.done.all(), body, text)
+    # XLA for CPUs drops axes of one from products, and copies what is carried with such an axis four times a token
+    text = text.replace(cache=jax.tree.map(jnp.squeeze, text.cache))
+    text = jax.lax.while_loop(lambda text: (text.place < end) & ~text.done.all(), body, text)
+    return text.replace(cache=_shaped(text.cache, whole))
+
+
+def _shaped(arrays: Any, shapes: Any) -> Any:
+    return jax.tree.map(lambda array, shape: array.reshape(shape), arrays, shapes)
 
 
 def draw(

@@ -122,7 +122,7 @@ class TokenLogits(NamedTuple):
         hidden = self.hidden
         wide = jnp.promote_types(hidden.dtype, jnp.float32)  # of the product itself: bfloat16 would make ties
         kernel = self.kernel.astype(hidden.dtype)
-        logits = jnp.einsum("bld,vd->blv", hidden, kernel, preferred_element_type=wide)
+        logits = cpu.product_with_rows(hidden, kernel, wide)
         return logits if self.bias is None else logits + self.bias.astype(logits.dtype)
 
 

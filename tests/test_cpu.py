@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,13 +198,33 @@ def test_a_pool_whose_gradient_is_taken_gives_what_it_gives_alone():
         assert jnp.isnan(y).any()
 
 
+@pytest.mark.parametrize("size", [17, 600])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_argmax_is_jaxs(dtype):
-    x = jnp.round(jax.random.normal(jax.random.key(0), (40, 17)), 0).astype(dtype)  # most have several equal
-    x = x.at[0].set(-jnp.inf).at[1, 5].set(jnp.nan).at[2].set(0.0)
+def test_argmax_is_jaxs(dtype, size):
+    x = jnp.round(jax.random.normal(jax.random.key(0), (40, size)), 0).astype(dtype)  # most have several equal
+    x = x.at[0].set(-jnp.inf).at[1, 5].set(jnp.nan).at[2].set(0.0).at[3, 4:9].set(-jnp.nan).at[4, 7].set(jnp.inf)
     found = jax.jit(cpu.argmax)(x)
     np.testing.assert_array_equal(found, x.argmax(-1))
     assert found.dtype == jnp.int32 and (np.sort(x, -1)[:, -1] == np.sort(x, -1)[:, -2]).sum() > 10
+
+
+def test_product_of_few_rows_is_that_of_many():
+    keys = jax.random.split(jax.random.key(0), 3)
+    kernel = jax.random.normal(keys[0], (2**14, 2**8))
+    x, y = jax.random.normal(keys[1], (2, 3, 2**8)), jax.random.normal(keys[2], (2, 3, 2**14))
+
+    def of(product, dtype):
+        found, back = jax.vjp(lambda *inputs: product(*inputs), x.astype(dtype), kernel.astype(dtype))
+        return found, *back(y.astype(found.dtype))
+
+    few = partial(cpu.product_with_rows, dtype=jnp.float32)
+    turned = ["optimization_barrier" in jax.jit(few).lower(rows, kernel).as_text() for rows in (x, x[:1, :1])]
+    assert turned == [True, False]
+    for dtype, bound in (("float32", 1e-5), ("bfloat16", 1e-2)):
+        expected = of(lambda x, kernel: jnp.einsum("bld,vd->blv", x, kernel, preferred_element_type=jnp.float32), dtype)
+        for ours, plain in zip(of(few, dtype), expected, strict=True):
+            assert ours.dtype == plain.dtype and ours.shape == plain.shape
+            np.testing.assert_allclose(ours, plain, rtol=0, atol=bound * np.abs(np.asarray(plain, "f")).max())
 
 
 def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
