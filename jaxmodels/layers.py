@@ -121,7 +121,7 @@ class TokenLogits(NamedTuple):
         """``hidden kernel^T + bias`` in at least float32."""
         hidden = self.hidden
         wide = jnp.promote_types(hidden.dtype, jnp.float32)  # of the product itself: bfloat16 would make ties
-        kernel = self.kernel.astype(hidden.dtype)
+        kernel = jnp.asarray(self.kernel, hidden.dtype)
         logits = cpu.product_with_rows(hidden, kernel, wide)
         return logits if self.bias is None else logits + self.bias.astype(logits.dtype)
 
