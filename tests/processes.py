@@ -57,7 +57,7 @@ def broken(self, step):
         raise RuntimeError("on purpose")
     log(self, step)
 loop._Loop._log = broken
-distributed.exit_with(lambda: cli.run(main))
+distributed.exit_with(lambda: cli.run(main, long=True))
 """
 """The program, but for an exception at a step."""
 
@@ -71,7 +71,7 @@ def slow(batch, mesh):
     time.sleep(2)
     return put(batch, mesh)
 evaluate.put_batch = slow
-distributed.exit_with(lambda: cli.run(main))
+distributed.exit_with(lambda: cli.run(main, long=True))
 """
 """The program, but for two seconds before each batch of an evaluation."""
 
