@@ -38,12 +38,10 @@ def _has_onednn() -> bool:
 
 
 def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
-    """Of the last axis, the first where several are equal; NaN is above all."""
-    if target_platform() != "cpu" or x.shape[-1] < 512:
-        return x.argmax(-1).astype(jnp.int32)
-    # XLA computes a value and its place together one by one: two passes are up to four times as fast
-    largest = (x == x.max(-1, keepdims=True)) | jnp.isnan(x)
-    return jnp.where(largest, jnp.arange(x.shape[-1], dtype=jnp.int32), x.shape[-1]).min(-1)
+    """Of the last axis, the first where several are equal (on CPUs 0 is above -0, and so is NaN above all)."""
+    if target_platform() == "cpu":  # twice as fast
+        return jax.lax.top_k(x, 1)[1][..., 0]
+    return x.argmax(-1).astype(jnp.int32)
 
 
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -1,8 +1,9 @@
 """Text from a causal language model, with cached keys and values.
 
 Prompts are padded at the left to the longest of them, and everything lies in arrays of ``max_len`` places; so there is
-one compilation for each (batch, ``max_len``, :class:`Sampling`, number of stop tokens), whatever the prompts' lengths,
-and a shorter one, of what reads the prompts, for each multiple of :data:`READ` that they reach.
+one compilation for each (batch, ``max_len``, :class:`Sampling`, number of stop tokens), whatever the prompts' lengths
+(of two programs: one draws the first token), and a shorter one, of what reads the prompts, for each multiple of
+:data:`READ` that they reach.
 """
 
 from collections.abc import Callable, Sequence
@@ -120,7 +121,7 @@ def generate(
     }
     text, logits = _read(variables, tokens, segments, longest, **reading)
     key = jax.random.key(seed)
-    text = _put(text, logits, key, stops, sampling=sampling)
+    text = _begin(text, logits, key, stops, sampling=sampling)
     while True:
         place, done = int(text.place), bool(text.done.all())
         found = _continuations(np.asarray(text.tokens)[:, longest:place], stop)
@@ -180,7 +181,6 @@ def _read(
     return text, outputs._replace(hidden=last).logits[:, 0]
 
 
-@partial(jax.jit, static_argnames="sampling")
 def _put(text: Text, logits: jax.Array, key: jax.Array, stops: jax.Array, *, sampling: Sampling) -> Text:
     """Draws the next token of each text and writes it; a text that is done goes on with its last."""
     drawn = draw(jax.random.fold_in(key, text.place), logits, text.seen, sampling)
@@ -191,6 +191,9 @@ def _put(text: Text, logits: jax.Array, key: jax.Array, stops: jax.Array, *, sam
         seen=None if text.seen is None else text.seen.at[jnp.arange(len(token)), token].set(True),
         done=text.done | jnp.isin(token, stops),
     )
+
+
+_begin = jax.jit(_put, static_argnames="sampling", donate_argnums=0)  # donated: the cache is not copied
 
 
 def _last(text: Text) -> jax.Array:

@@ -16,10 +16,10 @@ from train.compare.certificate import randomise
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6]]
 
 
-def pair(**fields):
+def pair(vocab_size=53, **fields):
     """A model with random weights, and transformers' with the same."""
     fields = {"max_len": 40, "num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48, **fields}
-    model = jaxmodels.create("gpt2_tiny", vocab_size=53, **fields)
+    model = jaxmodels.create("gpt2_tiny", vocab_size=vocab_size, **fields)
     torch.manual_seed(0)
     original = originals.build(model, ())
     randomise(original.module)
@@ -52,6 +52,15 @@ def test_greedy_equals_transformers(models, read, monkeypatch):
     ours = generate(model, variables, PROMPTS, max_len=40)
     assert ours == theirs(twin, PROMPTS, max_len=40)
     assert len({tuple(text) for text in ours}) == 3
+
+
+def test_a_large_vocabulary_equals_transformers():
+    """On CPUs its logits are computed otherwise where there are few rows."""
+    model, variables, twin = pair(vocab_size=2**17)
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        ours = generate(model, variables, prompts, max_len=20)
+        assert ours == theirs(twin, prompts, max_len=20)
+        assert len({tuple(text) for text in ours}) == len(prompts)
 
 
 def test_a_batch_is_what_its_prompts_are_alone(models):
@@ -113,12 +122,34 @@ def test_seeds_decide_and_chunks_do_not(models, monkeypatch):
     assert [len(texts[0]) for texts in seen] == [*range(1, 27, 3), 27]
 
 
+def test_a_text_may_end_with_its_first_token(models):
+    model, variables, _ = models
+    whole = generate(model, variables, PROMPTS, max_len=40)
+    first = [text[:1] for text in whole]
+    assert generate(model, variables, PROMPTS, max_len=6) == first
+    assert generate(model, variables, PROMPTS, max_len=40, stop=[token for (token,) in first]) == first
+    seen = []
+    assert generate(model, variables, PROMPTS, max_len=40, on_tokens=lambda texts: not seen.append(texts)) == first
+    assert seen == [first]
+    few = generate(model, variables, PROMPTS, max_len=40, first_only=True)
+    assert few == [text[: 1 + generation.CHUNK] for text in whole]
+
+
 def test_one_compilation_whatever_the_lengths(models):
     model, variables, _ = models
+    programs = generation._read, generation._begin, generation._write
     generate(model, variables, PROMPTS, max_len=24)
-    before = generation._read._cache_size(), generation._write._cache_size()
+    before = [program._cache_size() for program in programs]
     generate(model, variables, [[1] * 9, [2] * 4, [3] * 7], max_len=24)
-    assert (generation._read._cache_size(), generation._write._cache_size()) == before
+    assert [program._cache_size() for program in programs] == before
+
+
+def test_the_first_token_does_not_copy_the_cache(models):
+    model, variables, _ = models
+    tokens, segments = np.ones((2, 3, 24), np.int32)
+    text, logits = generation._read(variables, tokens, segments, 9, model=model, seen=False, length=24)
+    generation._begin(text, logits, jax.random.key(0), jnp.zeros(0, jnp.int32), sampling=GREEDY)
+    assert all(array.is_deleted() for array in jax.tree.leaves(text.cache))
 
 
 @pytest.mark.parametrize(
