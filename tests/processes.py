@@ -48,8 +48,8 @@ FIELDS = {
 
 FAILING = """
 import pathlib
-from train import cli, distributed, loop
-from train.__main__ import main
+from train import loop
+from train.__main__ import program
 log = loop._Loop._log
 def broken(self, step):
     if step >= {step}:
@@ -57,21 +57,21 @@ def broken(self, step):
         raise RuntimeError("on purpose")
     log(self, step)
 loop._Loop._log = broken
-distributed.exit_with(lambda: cli.run(main, long=True))
+program()
 """
 """The program, but for an exception at a step."""
 
 SLOW = """
 import pathlib, time
-from train import cli, distributed, evaluate
-from train.__main__ import main
+from train import evaluate
+from train.__main__ import program
 put = evaluate.put_batch
 def slow(batch, mesh):
     pathlib.Path({marker!r}).touch()
     time.sleep(2)
     return put(batch, mesh)
 evaluate.put_batch = slow
-distributed.exit_with(lambda: cli.run(main, long=True))
+program()
 """
 """The program, but for two seconds before each batch of an evaluation."""
 

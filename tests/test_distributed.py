@@ -308,8 +308,7 @@ def test_an_exception_in_one_process_ends_both(tmp_path, data_dir):
 
 def test_a_difference_is_told_by_both_before_anything_is_compiled(tmp_path, data_dir):
     flags = [f"--config.data.data_dir={data_dir}"]
-    other = "import sys; sys.argv.append('--config.seed=7'); from train import cli, distributed; "
-    other += "from train.__main__ import main; distributed.exit_with(lambda: cli.run(main, long=True))"
+    other = "import sys; sys.argv.append('--config.seed=7'); from train.__main__ import program; program()"
     with processes.group(tmp_path / "w", *flags, logs=tmp_path, programs={1: ["-c", other]}) as run:
         assert run.wait(limit=150) == [2, 2]
         for index in (0, 1):

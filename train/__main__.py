@@ -52,5 +52,10 @@ def print_configs() -> None:
         print(f"configs/{path.name:<24} {docstring.partition(chr(10))[0]}")
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """The command: ends this process, and the others of its run with it."""
     distributed.exit_with(lambda: cli.run(main, long=True))
+
+
+if __name__ == "__main__":
+    program()
