@@ -11,6 +11,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):  # with the older emitter of fused loops, which 0.12 lacks, a quarter less
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# and that every operation of a program knows the lines it came from costs a tenth
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # many tests compile the same small run; one cache for each worker, so that none reads what another is writing
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmodels-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
