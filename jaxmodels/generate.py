@@ -138,9 +138,10 @@ def _check(model: Any, prompts: Sequence[Sequence[int]], max_len: int) -> int:
         raise ValueError(f"max_len {max_len} is above the model's max_len {model.max_len}")
     if longest >= max_len:
         raise ValueError(f"a prompt of {longest} tokens leaves nothing of max_len {max_len} to be written")
-    largest = max(map(max, prompts))
-    if largest >= model.vocab_size or min(map(min, prompts)) < 0:
-        raise ValueError(f"token {largest} is outside the model's vocabulary of {model.vocab_size}: another tokenizer?")
+    vocabulary = model.vocab_size
+    for token in (max(map(max, prompts)), min(map(min, prompts))):
+        if not 0 <= token < vocabulary:
+            raise ValueError(f"token {token} is outside the model's vocabulary of {vocabulary}: another tokenizer?")
     return longest
 
 

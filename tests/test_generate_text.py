@@ -160,6 +160,7 @@ def test_the_first_token_does_not_copy_the_cache(models):
         ([[1]], 41, "max_len 41 is above the model's max_len 40"),
         ([[1] * 9], 9, "a prompt of 9 tokens leaves nothing of max_len 9"),
         ([[1, 53]], 9, "token 53 is outside the model's vocabulary of 53"),
+        ([[1], [2, -1]], 9, "token -1 is outside the model's vocabulary of 53"),
     ],
 )
 def test_prompts_that_do_not_fit(models, prompts, max_len, words):
