@@ -15,7 +15,7 @@ if version("jaxlib").startswith("0.10."):  # with the older emitter of fused loo
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # many tests compile the same small run; one cache for each worker, so that none reads what another is writing
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmodels-tests-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"  # shorter ones take as long to write
 
 # jaxtyping's hook compiles whatever is first imported from within our packages from its source, so the libraries are
 # imported before them
