@@ -4,10 +4,13 @@ import json
 import os
 import random
 import subprocess
+import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests.chaos import flip_bit
@@ -189,6 +192,30 @@ def test_disk_full_is_recognised_through_causes():
     error = RuntimeError("save failed")
     error.__cause__ = ValueError("RESOURCE_EXHAUSTED: write: No space left on device")
     assert is_disk_full(error) and is_disk_full(OSError(28, "x")) and not is_disk_full(RuntimeError("other"))
+
+
+def test_a_write_that_fails_on_one_process_alone_is_told_at_once(tmp_path, monkeypatch):
+    """And not when the other processes, which wait for this one, have given up."""
+    given_up, others = [], threading.Event()
+
+    def full(timeout):
+        raise OSError(28, "No space left on device")
+
+    async def save(*args, **options):
+        return [SimpleNamespace(result=full)]
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "async_save", save)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    progress = checkpoints._manager._save_progress_tracker
+    begin = progress.set
+    monkeypatch.setattr(progress, "set", lambda on: begin(on) if on else given_up.append(others.wait(20)))
+    checkpoints.save(make_state(1), {})
+    with monkeypatch.context() as patch:
+        patch.setattr("train.checkpoint.jax", SimpleNamespace(process_count=lambda: 2))
+        with pytest.raises(CheckpointError, match=r"disk full while saving the checkpoint of step 1"):
+            checkpoints.wait()
+    assert not given_up
+    others.set()
 
 
 def test_disk_full_during_a_save_keeps_the_checkpoint_before(tmp_path):

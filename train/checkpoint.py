@@ -10,8 +10,9 @@ import contextlib
 import inspect
 import json
 import sys
+import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,13 @@ class Checkpoints:
         self.read_only = read_only
         self._policy = _LatestAndBest(keep_last, keep_best)
         self._in_flight: int | None = None
+        self._failed: Exception | None = None  # a write of the save in flight
         # one zarr directory per array: every byte is read back, and any zarr reader can open it. OCDBT, the default,
         # keeps parts of the data twice and reads one copy
         states = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=ARRAY_HANDLERS)
         handlers = {"state": states, "host": ocp.JsonCheckpointHandler()}
+        for handler in handlers.values():
+            handler.async_save = self._noted(handler.async_save)
         options = ocp.CheckpointManagerOptions(
             create=not read_only, read_only=read_only, preservation_policy=self._policy
         )
@@ -86,7 +90,7 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 return
             args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(saved))
-            self._in_flight = step
+            self._in_flight, self._failed = step, None
             self._manager.save(step, args=args, force=True)
         except Exception as e:
             raise self._save_error(e, step) from e
@@ -98,9 +102,22 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits for the save in flight. Raises CheckpointError if it failed."""
         try:
+            # where a write fails on one process alone, Orbax waits ten minutes for the others before it says so
+            while jax.process_count() > 1 and self._manager.is_saving_in_progress():
+                if self._failed is not None:
+                    raise self._failed
+                time.sleep(0.01)
             self._manager.wait_until_finished()
         except Exception as e:
             raise self._save_error(e, self._in_flight) from e
+
+    def _noted(self, save: Callable[..., Awaitable[list[Any] | None]]) -> Callable[..., Awaitable[list[Any]]]:
+        """An asynchronous save whose writes leave the exception with which they end in ``_failed``."""
+
+        async def noted(*args: Any, **options: Any) -> list[Any]:
+            return [_Noted(future, self) for future in await save(*args, **options) or ()]
+
+        return noted
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, oldest first; one whose save is in flight counts until it fails."""
@@ -259,6 +276,24 @@ class Checkpoints:
                 "Free some space and run the same command again: it goes on from there"
             )
         return CheckpointError(f"cannot save the {what} in {self.directory}: {_one_line(error)}; {kept}")
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A write of Orbax's in the background."""
+
+    write: Any
+    checkpoints: Checkpoints
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self.write.result(timeout)
+        except Exception as e:
+            self.checkpoints._failed = e
+            raise
+
+    def cancel(self) -> Any:
+        return self.write.cancel()
 
 
 def _agree(fault: str) -> None:
