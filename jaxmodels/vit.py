@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
-Parity references: ``torchvision.models.vision_transformer`` (LayerNorm epsilon 1e-6) and ``ViTForImageClassification``
-of transformers (epsilon 1e-12): the same module, two weight maps. The plain ViT of Beyer et al. 2022
+Parity references: ``torchvision.models.vision_transformer`` (LayerNorm epsilon 1e-6), and ``ViTForImageClassification``
+and ``ViTModel`` of transformers (epsilon 1e-12): the same module, two weight maps. The plain ViT of Beyer et al. 2022
 (arXiv:2205.01580), with global average pooling and fixed sine positions, is a matter of two fields.
 
 Deliberate difference: patches are cut out and multiplied by one matrix, which is what the reference's convolution with
@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxmodels.attention import MultiHeadAttention, require_attention
+from jaxmodels.features import Encoded
 from jaxmodels.layers import (
     ACTIVATIONS,
     Dense,
@@ -44,10 +45,10 @@ class ViT(nn.Module):
     The learned position embedding is as large as the first batch's images ask for.
 
     Attributes:
-      num_classes: number of logits.
+      num_classes: number of logits; 0 leaves the classifier out, and the model gives features.
       patch_size: height and width of a patch in pixels.
       num_layers, num_heads, hidden_size, mlp_dim: of the encoder.
-      representation_size: width of a tanh layer before the classifier; 0 leaves it out.
+      representation_size: width of a tanh layer before the classifier, transformers' pooler; 0 leaves it out.
       pool: what is classified: the class token, ``"cls"``, or the mean over patches, ``"mean"`` (no class token then).
       position: ``"learned"``, or ``"sincos"``: fixed two-dimensional sines without parameters.
       activation: of the MLP; ``"gelu"`` is the exact one.
@@ -79,8 +80,11 @@ class ViT(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"] | Encoded:
         """Maps images to float32 (or wider) logits. Dropout draws from the ``dropout`` RNG.
+
+        Without classes, features: of the class token, if there is one, and of each patch; ``pooled`` is those behind
+        the tanh layer, or None without it.
 
         Raises:
           ValueError: the patches do not divide the image, or the heads the width.
@@ -115,16 +119,18 @@ class ViT(nn.Module):
         }
         depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
         x = run_stack(self, EncoderBlock, fields, constrain_batch(x, "tokens"), **depth)
-        x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
+        hidden = x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
         x = x[:, 0] if self.pool == "cls" else x.mean(1)
         if self.representation_size:
             init = normal(1 / math.sqrt(x.shape[-1]))
             x = jnp.tanh(Dense(self.representation_size, kernel_init=init, name="dense", **dtypes)(x))
+        if not self.num_classes:
+            return Encoded(hidden, x if self.representation_size else None)
         x = Dense(self.num_classes, kernel_init=zeros, name="head", **dtypes)(x)
         return at_least_float32(x)
 
     def _check(self, height: int, width: int) -> None:
-        require_positive(num_classes=self.num_classes, patch_size=self.patch_size, num_layers=self.num_layers)
+        require_positive(patch_size=self.patch_size, num_layers=self.num_layers)
         require_positive(num_heads=self.num_heads, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
         require_rate(dropout_rate=self.dropout_rate)
         require_choice("pool", self.pool, ("cls", "mean"))
@@ -140,6 +146,8 @@ class ViT(nn.Module):
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by 4, which position 'sincos' needs")
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"an image of {height}x{width} is not divisible by patch_size {self.patch_size}")
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes {self.num_classes} must be at least 0, which leaves the classifier out")
         if self.representation_size < 0:
             raise ValueError(f"representation_size {self.representation_size} must be at least 0")
 

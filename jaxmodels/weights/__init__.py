@@ -10,9 +10,7 @@ type is an error that names it. The two directions are each other's inverse, bit
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,14 @@ import jaxmodels
 from jaxmodels.paths import path_name
 from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
+from jaxmodels.weights.fitting import fit, rules_of, say, values, with_images
 from jaxmodels.weights.hub_config import (
     GenerationConfig,
     fields_from_transformers,
     generation_from_transformers,
     transformers_config,
 )
-from jaxmodels.weights.rules import Pair, Rule, Source, WeightsError, module_pairs, resolve, to_ours, to_theirs
+from jaxmodels.weights.rules import Pair, WeightsError, module_pairs, resolve, to_theirs
 
 Variables = dict[str, Any]
 DTYPES = ("dtype", "param_dtype")
@@ -65,52 +64,9 @@ def from_torch(
     if isinstance(skip, str):
         raise TypeError(f"skip {skip!r} must be several patterns: ({skip!r},)")
     leaves, shape = _leaves(model, image_shape)
-    for old, new in family_of(model).renamed.items():
-        tensors = {re.sub(old, new, n): value for n, value in tensors.items()}
-    name = format or _best_format(model, shape, leaves, tensors)
-    rules = _rules(model, name, shape)
-    counted = any(n.endswith("num_batches_tracked") for n in tensors)
-    result: dict[str, np.ndarray] = {}
-    used: set[str] = set()
-    known = [*leaves, *(f"{name}/{n.replace('.', '/')}" for n in tensors)]
-    faults = [f"skip {p!r} matches nothing" for p in skip if not any(_skipped(path, [p]) for path in known)]
-    for path, leaf in leaves.items():
-        source = resolve(rules, path, leaf.shape)
-        used.update(source.names)
-        if _skipped(path, skip):
-            continue
-        if source.tensor.counter and not counted:
-            result[path] = np.zeros(leaf.shape, np.int32)
-            continue
-        parts = []
-        for torch_name in source.names:
-            if torch_name not in tensors:
-                faults.append(f"{torch_name} is missing")
-                continue
-            try:
-                parts.append(_converted(source, np.asarray(tensors[torch_name]), leaf, torch_name, cast))
-            except ValueError as e:
-                faults.append(f"{torch_name} {e}")
-        if len(parts) == len(source.names):
-            result[path] = np.stack(parts) if source.stacked else parts[0]
-    dotted = [p for p in skip if "." in p]
-    way_out = "; it has a field tie_embeddings" if hasattr(model, "tie_embeddings") else ""
-    family, ties = family_of(model), family_of(model).ties(model, name)
-    for n in tensors:
-        if n in used or _skipped(f"{name}.{n}", dotted) or re.fullmatch(family.constants, n):
-            continue
-        if n not in ties:
-            faults.append(f"{n} is left over")
-        elif ties[n] in tensors and not np.array_equal(tensors[n], tensors[ties[n]]):
-            faults.append(f"{n} differs from {ties[n]}, to which the model ties it{way_out}")
-    if faults:
-        faults = list(dict.fromkeys(faults))  # one packed tensor may be wrong for several of ours
-        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise WeightsError(
-            f"weights in {name} format do not fit {type(model).__name__}{_with_images(shape)}: "
-            f"{'; '.join(faults[:5])}{more}"
-        )
-    return nested(result)
+    found = fit(model, shape, leaves, tensors, format=format, skip=skip, cast=cast)
+    say(found)
+    return nested(values(found, tensors))
 
 
 def to_torch(
@@ -122,7 +78,7 @@ def to_torch(
       WeightsError: variables that are missing, left over or of another shape.
     """
     leaves, shape = _leaves(model, image_shape)
-    rules = _rules(model, format or next(iter(family_of(model).formats)), shape)
+    rules = rules_of(model, format or next(iter(family_of(model).formats)), shape)
     given = {path: np.asarray(value) for path, value in _flat(variables).items()}
     faults = [f"{p} is missing" for p in leaves if p not in given]
     for path, value in given.items():
@@ -131,7 +87,7 @@ def to_torch(
         elif value.shape != leaves[path].shape:
             faults.append(f"{path} has shape {value.shape}, not {leaves[path].shape}")
     if faults:
-        raise WeightsError(f"variables do not fit {type(model).__name__}{_with_images(shape)}: {'; '.join(faults[:5])}")
+        raise WeightsError(f"variables do not fit {type(model).__name__}{with_images(shape)}: {'; '.join(faults[:5])}")
     whole: dict[str, np.ndarray] = {}
     parts: dict[tuple[str, int], dict[int, np.ndarray]] = {}
     for path, value in given.items():
@@ -238,7 +194,7 @@ def formats(model: nn.Module) -> tuple[str, ...]:
 def torch_modules(model: nn.Module, *, image_shape: Shape | None = None, format: str | None = None) -> dict[str, Pair]:
     """PyTorch module path -> our module, where they compute the same from the same weights."""
     leaves, shape = _leaves(model, image_shape)
-    return module_pairs(_rules(model, format or formats(model)[0], shape), leaves)
+    return module_pairs(rules_of(model, format or formats(model)[0], shape), leaves)
 
 
 def torch_names(
@@ -246,35 +202,13 @@ def torch_names(
 ) -> dict[str, tuple[str, ...]]:
     """Our leaf path -> the names of the PyTorch tensors it is made of."""
     leaves, shape = _leaves(model, image_shape)
-    rules = _rules(model, format or formats(model)[0], shape)
+    rules = rules_of(model, format or formats(model)[0], shape)
     return {path: resolve(rules, path, leaf.shape).names for path, leaf in leaves.items()}
 
 
 def shapes(model: nn.Module, *, image_shape: Shape | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of every variable by its path (``params/head/kernel``)."""
     return _leaves(model, image_shape)[0]
-
-
-def _converted(source: Source, value: np.ndarray, leaf: Any, name: str, cast: bool) -> np.ndarray:
-    """One tensor in our layout and type; ValueError says what is wrong with it, to follow its name."""
-    ours = to_ours(source.tensor, value)
-    expected = leaf.shape[1:] if source.stacked else leaf.shape
-    if ours.shape != expected:
-        theirs = to_theirs(source.tensor, np.broadcast_to(np.zeros((), np.int8), expected)).shape
-        if source.tensor.part:
-            theirs = tuple(n * source.tensor.part[1] if i == source.tensor.axis else n for i, n in enumerate(theirs))
-        raise ValueError(f"has shape {value.shape}, the model has {theirs}")
-    if ours.dtype != leaf.dtype:
-        floating = jnp.issubdtype(ours.dtype, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        if not (cast and floating):
-            way_out = f"; pass cast=True to convert it to {leaf.dtype}" if floating else ""
-            raise ValueError(f"is {ours.dtype}, the model has {leaf.dtype}{way_out}")
-        ours = ours.astype(leaf.dtype)
-    return ours
-
-
-def _with_images(shape: Shape) -> str:
-    return f" with images {shape}" if shape else ""
 
 
 def _leaves(model: nn.Module, image_shape: Shape | None) -> tuple[dict[str, jax.ShapeDtypeStruct], Shape]:
@@ -292,33 +226,6 @@ def _abstract(model: nn.Module, shape: Shape) -> Variables:
     with jax.enable_x64(wide):
         inputs = family_of(model).inputs(model, shape)
         return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *inputs)
-
-
-def _rules(model: nn.Module, format: str, shape: Shape) -> tuple[Rule, ...]:
-    known = family_of(model).formats
-    if format not in known:
-        raise WeightsError(f"{type(model).__name__} has no format {format!r}; there are {', '.join(known)}")
-    return known[format](model, shape)
-
-
-def _best_format(model: nn.Module, shape: Shape, leaves: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
-    """The format most of whose names are there."""
-
-    def hits(format: str) -> int:
-        rules = _rules(model, format, shape)
-        try:
-            return sum(n in tensors for path, leaf in leaves.items() for n in resolve(rules, path, leaf.shape).names)
-        except WeightsError:
-            return -1
-
-    return max(family_of(model).formats, key=hits)
-
-
-def _skipped(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern matches the first components of a path behind its collection (or format)."""
-    components = path.replace(".", "/").split("/")[1:]
-    wanted = [pattern.replace(".", "/").split("/") for pattern in patterns]
-    return any(len(w) <= len(components) and all(map(fnmatchcase, components, w)) for w in wanted)
 
 
 def _described(path: Path) -> tuple[nn.Module, Shape, str | None]:
