@@ -8,8 +8,8 @@ Nothing here needs PyTorch. Every tensor is accounted for: one that is missing, 
 type is an error that names it. The two directions are each other's inverse, bit for bit.
 """
 
-import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -22,21 +22,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-import jaxmodels
 from jaxmodels.paths import path_name
+from jaxmodels.weights.directory import (
+    checked,
+    config_for,
+    described,
+    generation_text,
+    image_shape_of,
+    require_plausible,
+)
 from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
-from jaxmodels.weights.hub_config import (
-    GenerationConfig,
-    fields_from_transformers,
-    generation_from_transformers,
-    transformers_config,
-)
+from jaxmodels.weights.hub_config import GenerationConfig, generation_from_transformers
+from jaxmodels.weights.json_files import read_json_object, short
 from jaxmodels.weights.rules import Pair, Rule, Source, WeightsError, module_pairs, resolve, to_ours, to_theirs
 
 Variables = dict[str, Any]
-DTYPES = ("dtype", "param_dtype")
-"""Fields of every model that are types."""
 
 
 def from_torch(
@@ -166,21 +167,16 @@ def load(
     Raises:
       WeightsError: not found, damaged, or not fitting the model.
     """
-    path = resolve_source(source)
+    path, given = resolve_source(source), model
     if path.is_dir() and (path / "config.json").exists():
-        try:
-            described, described_shape, described_format = _described(path / "config.json")
-        except WeightsError:
-            if model is None:  # with a model, the file of some other library says nothing
-                raise
-        else:
-            model = model or described
-            image_shape = image_shape or described_shape
-            format = format or described_format
+        said = described(path) if model is None else checked(path, model, skip)
+        model, image_shape, format = said.model, image_shape or said.image_shape or None, format or said.format
     if model is None:
         raise WeightsError(f"{source} has no config.json that describes a model; pass model=jaxmodels.create(...)")
     try:
         tensors = read_tensors(path)
+        if given is None:
+            _require_possible(model, image_shape, tensors)
         options = {"image_shape": image_shape, "format": format, "skip": skip, "cast": cast}
         return model, from_torch(model, tensors, **options)
     except WeightsError as e:
@@ -196,10 +192,9 @@ def generation_config(source: str | Path) -> GenerationConfig:
     directory, said = resolve_source(source), {}
     for name in ("config.json", "generation_config.json"):  # the second goes over the first
         path = directory / name
-        try:
-            said |= json.loads(path.read_text()) if path.is_file() else {}
-        except (OSError, ValueError, TypeError) as e:
-            raise WeightsError(f"{path} is not an object of JSON ({' '.join(str(e).split())})") from e
+        said |= read_json_object(path) if path.exists() else {}
+    if isinstance(said.get("jaxmodels"), dict) and said["jaxmodels"].get("tokens") == "read":
+        said.pop("jaxmodels")  # which says that the numbers of tokens are guesses
     return generation_from_transformers(said)
 
 
@@ -213,21 +208,24 @@ def save(
 ) -> None:
     """Writes ``model.safetensors`` and ``config.json``.
 
+    In format ``transformers``, a model that :func:`load` read from a directory of transformers keeps what that said
+    beyond its fields: labels, numbers of tokens, ``generation_config.json``. Its fields go over it.
+
     :func:`load` reads them with nothing else. In format ``torchvision``, ``load_state_dict`` of the torchvision model
     takes ``safetensors.torch.load_file(...)``; in format ``transformers`` the directory is one for ``from_pretrained``.
     """
     format = format or next(iter(family_of(model).formats))
-    shape = _leaves(model, image_shape)[1]
+    shape = _leaves(model, image_shape or image_shape_of(model, variables))[1]
     tensors = to_torch(model, variables, image_shape=shape, format=format)
-    config = transformers_config(model, shape) if format.startswith("transformers") else {}
-    name, fields = _preset(model)
-    dtypes = {k: jnp.dtype(getattr(model, k)).name for k in DTYPES if jnp.dtype(getattr(model, k)) != jnp.float32}
-    config["jaxmodels"] = {"model": name, "fields": fields, "image_shape": list(shape), "format": format} | dtypes
+    config = config_for(model, shape, format)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", tensors)
     (directory / "model.safetensors.index.json").unlink(missing_ok=True)  # of files that stood here before
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    generation = generation_text(model, format)
+    if generation is not None:
+        (directory / "generation_config.json").write_text(generation + "\n")
 
 
 def formats(model: nn.Module) -> tuple[str, ...]:
@@ -273,13 +271,27 @@ def _converted(source: Source, value: np.ndarray, leaf: Any, name: str, cast: bo
     return ours
 
 
+def _require_possible(model: nn.Module, image_shape: Shape | None, tensors: Mapping[str, Any]) -> None:
+    """Raises WeightsError unless a model that a file describes can be, and has about the size of its tensors."""
+    require_plausible(model, tensors)
+    try:
+        leaves = _leaves(model, image_shape)[0]
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError, MemoryError) as e:
+        raise WeightsError(f"config.json does not describe a model ({type(e).__name__}: {short(e, 200)})") from e
+    wanted, there = (sum(math.prod(x.shape) for x in of.values()) for of in (leaves, tensors))
+    if wanted > 4 * there + 2**24:
+        raise WeightsError(f"config.json describes a model of {wanted:,} numbers, and the files have {there:,}")
+
+
 def _with_images(shape: Shape) -> str:
     return f" with images {shape}" if shape else ""
 
 
 def _leaves(model: nn.Module, image_shape: Shape | None) -> tuple[dict[str, jax.ShapeDtypeStruct], Shape]:
     """Shapes and types of all variables by path, and the image shape they are for."""
-    shape = image_shape or getattr(model, "image_shape", None) or family_of(model).image_shape
+    origin = getattr(model, "origin", None)
+    read = origin.image_shape if origin else ()
+    shape = image_shape or getattr(model, "image_shape", None) or read or family_of(model).image_shape
     if shape is None:
         raise WeightsError(f"{type(model).__name__} needs image_shape=(height, width, channels)")
     return _flat(_abstract(model, tuple(shape))), tuple(shape)
@@ -290,7 +302,7 @@ def _abstract(model: nn.Module, shape: Shape) -> Variables:
     """The variables as ShapeDtypeStructs; tracing a deep model takes longer than converting its weights."""
     wide = jnp.dtype(getattr(model, "param_dtype", jnp.float32)) == jnp.float64
     with jax.enable_x64(wide):
-        inputs = family_of(model).inputs(model, shape)
+        inputs = jax.eval_shape(partial(family_of(model).inputs, model, shape))
         return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *inputs)
 
 
@@ -319,38 +331,6 @@ def _skipped(path: str, patterns: Sequence[str]) -> bool:
     components = path.replace(".", "/").split("/")[1:]
     wanted = [pattern.replace(".", "/").split("/") for pattern in patterns]
     return any(len(w) <= len(components) and all(map(fnmatchcase, components, w)) for w in wanted)
-
-
-def _described(path: Path) -> tuple[nn.Module, Shape, str | None]:
-    """Model, image shape and format that a ``config.json`` describes."""
-    try:
-        config = json.loads(path.read_text())
-        ours = config.get("jaxmodels")
-        if ours is not None:
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in ours["fields"].items()}
-            fields |= {k: jnp.dtype(ours[k]) for k in DTYPES if k in ours}
-            return jaxmodels.create(ours["model"], **fields), tuple(ours["image_shape"]), ours["format"]
-        cls, fields, shape, format = fields_from_transformers(config)
-        return cls(**fields), shape, format
-    except WeightsError as e:
-        raise WeightsError(f"{path}: {e}") from e
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise WeightsError(f"{path} does not describe a model ({type(e).__name__}: {' '.join(str(e).split())})") from e
-
-
-def _preset(model: nn.Module) -> tuple[str, dict[str, Any]]:
-    """The preset that agrees with a model in the most fields, and the fields in which they differ (without dtypes)."""
-    defaults = {f.name: f.default for f in dataclasses.fields(type(model))}
-    given = {k: getattr(model, k) for k in defaults if k not in (*DTYPES, "parent", "name")}
-    best: tuple[str, dict[str, Any]] | None = None
-    for name, preset in jaxmodels.MODELS.items():
-        if preset.func is type(model):
-            different = {k: v for k, v in given.items() if (defaults | preset.keywords)[k] != v}
-            if best is None or len(different) < len(best[1]):
-                best = (name, different)
-    if best is None:
-        raise WeightsError(f"{type(model).__name__} is not a model of jaxmodels")
-    return best
 
 
 def _flat(tree: Variables) -> dict[str, Any]:
