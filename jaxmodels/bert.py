@@ -10,6 +10,7 @@ Deliberate differences: logits of the vocabulary are made when they are asked fo
 grouped by segments, which serve for padding and for packed texts alike: positions start anew in each.
 """
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ from jaxmodels.layers import (
     unit_length,
     zeros,
 )
+from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
 HEADS = ("pretraining", "classification", "tokens", "spans", "none", "next_sentence", "choices")
@@ -76,6 +78,7 @@ class BERT(nn.Module):
       scan: run the layers as one scanned layer, stacked in ``blocks``; remat: recompute activations in the backward
         pass.
       dtype: compute dtype; param_dtype: storage dtype.
+      origin: what it was loaded from, for export; two models that differ in it are equal.
     """
 
     vocab_size: int
@@ -100,6 +103,7 @@ class BERT(nn.Module):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    origin: Origin | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @nn.compact
     def __call__(

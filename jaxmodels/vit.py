@@ -8,6 +8,7 @@ Deliberate difference: patches are cut out and multiplied by one matrix, which i
 stride = kernel computes.
 """
 
+import dataclasses
 import math
 from functools import partial
 
@@ -33,6 +34,7 @@ from jaxmodels.layers import (
     xavier_uniform,
     zeros,
 )
+from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
 packed_xavier_uniform = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
@@ -58,6 +60,7 @@ class ViT(nn.Module):
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
+      origin: what it was loaded from, for export; two models that differ in it are equal.
     """
 
     num_classes: int
@@ -78,6 +81,7 @@ class ViT(nn.Module):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    origin: Origin | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"] | Encoded:

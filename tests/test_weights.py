@@ -513,7 +513,7 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, small):
         ({"model_type": "vit", "hidden_act": "mish"}, "hidden_act 'mish'"),
         ({"model_type": "vit", "qkv_bias": False}, "qkv_bias"),
         ({"jaxmodels": {"model": "resnet19"}}, "does not describe a model"),
-        ([], "does not describe a model"),
+        ([], "not an object of JSON"),
     ],
 )
 def test_a_config_that_we_cannot_have(tmp_path, config, words):

@@ -1,6 +1,5 @@
 """Parts that a model can do without: what a file does not have, or ``skip`` leaves out, is not made."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,9 +10,8 @@ from jaxmodels.transformer import Transformer
 from jaxmodels.vit import ViT
 from jaxmodels.weights.files import Stated
 from jaxmodels.weights.fitting import few, skipped
+from jaxmodels.weights.hub.keys import HEADS_WITHOUT_PLACE
 from jaxmodels.weights.rules import WeightsError
-
-logger = logging.getLogger("jaxmodels.weights")
 
 
 class Parts(NamedTuple):
@@ -21,41 +19,57 @@ class Parts(NamedTuple):
 
     Attributes:
       model: without the other parts.
-      unused: names of tensors that the described class of transformers does not use.
+      unused: names of tensors that go nowhere.
+      without: paths that ``skip`` may name although the model has none of them.
     """
 
     model: nn.Module
     unused: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
-class _Question(NamedTuple):
-    """A file's names, and what shall be left out of the model."""
+class _Asked(NamedTuple):
+    """A file's tensors, and what shall be left out of the model."""
 
     tensors: Mapping[str, Stated]
     skip: Sequence[str]
-    foreign: bool  # written by transformers, whose classes have other parts than those of our fields
+    foreign: bool
 
-    def names(self, *ends: str) -> tuple[str, ...]:
-        return tuple(n for n in self.tensors if any(f".{n}".endswith(f".{end}") for end in ends))
+    def all(self, *modules: str) -> tuple[str, ...]:
+        """Names of the tensors in modules of the file."""
+        return tuple(n for n in self.tensors if any(f".{module}." in f".{n}" for module in modules))
+
+    def names(self, *modules: str) -> tuple[str, ...]:
+        """The same without those that are left out."""
+        return tuple(n for n in self.all(*modules) if not skipped(f"file/{n}", self.skip))
 
     def left(self, module: str) -> bool:
+        """Whether a module of ours is left out."""
         return skipped(f"params/{module}", self.skip)
 
 
-def parts_of(model: nn.Module, tensors: Mapping[str, Stated], skip: Sequence[str], *, foreign: bool) -> Parts:
+def parts_of(
+    model: nn.Module, tensors: Mapping[str, Stated], skip: Sequence[str], *, foreign: bool, cls: str | None
+) -> Parts:
     """The described model without what the file does not have and without what ``skip`` leaves out.
 
     Args:
       tensors: names, shapes and types of the file.
-      foreign: the directory is one of transformers, and was not written here.
+      foreign: transformers wrote the file, whose classes have other parts than those of our fields say.
+      cls: that class, if it is known.
+
+    Raises:
+      WeightsError: a class whose head there is not here, unless ``skip`` leaves it out.
     """
+    patterns = HEADS_WITHOUT_PLACE.get(cls, ()) if foreign and cls is not None else ()
+    strangers = [n for n in tensors if skipped(f"file/{n}", patterns) and not skipped(f"file/{n}", skip)]
+    if strangers:
+        raise WeightsError(
+            f"config.json is of {cls}, and {type(model).__name__} has no place for its {few(strangers, 2)}; "
+            f"skip={(*skip, *patterns)} loads the rest"
+        )
     find = PARTS.get(type(model))
-    if find is None:
-        return Parts(model)
-    found = find(model, _Question(tensors, skip, foreign))
-    if found.unused:
-        logger.warning("passed over, because the class of config.json does not use them: %s", few(found.unused))
-    return found
+    return Parts(model) if find is None else find(model, _Asked(tensors, skip, foreign))
 
 
 def require_whole(model: nn.Module, leaves: Mapping[str, Any], skip: Sequence[str]) -> None:
@@ -68,43 +82,58 @@ def require_whole(model: nn.Module, leaves: Mapping[str, Any], skip: Sequence[st
         )
 
 
-def _bert(model: BERT, asked: _Question) -> Parts:
-    pooler, following = (
-        asked.names("pooler.dense.weight", "pooler.dense.bias"),
-        asked.names("cls.seq_relationship.weight"),
-    )
-    has_pooler = bool(pooler) and not asked.left("pooler")
-    head = "head_dense" if model.head == "pretraining" else "head_next" if model.head == "next_sentence" else "head"
-    if model.head == "none" or asked.left(head):
-        whole = model.clone(head="none", pool="cls", next_sentence=True, tie_embeddings=True)
-        return Parts(whole.clone(pooler=model.pooler and has_pooler))
-    if model.head == "pretraining":
-        both = model.next_sentence and has_pooler and bool(following) and not asked.left("head_next")
-        model = model.clone(next_sentence=both)
-        has_pooler = has_pooler and not both
-    elif model.head not in ("tokens", "spans"):
-        has_pooler = False
-    return Parts(model, pooler if has_pooler and asked.foreign else ())
+def _bert(model: BERT, asked: _Asked) -> Parts:
+    pooler = bool(asked.names("pooler.dense")) and not asked.left("pooler")
+    following = bool(asked.names("cls.seq_relationship")) and not asked.left("head_next")
+    theirs, ours = BERT_HEADS[model.head]
+    if asked.left(ours) or (asked.all(*theirs) and not asked.names(*theirs)):
+        model = model.clone(head="none", pool="cls", next_sentence=True, tie_embeddings=True)
+        unused = asked.all(*theirs)
+    elif model.head == "pretraining":
+        model = model.clone(next_sentence=model.next_sentence and pooler and following)
+        unused = () if model.next_sentence else asked.all("cls.seq_relationship")
+    else:
+        unused = ()
+    if model.head == "none":
+        model = model.clone(pooler=model.pooler and pooler)
+    if model.head in ("tokens", "spans") or not (model.pooler and model.next_sentence):
+        unused += asked.all("pooler.dense")
+    return Parts(model, unused, tuple(f"params/{name}" for name in BERT_PARTS))
 
 
-def _vit(model: ViT, asked: _Question) -> Parts:
-    pooler = asked.names("pooler.dense.weight", "pooler.dense.bias")
-    if (asked.foreign and not asked.names("classifier.weight")) or asked.left("head"):
-        model = model.clone(num_classes=0)
-        sizes = [asked.tensors[name].shape[0] for name in pooler if name.endswith("weight")] if asked.foreign else []
-        size = sizes[0] if sizes else model.representation_size
-        return Parts(model.clone(representation_size=0 if asked.left("dense") else size))
-    return Parts(model, pooler if asked.foreign else ())
+def _vit(model: ViT, asked: _Asked) -> Parts:
+    pooler = () if asked.left("dense") else asked.names("pooler.dense")
+    unused: tuple[str, ...] = ()
+    if asked.left("head") or (asked.foreign and not asked.names("classifier")):
+        width = model.representation_size
+        if asked.foreign:
+            width = next((asked.tensors[name].shape[0] for name in pooler if name.endswith(".weight")), 0)
+        model = model.clone(num_classes=0, representation_size=0 if asked.left("dense") else width)
+        unused = asked.all("classifier", "heads.head")
+    if not model.representation_size:
+        unused += asked.all("pooler.dense")
+    return Parts(model, unused, ("params/head", "params/dense"))
 
 
-def _transformer(model: Transformer, asked: _Question) -> Parts:
+def _transformer(model: Transformer, asked: _Asked) -> Parts:
     if not asked.foreign:
         return Parts(model)
-    model = model.clone(logits_bias=bool(asked.names("final_logits_bias")))
-    sides = [asked.names(f"{side}.embed_tokens.weight") for side in ("encoder", "decoder")]
+    model = model.clone(logits_bias="final_logits_bias" in {name.rpartition(".")[2] for name in asked.tensors})
+    sides = [asked.names(f"{side}.embed_tokens") for side in ("encoder", "decoder")]
     if model.share_embeddings and not model.tie_embeddings and all(sides):  # transformers 5 ties none of the three then
-        return Parts(model.clone(share_embeddings=False), asked.names("shared.weight"))
+        return Parts(model.clone(share_embeddings=False), asked.all("shared"))
     return Parts(model)
 
 
-PARTS: Mapping[type[nn.Module], Callable[[Any, _Question], Parts]] = {BERT: _bert, ViT: _vit, Transformer: _transformer}
+BERT_PARTS = ("pooler", "head", "head_dense", "head_norm", "head_bias", "head_decoder", "head_next")
+BERT_HEADS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "pretraining": (("cls.predictions", "cls.seq_relationship"), "head_dense"),
+    "next_sentence": (("cls.seq_relationship",), "head_next"),
+    "classification": (("classifier",), "head"),
+    "choices": (("classifier",), "head"),
+    "tokens": (("classifier",), "head"),
+    "spans": (("qa_outputs",), "head"),
+    "none": ((), "head"),
+}
+"""Modules of each head in a file, and the one here that stands for it."""
+PARTS: Mapping[type[nn.Module], Callable[[Any, _Asked], Parts]] = {BERT: _bert, ViT: _vit, Transformer: _transformer}
