@@ -23,15 +23,12 @@ import numpy as np
 from flax import linen as nn
 
 import jaxmodels
+from jaxmodels.decode.hub import read_settings
+from jaxmodels.decode.settings import GenerationConfig
 from jaxmodels.paths import path_name
 from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
-from jaxmodels.weights.hub_config import (
-    GenerationConfig,
-    fields_from_transformers,
-    generation_from_transformers,
-    transformers_config,
-)
+from jaxmodels.weights.hub_config import fields_from_transformers, transformers_config
 from jaxmodels.weights.rules import Pair, Rule, Source, WeightsError, module_pairs, resolve, to_ours, to_theirs
 
 Variables = dict[str, Any]
@@ -191,16 +188,12 @@ def generation_config(source: str | Path) -> GenerationConfig:
     """What a directory of transformers, or a hub repository, says of how its model writes.
 
     Raises:
-      WeightsError: not found, damaged, or asking for what there is not.
+      WeightsError: not found, damaged, or with settings that are refused; see :mod:`jaxmodels.decode.hub`.
     """
-    directory, said = resolve_source(source), {}
-    for name in ("config.json", "generation_config.json"):  # the second goes over the first
-        path = directory / name
-        try:
-            said |= json.loads(path.read_text()) if path.is_file() else {}
-        except (OSError, ValueError, TypeError) as e:
-            raise WeightsError(f"{path} is not an object of JSON ({' '.join(str(e).split())})") from e
-    return generation_from_transformers(said)
+    try:
+        return read_settings(resolve_source(source))
+    except ValueError as e:
+        raise WeightsError(str(e)) from e
 
 
 def save(
