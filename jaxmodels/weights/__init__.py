@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxmodels.decode.hub import settings_of_files
+from jaxmodels.decode.settings import GenerationConfig
 from jaxmodels.paths import path_name
 from jaxmodels.weights.directory import (
     checked,
@@ -28,11 +30,11 @@ from jaxmodels.weights.directory import (
     generation_text,
     image_shape_of,
     require_plausible,
+    tokens_are_guessed,
 )
 from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import read_header, read_tensors, resolve_source, write_tensors
 from jaxmodels.weights.fitting import fit, rules_of, say, values, with_images
-from jaxmodels.weights.hub_config import GenerationConfig, generation_from_transformers
 from jaxmodels.weights.json_files import read_json_object, short
 from jaxmodels.weights.parts import parts_of, require_whole
 from jaxmodels.weights.rules import Pair, WeightsError, module_pairs, resolve, to_theirs
@@ -154,15 +156,17 @@ def generation_config(source: str | Path) -> GenerationConfig:
     """What a directory of transformers, or a hub repository, says of how its model writes.
 
     Raises:
-      WeightsError: not found, damaged, or asking for what there is not.
+      WeightsError: not found, damaged, or with settings that are refused; see :mod:`jaxmodels.decode.hub`.
     """
-    directory, said = resolve_source(source), {}
-    for name in ("config.json", "generation_config.json"):  # the second goes over the first
-        path = directory / name
-        said |= read_json_object(path) if path.exists() else {}
-    if isinstance(said.get("jaxmodels"), dict) and said["jaxmodels"].get("tokens") == "read":
-        said.pop("jaxmodels")  # which says that the numbers of tokens are guesses
-    return generation_from_transformers(said)
+    directory = resolve_source(source)
+    paths = directory / "config.json", directory / "generation_config.json"
+    config, generation = (read_json_object(path) if path.exists() else None for path in paths)
+    if config is not None and tokens_are_guessed(config):
+        config = {"vocab_size": config.get("vocab_size")}
+    try:
+        return settings_of_files(config, generation)
+    except ValueError as e:
+        raise WeightsError(f"{directory}/{e}") from e
 
 
 def save(

@@ -138,6 +138,12 @@ def config_for(model: nn.Module, shape: Shape, format: str) -> dict[str, Any]:
     return config | {"jaxmodels": section}
 
 
+def tokens_are_guessed(config: Mapping[str, Any]) -> bool:
+    """Whether the numbers of tokens in a ``config.json`` are guesses of an export: nothing was read before it."""
+    section = config.get("jaxmodels")
+    return section is not None and not (isinstance(section, dict) and section.get("tokens") == "read")
+
+
 def generation_text(model: nn.Module, format: str) -> str | None:
     """The ``generation_config.json`` of an export, None for none."""
     return model.origin.generation if format.startswith("transformers") and _read_before(model) is not None else None

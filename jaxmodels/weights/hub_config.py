@@ -1,7 +1,7 @@
 """``config.json`` of transformers: what it says of a model, and what we write for it to read."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import linen as nn
 
@@ -60,56 +60,11 @@ def transformers_config(model: nn.Module, shape: Shape) -> dict[str, Any]:
     return family.write(model, shape) | family.guesses(model)
 
 
-class GenerationConfig(NamedTuple):
-    """What a directory says of how its model writes; None and () where it says nothing.
-
-    Attributes:
-      start: the token that a decoder, or a text without a prompt, begins with.
-      stop: tokens that end a text; forbidden: tokens that are never written.
-      beams, length_penalty: of a beam search.
-    """
-
-    start: int | None = None
-    stop: tuple[int, ...] = ()
-    forbidden: tuple[int, ...] = ()
-    beams: int | None = None
-    length_penalty: float | None = None
-
-
-def generation_from_transformers(config: Mapping[str, Any]) -> GenerationConfig:
-    """What ``config.json``, with ``generation_config.json`` over it, says; see :class:`GenerationConfig`.
-
-    What :func:`jaxmodels.weights.save` wrote says nothing: it knows no tokenizer, and its numbers of tokens are those
-    that the originals of the family have.
-
-    Raises:
-      WeightsError: tokens that are forbidden in a row only.
-    """
-    if "jaxmodels" in config:
-        return GenerationConfig()
-    stop, words = config.get("eos_token_id"), config.get("bad_words_ids") or ()
-    if any(len(word) != 1 for word in words):
-        raise WeightsError(
-            f"bad_words_ids {words} forbid several tokens in a row, and single ones can be forbidden here: take the "
-            "others out of generation_config.json"
-        )
-    start = config.get("decoder_start_token_id")
-    return GenerationConfig(
-        start=config.get("bos_token_id") if start is None else start,
-        stop=() if stop is None else (stop,) if isinstance(stop, int) else tuple(stop),
-        forbidden=tuple(word[0] for word in words),
-        beams=config.get("num_beams"),
-        length_penalty=config.get("length_penalty"),
-    )
-
-
 __all__ = [
     "BERT_CLASSES",
     "HUB_FAMILIES",
-    "GenerationConfig",
     "family_of_config",
     "fields_from_transformers",
-    "generation_from_transformers",
     "hub_family",
     "transformers_config",
 ]
