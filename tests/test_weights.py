@@ -508,7 +508,7 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, small):
         ({"model_type": "t5"}, "model type 't5'; there is a map for vit, bert, gpt2, marian"),
         (
             {"model_type": "bert", "architectures": ["BertLMHeadModel"]},
-            "of BertLMHeadModel; there are Bert",
+            "is of BertLMHeadModel, a BERT that sees no later token",
         ),
         ({"model_type": "bert", "is_decoder": True}, "is_decoder True, and the model here has False"),
         ({"model_type": "marian", "decoder_layers": 3}, "encoder_layers 12, decoder_layers 3: not one number"),

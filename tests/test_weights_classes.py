@@ -183,7 +183,7 @@ def test_a_head_without_a_place_is_named_and_can_be_left_out(tmp_path, cls, skip
 @pytest.mark.parametrize(("cls", "settings"), [("BertLMHeadModel", {"is_decoder": True}), ("MarianForCausalLM", {})])
 def test_a_decoder_alone_is_refused_by_name(tmp_path, cls, settings):
     make(cls, settings).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=rf"{cls}; there are|is_decoder True"):
+    with pytest.raises(WeightsError, match=rf"is of {cls}, a .* no such model here"):
         weights.load(tmp_path)
 
 
@@ -250,7 +250,7 @@ def test_names_of_before_and_parts_that_a_class_does_not_use(tmp_path):
         old |= {"bert.pooler.dense.weight": torch.ones(16, 16), "bert.pooler.dense.bias": torch.ones(16)}
         save_file(old, tmp_path / "model.safetensors")
         assert_same(cls, *weights.load(tmp_path), theirs(module))
-        both = old | {"bert.embeddings.LayerNorm.weight": old["bert.embeddings.LayerNorm.gamma"]}
+        both = old | {"bert.embeddings.LayerNorm.weight": old["bert.embeddings.LayerNorm.gamma"].clone()}
         save_file(both, tmp_path / "model.safetensors")
         with pytest.raises(WeightsError, match=r"LayerNorm\.\w+ and \S+LayerNorm\.\w+ are two of one name"):
             weights.load(tmp_path)
