@@ -318,6 +318,11 @@ def _perplexity(means: dict[str, float]) -> dict[str, float]:
 
 
 def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
+    if not getattr(model, "next_sentence", True):
+        raise ConfigError(
+            "config.model_fields.next_sentence = False, and objective masked_lm learns the next sentence too: "
+            "leave the field out"
+        )
     special, mask_token = special_tokens(card.tokenizer)
     ordinary = _all_but(special, card)
 

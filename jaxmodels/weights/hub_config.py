@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from jaxmodels.weights.hub import bert, gpt2, marian, vit
 from jaxmodels.weights.hub.bert import BERT_CLASSES
-from jaxmodels.weights.hub.keys import HubFamily, Shape, account
+from jaxmodels.weights.hub.keys import DECODERS, HubFamily, Shape, account, first_architecture
 from jaxmodels.weights.json_files import short
 from jaxmodels.weights.rules import WeightsError
 
@@ -32,11 +32,14 @@ def family_of_config(config: Mapping[str, Any]) -> HubFamily:
     """The family that a ``config.json`` is of.
 
     Raises:
-      WeightsError: a model type that we do not have.
+      WeightsError: a model type, or a class, that we do not have.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in HUB_FAMILIES:
         raise WeightsError(f"config.json is of model type {short(kind)}; there is a map for {', '.join(HUB_FAMILIES)}")
+    name = first_architecture(config)
+    if name in DECODERS:
+        raise WeightsError(f"config.json is of {name}, {DECODERS[name]}, and there is no such model here")
     return HUB_FAMILIES[kind]
 
 

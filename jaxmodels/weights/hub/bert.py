@@ -91,10 +91,13 @@ def _fields(values: Config) -> dict[str, Any]:
 
 
 def _head(config: Config, values: Config) -> dict[str, Any]:
-    head = ARCHITECTURES[architecture(config, ARCHITECTURES, "BertModel")]
+    name = architecture(config, ARCHITECTURES, "BertModel")
+    head = ARCHITECTURES[name]
     labels = require_labels(config) if head in ("classification", "tokens") else max(1, number_of_labels(config))
     tied = values["tie_word_embeddings"] or head != "pretraining"
-    return {"head": head, "num_classes": labels, "tie_embeddings": tied}
+    # BertForMaskedLM has next sentence too where its file does
+    surely = {"next_sentence": True} if name == "BertForPreTraining" else {}
+    return {"head": head, "num_classes": labels, "tie_embeddings": tied, **surely}
 
 
 def bert_class(model: BERT) -> str:

@@ -270,6 +270,14 @@ HEADS_WITHOUT_PLACE: Mapping[str, tuple[str, ...]] = {
 """Classes of transformers whose head there is not here, with patterns of its tensors: the rest can be read."""
 
 
+DECODERS = {
+    "BertLMHeadModel": "a BERT that sees no later token",
+    "BertGenerationDecoder": "a BERT that sees no later token",
+    "MarianForCausalLM": "a decoder of Marian without its encoder",
+}
+"""Classes of transformers of which no part computes what the model here does, and what they are."""
+
+
 def first_architecture(config: Config) -> str | None:
     """The first of ``architectures``, None for none.
 
