@@ -7,7 +7,6 @@ Each gives the tokens that transformers 5 gives for the directory. References: i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,13 @@ from input_pipeline.tokenizer_settings import (
     brief,
     clean_up,
     file_in,
+    flag,
+    guarded,
     kind_of,
     read_object,
     read_settings,
     read_text,
+    template,
 )
 
 _PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
@@ -48,7 +50,7 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
     kind, name = kind_of(directory)
     found = sentencepiece_files.find(directory, wanted, kind)
     if found:
-        return guarded(found, lambda: sentencepiece_files.read(found, kind, name))
+        return sentencepiece_files.read(found, kind, name)
     for pair in _PAIRS:
         if wanted in (None, *pair) and all(file_in(directory, part) for part in pair):
             _suits(directory, kind, name, ("gpt2", "roberta"), pair[0])
@@ -67,20 +69,6 @@ def _suits(directory: Path, kind: str | None, name: str | None, kinds: tuple[str
             f"{directory} is of {brief(name)}, and {file} is read as {' and '.join(kinds)} do: save this tokenizer as "
             "a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained)"
         )
-
-
-def guarded(file: Path, read: Callable[[], Any]) -> Any:
-    """What a function of the library gives, or one line about the file.
-
-    Raises:
-        DataError: the library raises; also where Rust panics, which is no Exception in Python.
-    """
-    try:
-        return read()
-    except (DataError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise DataError(f"{file} holds no tokenizer that can be read: {brief(error)}") from error
 
 
 def unpadded(file: Path) -> Tokenizer:
@@ -155,31 +143,22 @@ def _is_uncased(tokenizer: Tokenizer) -> bool:
 def _parts(kind: str, settings: Settings) -> tuple[Any, Any, Any]:
     """The normaliser, the pre-tokenizer and the decoder that transformers' class makes."""
     if kind == "bert":
-        case = _flag(settings, "do_lower_case", True)
+        case = flag(settings, "do_lower_case", True)
         options = {
             "lowercase": case,
-            "strip_accents": _flag(settings, "strip_accents", None),
-            "handle_chinese_chars": _flag(settings, "tokenize_chinese_chars", True),
+            "strip_accents": flag(settings, "strip_accents", None),
+            "handle_chinese_chars": flag(settings, "tokenize_chinese_chars", True),
         }
         return normalizers.BertNormalizer(**options), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-    prefix = _flag(settings, "add_prefix_space", False)
+    prefix = flag(settings, "add_prefix_space", False)
     return None, pre_tokenizers.ByteLevel(add_prefix_space=prefix), decoders.ByteLevel()
-
-
-def _flag(settings: Settings, key: str, default: bool | None) -> bool | None:
-    value = settings.config.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise DataError(f"{settings.file}: {key} = {brief(value)} is neither true nor false")
-    return value
 
 
 def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
     """What stands around a text and between two."""
     ends = [(settings.names.get(key), tokenizer.token_to_id(settings.names.get(key, ""))) for key in _ENDS[kind]]
     if kind == "gpt2":
-        wanted = [_flag(settings, key, False) for key in ("add_bos_token", "add_eos_token")]
+        wanted = [flag(settings, key, False) for key in ("add_bos_token", "add_eos_token")]
         begin, end = (end if want and end[0] else None for want, end in zip(wanted, ends, strict=True))
         if begin or end:
             tokenizer.post_processor = template(begin, end)
@@ -188,21 +167,8 @@ def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
     elif kind == "bert":
         tokenizer.post_processor = processors.BertProcessing(*reversed(ends))
     else:
-        prefix = bool(_flag(settings, "add_prefix_space", False))
+        prefix = bool(flag(settings, "add_prefix_space", False))
         tokenizer.post_processor = processors.RobertaProcessing(*reversed(ends), add_prefix_space=prefix)
-
-
-def template(begin: tuple[str, int] | None, end: tuple[str, int] | None) -> processors.TemplateProcessing:
-    """Puts a token before, and one behind, each of one or two texts."""
-
-    def around(text: str, kind: int) -> list[str]:
-        return [f"{x}:{kind}" for x in (begin and begin[0], text, end and end[0]) if x]
-
-    return processors.TemplateProcessing(
-        single=around("$A", 0),
-        pair=[*around("$A", 0), *around("$B", 1)],
-        special_tokens=[*{token for token in (begin, end) if token}],
-    )
 
 
 def _with_settings(file: Path) -> Tokenizer:
@@ -250,8 +216,8 @@ def _changes(written: dict[str, Any], kind: str, settings: Settings, file: Path)
             continue
         if not any(key in OWN_KEYS[kind] and settings.config.get(key) is not None for key in keys):
             raise DataError(
-                f"{file} contradicts {settings.file.name}: its {part.replace('_', '-')} is {brief(found)}, and the class "
-                f"that is named there makes {brief(wanted)}; give tokenizer.json itself, which is then read alone"
+                f"{file} contradicts {settings.file.name}: its {part.replace('_', '-')} is {brief(found)}, and the "
+                f"class that is named there makes {brief(wanted)}; give tokenizer.json itself, which is then read alone"
             )
         changes[part] = theirs[part]
     if kind == "bert":
@@ -264,7 +230,7 @@ def _essence(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     left_out = ("vocab", "merges", "trim_offsets", "unk_token")
-    return {key: value for key, value in part.items() if key not in left_out and value not in ("", None, False)}
+    return {key: value for key, value in part.items() if key not in left_out and value not in ("", None)}
 
 
 def _frames(tokenizer: Tokenizer) -> list[list[int]]:

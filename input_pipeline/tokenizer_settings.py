@@ -7,11 +7,11 @@ which, are transformers' (``PreTrainedTokenizerBase._from_pretrained`` and ``Tok
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from input_pipeline.errors import DataError
 
@@ -239,7 +239,10 @@ def kind_of(directory: Path) -> tuple[str | None, str | None]:
 
 
 def read_settings(
-    directory: Path, kind: str | None, json_tokens: Sequence[Mapping[str, Any]] | None = None
+    directory: Path,
+    kind: str | None,
+    json_tokens: Sequence[Mapping[str, Any]] | None = None,
+    model_tokens: Sequence[AddedToken | str] | None = None,
 ) -> Settings:
     """What the files beside a vocabulary say.
 
@@ -247,6 +250,7 @@ def read_settings(
         directory: which holds them.
         kind: one of the values of `CLASSES`; None: the class that takes ``tokenizer.json`` as it is.
         json_tokens: ``added_tokens`` of the ``tokenizer.json`` that is the vocabulary, if one is.
+        model_tokens: control and user-defined symbols of the SentencePiece model that is the vocabulary, if one is.
 
     Raises:
         DataError: a file cannot be read, or a key has a value that cannot be applied.
@@ -272,6 +276,8 @@ def read_settings(
         if said.get("added_tokens_decoder") is not None:
             raise DataError(_refusal(file, "added_tokens_decoder", said["added_tokens_decoder"]))
         numbered |= _legacy(directory, said, others, json_tokens or ())
+    if model_tokens is not None:
+        said["additional_special_tokens"] = [*model_tokens]
     if "extra_special_tokens" not in said:
         said["extra_special_tokens"] = said.get("additional_special_tokens")
     written = {token.content: token for token in numbered.values()}
@@ -302,6 +308,8 @@ def _account(config: Mapping[str, Any], kind: str, file: Path) -> None:
             continue
         if key in OWN_KEYS[kind] and key not in ("sp_model_kwargs", "separate_vocabs"):
             continue
+        if kind == "albert" and key in ("add_bos_token", "add_eos_token"):
+            raise DataError(_refusal(file, key, value))  # either, whatever its value, takes [CLS] and [SEP] away there
         if key not in _REFUSED_UNLESS and value is None:
             continue
         if key not in _REFUSED_UNLESS or not any(value is x or value == x for x in _REFUSED_UNLESS[key]):
@@ -444,3 +452,39 @@ def clean_up(tokenizer: Tokenizer, settings: Settings) -> None:
     if value and tokenizer.decoder is not None and not isinstance(tokenizer.model, models.BPE):
         replaced = [decoders.Replace(old, new) for old, new in _CLEANED]
         tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Fuse(), *replaced])
+
+
+def guarded(file: Path, read: Callable[[], Any]) -> Any:
+    """What a function of the library gives, or one line about the file.
+
+    Raises:
+        DataError: the library raises; also where Rust panics, which is no Exception in Python.
+    """
+    try:
+        return read()
+    except (DataError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise DataError(f"{file} holds no tokenizer that can be read: {brief(error)}") from error
+
+
+def flag(settings: Settings, key: str, default: bool | None) -> bool | None:
+    value = settings.config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise DataError(f"{settings.file}: {key} = {brief(value)} is neither true nor false")
+    return value
+
+
+def template(begin: tuple[str, int] | None, end: tuple[str, int] | None) -> processors.TemplateProcessing:
+    """Puts a token before, and one behind, each of one or two texts."""
+
+    def around(text: str, kind: int) -> list[str]:
+        return [f"{x}:{kind}" for x in (begin and begin[0], text, end and end[0]) if x]
+
+    return processors.TemplateProcessing(
+        single=around("$A", 0),
+        pair=[*around("$A", 0), *around("$B", 1)],
+        special_tokens=[*{token for token in (begin, end) if token}],
+    )
