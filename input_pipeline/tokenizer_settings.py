@@ -140,7 +140,7 @@ class Settings(NamedTuple):
 
     ``config``: the keys of ``tokenizer_config.json``, empty where there is none; ``said``: whether there is one;
     ``tokens``: those to be added, in order; ``numbers``: of some of them, as a file says; ``names``: the special tokens
-    by their keys (``eos_token``); ``defaults``: keys of ``names`` that no file says.
+    by their keys (``eos_token``); ``extra``: those without a key; ``defaults``: keys of ``names`` that no file says.
     """
 
     config: dict[str, Any]
@@ -148,6 +148,7 @@ class Settings(NamedTuple):
     tokens: list[AddedToken]
     numbers: dict[str, int]
     names: dict[str, str]
+    extra: frozenset[str]
     defaults: frozenset[str]
     file: Path
 
@@ -298,7 +299,9 @@ def read_settings(
     there = {*written, *(token["content"] for token in json_tokens or () if kind is None)}
     tokens = _in_order([numbered[i] for i in sorted(numbered)], [*names.values(), *every], there, {*by_name.values()})
     unsaid = frozenset(key for key in NAMED if key in by_name and key not in said)
-    return Settings(config, bool(config), tokens, {t.content: i for i, t in numbered.items()}, by_name, unsaid, file)
+    contents = frozenset(str(getattr(token, "content", token)) for token in every)
+    numbers = {token.content: i for i, token in numbered.items()}
+    return Settings(config, bool(config), tokens, numbers, by_name, contents, unsaid, file)
 
 
 def _account(config: Mapping[str, Any], kind: str, file: Path) -> None:
@@ -439,18 +442,19 @@ def add_tokens(tokenizer: Tokenizer, settings: Settings, *, optional: Iterable[s
             )
 
 
-_CLEANED = (
+CLEANED = (
     *((f" {mark}", mark) for mark in ".?!,"),
     (" ' ", "'"),
     *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
 )
+"""What decoded texts have replaced, in order, where they are cleaned up."""
 
 
 def clean_up(tokenizer: Tokenizer, settings: Settings) -> None:
     """Has decoded texts cleaned up where ``clean_up_tokenization_spaces`` asks for it; byte-level BPE never is."""
     value = settings.config.get("clean_up_tokenization_spaces")
     if value and tokenizer.decoder is not None and not isinstance(tokenizer.model, models.BPE):
-        replaced = [decoders.Replace(old, new) for old, new in _CLEANED]
+        replaced = [decoders.Replace(old, new) for old, new in CLEANED]
         tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Fuse(), *replaced])
 
 

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer, sentence_ends, vocabulary_size
+from input_pipeline import marian
+from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels import generate as generation
 from train import cli, pictures, report, translate
@@ -171,7 +172,7 @@ def _prompt(tokenizer: Tokenizer, text: str, start: int | None) -> list[int]:
 def write_translations(
     model: Any,
     variables: Any,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | marian.Marian,
     lengths: Sequence[int],
     beam: BeamConfig,
     args: Any,
@@ -228,7 +229,7 @@ def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
         )
     if len(said.stop) > 1:
         raise ConfigError(f"--weights={source} has the end tokens {said.stop}; a translation ends with one")
-    start, end = sentence_ends(tokenizer, f"--weights={source}")
+    start, end = marian.ends(tokenizer, f"--weights={source}")
     ends = (start if said.start is None else said.start, *(said.stop or (end,)))
     plain = BeamConfig()
     beam = BeamConfig(said.beams or plain.beams, said.length_penalty or plain.length_penalty)
@@ -237,19 +238,14 @@ def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
     return write_translations(model, variables, tokenizer, lengths, beam, args, ends=ends, forbidden=said.forbidden)
 
 
-def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer:
+def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer | marian.Marian:
     """The tokenizer that lies there, if it suits the model."""
-    if isinstance(model, Transformer) and path.is_dir() and not (path / "tokenizer.json").is_file():
-        raise ConfigError(
-            f"{path} holds no tokenizer.json, and SentencePiece files (source.spm, target.spm), as Marian's are, are "
-            "not read: --tokenizer=FILE names a tokenizer.json with the same vocabulary, such as Xenova/opus-mt-en-de "
-            "of the hub keeps for Helsinki-NLP/opus-mt-en-de"
-        )
-    found = load_tokenizer(path)
+    found = marian.load(path) if isinstance(model, Transformer) else load_tokenizer(path)
+    size = marian.vocabulary_size(found)
     most = model.vocab_size if isinstance(model, GPT2) else min(model.vocab_size, model.target_vocab_size or 2**31)
-    if vocabulary_size(found) > most:
+    if size > most:
         raise ConfigError(
-            f"the tokenizer has {vocabulary_size(found)} tokens and the weights are for {most}: they do not belong "
+            f"the tokenizer has {size} tokens and the weights are for {most}: they do not belong "
             "together; --tokenizer=PATH names another"
         )
     return found

@@ -10,7 +10,8 @@ from jax.experimental import multihost_utils
 from tokenizers import Tokenizer
 
 from input_pipeline import translation_texts
-from input_pipeline.tokenizers import encode_all, sentence_ends
+from input_pipeline.marian import Marian, source_tokens, written
+from input_pipeline.tokenizers import sentence_ends
 from jaxmodels.beam import beam_search
 from train.cli import warn
 from train.config import BeamConfig
@@ -25,7 +26,7 @@ BATCH = 64
 def translate(
     model: Any,
     variables: Any,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | Marian,
     sources: Sequence[str],
     lengths: Sequence[int],
     beam: BeamConfig,
@@ -38,15 +39,14 @@ def translate(
     """Translations in the order of the sources; None if ``stopping`` said so.
 
     Args:
-      tokenizer: of sources and translations.
+      tokenizer: of sources and translations; Marian's needs ``ends``.
       lengths: to which sources are padded, ascending: one compilation each. What is longer than the last is cut, with
         a warning.
       ends: tokens that a translation begins and ends with; default: the tokenizer's. forbidden: it never has.
       max_len: places of a translation, its start token's included; default: the last of ``lengths``.
     """
     begin, end = ends or sentence_ends(tokenizer, "translation")
-    encoded = encode_all(tokenizer, sources, special=False, source="the text to be translated")
-    rows = [[*e.ids, end] for e in encoded]
+    rows = [[*ids, end] for ids in source_tokens(tokenizer, sources, source="the text to be translated")]
     longer = sum(len(row) > lengths[-1] for row in rows)
     if longer:
         warn(f"{longer:,} of {len(rows):,} sources are longer than {lengths[-1]} tokens and are cut")
@@ -74,7 +74,7 @@ def translate(
         for text, index in zip(texts, indices, strict=False):
             if len(rows[index]) == 1:
                 continue  # an empty source has an empty translation
-            found[index] = tokenizer.decode([token for token in text if token != end])
+            found[index] = written(tokenizer, [token for token in text if token != end])
     return found
 
 
