@@ -1,8 +1,8 @@
 """Marian's tokenizer: a SentencePiece model cuts the sources, and ``vocab.json`` numbers the pieces of both languages.
 
-No single ``tokenizers.Tokenizer`` can do this. A piece of ``source.spm`` that ``vocab.json`` lacks is unknown only after
-the text was cut. Text that ``source.spm`` does not know may be a piece of ``vocab.json``, from the other language. So the
-``sentencepiece`` package cuts the texts, as in the original: ``MarianTokenizer`` of transformers 5. That joins
+No single ``tokenizers.Tokenizer`` can do this. A piece of ``source.spm`` that ``vocab.json`` lacks is unknown only
+after the text was cut. Text unknown to ``source.spm`` may be a piece of ``vocab.json``, from the other language.
+So the ``sentencepiece`` package cuts the texts, as in the original: ``MarianTokenizer`` of transformers 5. That joins
 translations by ``source.spm`` too, so ``target.spm`` must be there and says nothing.
 """
 
@@ -19,8 +19,8 @@ from tokenizers import AddedToken, Tokenizer
 from input_pipeline import tokenizers
 from input_pipeline.errors import DataError
 from input_pipeline.sentencepiece_files import parse
-from input_pipeline.tokenizer_files import read_numbers
-from input_pipeline.tokenizer_settings import CLEANED, brief, file_in, kind_of, read_bytes, read_settings
+from input_pipeline.tokenizer_reading import brief, file_in, read_bytes, read_numbers
+from input_pipeline.tokenizer_settings import CLEANED, kind_of, read_settings
 from input_pipeline.tokenizers import encode_all, load_tokenizer
 
 FILES = ("source.spm", "target.spm", "vocab.json")

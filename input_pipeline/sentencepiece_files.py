@@ -7,6 +7,7 @@ differ from the package's own, as for most settings in the model's normaliser, t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from input_pipeline.errors import DataError
-from input_pipeline.tokenizer_settings import (
-    MOST_TOKENS,
-    Settings,
-    add_tokens,
-    brief,
-    clean_up,
-    file_in,
-    flag,
-    guarded,
-    read_bytes,
-    read_object,
-    read_settings,
-    template,
-)
+from input_pipeline.tokenizer_reading import MOST_TOKENS, brief, file_in, guarded, read_bytes, read_object
+from input_pipeline.tokenizer_settings import Settings, add_tokens, clean_up, flag, read_settings, template
 
 FILES = {
     "t5": "spiece.model",
@@ -164,8 +153,8 @@ def _llama(pieces: list[tuple[str, float]], settings: Settings) -> Tokenizer:
         pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
         known = [(a, b) for a, b in pairs if a in vocabulary and b in vocabulary]
         merges += sorted(known, key=lambda pair: (len(pair[0]), len(pair[1])))
-    model = models.BPE(vocabulary, merges, fuse_unk=True, byte_fallback=True)
-    tokenizer = Tokenizer(model)
+    make = functools.partial(models.BPE, vocabulary, merges, fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(guarded(settings.file.parent, make))
     prefix = flag(settings, "add_prefix_space", True)
     scheme = ("always" if flag(settings, "legacy", False) else "first") if prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)

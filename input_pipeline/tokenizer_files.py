@@ -14,20 +14,15 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from input_pipeline import sentencepiece_files
 from input_pipeline.errors import DataError
+from input_pipeline.tokenizer_reading import brief, file_in, guarded, read_numbers, read_text
 from input_pipeline.tokenizer_settings import (
-    MOST_TOKENS,
     OWN_KEYS,
     Settings,
     add_tokens,
-    brief,
     clean_up,
-    file_in,
     flag,
-    guarded,
     kind_of,
-    read_object,
     read_settings,
-    read_text,
     template,
 )
 
@@ -90,27 +85,6 @@ def _read_bpe(directory: Path, pair: tuple[str, str], kind: str) -> Tokenizer:
     add_tokens(tokenizer, settings)
     _frame(tokenizer, kind, settings)
     return tokenizer
-
-
-def read_numbers(file: Path) -> dict[str, int]:
-    """A vocabulary in JSON: token to number.
-
-    Raises:
-        DataError: a number is none, too large or that of two tokens.
-    """
-    found = read_object(file)
-    for token, number in found.items():
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
-            raise DataError(
-                f"{file} gives {brief(token)} the number {brief(number)}: it must be in 0 .. {MOST_TOKENS - 1:,}"
-            )
-    if len({*found.values()}) < len(found):
-        seen: dict[int, str] = {}
-        for token, number in found.items():
-            if number in seen:
-                raise DataError(f"{file} gives {brief(seen[number])} and {brief(token)} one number, {number}")
-            seen[number] = token
-    return found
 
 
 def _read_wordpiece(directory: Path) -> Tokenizer:

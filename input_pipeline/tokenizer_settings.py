@@ -6,20 +6,14 @@ which, are transformers' (``PreTrainedTokenizerBase._from_pretrained`` and ``Tok
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from input_pipeline.errors import DataError
-
-MOST_BYTES = 48 << 20
-"""The largest file that is read; the largest published tokenizers have about 40 MB."""
-
-MOST_TOKENS = 1 << 24
-"""Numbers of tokens lie below it."""
+from input_pipeline.tokenizer_reading import MOST_TOKENS, brief, file_in, read_object
 
 CLASSES = {
     "BertTokenizer": "bert",
@@ -151,72 +145,6 @@ class Settings(NamedTuple):
     extra: frozenset[str]
     defaults: frozenset[str]
     file: Path
-
-
-def file_in(directory: Path, name: str) -> Path | None:
-    """The file of that name, or None where there is nothing.
-
-    Raises:
-        DataError: something else is there.
-    """
-    path = directory / name
-    if path.is_file():
-        return path
-    if path.exists() or path.is_symlink():
-        raise DataError(f"{path} is not a file: remove it or put the tokenizer's own in its place")
-    return None
-
-
-def read_bytes(file: Path) -> bytes:
-    """Content of a file.
-
-    Raises:
-        DataError: it is larger than `MOST_BYTES`, or cannot be read.
-    """
-    try:
-        size = file.stat().st_size
-        if size > MOST_BYTES:
-            raise DataError(f"{file} has {size:,} bytes: a tokenizer's file has at most {MOST_BYTES:,}")
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-
-
-def read_text(file: Path) -> str:
-    """Content of a UTF-8 file.
-
-    Raises:
-        DataError: as of `read_bytes`, or it is not UTF-8.
-    """
-    try:
-        return read_bytes(file).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8: {error.reason} at byte {error.start:,}") from error
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """The object of a JSON file.
-
-    Raises:
-        DataError: it cannot be read, or holds something else.
-    """
-    try:
-        found = json.loads(read_text(file))
-    except RecursionError as error:
-        raise DataError(f"{file} is nested too deeply: no tokenizer's file is") from error
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON: {brief(error)}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{file} holds {brief(found)}: a JSON object is needed")
-    return found
-
-
-def brief(value: object) -> str:
-    """A value or an error for a message: one line, cut where it is long."""
-    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def kind_of(directory: Path) -> tuple[str | None, str | None]:
@@ -456,20 +384,6 @@ def clean_up(tokenizer: Tokenizer, settings: Settings) -> None:
     if value and tokenizer.decoder is not None and not isinstance(tokenizer.model, models.BPE):
         replaced = [decoders.Replace(old, new) for old, new in CLEANED]
         tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Fuse(), *replaced])
-
-
-def guarded(file: Path, read: Callable[[], Any]) -> Any:
-    """What a function of the library gives, or one line about the file.
-
-    Raises:
-        DataError: the library raises; also where Rust panics, which is no Exception in Python.
-    """
-    try:
-        return read()
-    except (DataError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise DataError(f"{file} holds no tokenizer that can be read: {brief(error)}") from error
 
 
 def flag(settings: Settings, key: str, default: bool | None) -> bool | None:

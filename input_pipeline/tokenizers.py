@@ -12,7 +12,7 @@ from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers
 
 from input_pipeline.errors import DataError
 from input_pipeline.tokenizer_files import read_tokenizer
-from input_pipeline.tokenizer_settings import MOST_TOKENS
+from input_pipeline.tokenizer_reading import MOST_TOKENS
 
 END_OF_TEXT = "<|endoftext|>"
 """Stands before each document, where the tokenizer has it."""

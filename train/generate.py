@@ -218,7 +218,7 @@ def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
         raise ConfigError(f"--weights={source} is a {type(model).__name__}, which writes no text")
     tokenizer = _tokenizer(Path(args.tokenizer or path), model)
     if isinstance(model, GPT2):
-        end = tokenizer.token_to_id(END_OF_TEXT)
+        end = _end_of_text(tokenizer, model.vocab_size)
         start, stop = said.start, said.stop or (() if end is None else (end,))
         start = end if start is None or start >= model.vocab_size else start
         return write_text(model, variables, tokenizer, start, stop, sampling, args)
@@ -241,14 +241,22 @@ def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
 def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer | marian.Marian:
     """The tokenizer that lies there, if it suits the model."""
     found = marian.load(path) if isinstance(model, Transformer) else load_tokenizer(path)
-    size = marian.vocabulary_size(found)
     most = model.vocab_size if isinstance(model, GPT2) else min(model.vocab_size, model.target_vocab_size or 2**31)
+    size = marian.vocabulary_size(found)
+    if isinstance(model, GPT2) and size == most + 1 and _end_of_text(found, most) is None:
+        size -= END_OF_TEXT in found.get_vocab()  # GPT-2's class adds it to vocabularies that end otherwise
     if size > most:
         raise ConfigError(
             f"the tokenizer has {size} tokens and the weights are for {most}: they do not belong "
             "together; --tokenizer=PATH names another"
         )
     return found
+
+
+def _end_of_text(tokenizer: Tokenizer, most: int) -> int | None:
+    """The number of GPT-2's end token, if it is one of a model of so many."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    return None if end is None or end >= most else end
 
 
 def draw_images(config: Config, args: Any) -> int:
