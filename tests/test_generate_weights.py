@@ -83,7 +83,7 @@ def test_what_generation_config_says_is_done(marian, tmp_path, capsys):
     with pytest.raises(ConfigError, match="--stop=w4 is for language models"):
         generate.main([f"--weights={directory}", "--prompt=w3", "--stop=w4"])
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match=r"holds no tokenizer\.json, and SentencePiece files .* are not read: --tok"):
+    with pytest.raises(DataError, match=r"no tokenizer at .*: give a tokenizer\.json"):
         generate.main([f"--weights={tmp_path}", "--prompt=w3"])
     word_tokenizer(40, special={0: "</s>"}).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="the tokenizer has 40 tokens and the weights are for 31"):

@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer, vocabulary_size
+from input_pipeline import marian
+from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels import generate as generation
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
@@ -177,7 +178,7 @@ def _prompt(tokenizer: Tokenizer, text: str, start: int | None) -> list[int]:
 def write_translations(
     model: Any,
     variables: Any,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | marian.Marian,
     lengths: Sequence[int],
     settings: GenerationConfig,
     args: Any,
@@ -241,7 +242,7 @@ def from_weights(source: str, given: Mapping[str, Any], args: Any) -> int:
         raise ConfigError(f"--weights={source} is a {type(model).__name__}, which writes no text")
     tokenizer = _tokenizer(Path(args.tokenizer or path), model)
     if isinstance(model, GPT2):
-        end = tokenizer.token_to_id(END_OF_TEXT)
+        end = _end_of_text(tokenizer, model.vocab_size)
         bos = end if said.bos is None or said.bos >= model.vocab_size else said.bos
         said = dataclasses.replace(said, bos=bos, stop=said.stop or (() if end is None else (end,)))
         return write_text(model, variables, tokenizer, over(said, given), args)
@@ -255,22 +256,25 @@ def from_weights(source: str, given: Mapping[str, Any], args: Any) -> int:
     return write_translations(model, variables, tokenizer, lengths, said, args, given=given)
 
 
-def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer:
+def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer | marian.Marian:
     """The tokenizer that lies there, if it suits the model."""
-    if isinstance(model, Transformer) and path.is_dir() and not (path / "tokenizer.json").is_file():
-        raise ConfigError(
-            f"{path} holds no tokenizer.json, and SentencePiece files (source.spm, target.spm), as Marian's are, are "
-            "not read: --tokenizer=FILE names a tokenizer.json with the same vocabulary, such as Xenova/opus-mt-en-de "
-            "of the hub keeps for Helsinki-NLP/opus-mt-en-de"
-        )
-    found = load_tokenizer(path)
+    found = marian.load(path) if isinstance(model, Transformer) else load_tokenizer(path)
     most = model.vocab_size if isinstance(model, GPT2) else min(model.vocab_size, model.target_vocab_size or 2**31)
-    if vocabulary_size(found) > most:
+    size = marian.vocabulary_size(found)
+    if isinstance(model, GPT2) and size == most + 1 and _end_of_text(found, most) is None:
+        size -= END_OF_TEXT in found.get_vocab()  # GPT-2's class adds it to vocabularies that end otherwise
+    if size > most:
         raise ConfigError(
-            f"the tokenizer has {vocabulary_size(found)} tokens and the weights are for {most}: they do not belong "
+            f"the tokenizer has {size} tokens and the weights are for {most}: they do not belong "
             "together; --tokenizer=PATH names another"
         )
     return found
+
+
+def _end_of_text(tokenizer: Tokenizer, most: int) -> int | None:
+    """The number of GPT-2's end token, if it is one of a model of so many."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    return None if end is None or end >= most else end
 
 
 def draw_images(config: Config, args: Any) -> int:

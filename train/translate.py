@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from tokenizers import Tokenizer
 
 from input_pipeline import translation_texts
-from input_pipeline.tokenizers import encode_all, sentence_ends
+from input_pipeline.marian import Marian, ends, source_tokens, written
 from jaxmodels.beam import beam_search
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train.cli import warn
@@ -27,7 +27,7 @@ BATCH = 64
 def translate(
     model: Any,
     variables: Any,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | Marian,
     sources: Sequence[str],
     lengths: Sequence[int],
     settings: GenerationConfig,
@@ -50,14 +50,13 @@ def translate(
     Returns:
       As many for each source as ``settings.num_return_sequences`` says, or 1, the best first.
     """
-    begin, end = sentence_ends(tokenizer, "translation")
+    begin, end = ends(tokenizer, "translation")
     settings = dataclasses.replace(
         settings, start=begin if settings.start is None else settings.start, stop=settings.stop or (end,)
     )
     if max_len is None:
         max_len = places(settings, 1, lengths[-1]) if says_length(settings) else lengths[-1]
-    encoded = encode_all(tokenizer, sources, special=False, source="the text to be translated")
-    rows = [[*e.ids, end] for e in encoded]
+    rows = [[*ids, end] for ids in source_tokens(tokenizer, sources, source="the text to be translated")]
     longer = sum(len(row) > lengths[-1] for row in rows)
     if longer:
         warn(f"{longer:,} of {len(rows):,} sources are longer than {lengths[-1]} tokens and are cut")
@@ -76,7 +75,7 @@ def translate(
             if len(rows[index]) == 1:
                 continue  # an empty source has an empty translation
             ours = texts[count * i : count * (i + 1)]
-            found[index] = [tokenizer.decode([t for t in text if t not in settings.stop]) for text in ours]
+            found[index] = [written(tokenizer, [t for t in text if t not in settings.stop]) for text in ours]
     return [text for texts in found for text in texts]
 
 

@@ -156,7 +156,7 @@ def resolve_source(source: str | Path) -> Path:
     name, _, revision = str(source).partition("@")
     try:
         # the tokenizer too, where there is one
-        patterns = ["*.safetensors", "*.json", "merges.txt", "vocab.txt"]
+        patterns = ["*.safetensors", "*.json", "merges.txt", "vocab.bpe", "vocab.txt", "*.spm", "*.model"]
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as e:  # many kinds: no network, no such repository, no permission
         raise WeightsError(
