@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from input_pipeline.decode import MODES, Decoding, decode_image
+from input_pipeline.decode import Decoding, decode_image
 from input_pipeline.errors import DataError
+from input_pipeline.image_file import MODES
 from input_pipeline.prepare import locked
 
 _CHUNK = 1024  # records read at once
