@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.name is None:
         parser.print_help()
         return 0
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, and of sizes that are refused anyway
     try:
         show(args)
     except DataError as error:

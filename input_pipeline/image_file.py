@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from input_pipeline.errors import DataError, shortened
+from input_pipeline.files import require_file
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> Pillow mode."""
@@ -60,7 +59,7 @@ def opened(
     """
     try:
         if isinstance(source, Path):
-            _require_file(source)
+            require_file(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as file:
             require_few_pixels(*file.size)
             if _has_frames(file):
@@ -73,8 +72,6 @@ def opened(
             yield _in_mode(image, channels, wide=file.mode == "I" and file.format not in ("PNG", "PPM"))
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError("no such file") from error
     except Exception as error:  # Pillow's plugins raise whatever comes up in a broken file
         raise DataError(f"not a readable image ({_reason(error)})") from error
 
@@ -91,18 +88,6 @@ def require_few_pixels(width: int, height: int, what: str = "it has") -> None:
 def _formats() -> tuple[str, ...]:
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _require_file(path: Path) -> None:
-    """Raises `DataError` for what is no regular file: to open a pipe would wait, and a device may have no end."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if not stat.S_ISREG(mode):
-        raise DataError("is a directory" if stat.S_ISDIR(mode) else "is no regular file")
 
 
 def _reason(error: Exception) -> str:

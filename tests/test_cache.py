@@ -1,4 +1,4 @@
-"""Caches: every flipped bit of data, header or digests is found, said in one line, and what was cached is made again."""
+"""Caches: a flipped bit of data, header or digests is found, said in one line, and what was cached is made again."""
 
 import os
 import shutil
@@ -83,7 +83,7 @@ def test_a_damaged_tokenizer_is_trained_again(tmp_path, capsys):
 
 
 def read_digits(data_dir):
-    return list(make_loader("digits", "test", batch_size=359, train=False, data_dir=data_dir))[0]
+    return next(make_loader("digits", "test", batch_size=359, train=False, data_dir=data_dir))
 
 
 @pytest.fixture(scope="module")

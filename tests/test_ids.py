@@ -1,4 +1,4 @@
-"""Damaged data sets: labels that are no class, tokens without an embedding, texts that are not UTF-8; found on the host."""
+"""Damaged data sets, found on the host: labels that are no class, tokens without an embedding, texts not in UTF-8."""
 
 import dataclasses
 import json
@@ -151,7 +151,7 @@ def test_tokens_beyond_the_vocabulary_are_found_before_any_device(prepared):
     smaller = dataclasses.replace(card, vocab_size=card.vocab_size - 1)
     for function in (lambda: read(prepared, text=smaller), lambda: text_arrays([("text 1",)], smaller)):
         with pytest.raises(
-            DataError, match="of everything has .* tokens, and its vocab_size is .*: its dataset.json is"
+            DataError, match=r"of everything has .* tokens, and its vocab_size is .*: its dataset.json is"
         ):
             function()
     with pytest.raises(DataError, match="the tokenizer that the run keeps of everything cannot be read"):

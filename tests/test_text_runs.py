@@ -14,6 +14,7 @@ import optax
 import pytest
 from tokenizers import Tokenizer
 
+from input_pipeline import DataError
 from input_pipeline.cache import digest_lines
 from jaxmodels.bert import PretrainingLogits
 from jaxmodels.explain.attention import attention_maps
@@ -273,7 +274,7 @@ def test_pairs_of_texts_are_classified_by_bert(tmp_path, capsys):
     assert predict.main([f"--workdir={tmp_path / 'run'}", "hier rot\tein hund", "hund\trot"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert [line.split("  ")[1].split()[0] for line in lines] == ["yes", "no"]
-    with pytest.raises(ConfigError, match=r"'rot' has 1 part\(s\): text and text_pair go with a tab in between"):
+    with pytest.raises(DataError, match=r"'rot' has 1 part\(s\): text and text_pair go with a tab in between"):
         predict.main([f"--workdir={tmp_path / 'run'}", "rot"])
 
 
