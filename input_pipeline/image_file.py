@@ -72,6 +72,8 @@ def opened(
             yield _in_mode(image, channels, wide=file.mode == "I" and file.format not in ("PNG", "PPM"))
     except DataError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # it asks before we do
+        raise DataError(f"it has more than {MAX_PIXELS:,} pixels; make the image smaller") from error
     except Exception as error:  # Pillow's plugins raise whatever comes up in a broken file
         raise DataError(f"not a readable image ({_reason(error)})") from error
 
@@ -93,8 +95,6 @@ def _formats() -> tuple[str, ...]:
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"of none of the formats {', '.join(_formats())}"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {MAX_PIXELS:,} pixels"
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     return shortened(text) if text else type(error).__name__
 

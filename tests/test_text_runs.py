@@ -262,6 +262,16 @@ def test_texts_are_labelled(labeller, capsys, monkeypatch):
     assert [row["text"] for row in found] == ["hier rot ein hund", "ein rot und hund", "hund rot"]
     assert [row["labels"][0]["label"] for row in found] == ["yes", "yes", "no"]
     assert all(sum(label["probability"] for label in row["labels"]) == pytest.approx(1, abs=1e-5) for row in found)
+    (tmp / "texts.txt").write_text("hund rot\nein rot und hund\n")
+    words = [str(tmp / "texts.txt"), str(tmp / "run"), "hier rot ein hund"]  # lines, a directory, a text
+    assert predict.main([f"--workdir={tmp / 'run'}", "--json", *words]) == 1
+    printed = capsys.readouterr()
+    again = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row["text"] for row in again] == ["hund rot", "ein rot und hund", "hier rot ein hund"]
+    assert [row["labels"][0]["label"] for row in again] == ["no", "yes", "yes"]
+    assert f"skipped {tmp / 'run'} is a directory" in printed.err and "1 of 3 input(s) could not be read" in printed.err
+    with pytest.raises(DataError, match="is a directory, and texts are read from"):
+        predict.main([f"--workdir={tmp / 'run'}", str(tmp / "run")])
     assert predict.main([f"--workdir={tmp / 'run'}", "rot hund " * 9]) == 0
     assert "1 of 1 text(s) are longer than 12 tokens and are cut" in capsys.readouterr().err
 
