@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, shortened
 
 
 def require_file(path: Path) -> None:
@@ -27,17 +27,18 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: no such file, or an empty one, one that cannot be read, or that is not UTF-8, with the place.
     """
+    name = shortened(path, 200)
     try:
         require_file(path)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{name}: {error}") from error
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    text = decoded(data, str(path))
+        raise DataError(f"{name} cannot be read: {error.strerror}") from error
+    text = decoded(data, name)
     if not text.strip():
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{name} is empty")
     return text
 
 

@@ -11,9 +11,10 @@ import functools
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from input_pipeline.errors import DataError, shortened
 from input_pipeline.files import require_file
@@ -69,7 +70,7 @@ def opened(
             image = _upright(file)
             if transparent is not None:
                 image.info["transparency"] = transparent
-            yield _in_mode(image, channels, wide=file.mode == "I" and file.format not in ("PNG", "PPM"))
+            yield _in_mode(image, channels, _grey(file))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # it asks before we do
@@ -131,10 +132,26 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _in_mode(image: Image.Image, channels: int, *, wide: bool) -> Image.Image:
+class _Grey(NamedTuple):
+    """How numbers of more than 8 bits are meant: 0..highest (None: the file does not say), and which end is white."""
+
+    highest: int | None
+    inverted: bool
+
+
+def _grey(file: Image.Image) -> _Grey:
+    tags = getattr(file, "tag_v2", {})  # of a TIFF; Pillow sees to both where there are 8 bits
+    if file.format == "TIFF":
+        bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (0,))[0]
+        highest = 2**bits - 1 if file.mode.startswith("I;16") else None
+        return _Grey(highest, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)
+    return _Grey(65535, False)  # PNG and PPM, whose numbers Pillow scales
+
+
+def _in_mode(image: Image.Image, channels: int, grey: _Grey) -> Image.Image:
     mode = MODES[channels]
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image, wide)
+        image = _eight_bits(image, grey)
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode == "LAB":
@@ -147,12 +164,8 @@ def _in_mode(image: Image.Image, channels: int, *, wide: bool) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _eight_bits(image: Image.Image, wide: bool) -> Image.Image:
-    """Grey of more than 8 bits as "L", or as "LA" where one value is transparent.
-
-    Args:
-        image: of mode "F", "I" or "I;16".
-        wide: whether the file has numbers of 32 bits, or signed ones, and does not say how far they go.
+def _eight_bits(image: Image.Image, meant: _Grey) -> Image.Image:
+    """Grey of mode "F", "I" or "I;16" as "L", or as "LA" where one value is transparent.
 
     Raises:
         DataError: numbers of a range that cannot be known.
@@ -167,14 +180,15 @@ def _eight_bits(image: Image.Image, wide: bool) -> Image.Image:
             )
         pixels = np.rint(numbers * np.float32(255)).astype(np.uint8)
     else:
-        low, high = _range(numbers) if wide else (0, 65535)
-        if low < 0 or high > 65535 or 0 < high <= 255:
+        highest = meant.highest or 65535
+        low, high = _range(numbers) if meant.highest is None else (0, highest)
+        if low < 0 or high > highest or 0 < high <= 255:
             raise DataError(
                 f"has pixels of 32 bits from {low:.0f} to {high:.0f}, and those of 16 bits, to 65535, are read; save "
                 "it with 8 or 16 bits"
             )
-        pixels = ((numbers.astype(np.uint32) + 128) // 257).astype(np.uint8)  # of 257 there is no half
-    grey = Image.fromarray(pixels)
+        pixels = ((numbers.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
+    grey = Image.fromarray(255 - pixels if meant.inverted else pixels)
     if isinstance(transparent, int):
         grey.putalpha(Image.fromarray(np.where(numbers == transparent, 0, 255).astype(np.uint8)))
     return grey

@@ -228,6 +228,36 @@ def test_grey_of_16_bits_is_scaled():
     np.testing.assert_array_equal(read(encoded(every), 1), np.rint(every / 257))
 
 
+def test_a_tiff_says_what_is_white_and_how_many_bits_it_has():
+    """Pillow looks at both for 8 bits alone."""
+    kinds = ((WIDE, np.rint(WIDE / 257)), ((WIDE / 65535).astype(np.float32), np.rint(WIDE / 65535 * 255)))
+    for numbers, expected in ((GREY, GREY), *kinds):
+        data = encoded(numbers, "TIFF")
+        inverted = tagged(data, 262, 0)
+        np.testing.assert_array_equal(read(data, 1), expected)
+        np.testing.assert_array_equal(read(inverted, 1), 255 - expected)
+    few = np.array([[0, 4095, 2048, 16]])
+    packed = np.packbits(np.unpackbits(few.astype(">u2").view(np.uint8).reshape(4, 2), axis=1)[:, 4:].reshape(-1))
+    data = tagged(encoded(np.zeros((1, 4), np.uint16), "TIFF"), 258, 12)
+    place = struct.unpack("<I", tag_of(data, 273)[8:])[0]
+    data = data[:place] + packed.tobytes() + data[place + 6 :]
+    np.testing.assert_array_equal(read(data, 1), np.rint(few / 4095 * 255))
+
+
+def tag_of(data: bytes, number: int) -> bytes:
+    """The entry of a tag in a little-endian TIFF of one image."""
+    (start,) = struct.unpack("<I", data[4:8])
+    (count,) = struct.unpack("<H", data[start : start + 2])
+    entries = [data[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
+    return next(entry for entry in entries if struct.unpack("<H", entry[:2])[0] == number)
+
+
+def tagged(data: bytes, number: int, value: int) -> bytes:
+    """A TIFF whose tag has another value."""
+    entry = tag_of(data, number)
+    return data.replace(entry, entry[:8] + struct.pack("<I", value))
+
+
 def test_dark_grey_of_16_bits_stays_dark():
     dark = (WIDE // 1000).astype(np.uint16)
     np.testing.assert_array_equal(read(encoded(dark), 1), np.zeros((6, 5)))

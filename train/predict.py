@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from input_pipeline import Card, DataError, DatasetCard, ImageTextCard, TableCard, TextCard, decode
+from input_pipeline.errors import shortened
 from input_pipeline.files import read_text
 from input_pipeline.given import given_texts
 from input_pipeline.image_file import opened as opened_image
@@ -68,7 +69,7 @@ def load_image(
         with opened_image(path, channels, notice) as image:
             pixels = np.asarray(decode.fit(image, (width, height), resize_size), np.uint8)
     except DataError as e:
-        raise DataError(f"{path}: {e}") from e
+        raise DataError(f"{shortened(path, 200)}: {e}") from e
     pixels = pixels.reshape(height, width, channels)
     return 255 - pixels if invert else pixels
 
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
             for i, name in enumerate(names[start : start + size]):
                 answer = jax.tree.map(lambda x, i=i: x[i], answers)
                 if not all(np.isfinite(x).all() for x in jax.tree.leaves(answer)):
-                    cli.warn(f"skipped {name}: the model's answer is not a number")
+                    cli.warn(f"skipped {shortened(name, 200)}: the model's answer is not a number")
                     unanswered += 1
                 elif config.objective == "regression":
                     value = float(answer[0])
@@ -218,7 +219,7 @@ def read_image(path: Path, config: Config, card: DatasetCard | ImageTextCard, in
     """See :func:`load_image`; as a run reads it."""
 
     def notice(text: str) -> None:
-        cli.warn(f"{path} {text}")
+        cli.warn(f"{shortened(path, 200)} {text}")
 
     return load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=invert, notice=notice)
 
@@ -229,7 +230,9 @@ def read_images(
     """Names of the files that can be read, their pixels, and the number of those that cannot, each with a warning."""
     files = expand(paths)
     if not files:
-        raise ConfigError(f"no image files in {', '.join(map(str, paths))}; suffixes: {' '.join(sorted(SUFFIXES))}")
+        raise ConfigError(
+            f"no image files in {shortened(', '.join(map(str, paths)), 200)}; suffixes: {' '.join(sorted(SUFFIXES))}"
+        )
     good, images, broken = _readable(files, lambda path: read_image(path, config, card, invert), several=True)
     return [*map(str, good)], {"image": np.stack(images)} if images else {}, broken
 
@@ -260,7 +263,7 @@ def read_rows(paths: list[str], card: TableCard) -> tuple[list[str], dict[str, n
 
     def table(path: str) -> tuple[list[int], np.ndarray]:
         text = cli.stdin_text() if path == "-" else read_text(Path(path))
-        return read_table(text, path, card.feature_names, card.name)
+        return read_table(text, shortened(path, 200), card.feature_names, card.name)
 
     good, tables, broken = _readable(paths, table)
     names = [f"{path}:{line}" for path, (lines, _) in zip(good, tables, strict=True) for line in lines]
