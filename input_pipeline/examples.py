@@ -154,7 +154,7 @@ class RecordExamples:
         for i, record in enumerate(self._source.__getitems__([int(index) for index in indices])):
             rng = None if draws is None or not self._decoding.random else np.random.default_rng(draws[i])
             try:
-                notice = partial(self._notice, indices[i])
+                notice = partial(self._notice, int(indices[i]))
                 pixels = decode_image(record[self._key], self._shape[2], self._decoding, rng, notice=notice)
             except DataError as error:
                 raise DataError(f"example {indices[i]} of {self._name}: {error}") from error
