@@ -100,8 +100,9 @@ def _check_embeddings(model: Module, card: Card) -> None:
     text = text_card(card)
     if text is None:
         return
-    pair = ("",) * (2 if len(text.texts) > 1 and text.form != "translation" else 1)
-    types = 2 if text.form == "sentence_pairs" else 1 + max(tokenizer_of(text).encode(*pair).type_ids, default=0)
+    types = 2 if text.form == "sentence_pairs" else 0
+    if getattr(unwrapped(model), "type_vocab_size", 2) < 2 and text.form in ("labels", "numbers"):
+        types = 1 + max(tokenizer_of(text).encode(*[""] * len(text.texts)).type_ids, default=0)
     for name, needed in (("target_vocab_size", text.vocab_size), ("type_vocab_size", types)):
         there = getattr(unwrapped(model), name, None)
         if there and there < needed:  # 0: as large as another
