@@ -22,7 +22,7 @@ from jaxmodels.compress.surgeon import prune_model
 from train import cli, report
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, for_this_machine, restore
-from train.metrics import write_atomically
+from train.files import write_atomically
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import PyTree, TrainState

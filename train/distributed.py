@@ -33,6 +33,7 @@ from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() as
 
 from train import cli
 from train.config import Config, ConfigError
+from train.errors import SaveError
 from train.link import GRACE_SECONDS, Link, Peer, ProcessesDifferError, numbered, say
 
 _GREETING = b"jaxmodels processes 1\n"
@@ -99,6 +100,12 @@ def agree(what: str, mine: Mapping[str, str], hint: str = "") -> None:
         _link.agree(what, mine, hint)
 
 
+def before_exit(clean_up: Callable[[], None]) -> None:
+    """Has this called where this process is ended because of another one; nothing where there is one process."""
+    if _link is not None:
+        _link.clean_up = clean_up
+
+
 def failed(error: BaseException) -> None:
     """Tells the other processes, once, of an error that ends this one; nothing where there is one process.
 
@@ -114,7 +121,8 @@ def failed(error: BaseException) -> None:
     if link.ending.wait(2.0 if _of_jax(error) else 0.0):
         time.sleep(4 * GRACE_SECONDS)
     known = cli.explain(error)
-    link.fail(known[0] if known else "".join(traceback.format_exception(error)))
+    text = known[0] if known else "".join(traceback.format_exception(error))
+    link.fail(text, saving=not isinstance(error, SaveError))
     say(f"error: process {link.index} of {link.count} failed; the others are told")
 
 

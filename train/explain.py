@@ -26,11 +26,10 @@ from jaxmodels.capture import feature_maps
 from jaxmodels.fusion import MODALITIES
 from jaxmodels.multitask import OneTask
 from train import cli, explain_page, explain_translation
-from train.checkpoint import is_disk_full
 from train.config import ConfigError
 from train.evaluate import for_this_machine, restore
 from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
-from train.metrics import write_atomically
+from train.files import is_disk_full, write_atomically
 from train.predict import class_name, read
 from train.setup import Run, build
 from train.sharding import batch_shards, put_batch

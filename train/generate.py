@@ -23,9 +23,9 @@ from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer, sentence_ends
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels import generate as generation
 from train import cli, pictures, report, translate
-from train.checkpoint import is_disk_full
 from train.config import BeamConfig, Config, ConfigError
 from train.evaluate import for_this_machine, restore
+from train.files import is_disk_full
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import eval_variables

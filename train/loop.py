@@ -27,7 +27,8 @@ from train import binary, cli, distributed, hardware, pictures, report
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
-from train.metrics import Sums, Writers, read_records, write_atomically
+from train.files import write_atomically
+from train.metrics import Sums, Writers, read_records
 from train.nonfinite import NonFiniteError
 from train.nonfinite import report as report_nonfinite
 from train.optim import make_schedule
@@ -47,7 +48,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
       ConfigError, DataError, WorkdirError, CheckpointError, NonFiniteError: each with a one-line message.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(claimed(workdir, config))
+        started = stack.enter_context(claimed(workdir, config))
         # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the data give today
         began = read_card(workdir) if _began(workdir) else None
         run = build(config, card=None if isinstance(began, DatasetCard) else began)
@@ -67,8 +68,15 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             (state, origin), progress = run.start(warn=cli.warn), Progress()
         if jax.process_index() == 0:  # only now: a mistake in init_from must not claim the workdir
             write_identity(workdir, config, run.card)
-        quiet = jax.process_index() != 0
-        writers = Writers(workdir, start=int(state.step), evaluated=progress.evaluated, steps=config.steps, quiet=quiet)
+            started()
+        writers = Writers(
+            workdir,
+            start=int(state.step),
+            evaluated=progress.evaluated,
+            steps=config.steps,
+            quiet=jax.process_index() != 0,
+            warn=cli.warn,
+        )
         stack.callback(writers.close)
         writers.line(report.header(run, workdir, int(state.step), origin))
         loop = _Loop(run, workdir, checkpoints, writers, stop, progress)

@@ -13,7 +13,7 @@ import jax
 
 from train import cli
 from train.config import ConfigError
-from train.metrics import write_atomically
+from train.files import write_atomically
 
 DTYPES = ("float64", "float32", "bfloat16")
 

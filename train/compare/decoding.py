@@ -23,7 +23,7 @@ from train import cli
 from train.compare import originals
 from train.compare.certificate import deterministic_torch
 from train.compare.timing import alternate
-from train.metrics import write_atomically
+from train.files import write_atomically
 
 VOCABULARY = 50_257
 """Of GPT-2, whatever the preset."""

@@ -26,7 +26,7 @@ from train.compare.cases import Case
 from train.compare.certificate import deterministic_torch, torch_batch, torch_loss, torch_optimizer
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, final_means, for_this_machine
-from train.metrics import write_atomically
+from train.files import write_atomically
 from train.optim import make_schedule
 from train.setup import build
 from train.workdir import read_config
