@@ -86,7 +86,7 @@ class Checkpoints:
         A step that is already saved is left as it is. Waits for the save before, if it has not finished.
 
         Raises:
-          CheckpointError: this save or the one before failed (disk full, directory gone).
+          SaveError: this save or the one before failed (disk full, directory gone).
         """
         self.wait()
         step = int(state.step)
@@ -108,7 +108,7 @@ class Checkpoints:
         self._policy.scores[step] = value
 
     def wait(self) -> None:
-        """Waits for the save in flight. Raises CheckpointError if it failed."""
+        """Waits for the save in flight. Raises SaveError if it failed."""
         try:
             # where a write fails on one process alone, Orbax waits ten minutes for the others before it says so
             while jax.process_count() > 1 and self._manager.is_saving_in_progress():
@@ -221,9 +221,12 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the save in flight and frees threads."""
+        """Waits for the save in flight and frees threads. Raises SaveError if it failed."""
         self.wait()
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as e:  # of what is written beside it
+            raise self._save_error(e, self._in_flight) from e
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         host, arrays, scores = self._read_host(step)

@@ -20,6 +20,7 @@ import os
 import platform
 import re
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -86,12 +87,22 @@ def joined(config: Config, workdir: Path) -> Iterator[None]:
             initialization_timeout=math.ceil(config.processes.join_seconds),
             heartbeat_timeout_seconds=math.ceil(config.processes.lost_seconds + 6 * GRACE_SECONDS),  # the last resort
         )
+        for number in passed_on():  # jax tells the others of SIGTERM alone
+            signal.signal(number, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
         yield
         link.agree("end", {})  # the first one writes results when the others are done
     except BaseException as e:
         failed(e)
         raise
     link.leave()
+
+
+def passed_on() -> list[signal.Signals]:
+    """Signals that ask a run to save and stop, as SIGTERM does: a terminal that closes, and Slurm's ``--signal``.
+
+    One that was ignored when this process started, as ``nohup`` does with SIGHUP, stays ignored.
+    """
+    return [s for s in (signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(s) != signal.SIG_IGN]
 
 
 def agree(what: str, mine: Mapping[str, str], hint: str = "") -> None:

@@ -339,7 +339,7 @@ class _Loop:
 
 
 class _Stop:
-    """Whether SIGTERM or Ctrl-C asked the run to stop at the next step boundary."""
+    """Whether a signal asked the run to stop at the next step boundary."""
 
     def __init__(self):
         self.asked = False
@@ -355,7 +355,7 @@ class _Stop:
         """True from the same call on on every process; all of them call it equally often, steps or batches."""
         if jax.process_count() > 1 and not self.asked:
             self.calls += 1
-            self.name = "SIGTERM to one of the processes"
+            self.name = "a signal to one of the processes"
             self.asked = multihost_utils.reached_preemption_sync_point(self.calls)
         return self.asked
 
@@ -367,8 +367,9 @@ class _Stop:
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
     stop = _Stop()
-    # of several processes jax takes SIGTERM, and Ctrl-C stays what it is: one process cannot stop alone
-    handled = () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+    # of several processes jax takes SIGTERM, to which the others are passed on (train.distributed), and Ctrl-C stays
+    # what it is: one process cannot stop alone
+    handled = () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM, *distributed.passed_on())
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, stop.ask) for number in handled}
