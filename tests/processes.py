@@ -395,8 +395,13 @@ def flip_bit(checkpoint: Path, rng: random.Random) -> str:
     """Flips one random bit of the files that hold a checkpoint's arrays, and says where."""
     files = sorted((checkpoint / "state").glob("*/[0-9]*"))
     path = rng.choices(files, [p.stat().st_size for p in files])[0]
+    return f"{path.relative_to(checkpoint)} {flip_bit_of(path, rng)}"
+
+
+def flip_bit_of(path: Path, rng: random.Random) -> str:
+    """Flips one random bit of a file, and says which."""
     data = bytearray(path.read_bytes())
     bit = rng.randrange(8 * len(data))
     data[bit // 8] ^= 1 << (bit % 8)
     path.write_bytes(data)
-    return f"{path.relative_to(checkpoint)} bit {bit}"
+    return f"bit {bit}"

@@ -91,8 +91,8 @@ def quiet_without_tpu() -> None:
     for devices.
     """
     nodes = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
-    said = [k for k in os.environ if (k.startswith("TPU_") and k != "TPU_SKIP_MDS_QUERY") or k == "JAX_FORCE_TPU_INIT"]
-    if not nodes and not said and not num_available_tpu_chips_and_device_id()[0]:
+    said = {"TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "TPU_NAME", "JAX_FORCE_TPU_INIT"}
+    if not nodes and not said & os.environ.keys() and not num_available_tpu_chips_and_device_id()[0]:
         os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
