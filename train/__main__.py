@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", help="a file of configs/ (--list shows them), or your own")
+    parser.add_argument(
+        "--config", type=files.given_text("--config"), help="a file of configs/ (--list shows them), or your own"
+    )
     parser.add_argument(
         "--workdir", type=files.given("--workdir"), help="where checkpoints and results go; made if missing"
     )

@@ -58,6 +58,11 @@ def given(flag: str) -> Callable[[str], Path]:
     return lambda text: user_path(text, flag)
 
 
+def given_text(flag: str) -> Callable[[str], str]:
+    """:func:`given`, as text."""
+    return lambda text: str(user_path(text, flag))
+
+
 def kind(path: Path) -> str | None:
     """What lies at ``path``, a link not followed: "a file", "a directory", ...; None: nothing."""
     try:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer, sentence_ends, vocabulary_size
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels import generate as generation
-from train import cli, pictures, report, translate
+from train import cli, files, pictures, report, translate
 from train.config import BeamConfig, Config, ConfigError
 from train.evaluate import for_this_machine, restore
 from train.files import is_disk_full
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.generate", description="Text or images from a trained model.", allow_abbrev=False
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, help="workdir of a run")
+    source.add_argument("--workdir", type=files.given("--workdir"), help="workdir of a run")
     source.add_argument(
         "--weights", help="directory or Hugging Face hub id of a language model, or of Marian, and its tokenizer"
     )
@@ -53,11 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     text.add_argument("--top_p", type=float, default=1.0, help="draw from the most probable that reach this sum")
     text.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: against repetition")
     text.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text ends before it; repeatable")
-    text.add_argument("--tokenizer", help="with --weights: where the tokenizer lies, if not beside them")
+    text.add_argument(
+        "--tokenizer",
+        type=files.given_text("--tokenizer"),
+        help="with --weights: where the tokenizer lies, if not beside them",
+    )
     text.add_argument("--beams", type=int, help="of a translation; default: as the run or the weights say")
     text.add_argument("--length_penalty", type=float, help="of a translation; default: as the run or the weights say")
     images = parser.add_argument_group("images")
-    images.add_argument("--out", type=Path, help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir")
+    images.add_argument(
+        "--out", type=files.given("--out"), help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir"
+    )
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, decode
 from input_pipeline.text import text_arrays
-from train import cli
+from train import cli, files
 from train.config import Config, ConfigError
 from train.evaluate import for_this_machine, opened
 from train.setup import build
@@ -79,9 +79,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.predict",
         description="Labels images, texts, images with a text, or rows of tables with a trained model.",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
+    parser.add_argument("--workdir", type=files.given("--workdir"), required=True, help="workdir of a run")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
-    parser.add_argument("--weights", type=Path, help="a file of train.compress, instead of a checkpoint")
+    parser.add_argument(
+        "--weights", type=files.given("--weights"), help="a file of train.compress, instead of a checkpoint"
+    )
     parser.add_argument("--top", type=int, default=1, help="labels of each")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")

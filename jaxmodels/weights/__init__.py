@@ -25,7 +25,7 @@ from flax import linen as nn
 import jaxmodels
 from jaxmodels.paths import path_name
 from jaxmodels.weights.families import Shape, family_of
-from jaxmodels.weights.files import read_tensors, resolve_source, write_tensors
+from jaxmodels.weights.files import local_path, read_tensors, resolve_source, write_tensors
 from jaxmodels.weights.hub_config import (
     GenerationConfig,
     fields_from_transformers,
@@ -223,7 +223,7 @@ def save(
     name, fields = _preset(model)
     dtypes = {k: jnp.dtype(getattr(model, k)).name for k in DTYPES if jnp.dtype(getattr(model, k)) != jnp.float32}
     config["jaxmodels"] = {"model": name, "fields": fields, "image_shape": list(shape), "format": format} | dtypes
-    directory = Path(directory)
+    directory = local_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", tensors)
     (directory / "model.safetensors.index.json").unlink(missing_ok=True)  # of files that stood here before

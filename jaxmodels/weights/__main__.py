@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.weights import WeightsError, read_tensors, write_tensors
+from jaxmodels.weights.files import local_path
 
 
 def convert(source: Path, target: Path) -> int:
@@ -54,14 +55,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxmodels.weights", description="Weights as safetensors.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("convert", help="a PyTorch pickle (.pth, .pt, .bin) to safetensors; needs PyTorch")
-    one.add_argument("source", type=Path)
-    one.add_argument("target", type=Path)
+    one.add_argument("source")
+    one.add_argument("target")
     two = commands.add_parser("show", help="names, types and shapes of a safetensors file or directory")
-    two.add_argument("source", type=Path)
+    two.add_argument("source")
     args = parser.parse_args(argv)
     try:
         if args.command == "convert":
-            print(f"wrote {convert(args.source, args.target)} tensors to {args.target}")
+            count = convert(local_path(args.source), local_path(args.target))
+            print(f"wrote {count} tensors to {args.target}")
         else:
             tensors = read_tensors(args.source)
             for name, value in tensors.items():
