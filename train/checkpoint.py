@@ -7,6 +7,7 @@ array is split, so a checkpoint can be verified on any mesh. A checkpoint that f
 """
 
 import contextlib
+import errno
 import json
 import re
 import time
@@ -106,6 +107,12 @@ class Checkpoints:
     def score(self, step: int, value: float) -> None:
         """Notes the score of ``step``, higher being better; kept from the next save on."""
         self._policy.scores[step] = value
+
+    def check(self) -> None:
+        """Raises SaveError if the save in flight has failed by now; waits for nothing."""
+        if self._in_flight is not None and (self._failed is not None or not self._manager.is_saving_in_progress()):
+            self.wait()
+            self._in_flight = None
 
     def wait(self) -> None:
         """Waits for the save in flight. Raises SaveError if it failed."""
@@ -329,7 +336,8 @@ def _agree(fault: str) -> None:
 
 def _require_damage(error: Exception, step: int) -> None:
     """Lets errors pass that say nothing about the files."""
-    if isinstance(error, PermissionError | MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error):
+    passing = isinstance(error, PermissionError | MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error)
+    if passing or (isinstance(error, OSError) and error.errno in (errno.ESTALE, errno.EMFILE, errno.ENFILE)):
         raise CheckpointError(f"cannot read the checkpoint of step {step}: {_one_line(error)}") from error
 
 

@@ -71,11 +71,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             1,
         )
     if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in files.FAULTS):
-        return (
-            f"{error.filename or 'a file of this run'}: {error.strerror}; finished checkpoints are kept. "
-            "When that is mended, the same command goes on from the last one",
-            1,
-        )
+        return f"{error.filename or 'a file'}: {error.strerror}; mend that, and run the same command again", 1
     return None
 
 

@@ -181,6 +181,7 @@ class _Loop:
                 pending = (step, metrics, host_batches)
                 self.window_steps += together
                 stopping = self.stop.reached(step)
+                self.checkpoints.check()
                 log, due, save = (step % n == 0 for n in (config.log_every, config.eval_every, config.checkpoint.every))
                 last = step == config.steps
                 if not (log or due or save or last or stopping):
@@ -329,6 +330,7 @@ class _Loop:
         return evaluate(self.run, self.eval_step, state, split, stopping=self._may_leave)
 
     def _may_leave(self) -> bool:
+        self.checkpoints.check()
         return self.stop.agreed()  # several processes must leave the collective evaluation together
 
     def _save(self, state: TrainState, step: int) -> None:

@@ -151,10 +151,10 @@ def read_config(workdir: Path) -> Config:
     text = _read(workdir, "config.json")
     try:
         return config_lib.from_json(text)
-    except ValueError as e:  # ConfigError and JSONDecodeError among them
+    except (ValueError, RecursionError) as e:  # ConfigError and JSONDecodeError among them
         raise WorkdirError(
-            f"{workdir}/config.json is damaged or of another version of this program ({e}); restore it, or choose "
-            "another --workdir"
+            f"{workdir}/config.json is damaged or of another version of this program ({_brief(e)}); restore it, or "
+            "choose another --workdir"
         ) from e
 
 
@@ -166,8 +166,15 @@ def read_card(workdir: Path) -> Card:
         if "image" in values:
             return ImageTextCard(_card(values["image"]), _card(values["text"]))
         return _card(values)
-    except (ValueError, TypeError, AttributeError) as e:
-        raise WorkdirError(f"{workdir}/dataset.json is damaged or of another version of this program ({e})") from e
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise WorkdirError(
+            f"{workdir}/dataset.json is damaged or of another version of this program ({_brief(e)})"
+        ) from e
+
+
+def _brief(error: Exception, length: int = 200) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else text[:length] + "..."
 
 
 def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
