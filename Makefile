@@ -36,7 +36,9 @@ plans: $(VENV)/.dev  ## compiles every config for a TPU slice and renews docs/pl
 chaos: $(VENV)/.train  ## kills runs of one and two processes, freezes them, fills their disk, flips bits; about half an hour
 	$(BIN)/python -m tests.chaos kill --times=20
 	$(BIN)/python -m tests.chaos bitflip --times=20
-	$(BIN)/python -m tests.chaos pair --times=3 $(ARGS)
+	$(BIN)/python -m tests.chaos records --times=5
+	$(BIN)/python -m tests.chaos cache --times=5
+	$(BIN)/python -m tests.chaos pair --times=2 $(ARGS)
 
 clean:  ## removes the virtual environment
 	rm -rf $(VENV)

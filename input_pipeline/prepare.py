@@ -20,12 +20,36 @@ from input_pipeline.datasets import BUILTIN
 from input_pipeline.errors import DataError
 
 _DATA_DIR_HINT = "choose another place with --config.data.data_dir=DIR or the environment variable TFDS_DATA_DIR"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def data_root(data_dir: str | os.PathLike | None) -> Path:
     """Returns the TFDS root: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if data_dir is not None:
+        return user_path(data_dir, "data_dir")
+    return user_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR")
+
+
+def user_path(path: str | os.PathLike, what: str) -> Path:
+    """Returns a path that a user gave as `what`, with `~` expanded.
+
+    Raises:
+        DataError: empty, of an unknown user, or a URL: TFDS's record files are read from local paths alone.
+    """
+    text = os.fspath(path)
+    shown = f"{what} = {text[:80]!r}{'...' * (len(text) > 80)}"
+    if not text.strip() or "\0" in text:
+        raise DataError(f"{shown} is no path; name a directory, or leave it out")
+    if found := _SCHEME.match(text):
+        raise DataError(
+            f"{shown}: {found[1]}:// is not supported, only paths of this machine; mount the bucket "
+            "(gcsfuse, s3fs) and give the path of the mount"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{shown}: there is no such user, or the user has no home directory") from error
 
 
 @contextlib.contextmanager
@@ -59,8 +83,9 @@ def open_builder(
             random access.
     """
     root = data_root(data_dir)
+    raw_dir = None if raw_dir is None else user_path(raw_dir, "raw_dir")
     if name in BUILTIN:
-        key = BUILTIN[name].content_key(None if raw_dir is None else Path(raw_dir).expanduser())
+        key = BUILTIN[name].content_key(raw_dir)
         root = root / "local" / key if key else root
         directory = root / name / str(BUILTIN[name].VERSION)
         if not _is_prepared(directory):

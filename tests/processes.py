@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import random
 import shutil
@@ -22,12 +23,19 @@ from train.metrics import read_records
 from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
-FAULTS = ("none", "worker", "coordinator", "save", "frozen", "exception", "term", "evaluation", "flip", "disk")
+FAULTS = (
+    *("none", "worker", "coordinator", "save", "frozen", "exception", "term", "hup", "usr1", "evaluation", "flip"),
+    *("disk", "inodes", "mkdir", "rename"),
+)
+SIGNALS = {"term": signal.SIGTERM, "hup": signal.SIGHUP, "usr1": signal.SIGUSR1}
 LOST_SECONDS = 10
 LIMIT = 300.0
 """Seconds after which a run hangs."""
 SOON = 20.0
 """Seconds within which the others must have ended: some to notice, GRACE_SECONDS for a save in flight."""
+
+SAVE_SOON = 10.0
+"""The same where a save failed: none in flight is waited for."""
 
 STEPS = 60
 FIELDS = {
@@ -60,6 +68,20 @@ loop._Loop._log = broken
 program()
 """
 """The program, but for an exception at a step."""
+
+UNWRITABLE = """
+import os, pathlib
+from train.__main__ import program
+call = os.{call}
+def broken(path, *args, **options):
+    if "{step}.orbax-checkpoint-tmp" in str(path) and str(path).endswith("tmp"):
+        pathlib.Path({marker!r}).touch()
+        raise OSError(5, "Input/output error", str(path))
+    return call(path, *args, **options)
+os.{call} = broken
+program()
+"""
+"""The program, but for a directory of one save that cannot be made, or at its end not renamed."""
 
 SLOW = """
 import pathlib, time
@@ -192,7 +214,7 @@ def try_all(base: Path, faults: Sequence[str], *, times: int, seed: int) -> bool
             row = Row(fault)
             rows.append(row)
             one = i % 2 == 1
-            with _directory(base / "run", small=fault == "disk") as directory:
+            with _directory(base / "run", small=fault in ("disk", "inodes")) as directory:
                 if directory is None:
                     row.at = "not tried: needs root and mount"
                     break
@@ -225,7 +247,7 @@ def _directory(path: Path, *, small: bool) -> Iterator[Path | None]:
     shutil.rmtree(path, ignore_errors=True)
     disk = path / "disk"
     disk.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m,nr_inodes=2000", "tmpfs", str(disk)]
     if small and (os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode):
         yield None
         return
@@ -245,11 +267,14 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
     who = {"worker": 1, "coordinator": 0}.get(fault, who)
     logs = workdir.parent.parent
     marker = logs / "raised"
-    other = {"exception": FAILING, "evaluation": SLOW}.get(fault, "").format(step=step, marker=str(marker))
+    if fault in ("mkdir", "rename"):
+        who, step = 0, rng.choice((20, 30, 40))  # process 0 makes and renames directories
+    program = {"exception": FAILING, "evaluation": SLOW, "mkdir": UNWRITABLE, "rename": UNWRITABLE}.get(fault, "")
+    other = program.format(step=step, marker=str(marker), call=fault)
     programs = {i: ["-c", other] for i in (0, 1) if other and (i == who or fault == "evaluation")}
     with group(workdir, logs=logs, programs=programs, **cache) as run:
         row.at = f"process {who}, step {step}"
-        if fault == "term" and rng.random() < 0.5:  # anywhere, compilation included
+        if fault in SIGNALS and rng.random() < 0.5:  # anywhere, compilation included
             row.at = f"process {who}, before step 1"
             ready = run.wait_for(lambda: "devices " in run.text(0))
         elif other:
@@ -261,19 +286,20 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
             ready = ready and run.wait_for(lambda: any(saves.glob("*.orbax-checkpoint-tmp*")))
             row.at = f"process {who}, save after {run.step()}"
         row.require(ready, "the fault could not be set")
+        good = fault in (*SIGNALS, "evaluation", "flip")
         before, start = newest(workdir), time.monotonic()
         others = [1 - who]
         if fault in ("worker", "coordinator", "save"):
             run.processes[who].kill()
         elif fault == "frozen":
             run.processes[who].send_signal(signal.SIGSTOP)
-        elif fault in ("term", "evaluation", "flip"):
-            run.processes[who].send_signal(signal.SIGTERM)
+        elif good:
+            run.processes[who].send_signal(SIGNALS.get(fault, signal.SIGTERM))
             others = [0, 1]
-        elif fault == "disk":
+        elif fault in ("disk", "inodes"):
             others = [0, 1]
             row.at = f"step {step}"
-            _fill(workdir.parent / "filler")
+            (_fill if fault == "disk" else _use_inodes)(workdir.parent / "filler")
         codes = run.wait(others)
         seconds = time.monotonic() - start
         row.noticed = f"{seconds:.1f} s"
@@ -284,8 +310,9 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         row.codes = " ".join(map(str, all_codes))
         row.require(None not in all_codes, "HANGS")
         lost = LOST_SECONDS if fault == "frozen" else 0
-        good = fault in ("term", "evaluation", "flip")
-        row.require(good or seconds < SOON + lost, "noticed late")
+        # what was said of a save is known only when the next one is due
+        soon = SAVE_SOON if fault in ("mkdir", "rename") else SOON
+        row.require(good or seconds < soon + lost, "noticed late")
         row.require(all((c == 0) == good for c in all_codes), "wrong exit codes")
         said = run.text(others[0])
         if fault in ("worker", "coordinator", "save", "frozen"):
@@ -295,9 +322,15 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
                 row.require("this process is lost: it stood still" in run.text(who), "it does not say so itself")
         elif fault == "exception":
             row.require(f"error: process {who} (" in said and "RuntimeError: on purpose" in said, "no traceback")
-        elif fault == "disk":
+        elif fault in ("mkdir", "rename"):
+            text = f"error: cannot save the checkpoint of step {step} in "
+            row.require(text in run.text(0) and "Input/output error" in run.text(0), "does not say what failed")
+            row.require("error: process 0 (" in run.text(1) and text[7:] in run.text(1), "the other does not say it")
+        elif fault in ("disk", "inodes"):
             row.require(any("disk full" in run.text(i) for i in (0, 1)), "does not say that the disk is full")
-            (workdir.parent / "filler").unlink()
+            shutil.rmtree(workdir.parent / "filler")
+        if fault in ("disk", "inodes", "mkdir", "rename"):
+            row.require(not any("Traceback" in run.text(i) for i in (0, 1)), "a traceback")
         after = newest(workdir)
         row.kept = f"{before} -> {after}"
         row.require(after >= before, "a finished checkpoint is gone")
@@ -313,9 +346,18 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
 
 def _fill(path: Path) -> None:
     """Writes until the disk is full."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+    path.mkdir()
+    with contextlib.suppress(OSError), (path / "0").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 14))
+
+
+def _use_inodes(path: Path) -> None:
+    """Makes files until none can be made."""
+    path.mkdir()
+    with contextlib.suppress(OSError):
+        for i in itertools.count():
+            (path / str(i)).touch()
 
 
 def _resume(row: Row, workdir: Path, reference: Path, cache: dict[str, str], *, count: int) -> None:
@@ -353,8 +395,13 @@ def flip_bit(checkpoint: Path, rng: random.Random) -> str:
     """Flips one random bit of the files that hold a checkpoint's arrays, and says where."""
     files = sorted((checkpoint / "state").glob("*/[0-9]*"))
     path = rng.choices(files, [p.stat().st_size for p in files])[0]
+    return f"{path.relative_to(checkpoint)} {flip_bit_of(path, rng)}"
+
+
+def flip_bit_of(path: Path, rng: random.Random) -> str:
+    """Flips one random bit of a file, and says which."""
     data = bytearray(path.read_bytes())
     bit = rng.randrange(8 * len(data))
     data[bit // 8] ^= 1 << (bit % 8)
     path.write_bytes(data)
-    return f"{path.relative_to(checkpoint)} bit {bit}"
+    return f"bit {bit}"

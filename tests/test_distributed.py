@@ -328,3 +328,29 @@ def test_a_killed_coordinator_is_noticed_and_named(tmp_path, data_dir):
         assert time.monotonic() - start < processes.SOON
         assert "error: process 0 (" in run.text(1) and "is lost" in run.text(1) and "Thread 0x" in run.text(1)
         assert "the same command goes on from the newest checkpoint" in run.text(1)
+
+
+def test_a_save_that_cannot_be_renamed_ends_both_soon(tmp_path, data_dir):
+    """The last step of a save is process 0's alone; what it says, both say, and no save in flight is waited for."""
+    marker = tmp_path / "failed"
+    failing = ["-c", processes.UNWRITABLE.format(step=10, marker=str(marker), call="rename")]
+    with processes.group(tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={0: failing}) as run:
+        assert run.wait_for(marker.exists), run.text(0) + run.text(1)
+        start = time.monotonic()
+        assert run.wait(limit=150) == [1, 4], run.text(0) + run.text(1)
+        assert time.monotonic() - start < processes.SAVE_SOON
+        for index in (0, 1):
+            assert "cannot save the checkpoint of step 10" in run.text(index)
+            assert "Input/output error" in run.text(index) and "Traceback" not in run.text(index)
+
+
+def test_a_start_that_fails_on_one_leaves_no_workdir(tmp_path, data_dir):
+    """Also where process 0, which made it, is ended by the other's mistake."""
+    other = (
+        "import dataclasses, train.loop as loop\nfrom input_pipeline import DataError\n"
+        "def build(*args, **options):\n    raise DataError('not here')\n"
+        "loop.build = build\nfrom train.__main__ import program; program()"
+    )
+    with processes.group(tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={1: ["-c", other]}) as run:
+        assert run.wait(limit=150) == [4, 2], run.text(0) + run.text(1)
+    assert not (tmp_path / "w").exists()

@@ -204,14 +204,14 @@ def records(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("cut", [8, 16])
-def test_a_signal_during_an_evaluation_loses_nothing(tiny, whole, tmp_path, monkeypatch, cut):
+@pytest.mark.parametrize(("cut", "number"), [(8, signal.SIGHUP), (16, signal.SIGUSR1)])
+def test_a_signal_during_an_evaluation_loses_nothing(tiny, whole, tmp_path, monkeypatch, cut, number):
     """The evaluation after step 8 (or the last) is cut short, later made good, and killed before the next save."""
     original = loop.evaluate
 
     def cut_short(run, step, state, split, *, stopping):
         if int(state.step) == cut:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return original(run, step, state, split, stopping=stopping)
 
     monkeypatch.setattr(loop, "evaluate", cut_short)
@@ -420,6 +420,63 @@ def test_signals_save_and_exit_0(small_config, tmp_path, data_dir, number, code)
     assert checkpoints.steps()[-1] == stopped < 20000
     checkpoints.close()
     assert [*(tmp_path / "cache" / "jaxmodels").glob("*/jit_train_step-*")]
+
+
+def test_signals_that_ask_to_stop(monkeypatch):
+    asks = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+    before = {s: signal.getsignal(s) for s in asks}
+    with loop._stop_signal() as stop:
+        assert all(signal.getsignal(s) == stop.ask for s in asks)
+    assert {s: signal.getsignal(s) for s in asks} == before
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with loop._stop_signal() as stop:
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, "nohup stays what it is"
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+PRINTING = """
+import contextlib, os, sys
+from train import console
+console.outlive()
+file = open(sys.argv[1], "w")
+for stream in (sys.stdout, sys.stderr):
+    for i in range(3):
+        print("x" * 70_000, file=stream, flush=True)
+with contextlib.suppress(OSError):
+    os.write(1, b"of a library")
+file.write(f"went on {file.fileno() > 2}")
+"""
+
+
+@pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full", ">&-", "2>&-"])
+def test_output_that_is_closed_or_full_stops_nothing(tmp_path, redirections):
+    command = f'exec "$0" -c "$1" "$2" {redirections}'
+    args = ["sh", "-c", command, sys.executable, PRINTING, str(tmp_path / "file")]
+    assert subprocess.run(args, cwd=ROOT, capture_output=True).returncode == 0
+    assert (tmp_path / "file").read_text() == "went on True"
+
+
+def test_output_whose_reader_has_gone_stops_nothing(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    args = [sys.executable, "-c", PRINTING, str(tmp_path / "file")]
+    assert subprocess.run(args, cwd=ROOT, stdout=write, stderr=write).returncode == 0
+    os.close(write)
+    assert (tmp_path / "file").read_text() == "went on True"
+
+
+def test_a_run_without_any_output_is_the_same_run(small_config, tmp_path, data_dir):
+    """Its files get no standard descriptor, and nothing that is printed."""
+    flags = ["--config.steps=20", "--config.log_every=10", f"--config.data.data_dir={data_dir}"]
+    args = [sys.executable, "-m", "train", f"--config={small_config}", f"--workdir={tmp_path / 'w'}", *flags]
+    env = os.environ | {"XLA_FLAGS": FAST_COMPILATION}
+    assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *args], cwd=ROOT, env=env).returncode == 0
+    found = [(r["step"], r["kind"]) for r in records(tmp_path / "w")]
+    assert found == [(10, "train"), (20, "train"), (20, "eval")] and (tmp_path / "w" / "summary.json").is_file()
 
 
 def two_processes(config, workdir, data_dir, *flags):

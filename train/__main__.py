@@ -2,9 +2,8 @@
 
 import argparse
 import ast
-from pathlib import Path
 
-from train import cli, distributed
+from train import cli, console, distributed, files
 from train.config import ConfigError, load_config
 
 EPILOG = """\
@@ -24,8 +23,12 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", help="a file of configs/ (--list shows them), or your own")
-    parser.add_argument("--workdir", type=Path, help="where checkpoints and results go; made if missing")
+    parser.add_argument(
+        "--config", type=files.given_text("--config"), help="a file of configs/ (--list shows them), or your own"
+    )
+    parser.add_argument(
+        "--workdir", type=files.given("--workdir"), help="where checkpoints and results go; made if missing"
+    )
     parser.add_argument("--config.FIELD", metavar="VALUE", dest="unused", help="sets a field of the config")
     parser.add_argument("--list", action="store_true", help="list the configs with one line each, and stop")
     args, rest = parser.parse_known_args(argv)
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     overrides = cli.overrides(rest, ["--config", "--workdir", "--list", "--help"])
     if not args.config:
         raise ConfigError("--config=FILE is missing; python -m train --list shows the configs there are")
-    if not args.workdir:
+    if args.workdir is None:
         raise ConfigError("--workdir=DIR is missing: where checkpoints and results go")
     config = load_config(args.config, overrides)
     with distributed.joined(config, args.workdir):
@@ -53,7 +56,8 @@ def print_configs() -> None:
 
 
 def program() -> None:
-    """The command: ends this process, and the others of its run with it."""
+    """The command: ends this process, and the others of its run with it. A closed terminal ends neither."""
+    console.outlive()
     distributed.exit_with(lambda: cli.run(main, long=True))
 
 

@@ -7,9 +7,9 @@ array is split, so a checkpoint can be verified on any mesh. A checkpoint that f
 """
 
 import contextlib
-import inspect
+import errno
 import json
-import sys
+import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +25,8 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
+from train import abandoned, files
+from train.errors import CheckpointError, SaveError, WorkdirError
 from train.sharding import path_name
 from train.state import TrainState
 
@@ -34,10 +36,6 @@ ARRAY_HANDLERS = ocp.type_handlers.create_type_handler_registry(
 )
 """Every device writes its part of an array that all hold alike, but not where the parts would be below 1 MiB: by
 default a bias becomes as many files as there are devices, and cutting it takes longer than writing it."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the message is one line and meant for the user."""
 
 
 class Checkpoints:
@@ -63,12 +61,23 @@ class Checkpoints:
         for handler in handlers.values():
             handler.async_save = self._noted(handler.async_save)
         options = ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only, preservation_policy=self._policy
+            create=not read_only,
+            read_only=read_only,
+            preservation_policy=self._policy,
+            # made in the background, a directory that cannot be made leaves threads that wait five minutes for it
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
+        abandoned.keep_quiet()
         try:
+            files.require(self.directory, "a directory")
             self._manager = ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
+        except WorkdirError as e:
+            raise CheckpointError(str(e)) from e
         except (OSError, ValueError) as e:
             raise CheckpointError(f"cannot open the checkpoints in {self.directory}: {_one_line(e)}") from e
+        # the last step of a save: process 0 alone takes it
+        last_step = self._manager._checkpointer._make_on_commit_callback
+        self._manager._checkpointer._make_on_commit_callback = lambda *args: self._noted_call(last_step(*args))
 
     def save(self, state: TrainState, host: dict[str, Any]) -> None:
         """Starts an asynchronous save of ``state`` and of ``host`` (JSON values).
@@ -78,7 +87,7 @@ class Checkpoints:
         A step that is already saved is left as it is. Waits for the save before, if it has not finished.
 
         Raises:
-          CheckpointError: this save or the one before failed (disk full, directory gone).
+          SaveError: this save or the one before failed (disk full, directory gone).
         """
         self.wait()
         step = int(state.step)
@@ -99,8 +108,14 @@ class Checkpoints:
         """Notes the score of ``step``, higher being better; kept from the next save on."""
         self._policy.scores[step] = value
 
+    def check(self) -> None:
+        """Raises SaveError if the save in flight has failed by now; waits for nothing."""
+        if self._in_flight is not None and (self._failed is not None or not self._manager.is_saving_in_progress()):
+            self.wait()
+            self._in_flight = None
+
     def wait(self) -> None:
-        """Waits for the save in flight. Raises CheckpointError if it failed."""
+        """Waits for the save in flight. Raises SaveError if it failed."""
         try:
             # where a write fails on one process alone, Orbax waits ten minutes for the others before it says so
             while jax.process_count() > 1 and self._manager.is_saving_in_progress():
@@ -110,6 +125,18 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as e:
             raise self._save_error(e, self._in_flight) from e
+
+    def _noted_call(self, call: Callable[[], None]) -> Callable[[], None]:
+        """A call that leaves the exception with which it ends in ``_failed``."""
+
+        def noted() -> None:
+            try:
+                call()
+            except Exception as e:
+                self._failed = e
+                raise
+
+        return noted
 
     def _noted(self, save: Callable[..., Awaitable[list[Any] | None]]) -> Callable[..., Awaitable[list[Any]]]:
         """An asynchronous save whose writes leave the exception with which they end in ``_failed``."""
@@ -201,9 +228,12 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the save in flight and frees threads."""
+        """Waits for the save in flight and frees threads. Raises SaveError if it failed."""
         self.wait()
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as e:  # of what is written beside it
+            raise self._save_error(e, self._in_flight) from e
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         host, arrays, scores = self._read_host(step)
@@ -236,7 +266,6 @@ class Checkpoints:
             args = ocp.args.Composite(state=ocp.args.PyTreeRestore(like, restore_args=how, partial_restore=part))
             state = self._manager.restore(step, args=args)["state"]
         except Exception as e:
-            _silence_abandoned_reads()
             fault = f"arrays unreadable: {_one_line(e)}"
             _require_damage(e, step)
         _agree(fault)
@@ -262,7 +291,7 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
         self._manager.reload()
 
-    def _save_error(self, error: Exception, step: int | None) -> CheckpointError:
+    def _save_error(self, error: Exception, step: int | None) -> SaveError:
         what = f"checkpoint of step {step}"
         try:
             self._manager.reload()
@@ -270,12 +299,12 @@ class Checkpoints:
         except Exception:
             good = None
         kept = f"the checkpoint of step {good} is kept" if good is not None else "there is no earlier checkpoint"
-        if is_disk_full(error):
-            return CheckpointError(
-                f"disk full while saving the {what} in {self.directory}; {kept}. "
+        if full := files.disk_full(error):
+            return SaveError(
+                f"{full} while saving the {what} in {self.directory}; {kept}. "
                 "Free some space and run the same command again: it goes on from there"
             )
-        return CheckpointError(f"cannot save the {what} in {self.directory}: {_one_line(error)}; {kept}")
+        return SaveError(f"cannot save the {what} in {self.directory}: {_cause(error)}; {kept}")
 
 
 @dataclass(frozen=True)
@@ -307,25 +336,9 @@ def _agree(fault: str) -> None:
 
 def _require_damage(error: Exception, step: int) -> None:
     """Lets errors pass that say nothing about the files."""
-    if isinstance(error, PermissionError | MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error):
+    passing = isinstance(error, PermissionError | MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error)
+    if passing or (isinstance(error, OSError) and error.errno in (errno.ESTALE, errno.EMFILE, errno.ENFILE)):
         raise CheckpointError(f"cannot read the checkpoint of step {step}: {_one_line(error)}") from error
-
-
-def _silence_abandoned_reads() -> None:
-    """When one array cannot be read, Orbax drops the reads of the others; Python reports each when it is collected.
-
-    That may be much later and in any thread, so the filter stays once it is needed.
-    """
-    before = sys.unraisablehook
-    if getattr(before, "__name__", "") == "without_abandoned_reads":
-        return
-
-    def without_abandoned_reads(report: Any) -> None:
-        read = inspect.iscoroutine(report.object) and "orbax" in report.object.cr_code.co_filename
-        if not read and "Event loop is closed" not in str(report.exc_value):
-            before(report)
-
-    sys.unraisablehook = without_abandoned_reads
 
 
 class _Damaged(Exception):
@@ -348,15 +361,6 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
         scored = sorted((s for s in steps if s in self.scores), key=lambda s: (self.scores[s], s))
         kept = {*sorted(steps)[-self.keep_last :], *scored[len(scored) - min(len(scored), self.keep_best) :]}
         return [s in kept for s in steps]
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that no space is left."""
-    while error is not None:
-        if getattr(error, "errno", None) in (28, 122) or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def digest(x: Array) -> UInt32[Array, ""]:
@@ -410,6 +414,18 @@ def _require_same_arrays(arrays: dict[str, Any], like: TrainState, step: int) ->
 
 def _json_checksum(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _cause(error: BaseException) -> str:
+    """The file system's own words, if an error or one that caused it has them; else the error in one line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
+        if found := re.search(r"[^:]*: ([^:\[]+) \[OS error (\d+)", str(cause)):
+            return found[1]
+        cause = cause.__cause__ or cause.__context__
+    return _one_line(error)
 
 
 def _one_line(error: BaseException, length: int = 160) -> str:

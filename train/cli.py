@@ -10,15 +10,17 @@ from pathlib import Path
 
 import absl.logging
 
+from train import files
 from train.config import ConfigError
-from train.hardware import choose_libraries, keep_compiled_programs, keep_freed_memory
+from train.errors import CheckpointError, SaveError, WorkdirError
+from train.hardware import choose_libraries, keep_compiled_programs, keep_freed_memory, quiet_without_tpu
 
 
 def run(main: Callable[[], int], *, long: bool = False) -> int:
     """Runs a command; what a user can mend becomes ``error: ...`` on standard error.
 
-    Exit codes: 2 for a mistake, 1 for a full disk, 3 for NaN or Inf in training, 4 for a process that ends because of
-    another one, 130 for Ctrl-C.
+    Exit codes: 2 for a mistake, 1 for a disk that is full or fails, 3 for NaN or Inf in training, 4 for a process that
+    ends because of another one, 130 for Ctrl-C.
 
     Args:
       long: it runs longer than it compiles, so that on CPUs what it runs may be compiled for speed at each start.
@@ -30,6 +32,7 @@ def run(main: Callable[[], int], *, long: bool = False) -> int:
     # jaxlib tries to keep what calls oneDNN, too, which it cannot
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*bad_alloc", UserWarning)
     keep_freed_memory()
+    quiet_without_tpu()
     choose_libraries(onednn=long)
     keep_compiled_programs()
     try:
@@ -50,22 +53,26 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    if isinstance(error, SaveError):
+        return str(error), 1
+    if isinstance(error, WorkdirError | CheckpointError):
+        return str(error), 1 if files.is_disk_full(error) else 2
     # imported here: a misspelt key is answered without waiting for orbax and tfds
     from input_pipeline import DataError
-    from train.checkpoint import CheckpointError, is_disk_full
     from train.nonfinite import NonFiniteError
-    from train.workdir import WorkdirError
 
     if isinstance(error, NonFiniteError):
         return str(error), 3
-    if isinstance(error, DataError | WorkdirError | CheckpointError):
-        return str(error), 1 if is_disk_full(error) else 2
-    if isinstance(error, OSError) and is_disk_full(error):
+    if isinstance(error, DataError):
+        return str(error), 1 if files.is_disk_full(error) else 2
+    if isinstance(error, OSError) and (full := files.disk_full(error)):
         return (
-            f"disk full while writing {error.filename or 'the workdir'}; finished checkpoints are kept. "
+            f"{full} while writing {error.filename or 'the workdir'}; finished checkpoints are kept. "
             "Free some space and run the same command again: it goes on from the last one",
             1,
         )
+    if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in files.FAULTS):
+        return f"{error.filename or 'a file'}: {error.strerror}; mend that, and run the same command again", 1
     return None
 
 

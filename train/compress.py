@@ -22,7 +22,7 @@ from jaxmodels.compress.surgeon import prune_model
 from train import cli, report
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, for_this_machine, restore
-from train.metrics import write_atomically
+from train.files import given, given_text, write_atomically
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import PyTree, TrainState
@@ -207,17 +207,21 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.compress", description="What compression costs a classifier."
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a finished classification run")
-    parser.add_argument("--add", type=Path, action="append", default=[], help="another on the same data; repeatable")
+    parser.add_argument(
+        "--workdir", type=given("--workdir"), required=True, help="workdir of a finished classification run"
+    )
+    parser.add_argument(
+        "--add", type=given("--add"), action="append", default=[], help="another on the same data; repeatable"
+    )
     parser.add_argument("--split", default=None, help="what accuracy is measured on; default: the config's eval_split")
-    parser.add_argument("--out", type=Path, default=None, help="where to write; default: WORKDIR/compress")
+    parser.add_argument("--out", type=given("--out"), default=None, help="where to write; default: WORKDIR/compress")
     parser.add_argument("--step", default="best", help='checkpoint: "best" (default), "last" or a number')
     parser.add_argument("--batch_size", type=int, default=32, help="examples of a batch, for the latency")
     parser.add_argument(
         "--examples", type=int, default=2048, help="of training, for the rows surgeon_*; 0: without these rows"
     )
-    parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
-    parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
+    parser.add_argument("--data_dir", type=given_text("--data_dir"), help="where the data set lies on this machine")
+    parser.add_argument("--raw_dir", type=given_text("--raw_dir"), help="where its raw files lie")
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")

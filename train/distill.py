@@ -50,7 +50,7 @@ def load_teacher(run: Run) -> Teacher:
     """
     source = run.config.distill.teacher
     assert source is not None
-    checkpoints = transfer.checkpoints_of(source)
+    checkpoints = transfer.checkpoints_of(source, "config.distill.teacher")
     model, state, inputs, quantized = (
         _from_run(checkpoints.parent, run) if checkpoints.is_dir() else _from_weights(source, run)
     )

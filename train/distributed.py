@@ -20,6 +20,7 @@ import os
 import platform
 import re
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -33,6 +34,7 @@ from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() as
 
 from train import cli
 from train.config import Config, ConfigError
+from train.errors import SaveError
 from train.link import GRACE_SECONDS, Link, Peer, ProcessesDifferError, numbered, say
 
 _GREETING = b"jaxmodels processes 1\n"
@@ -85,6 +87,8 @@ def joined(config: Config, workdir: Path) -> Iterator[None]:
             initialization_timeout=math.ceil(config.processes.join_seconds),
             heartbeat_timeout_seconds=math.ceil(config.processes.lost_seconds + 6 * GRACE_SECONDS),  # the last resort
         )
+        for number in passed_on():  # jax tells the others of SIGTERM alone
+            signal.signal(number, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
         yield
         link.agree("end", {})  # the first one writes results when the others are done
     except BaseException as e:
@@ -93,10 +97,24 @@ def joined(config: Config, workdir: Path) -> Iterator[None]:
     link.leave()
 
 
+def passed_on() -> list[signal.Signals]:
+    """Signals that ask a run to save and stop, as SIGTERM does: a terminal that closes, and Slurm's ``--signal``.
+
+    One that was ignored when this process started, as ``nohup`` does with SIGHUP, stays ignored.
+    """
+    return [s for s in (signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(s) != signal.SIG_IGN]
+
+
 def agree(what: str, mine: Mapping[str, str], hint: str = "") -> None:
     """:meth:`train.link.Link.agree`; nothing where there is one process."""
     if _link is not None:
         _link.agree(what, mine, hint)
+
+
+def before_exit(clean_up: Callable[[], None]) -> None:
+    """Has this called where this process is ended because of another one; nothing where there is one process."""
+    if _link is not None:
+        _link.clean_up = clean_up
 
 
 def failed(error: BaseException) -> None:
@@ -114,7 +132,8 @@ def failed(error: BaseException) -> None:
     if link.ending.wait(2.0 if _of_jax(error) else 0.0):
         time.sleep(4 * GRACE_SECONDS)
     known = cli.explain(error)
-    link.fail(known[0] if known else "".join(traceback.format_exception(error)))
+    text = known[0] if known else "".join(traceback.format_exception(error))
+    link.fail(text, saving=not isinstance(error, SaveError))
     say(f"error: process {link.index} of {link.count} failed; the others are told")
 
 

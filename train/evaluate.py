@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import binary, cli
+from train import binary, cli, files
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import Config, ConfigError, MeshConfig
 from train.metrics import Sums, correlations, matthews, per_class
@@ -260,18 +260,22 @@ def _threshold(run: Run, state: TrainState, split: str, sensitivity: float) -> f
 def main(argv: list[str] | None = None) -> int:
     """Prints the scores of a split as a table, or as JSON."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluate", description="Scores of a checkpoint on a split.")
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
+    parser.add_argument("--workdir", type=files.given("--workdir"), required=True, help="workdir of a run")
     parser.add_argument("--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"')
     parser.add_argument("--step", default="last", help='"last" (default), "best" or a number')
-    parser.add_argument("--weights", type=Path, help="a file of train.compress, instead of a checkpoint")
+    parser.add_argument(
+        "--weights", type=files.given("--weights"), help="a file of train.compress, instead of a checkpoint"
+    )
     parser.add_argument(
         "--sensitivity",
         type=float,
         default=None,
         help="two classes: score --split at the highest threshold that has this sensitivity on the run's eval_split",
     )
-    parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
-    parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
+    parser.add_argument(
+        "--data_dir", type=files.given_text("--data_dir"), help="where the data set lies on this machine"
+    )
+    parser.add_argument("--raw_dir", type=files.given_text("--raw_dir"), help="where its raw files lie")
     parser.add_argument("--json", action="store_true", help="print JSON, as in summary.json")
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,12 +26,11 @@ from input_pipeline.tokenizers import encode
 from jaxmodels.capture import feature_maps
 from jaxmodels.fusion import MODALITIES
 from jaxmodels.multitask import OneTask
-from train import cli, explain_page, explain_translation
-from train.checkpoint import is_disk_full
+from train import cli, explain_page, explain_translation, files
 from train.config import ConfigError
 from train.evaluate import for_this_machine, restore
 from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
-from train.metrics import write_atomically
+from train.files import is_disk_full, write_atomically
 from train.predict import class_name, read
 from train.setup import Run, build
 from train.sharding import batch_shards, put_batch
@@ -250,7 +248,10 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.explain", description="Explains what a trained model says.", allow_abbrev=False
     )
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="workdir of a classifier, a language model or a translator"
+        "--workdir",
+        type=files.given("--workdir"),
+        required=True,
+        help="workdir of a classifier, a language model or a translator",
     )
     parser.add_argument("--task", help="which of several to explain; default: the first")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
@@ -270,9 +271,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")
     parser.add_argument("--faithfulness", action="store_true", help="print mean scores, write no page")
     parser.add_argument("--json", action="store_true", help="with --faithfulness: print JSON")
-    parser.add_argument("--out", type=Path, help="HTML file; default: explained.html in the workdir")
-    parser.add_argument("--data_dir", default=None, help="where the data set lies on this machine")
-    parser.add_argument("--raw_dir", default=None, help="where its raw files lie")
+    parser.add_argument("--out", type=files.given("--out"), help="HTML file; default: explained.html in the workdir")
+    parser.add_argument(
+        "--data_dir", type=files.given_text("--data_dir"), help="where the data set lies on this machine"
+    )
+    parser.add_argument("--raw_dir", type=files.given_text("--raw_dir"), help="where its raw files lie")
     parser.add_argument("inputs", nargs="*", metavar="FILE_OR_TEXT", help="as python -m train.predict takes them")
     args = parser.parse_args(argv)
     if bool(args.inputs) == bool(args.split):

@@ -25,10 +25,10 @@ from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels import generate as generation
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
-from train import cli, pictures, report, translate
-from train.checkpoint import is_disk_full
+from train import cli, files, pictures, report, translate
 from train.config import Config, ConfigError
 from train.evaluate import for_this_machine, restore
+from train.files import is_disk_full
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import eval_variables
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.generate", description="Text or images from a trained model.", allow_abbrev=False
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", type=Path, help="workdir of a run")
+    source.add_argument("--workdir", type=files.given("--workdir"), help="workdir of a run")
     source.add_argument(
         "--weights", help="directory or Hugging Face hub id of a language model, or of Marian, and its tokenizer"
     )
@@ -62,11 +62,17 @@ def main(argv: list[str] | None = None) -> int:
     text.add_argument("--top_p", type=float, help=f"draw from the most probable that reach this sum; {said}, or 1")
     text.add_argument("--repetition_penalty", type=float, help=f"above 1: against repetition; {said}, or 1")
     text.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text ends before it; repeatable")
-    text.add_argument("--tokenizer", help="with --weights: where the tokenizer lies, if not beside them")
+    text.add_argument(
+        "--tokenizer",
+        type=files.given_text("--tokenizer"),
+        help="with --weights: where the tokenizer lies, if not beside them",
+    )
     text.add_argument("--beams", type=int, help="of a translation; default: as the run or the weights say, or 1")
     text.add_argument("--length_penalty", type=float, help="of a translation; default: as the run or weights say, or 1")
     images = parser.add_argument_group("images")
-    images.add_argument("--out", type=Path, help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir")
+    images.add_argument(
+        "--out", type=files.given("--out"), help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir"
+    )
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")

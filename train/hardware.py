@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import glob
 import hashlib
 import os
 import platform
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
+from jax._src.hardware_utils import num_available_tpu_chips_and_device_id  # by which jax knows of a TPU
 
 PEAK_FLOPS: dict[str, float] = {
     # dense bfloat16, or float16 on chips without it (V100, T4), whatever the run computes in
@@ -80,6 +82,18 @@ def mfu(flops: float, seconds: float, device_kind: str, devices: int) -> float |
     """Fraction of the devices' 16-bit peak that ``flops`` in ``seconds`` reach; None for an unknown chip."""
     peak = PEAK_FLOPS.get(device_kind)
     return flops / seconds / (peak * devices) if peak and flops and seconds else None
+
+
+def quiet_without_tpu() -> None:
+    """Tells libtpu where it would be, if there is no TPU: else it prints what it misses, as soon as jax looks for one.
+
+    Nothing is set where there is a TPU, or where the environment says something of one. To be called before jax looks
+    for devices.
+    """
+    nodes = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
+    said = {"TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "TPU_NAME", "JAX_FORCE_TPU_INIT"}
+    if not nodes and not said & os.environ.keys() and not num_available_tpu_chips_and_device_id()[0]:
+        os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
 def keep_freed_memory() -> None:

@@ -67,9 +67,10 @@ class Link:
         saving: Callable[[], bool] = lambda: False,
     ):
         self.index, self.count, self.peers = index, count, list(peers)
-        self.lost_seconds, self._saving = lost_seconds, saving
+        self.lost_seconds, self._saving, self._may_save = lost_seconds, saving, True
         self.failed = False  # this process, and the others were told
         self.ending = threading.Event()  # somebody failed or is lost, and this process is about to end
+        self.clean_up: Callable[[], None] = lambda: None  # called when this process is ended at once
         self._said: dict[str, dict[int, Mapping[str, str]]] = {}
         self._verdicts: dict[str, str] = {}
         self._news, self._sending = threading.Condition(), threading.Lock()
@@ -102,11 +103,16 @@ class Link:
         if verdict:
             raise ProcessesDifferError(f"the processes differ: {verdict}{hint and '; '}{hint}")
 
-    def fail(self, text: str) -> None:
-        """Tells all others that this process ends with an error, so that they end too."""
+    def fail(self, text: str, *, saving: bool = True) -> None:
+        """Tells all others that this process ends with an error, so that they end too.
+
+        Args:
+          saving: a save in flight may still end well; False: the error is that it has failed.
+        """
         self.ending.set()
         self.failed = True
-        self._tell(self.peers, {"end": [self.index, "", f"failed: {text}", False]})
+        self._may_save = saving
+        self._tell(self.peers, {"end": [self.index, "", f"failed: {text}", False, saving]})
 
     def leave(self) -> None:
         """Tells the others that this process has done its part."""
@@ -119,6 +125,7 @@ class Link:
         """
         try:
             self._wait_to_exit()
+            self.clean_up()
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
@@ -126,7 +133,7 @@ class Link:
 
     def _wait_to_exit(self) -> None:
         until = time.monotonic() + GRACE_SECONDS
-        while self._saving() and time.monotonic() < until:
+        while self._may_save and self._saving() and time.monotonic() < until:
             time.sleep(0.1)
         until = time.monotonic() + GRACE_SECONDS
         while self.index == 0 and any(p.open for p in self.peers) and time.monotonic() < until:
@@ -192,18 +199,19 @@ class Link:
             self._news.notify_all()
         peer.left = peer.left or "left" in message
         if "end" in message:
-            index, name, why, lost = message["end"]
+            index, name, why, lost, saving = message["end"]
             peer.left = peer.left or index == peer.index
-            self._end(index, why, name=name, lost=lost)
+            self._end(index, why, name=name, lost=lost, saving=saving)
 
-    def _end(self, index: int, why: str, *, name: str = "", lost: bool) -> None:
+    def _end(self, index: int, why: str, *, name: str = "", lost: bool, saving: bool = True) -> None:
         """Ends this process because process ``index`` did, and on the first process all others."""
         if self.ending.is_set():
             return  # this process has failed itself, or is on its way out
         self.ending.set()
+        self._may_save = saving
         name = name or next((p.name for p in self.peers if p.index == index), "")
         if self.index == 0:
-            self._tell((p for p in self.peers if p.index != index or lost), {"end": [index, name, why, lost]})
+            self._tell((p for p in self.peers if p.index != index or lost), {"end": [index, name, why, lost, saving]})
         who = "this process" if index == self.index else f"process {index} ({name})"
         word = "is lost: it " if lost else ""
         say(f"error: {who} {word}{why}")

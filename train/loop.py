@@ -27,7 +27,8 @@ from train import binary, cli, distributed, hardware, pictures, report
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
-from train.metrics import Sums, Writers, read_records, write_atomically
+from train.files import write_atomically
+from train.metrics import Sums, Writers, read_records
 from train.nonfinite import NonFiniteError
 from train.nonfinite import report as report_nonfinite
 from train.optim import make_schedule
@@ -47,7 +48,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
       ConfigError, DataError, WorkdirError, CheckpointError, NonFiniteError: each with a one-line message.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(claimed(workdir, config))
+        started = stack.enter_context(claimed(workdir, config))
         # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the data give today
         began = read_card(workdir) if _began(workdir) else None
         run = build(config, card=None if isinstance(began, DatasetCard) else began)
@@ -67,8 +68,15 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             (state, origin), progress = run.start(warn=cli.warn), Progress()
         if jax.process_index() == 0:  # only now: a mistake in init_from must not claim the workdir
             write_identity(workdir, config, run.card)
-        quiet = jax.process_index() != 0
-        writers = Writers(workdir, start=int(state.step), evaluated=progress.evaluated, steps=config.steps, quiet=quiet)
+            started()
+        writers = Writers(
+            workdir,
+            start=int(state.step),
+            evaluated=progress.evaluated,
+            steps=config.steps,
+            quiet=jax.process_index() != 0,
+            warn=cli.warn,
+        )
         stack.callback(writers.close)
         writers.line(report.header(run, workdir, int(state.step), origin))
         loop = _Loop(run, workdir, checkpoints, writers, stop, progress)
@@ -173,6 +181,7 @@ class _Loop:
                 pending = (step, metrics, host_batches)
                 self.window_steps += together
                 stopping = self.stop.reached(step)
+                self.checkpoints.check()
                 log, due, save = (step % n == 0 for n in (config.log_every, config.eval_every, config.checkpoint.every))
                 last = step == config.steps
                 if not (log or due or save or last or stopping):
@@ -321,6 +330,7 @@ class _Loop:
         return evaluate(self.run, self.eval_step, state, split, stopping=self._may_leave)
 
     def _may_leave(self) -> bool:
+        self.checkpoints.check()
         return self.stop.agreed()  # several processes must leave the collective evaluation together
 
     def _save(self, state: TrainState, step: int) -> None:
@@ -331,7 +341,7 @@ class _Loop:
 
 
 class _Stop:
-    """Whether SIGTERM or Ctrl-C asked the run to stop at the next step boundary."""
+    """Whether a signal asked the run to stop at the next step boundary."""
 
     def __init__(self):
         self.asked = False
@@ -347,7 +357,7 @@ class _Stop:
         """True from the same call on on every process; all of them call it equally often, steps or batches."""
         if jax.process_count() > 1 and not self.asked:
             self.calls += 1
-            self.name = "SIGTERM to one of the processes"
+            self.name = "a signal to one of the processes"
             self.asked = multihost_utils.reached_preemption_sync_point(self.calls)
         return self.asked
 
@@ -359,8 +369,9 @@ class _Stop:
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
     stop = _Stop()
-    # of several processes jax takes SIGTERM, and Ctrl-C stays what it is: one process cannot stop alone
-    handled = () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+    # of several processes jax takes SIGTERM, to which the others are passed on (train.distributed), and Ctrl-C stays
+    # what it is: one process cannot stop alone
+    handled = () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM, *distributed.passed_on())
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, stop.ask) for number in handled}

@@ -1,7 +1,8 @@
 """Merging of sums and counts on the host, per-class scores, and the writers of a run.
 
 ``metrics.jsonl`` holds only what (config, seed) determine, so that it is equal, byte for byte, however often the run
-was interrupted; times go to ``timings.jsonl``. TensorBoard gets both.
+was interrupted; times go to ``timings.jsonl``, each with a checksum of the line of ``metrics.jsonl`` that it belongs
+to. TensorBoard gets both.
 """
 
 import contextlib
@@ -10,12 +11,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from train import files
 
 _HIDDEN = "torch" not in sys.modules
 # tensorboardX imports it for an annotation: half of the time that a command takes to start. For these lines it looks,
@@ -108,26 +112,49 @@ class Writers:
       evaluated: last step whose evaluation counts; records of later evaluations are dropped.
       steps: total, for the progress bar.
       quiet: print and write nothing (every process but the first).
+      warn: told in one line of each file with damaged lines: they are left out, and the file is kept aside.
+
+    Raises:
+      WorkdirError: something that is no file, or no directory, has the name of one of these.
     """
 
-    def __init__(self, workdir: Path, *, start: int, evaluated: int, steps: int, quiet: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        evaluated: int,
+        steps: int,
+        quiet: bool = False,
+        warn: Callable[[str], None] = print,
+    ):
         self.quiet = quiet
         self._last = start
         self._open = contextlib.ExitStack()
         if quiet:
             return
-        for name in ("metrics.jsonl", "timings.jsonl"):
-            kept = [
-                r for r in read_records(workdir / name) if r["step"] <= (evaluated if r["kind"] == "eval" else start)
-            ]
-            write_atomically(workdir / name, "".join(json.dumps(r) + "\n" for r in kept))
+        timings = workdir / "timings.jsonl"
+        for path in (workdir / "metrics.jsonl", timings):
+            content = files.read_own(path) or b""
+            checksums = {} if path == timings else _checksums(files.read_own(timings) or b"")
+            found, damaged = _parse(content, checksums)
+            if damaged:
+                aside = files.keep_aside(path, content)
+                few = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
+                what = "line" if len(damaged) == 1 else f"{len(damaged)} lines:"
+                warn(f"{path} is damaged in {what} {few}; all else is kept, and the file as it was is {aside.name}")
+            kept = [r for r in found if r["step"] <= (evaluated if r["kind"] == "eval" else start)]
+            files.write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
+        files.require(workdir / "tensorboard", "a directory")
         (workdir / "tensorboard").mkdir(exist_ok=True)
         # not SummaryWriter: it writes in a thread, and blocks forever once that thread has met a full disk
         self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
         self._open.callback(self._events.close)
         self._events.write_event(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
-        self._metrics = self._open.enter_context((workdir / "metrics.jsonl").open("a"))
-        self._timings = self._open.enter_context((workdir / "timings.jsonl").open("a"))
+        self._metrics, self._timings = (
+            self._open.enter_context(files.open_own(workdir / name, os.O_WRONLY | os.O_APPEND))
+            for name in ("metrics.jsonl", "timings.jsonl")
+        )
         bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._bar = self._open.enter_context(bar)
 
@@ -147,9 +174,11 @@ class Writers:
         """Writes the metrics of ``kind`` (``train`` or ``eval``) after ``step`` steps, and prints them in one line."""
         if self.quiet:
             return
-        self._metrics.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        line = json.dumps({"step": step, "kind": kind, **values}).encode()
+        self._metrics.write(line + b"\n")
         self._metrics.flush()
-        self._timings.write(json.dumps({"step": step, "kind": kind, **timings}) + "\n")
+        more = {**timings, "crc32": zlib.crc32(line)}
+        self._timings.write(json.dumps({"step": step, "kind": kind, **more}).encode() + b"\n")
         self._timings.flush()
         for name, value in {**values, **timings}.items():
             summary = Summary(value=[Summary.Value(tag=f"{kind}/{name}", simple_value=value)])
@@ -169,21 +198,45 @@ class Writers:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSONL file; a last line that was cut off by a kill is left out."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    """Records of a JSONL file; damaged lines are left out, and a last one that was cut off by a kill."""
+    return _parse(files.read_own(path) or b"", {})[0]
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file so that a kill leaves the old or the new content, never half of it."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w" if isinstance(content, str) else "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+def _parse(content: bytes, checksums: Mapping[tuple[int, str], set[int]]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Records, and the numbers of damaged lines.
+
+    Args:
+      checksums: (step, kind) -> what the line may have; lines of which nothing is known are taken as they are.
+    """
+    records, damaged = [], []
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        record = _record(line)
+        if record is None:
+            if number < len(lines):  # the last has no end: a kill cut it off
+                damaged.append(number)
+        elif zlib.crc32(line) in checksums.get((record["step"], record["kind"]), {zlib.crc32(line)}):
+            records.append(record)
+        else:
+            damaged.append(number)
+    return records, damaged
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """What a line holds, None if that is no record."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("kind"), str):
+        return None
+    return record if all(isinstance(v, int | float) for k, v in record.items() if k != "kind") else None
+
+
+def _checksums(timings: bytes) -> dict[tuple[int, str], set[int]]:
+    """(step, kind) -> checksums of its line in ``metrics.jsonl``: several, where a run was interrupted and resumed."""
+    found: dict[tuple[int, str], set[int]] = {}
+    for record in _parse(timings, {})[0]:
+        if isinstance(record.get("crc32"), int):
+            found.setdefault((record["step"], record["kind"]), set()).add(record["crc32"])
+    return found

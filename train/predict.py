@@ -27,7 +27,7 @@ from input_pipeline.given import given_texts
 from input_pipeline.image_file import opened as opened_image
 from input_pipeline.table_file import read_table
 from input_pipeline.text import text_arrays
-from train import cli
+from train import cli, files
 from train.config import Config, ConfigError
 from train.evaluate import for_this_machine, opened
 from train.setup import build
@@ -99,9 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         description="Labels images, texts, images with a text, or rows of tables with a trained model.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
+    parser.add_argument("--workdir", type=files.given("--workdir"), required=True, help="workdir of a run")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
-    parser.add_argument("--weights", type=Path, help="a file of train.compress, instead of a checkpoint")
+    parser.add_argument(
+        "--weights", type=files.given("--weights"), help="a file of train.compress, instead of a checkpoint"
+    )
     parser.add_argument("--top", type=int, default=1, help="labels of each")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from train import binary, setup, transfer
 from train.config import PruneConfig
-from train.metrics import write_atomically
+from train.files import write_atomically
 from train.setup import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -89,7 +89,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
@@ -110,7 +110,7 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
             axes.text(
                 j, i, f"{confusion[i, j]}", ha="center", va="center", color="white" if dark else "black", fontsize=8
             )
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path) -> None:
@@ -139,7 +139,7 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path) -> 
     for axes in (reliability, roc):
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def plot_pareto(rows: list[dict[str, Any]], path: Path) -> None:
@@ -162,7 +162,13 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path) -> None:
         axes.plot(*zip(*front, strict=True), color="tab:blue", alpha=0.4)
         axes.set(xlabel=cost.replace("_", " "), ylabel="accuracy", xscale="log")
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110)
+    write_atomically(path, file.getvalue())
 
 
 def write_pictures(pictures: dict[str, np.ndarray], directory: Path, step: int) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from jaxmodels import Module
+from train import files
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import ConfigError, OptimConfig
 from train.sharding import path_name
@@ -248,9 +249,9 @@ def _require_fit(source: str, wanted: Flat, found: Flat, skip: Sequence[str]) ->
     return names
 
 
-def checkpoints_of(source: str) -> Path:
+def checkpoints_of(source: str, what: str = "config.init_from") -> Path:
     """Where the checkpoints of a run are, given its workdir or just that; no such directory: it is no run."""
-    path = Path(source).expanduser()
+    path = files.user_path(source, what)
     return path if path.name == "checkpoints" else path / "checkpoints"
 
 

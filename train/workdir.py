@@ -2,32 +2,38 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
+import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 import jax
 
 from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
 from train import config as config_lib
-from train import distributed
-from train.checkpoint import is_disk_full
+from train import distributed, files
 from train.config import Config
-from train.metrics import write_atomically
+from train.files import WorkdirError, is_disk_full, write_atomically
 
-
-class WorkdirError(RuntimeError):
-    """The workdir cannot be used; the message is one line and meant for the user."""
+FILES = (
+    *("lock", "config.json", "dataset.json", "metrics.jsonl", "timings.jsonl", "summary.json", "translations.tsv"),
+    *("curves.png", "confusion.png", "two_classes.png"),
+)
+DIRECTORIES = ("checkpoints", "damaged", "tensorboard", "samples", "nonfinite")
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: Config) -> Iterator[None]:
+def claimed(workdir: Path, config: Config) -> Iterator[Callable[[], None]]:
     """Makes the workdir this run's own for as long as the context lasts.
 
     Only the first process of several writes. The lock goes with the process, however it ends.
+
+    Yields:
+      A function to call when the start has succeeded. Without that call, what was made for it is taken away again.
 
     Raises:
       WorkdirError: not writable, in use by another run, or of a run with another config (the fields are named).
@@ -36,28 +42,79 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
     if jax.process_index() != 0:
         distributed.agree("a workdir", {})  # looked at only once it is there: network file systems remember absence
         distributed.agree("the workdir", _mark(workdir), _SHARED)
-        yield
+        yield lambda: None
         return
+    made = _make(workdir)
+    lock = None
     try:
+        lock, new = _locked(workdir)
+        made += [workdir / "lock"] * new
+        made += [p for p in (workdir / "checkpoints",) if not p.exists()]
+        _require_same_config(workdir, config)
+        os.ftruncate(lock.fileno(), 0)  # only now: a run that is refused leaves the lock as it was
+        lock.write(f"{uuid.uuid4()}\n".encode())
+        lock.flush()
+        distributed.before_exit(lambda: _unmake(made))
+        distributed.agree("a workdir", {})
+        distributed.agree("the workdir", _mark(workdir), _SHARED)
+        yield made.clear
+    finally:
+        _unmake(made)
+        if lock is not None:
+            lock.close()
+
+
+def _make(workdir: Path) -> list[Path]:
+    """Makes the directory; what was made, outermost first."""
+    missing = []
+    try:
+        missing += [p for p in (workdir, *workdir.parents) if not p.exists()][::-1]
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / "lock").open("w")
     except OSError as e:
-        if is_disk_full(e):
-            raise
-        raise WorkdirError(f"workdir {workdir} is not writable: {e.strerror}; choose another --workdir") from e
-    with lock:
+        _unmake(missing)
+        _raise(workdir, e)
+    return missing
+
+
+def _locked(workdir: Path) -> tuple[BinaryIO, bool]:
+    """The lock, held as long as it is open, and whether its file is new.
+
+    Raises:
+      WorkdirError: another run has it, or a file of the workdir is not what it should be.
+    """
+    for name in (*FILES, *DIRECTORIES):
+        files.require(workdir / name, "a file" if name in FILES else "a directory")
+    path = workdir / "lock"
+    while True:
+        new = files.kind(path) is None
+        try:
+            lock = files.open_own(path, os.O_RDWR | os.O_CREAT)
+        except OSError as e:
+            _raise(workdir, e)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.close()
             raise WorkdirError(f"workdir {workdir} is in use by another run; choose another --workdir") from None
         except OSError:
             pass  # a network file system without locks
-        _require_same_config(workdir, config)
-        lock.write(f"{uuid.uuid4()}\n")
-        lock.flush()
-        distributed.agree("a workdir", {})
-        distributed.agree("the workdir", _mark(workdir), _SHARED)
-        yield
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock, new
+        lock.close()  # a start that failed has just taken it away
+
+
+def _unmake(made: list[Path]) -> None:
+    """Takes away what was made, outermost first; directories only where they are empty."""
+    for path in reversed(made):
+        with contextlib.suppress(OSError):
+            path.unlink() if path.name == "lock" else path.rmdir()
+
+
+def _raise(workdir: Path, error: OSError) -> NoReturn:
+    if is_disk_full(error):
+        raise error
+    raise WorkdirError(f"workdir {workdir} is not writable: {error.strerror}; choose another --workdir") from error
 
 
 _SHARED = "--workdir must be on a file system that all processes share"
@@ -94,10 +151,10 @@ def read_config(workdir: Path) -> Config:
     text = _read(workdir, "config.json")
     try:
         return config_lib.from_json(text)
-    except ValueError as e:  # ConfigError and JSONDecodeError among them
+    except (ValueError, RecursionError) as e:  # ConfigError and JSONDecodeError among them
         raise WorkdirError(
-            f"{workdir}/config.json is damaged or of another version of this program ({e}); restore it, or choose "
-            "another --workdir"
+            f"{workdir}/config.json is damaged or of another version of this program ({_brief(e)}); restore it, or "
+            "choose another --workdir"
         ) from e
 
 
@@ -109,8 +166,15 @@ def read_card(workdir: Path) -> Card:
         if "image" in values:
             return ImageTextCard(_card(values["image"]), _card(values["text"]))
         return _card(values)
-    except (ValueError, TypeError, AttributeError) as e:
-        raise WorkdirError(f"{workdir}/dataset.json is damaged or of another version of this program ({e})") from e
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise WorkdirError(
+            f"{workdir}/dataset.json is damaged or of another version of this program ({_brief(e)})"
+        ) from e
+
+
+def _brief(error: Exception, length: int = 200) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else text[:length] + "..."
 
 
 def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
@@ -120,7 +184,10 @@ def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
 
 def _read(workdir: Path, name: str) -> str:
     try:
-        return (workdir / name).read_text()
+        content = files.read_own(workdir / name)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return content.decode()
     except UnicodeDecodeError as e:
         raise WorkdirError(f"{workdir}/{name} is damaged: it is not text") from e
     except OSError as e:

@@ -33,7 +33,7 @@ from jaxmodels.weights.directory import (
     tokens_are_guessed,
 )
 from jaxmodels.weights.families import Shape, family_of
-from jaxmodels.weights.files import read_header, read_tensors, resolve_source, write_tensors
+from jaxmodels.weights.files import local_path, read_header, read_tensors, resolve_source, write_tensors
 from jaxmodels.weights.fitting import fit, rules_of, say, values, with_images
 from jaxmodels.weights.json_files import read_json_object, short
 from jaxmodels.weights.parts import parts_of, require_whole
@@ -189,7 +189,7 @@ def save(
     shape = _leaves(model, image_shape or image_shape_of(model, variables))[1]
     tensors = to_torch(model, variables, image_shape=shape, format=format)
     config = config_for(model, shape, format)
-    directory = Path(directory)
+    directory = local_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", tensors)
     (directory / "model.safetensors.index.json").unlink(missing_ok=True)  # of files that stood here before

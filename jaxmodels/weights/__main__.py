@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from jaxmodels.weights import WeightsError, read_tensors
 from jaxmodels.weights.convert import convert
+from jaxmodels.weights.files import local_path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,15 +13,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxmodels.weights", description="Weights as safetensors.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("convert", help="a PyTorch pickle (.pth, .pt, .bin) to safetensors; needs PyTorch")
-    one.add_argument("source", type=Path)
-    one.add_argument("target", type=Path)
+    one.add_argument("source")
+    one.add_argument("target")
     one.add_argument("--key", help="under which the state dict is in the pickle, where it holds several")
     two = commands.add_parser("show", help="names, types and shapes of a safetensors file or directory")
-    two.add_argument("source", type=Path)
+    two.add_argument("source")
     args = parser.parse_args(argv)
     try:
         if args.command == "convert":
-            written = convert(args.source, args.target, args.key)
+            written = convert(local_path(args.source), local_path(args.target), args.key)
             for note in written.notes:
                 print(note)
             print(f"wrote {written.count} tensors to {args.target}")

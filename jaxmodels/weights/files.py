@@ -51,17 +51,38 @@ class Header(NamedTuple):
     metadata: dict[str, str]
 
 
+def local_path(path: str | Path) -> Path:
+    """A path that a user gave, with ``~`` expanded.
+
+    Raises:
+      WeightsError: empty, of an unknown user, or a URL: only local files are read and written here.
+    """
+    if isinstance(path, str):
+        shown = f"{path[:80]!r}{'...' * (len(path) > 80)}"
+        if not path.strip() or "\0" in path:
+            raise WeightsError(f"{shown} is no path")
+        if "://" in path:
+            raise WeightsError(f"{shown} is a URL; download it, or mount the bucket, and give a path of this machine")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise WeightsError(f"{path}: there is no such user, or the user has no home directory") from e
+
+
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes one safetensors file, replacing it whole or not at all.
 
     Raises:
       OSError: the disk is full or the directory not writable.
     """
-    path = Path(path)
+    path = local_path(path)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     part = path.with_name(path.name + ".part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # the umask's; save_file makes a file for its owner alone
         save_file(arrays, part, metadata={"format": "pt", DIGEST: _digest(arrays)})
+        part.chmod(mode)
         part.replace(path)
     except SafetensorError as e:
         raise OSError(f"cannot write {path}: {_one_line(e)}") from e
@@ -79,7 +100,7 @@ def read_tensors(path: str | Path, *, signed: bool = False) -> dict[str, np.ndar
       WeightsError: missing, a pickle, truncated, corrupt, or not what its digest or index says.
     """
     tensors: dict[str, np.ndarray] = {}
-    for file, names in _files(Path(path)).items():
+    for file, names in _files(local_path(path)).items():
         found = _read_file(file, signed=signed)
         _require_listed(file, found, names)
         tensors |= found
@@ -93,7 +114,7 @@ def read_header(path: str | Path) -> dict[str, Stated]:
       WeightsError: as :func:`read_tensors`, as far as headers and indices show it.
     """
     tensors: dict[str, Stated] = {}
-    for file, names in _files(Path(path)).items():
+    for file, names in _files(local_path(path)).items():
         found = _read_header(file).tensors
         _require_listed(file, found, names)
         tensors |= found
@@ -146,7 +167,7 @@ def resolve_source(source: str | Path) -> Path:
     Raises:
       WeightsError: neither, or the download failed.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.exists():
         return path
     if not HUB_ID.fullmatch(str(source)) or path.suffix in {*PICKLES, ".safetensors"}:

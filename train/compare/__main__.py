@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 
-from train import cli
+from train import cli, files
 from train.config import ConfigError
-from train.metrics import write_atomically
+from train.files import write_atomically
 
 DTYPES = ("float64", "float32", "bfloat16")
 
@@ -156,11 +156,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="full",
         help="full: against PyTorch eager and torch.compile, with memory; eager: without torch.compile and memory",
     )
-    parser.add_argument("--json", type=Path, help="write the certificates here, as a list")
-    parser.add_argument("--html", type=Path, help="write them here as a page, with loss curves and every layer")
+    parser.add_argument("--json", type=files.given("--json"), help="write the certificates here, as a list")
+    parser.add_argument(
+        "--html", type=files.given("--html"), help="write them here as a page, with loss curves and every layer"
+    )
     parser.add_argument(
         "--table",
-        type=Path,
+        type=files.given("--table"),
         help="Markdown file whose table is renewed; of --speed-only: made, and a plot",
     )
     args = parser.parse_args(argv)

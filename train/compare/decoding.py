@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,11 +18,11 @@ import torch
 import jaxmodels
 from jaxmodels import weights
 from jaxmodels.generate import generate
-from train import cli
+from train import cli, files
 from train.compare import originals
 from train.compare.certificate import deterministic_torch
 from train.compare.timing import alternate
-from train.metrics import write_atomically
+from train.files import write_atomically
 
 VOCABULARY = 50_257
 """Of GPT-2, whatever the preset."""
@@ -91,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=64, help="that are written after the first; default 64")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write what was measured here, as a list")
+    parser.add_argument("--json", type=files.given("--json"), help="write what was measured here, as a list")
     args = parser.parse_args(argv)
     if min(args.prompt, args.tokens, args.rounds, *(args.batch_size or [1])) < 1:
         parser.error("--batch_size, --prompt, --tokens and --rounds must be at least 1")

@@ -11,7 +11,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,13 +19,13 @@ import torch
 
 from input_pipeline import DatasetCard
 from jaxmodels import weights
-from train import cli
+from train import cli, files
 from train.compare import originals
 from train.compare.cases import Case
 from train.compare.certificate import deterministic_torch, torch_batch, torch_loss, torch_optimizer
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, final_means, for_this_machine
-from train.metrics import write_atomically
+from train.files import write_atomically
 from train.optim import make_schedule
 from train.setup import build
 from train.workdir import read_config
@@ -117,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.compare.twin",
         description="Trains the PyTorch original as a finished run was. Needs pip install -e .[compare]",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a finished run")
-    parser.add_argument("--json", type=Path, help="write both scores here")
+    parser.add_argument("--workdir", type=files.given("--workdir"), required=True, help="workdir of a finished run")
+    parser.add_argument("--json", type=files.given("--json"), help="write both scores here")
     args = parser.parse_args(argv)
     if args.json and not args.json.parent.is_dir():  # known now, not after the training
         parser.error(f"the folder of {args.json} does not exist")

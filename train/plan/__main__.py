@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from train import cli
+from train import cli, files
 from train.config import Config, ConfigError, load_config
 
 EPILOG = """\
@@ -30,13 +30,17 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", help="a file of configs/, or your own")
+    parser.add_argument("--config", type=files.given_text("--config"), help="a file of configs/, or your own")
     parser.add_argument("--topology", default="v5e:2x4", help="what to compile for (default: v5e:2x4)")
     parser.add_argument("--slices", type=int, default=1, help="of that topology, joined by the data centre's network")
     parser.add_argument("--search", action="store_true", help="rank meshes x remat x micro-batches by estimated time")
     parser.add_argument("--limit", type=int, default=24, help="most compilations of --search (default: 24)")
-    parser.add_argument("--json", type=Path, help="file to write the plan to, or with --search the list of plans")
-    parser.add_argument("--table", type=Path, help="Markdown table whose row of --config, or all rows, to renew")
+    parser.add_argument(
+        "--json", type=files.given("--json"), help="file to write the plan to, or with --search the list of plans"
+    )
+    parser.add_argument(
+        "--table", type=files.given("--table"), help="Markdown table whose row of --config, or all rows, to renew"
+    )
     parser.add_argument("--image", help="shape of the images where the data are not here: 224x224x3")
     parser.add_argument("--classes", type=int, help="number of classes where the data are not here")
     parser.add_argument("--vocab", type=int, help="size of the vocabulary where the tokenizer is not here")

@@ -1,0 +1,13 @@
+"""Errors of files and checkpoints. Their messages are one line and meant for the user."""
+
+
+class WorkdirError(RuntimeError):
+    """The workdir or a path cannot be used."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read."""
+
+
+class SaveError(CheckpointError):
+    """A checkpoint could not be written: no save is in flight any more."""
