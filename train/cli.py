@@ -11,6 +11,7 @@ from pathlib import Path
 import absl.logging
 
 from train.config import ConfigError
+from train.fields import one_line
 from train.hardware import choose_libraries, keep_compiled_programs, keep_freed_memory
 
 
@@ -91,11 +92,11 @@ def overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 def warn(text: str) -> None:
     """Tells the user something in one line, without stopping."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
     return code
 
 

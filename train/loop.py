@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from input_pipeline import DatasetCard
-from train import binary, cli, distributed, hardware, pictures, report, strict_json
+from train import binary, cli, distributed, hardware, memory, pictures, report, strict_json
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
@@ -50,6 +50,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the data give today
         began = read_card(workdir) if _began(workdir) else None
         run = build(config, card=None if isinstance(began, DatasetCard) else began)
+        memory.require(run)
         distributed.agree("data", _data(run), "every process needs the same data set and the same versions of packages")
         if not isinstance(run.card, DatasetCard):  # what cannot be read is better found now than at an evaluation
             run.loader(config.data.eval_split, train=False).close()
