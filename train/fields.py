@@ -199,7 +199,7 @@ def _check_values(value: Any, name: str) -> None:
     elif isinstance(value, list | tuple):
         if len(value) > LENGTH:
             raise ConfigError(f"{name} = {shown(value)} has {len(value):,} values; at most {LENGTH}")
-        for in value:
+        for item in value:
             _check_values(item, name)
     elif isinstance(value, float):
         if value and not SMALLEST <= abs(value) <= LARGEST:  # NaN and infinity too, in fields of any type
