@@ -28,7 +28,7 @@ Raw = dict[str, tuple[tuple[int, ...], bytes]]
 
 
 def _model() -> Any:
-    return jaxmodels.create("mlp", num_classes=3, hidden_sizes=(5,))
+    return jaxmodels.create("mlp", num_classes=3, hidden_sizes=(40,))
 
 
 def _variables(model: Any) -> Any:
@@ -45,7 +45,7 @@ def raw_tensors(content: bytes) -> tuple[Raw, dict[str, str]]:
     """
     (size,) = struct.unpack_from("<Q", content)
     header, data = json.loads(content[8 : 8 + size].decode()), content[8 + size :]
-    metadata, found = header.pop("__metadata__", {}), {}
+    metadata, found = header.pop("__metadata__", None) or {}, {}
     for name, said in header.items():
         start, end = said["data_offsets"]
         found[name] = (tuple(said["shape"]), data[start:end])
@@ -80,7 +80,7 @@ def prepare_safetensors(directory: Path) -> Any:
     model = _model()
     tensors = {k: np.array(v) for k, v in weights.to_torch(model, _variables(model), image_shape=SHAPE).items()}
     write_tensors(directory / "ours.safetensors", tensors)
-    save_file(tensors | {"extra": np.arange(6, dtype=np.int64)}, directory / "theirs.safetensors")
+    save_file(tensors, directory / "theirs.safetensors")
     contents = [(directory / f"{name}.safetensors").read_bytes() for name in ("ours", "theirs")]
     for content in contents:
         require_same(_raw(read_tensors(put(directory, "healthy.safetensors", content))), raw_tensors(content)[0], "it")

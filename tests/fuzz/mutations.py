@@ -41,12 +41,12 @@ def pick(rng: Rng, choices: Any) -> Any:
 
 
 def mutated(rng: Rng, content: bytes, other: bytes = b"") -> bytes:
-    """Content with one to four changes.
+    """Content with one to four changes, most often one.
 
     Args:
       other: another file of the kind, of which parts are mixed in.
     """
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(max(1, int(rng.integers(-3, 5)))):
         content = pick(rng, CHANGES)(rng, content, other or content)
     return content
 
@@ -119,12 +119,12 @@ CHANGES = (
 
 
 def json_mutated(rng: Rng, content: bytes) -> bytes:
-    """A JSON text with one to three of its values or keys changed; as it is where it is none."""
+    """A JSON text with one to three of its values or keys changed, most often one; as it is where it is none."""
     try:
         value = json.loads(content)
     except ValueError:
         return content
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(max(1, int(rng.integers(-2, 4)))):
         places = [*_places(value)]
         if places:
             _change(rng, *pick(rng, places))
