@@ -18,7 +18,7 @@ from jaxmodels.compress.prune import prune
 from jaxmodels.compress.quantize import quantize
 from jaxmodels.paths import path_name
 from jaxmodels.weights.files import DIGEST, read_tensors, write_tensors
-from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
+from tests.fuzz.mutations import Rng, flipped, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, put, refusing, require_same
 
 SHAPE = (4, 4, 1)
@@ -72,7 +72,10 @@ def _without_digest(content: bytes) -> bytes:
 
 
 def _changed(rng: Rng, content: bytes, other: bytes) -> bytes:
-    return _header_mutated(rng, content) if rng.integers(3) == 0 else mutated(rng, content, other)
+    kind = int(rng.integers(3))
+    if kind == 0:
+        return _header_mutated(rng, content)
+    return flipped(rng, content) if kind == 1 else mutated(rng, content, other)
 
 
 def prepare_safetensors(directory: Path) -> Any:

@@ -1,5 +1,6 @@
 """What happens to files: flipped bits, lost, doubled and strange bytes, mixed lines, JSON that says something else."""
 
+import copy
 import json
 from typing import Any
 
@@ -31,9 +32,6 @@ VALUES = (
 )
 """What is put in the place of a value of JSON."""
 
-DEEP = object()
-"""Stands for lists in lists, deeper than any reader goes."""
-
 
 def pick(rng: Rng, choices: Any) -> Any:
     """One of several."""
@@ -51,7 +49,8 @@ def mutated(rng: Rng, content: bytes, other: bytes = b"") -> bytes:
     return content
 
 
-def _flipped(rng: Rng, content: bytes, other: bytes) -> bytes:
+def flipped(rng: Rng, content: bytes, other: bytes = b"") -> bytes:
+    """Content with another value of one bit."""
     if not content:
         return content
     changed, place = bytearray(content), int(rng.integers(len(content)))
@@ -61,7 +60,7 @@ def _flipped(rng: Rng, content: bytes, other: bytes) -> bytes:
 
 def _flipped_early(rng: Rng, content: bytes, other: bytes) -> bytes:
     head = min(len(content), 256)
-    return _flipped(rng, content[:head], b"") + content[head:]
+    return flipped(rng, content[:head]) + content[head:]
 
 
 def _piece(rng: Rng, content: bytes) -> tuple[int, int]:
@@ -113,7 +112,7 @@ def _shuffled_lines(rng: Rng, content: bytes, other: bytes) -> bytes:
 
 
 CHANGES = (
-    *(_flipped, _flipped, _flipped_early, _without, _doubled, _with_strange),
+    *(flipped, flipped, _flipped_early, _without, _doubled, _with_strange),
     *(_cut_off, _spliced, _joined, _shuffled_lines),
 )
 
@@ -128,7 +127,7 @@ def json_mutated(rng: Rng, content: bytes) -> bytes:
         places = [*_places(value)]
         if places:
             _change(rng, *pick(rng, places))
-    text = json.dumps(value, default=lambda _: "DEEP")
+    text = json.dumps(value)  # "DEEP" stands for lists in lists, deeper than any reader goes
     deep = "[" * 50_000 + "]" * 50_000 if rng.integers(2) else '{"a":' * 50_000 + "1" + "}" * 50_000
     return text.replace('"DEEP"', deep).encode()
 
@@ -153,8 +152,8 @@ def _change(rng: Rng, holder: Any, key: Any) -> None:
     elif kind == 2 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
         holder[key] = pick(rng, (holder[key] + 1, holder[key] * 2, -holder[key], float(holder[key]), str(holder[key])))
     elif kind == 3 and rng.integers(8) == 0:
-        holder[key] = DEEP
+        holder[key] = "DEEP"
     elif kind == 4 and isinstance(holder, dict):
-        holder[pick(rng, sorted(map(str, holder)))] = holder[key]
+        holder[pick(rng, sorted(map(str, holder)))] = copy.deepcopy(holder[key])
     else:
-        holder[key] = pick(rng, VALUES)
+        holder[key] = copy.deepcopy(pick(rng, VALUES))
