@@ -10,7 +10,7 @@ import pytest
 
 import jaxmodels
 from input_pipeline import DatasetCard
-from train import cli, memory, setup
+from train import cli, evaluate, memory, setup
 from train.config import SIZES, Config, ConfigError, check, from_json, load_config
 from train.fields import LENGTH, LINE, one_line, shown
 
@@ -165,3 +165,10 @@ def test_errors_and_warnings_are_one_short_line(capsys):
 def test_deep_json_of_a_config_is_one_line():
     with pytest.raises(ConfigError, match="nested too deeply"):
         from_json("[" * 200_000)
+
+
+@pytest.mark.parametrize("step", ["\u00b2", "\u0663", "9" * 5000, "-1", "1.5", "", "x" * 100_000, "last\n"])
+def test_steps_are_numbers_that_a_step_may_have(step, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="is not last, best or the number of a step"):
+        evaluate.restore(None, tmp_path, step)

@@ -17,6 +17,7 @@ import numpy as np
 from train import binary, cli, strict_json
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import Config, ConfigError, MeshConfig
+from train.fields import shown
 from train.metrics import Sums, correlations, macro_f1, matthews, per_class
 from train.setup import Run, build
 from train.sharding import batch_shards, make_mesh, put_batch
@@ -198,7 +199,7 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
         raise CheckpointError(f"{workdir} has no checkpoints yet")
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     try:
-        number = int(step) if step not in ("last", "best") else None
+        number = None if step in ("last", "best") else _step_number(step)
         restored = checkpoints.restore(run.shapes, step=number, warn=cli.warn)
         if step == "best":
             number = checkpoints.best_step()  # known from the newest
@@ -211,6 +212,13 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
         return restored[0]
     finally:
         checkpoints.close()
+
+
+def _step_number(text: str) -> int:
+    """The number of a step as a person writes it; digits of other scripts, and more than any step has, are none."""
+    if not text.isascii() or not text.isdigit() or len(text) > 10:
+        raise ConfigError(f"--step={shown(text)} is not last, best or the number of a step")
+    return int(text)
 
 
 def opened(
