@@ -112,7 +112,7 @@ class OptimConfig:
     """Optimiser, schedule; ``learning_rate`` is the peak. Weight decay is decoupled, for sgd L2 (as PyTorch)."""
 
     name: Literal["adamw", "sgd", "lion", "adafactor"] = "adamw"
-    learning_rate: float = field(default=1e-3, metadata=limit(above=0))
+    learning_rate: float = field(default=1e-3, metadata=limit(above=0, high=1e4))
     schedule: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
     warmup_steps: int = field(default=0, metadata=limit(low=0))
     end_factor: float = field(default=0.0, metadata=limit(low=0, high=1))  # last learning rate / peak (cosine, linear)
