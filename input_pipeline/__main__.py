@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import PIL.Image
 import PIL.ImageDraw
 import tensorflow_datasets as tfds
 
-from input_pipeline.corpus import read_records
+from input_pipeline.corpus import read_records, split_name, text_of
 from input_pipeline.datasets import BUILTIN
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.examples import ArrayExamples, RecordExamples, open_examples
+from input_pipeline.ids import check_labels
 from input_pipeline.loader import describe, make_loader
 from input_pipeline.prepare import open_builder
 from input_pipeline.table import TableExamples, describe_table, vector_feature
@@ -71,12 +73,13 @@ def show_text(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> None
         examples = characters = 0
         first: dict[str, str] = {}
         for record in read_records(builder, split):
-            texts = {name: record[name].decode() for name in names}
+            texts = {name: text_of(record, name, examples, split_name(builder, split)) for name in names}
             first = first or texts
             examples, characters = examples + 1, characters + sum(map(len, texts.values()))
             if label is not None:
                 labels.append(float(record["label"]))
         if isinstance(label, tfds.features.ClassLabel):
+            check_labels(np.array(labels), label.num_classes, split_name(builder, split))
             counts = collections.Counter(labels)
             said = ", ".join(f"{label.int2str(int(i))} {n:,}" for i, n in sorted(counts.items()) if i >= 0)
         else:
@@ -151,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.name is None:
         parser.print_help()
         return 0
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, and of sizes that are refused anyway
     try:
         show(args)
     except DataError as error:

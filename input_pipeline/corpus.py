@@ -8,35 +8,68 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tokenizers import Tokenizer
 
+from input_pipeline.cache import array_of, checked, written
+from input_pipeline.errors import DataError
 from input_pipeline.examples import split_parts
 from input_pipeline.prepare import locked
 from input_pipeline.tokenizers import END_OF_TEXT, encode, fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
 
 _CHUNK = 256  # documents read at once
-_CACHE_FORMAT = 2  # change with anything that changes tokens
+_CACHE_FORMAT = 3  # change with anything that changes tokens
+_STREAM_FILES = ("tokens.json", "starts.npy", "tokens.bin")
 
 
 def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict]:
-    """The examples of a split as they are stored, in order."""
-    source = builder.as_data_source(split=split)
+    """The examples of a split as they are stored, in order; their images stay encoded."""
+    features = builder.info.features.items()
+    images = {name: tfds.decode.SkipDecoding() for name, f in features if isinstance(f, tfds.features.Image)}
+    source = builder.as_data_source(split=split, decoders=images or None)
     for start in range(0, len(source), _CHUNK):
         yield from source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
 
 
+def text_of(record: dict[str, Any], feature: str, index: int, source: str) -> str:
+    """The text of an example.
+
+    Args:
+        record: of `read_records`.
+        feature: which holds the text.
+        index: of the example; source: name of its split: for messages.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return record[feature].decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"example {index} of {source}: its {feature} is not UTF-8, byte {error.object[error.start]:#04x} at offset "
+            f"{error.start}; prepare the data set from text that is"
+        ) from error
+
+
+def split_name(builder: tfds.core.DatasetBuilder, split: str) -> str:
+    """A split, for messages."""
+    return f"split {split!r} of {builder.info.full_name}"
+
+
 def read_texts(builder: tfds.core.DatasetBuilder, split: str, features: Sequence[str] = ("text",)) -> Iterator[str]:
-    """The texts of a split, in order; of several features one after the other."""
-    for record in read_records(builder, split):
+    """The texts of a split, in order; of several features one after the other.
+
+    Raises:
+        DataError: a text that is not UTF-8.
+    """
+    for i, record in enumerate(read_records(builder, split)):
         for feature in features:
-            yield record[feature].decode()
+            yield text_of(record, feature, i, split_name(builder, split))
 
 
 def _cache(builder: tfds.core.DatasetBuilder, *identity: object) -> tuple[Path, Path]:
@@ -55,19 +88,17 @@ def trained_tokenizer(
     """A tokenizer trained on the texts of a split, from the cache or else made and, if possible, cached."""
     root, directory = _cache(builder, "tokenizer", kind, vocab_size, split, *features)
     path, found = directory / "tokenizer.json", None
+    if checked(directory, (path.name,)) is not None:
+        return load_tokenizer(path)
     try:
         root.mkdir(exist_ok=True)
         with locked(root, directory.name):  # of several processes one trains, the others find its result
-            if not path.is_file():
+            if checked(directory, (path.name,), say=False) is None:
                 found = train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
-                directory.mkdir(exist_ok=True)
-                part = path.with_suffix(f".tmp{os.getpid()}")
-                found.save(str(part))
-                part.replace(path)
+                with written(directory, (path.name,)) as temporary:
+                    found.save(str(temporary / path.name))
             return load_tokenizer(path)
     except OSError:  # Read-only or full: the cache only saves time.
-        if path.is_file():
-            return load_tokenizer(path)
         return found or train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
 
 
@@ -90,16 +121,9 @@ def open_stream(
     try:
         root.mkdir(exist_ok=True)
         with locked(root, directory.name):  # of several processes one encodes, the others find its result
-            if _read_stream(directory) is None:
-                temporary = directory.with_name(f"{directory.name}.tmp{os.getpid()}")
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir()
-                try:
+            if _read_stream(directory, say=False) is None:
+                with written(directory, _STREAM_FILES) as temporary:
                     _write_stream(temporary, builder, split, tokenizer, feature)
-                    shutil.rmtree(directory, ignore_errors=True)  # an unsound one
-                    temporary.rename(directory)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
         found = _read_stream(directory)
     except OSError:  # Read-only or full: the cache only saves time.
         pass
@@ -114,7 +138,7 @@ def _encoded(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer
     end = tokenizer.token_to_id(END_OF_TEXT)
     separator = np.asarray([] if end is None else [end], np.int32)
     for i, text in enumerate(read_texts(builder, split, (feature,))):
-        source = f"document {i} of split {split!r} of {builder.info.full_name}"
+        source = f"document {i} of {split_name(builder, split)}"
         yield np.concatenate([separator, encode(tokenizer, text, source=source)])
     yield separator
 
@@ -134,15 +158,12 @@ def _write_stream(
             file.write(part.astype(dtype).tobytes())
             lengths.append(len(part))
     np.save(directory / "starts.npy", _starts(lengths, tokenizer))
-    (directory / "tokens.json").write_text(json.dumps({"dtype": dtype.name, "count": sum(lengths)}))
+    (directory / "tokens.json").write_text(json.dumps({"dtype": dtype.name}))
 
 
-def _read_stream(directory: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    try:
-        meta = json.loads((directory / "tokens.json").read_text())
-        dtype, count, path = np.dtype(meta["dtype"]), meta["count"], directory / "tokens.bin"
-        if not count or path.stat().st_size != count * dtype.itemsize:
-            return None
-        return np.memmap(path, dtype, "r", shape=(count,)), np.load(directory / "starts.npy")
-    except (OSError, ValueError, KeyError, TypeError):  # absent, truncated or damaged
+def _read_stream(directory: Path, *, say: bool = True) -> tuple[np.ndarray, np.ndarray] | None:
+    found = checked(directory, _STREAM_FILES, mapped=("tokens.bin",), say=say)
+    if found is None:
         return None
+    dtype = np.dtype(json.loads(found["tokens.json"].tobytes())["dtype"])
+    return found["tokens.bin"].view(dtype), array_of(found["starts.npy"])

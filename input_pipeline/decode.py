@@ -7,16 +7,16 @@ on the device, in ``image.py``. Parity reference: ``torchvision.transforms`` on 
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from input_pipeline.errors import DataError
+from input_pipeline.image_file import opened, require_few_pixels
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
 _BILINEAR, _NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 _ASPECT = (3 / 4, 4 / 3)  # width / height of a random crop
 
@@ -66,22 +66,25 @@ class Decoding:
 
 
 def decode_image(
-    encoded: bytes, channels: int, decoding: Decoding, rng: np.random.Generator | None = None
+    source: bytes | Path,
+    channels: int,
+    decoding: Decoding,
+    rng: np.random.Generator | None = None,
+    *,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
     """Decodes an image file to uint8 [h, w, channels], as in evaluation or, with `rng`, as in training.
 
+    Args:
+        source: the file's bytes, or its path.
+        channels: see `opened`, as for `notice`.
+        decoding: size, crop and augmentation.
+        rng: of crop and augmentation.
+
     Raises:
-        DataError: the file is broken.
+        DataError: the file cannot be read, see `opened`.
     """
-    try:
-        return _decode(encoded, channels, decoding, rng)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a readable image ({' '.join(str(error).split())})") from error
-
-
-def _decode(encoded: bytes, channels: int, decoding: Decoding, rng: np.random.Generator | None) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as file:
-        image = file if file.mode == MODES[channels] else file.convert(MODES[channels])
+    with opened(source, channels, notice) as image:
         size = decoding.image_size
         if rng is not None and decoding.crop_area:
             # cropped first: resize's own box lets the filter see pixels outside of it
@@ -99,6 +102,9 @@ def fit(image: Image.Image, size: tuple[int, int], resize_size: int | None = Non
     """Resizes (bilinear) so that the image just covers `size` = (width, height), and crops its centre.
 
     With `resize_size` it is resized to cover that many pixels for each `min(size)` of them, and more is cropped away.
+
+    Raises:
+        DataError: one side is so much longer than the other that too many pixels would be made.
     """
     if image.size == size and resize_size in (None, min(size)):
         return image
@@ -108,6 +114,7 @@ def fit(image: Image.Image, size: tuple[int, int], resize_size: int | None = Non
         width, height = size[0] * many // of, image.height * size[0] * many // (image.width * of)
     else:
         width, height = image.width * size[1] * many // (image.height * of), size[1] * many // of
+    require_few_pixels(width, height, "it would be resized to")
     left, top = round((width - size[0]) / 2), round((height - size[1]) / 2)
     return image.resize((width, height), _BILINEAR).crop((left, top, left + size[0], top + size[1]))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
-import shutil
+import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from input_pipeline.decode import MODES, Decoding, decode_image
+from input_pipeline.cache import array_of, checked, written
+from input_pipeline.decode import Decoding, decode_image
 from input_pipeline.errors import DataError
+from input_pipeline.ids import check_labels
+from input_pipeline.image_file import MODES
 from input_pipeline.prepare import locked
 
 _CHUNK = 1024  # records read at once
-_CACHE_FORMAT = 2  # change with anything that changes decoded values
+_CACHE_FORMAT = 3  # change with anything that changes decoded values
+_CACHE_FILES = ("image.npy", "label.npy")
 
 Draw = tuple[int, ...]
 """Of what the random numbers of one example are a function."""
@@ -55,7 +59,11 @@ def task_sizes(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> dict[s
 
 
 def read_labels(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.ndarray:
-    """Returns the labels int32 [n] of a split by a feature, -1 where one is missing; decodes no images."""
+    """Returns the labels int32 [n] of a split by a feature, -1 where one is missing; decodes no images.
+
+    Raises:
+        DataError: a label that is no class.
+    """
     features = builder.info.features.items()
     images = {name: tfds.decode.SkipDecoding() for name, f in features if isinstance(f, tfds.features.Image)}
     source: Any = builder.as_data_source(split=split, decoders=images or None)
@@ -64,6 +72,7 @@ def read_labels(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.n
         for start in range(0, len(source), _CHUNK)
         for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
     ]
+    check_labels(np.array(found), builder.info.features[key].num_classes, f"{builder.info.full_name}/{split}")
     return np.array(found, np.int32)
 
 
@@ -107,10 +116,17 @@ class ArrayExamples:
 
 
 class RecordExamples:
-    """Examples read and decoded when asked for; the same interface as `ArrayExamples`."""
+    """Examples read and decoded when asked for; the same interface as `ArrayExamples`.
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding):
-        self._key = image_and_label(builder)[0]
+    Args:
+        builder: of the data set; split: of it.
+        decoding: how images become pixels.
+        complete: whether every example must have a label.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding, *, complete: bool = False):
+        self._key, _, label = image_and_label(builder)
+        self._classes, self._complete, self._noticed = label.num_classes, complete, False
         self._name, self._decoding = f"{builder.info.full_name}/{split}", decoding
         self._shape = image_shape(builder, decoding.image_size)
         self._source: Any = builder.as_data_source(split=split, decoders={self._key: tfds.decode.SkipDecoding()})
@@ -134,11 +150,12 @@ class RecordExamples:
             draws: for each index what its random numbers are a function of; None decodes as in evaluation.
         """
         image = np.empty((len(indices), *self._shape), np.uint8)
-        label = np.empty(len(indices), np.int32)
+        label = np.empty(len(indices), np.int64)
         for i, record in enumerate(self._source.__getitems__([int(index) for index in indices])):
             rng = None if draws is None or not self._decoding.random else np.random.default_rng(draws[i])
             try:
-                pixels = decode_image(record[self._key], self._shape[2], self._decoding, rng)
+                notice = partial(self._notice, int(indices[i]))
+                pixels = decode_image(record[self._key], self._shape[2], self._decoding, rng, notice=notice)
             except DataError as error:
                 raise DataError(f"example {indices[i]} of {self._name}: {error}") from error
             if pixels.shape != self._shape:
@@ -147,7 +164,14 @@ class RecordExamples:
                     "set a common size with --config.data.image_size=SIZE"
                 )
             image[i], label[i] = pixels, record["label"]
-        return image, label
+        check_labels(label, self._classes, self._name, complete=self._complete, indices=indices)
+        return image, label.astype(np.int32)
+
+    def _notice(self, index: int, text: str) -> None:
+        """Says once what a file holds besides its image."""
+        if not self._noticed:
+            self._noticed = True
+            print(f"example {index} of {self._name} {text}; others like it are not named", file=sys.stderr)
 
     def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
         """Returns dict(image, label, weight=ones) of k indices, see `gather`."""
@@ -190,7 +214,12 @@ class MoreLabels:
 
 
 def open_examples(
-    builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding, *, in_memory_bytes: int
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    decoding: Decoding,
+    *,
+    in_memory_bytes: int,
+    complete: bool = False,
 ) -> ArrayExamples | RecordExamples:
     """Opens a split such as "train" or "train[:90%]+test".
 
@@ -200,28 +229,34 @@ def open_examples(
         decoding: how images become pixels.
         in_memory_bytes: splits whose decoded images take at most this are decoded once, cached on disk, held in memory;
             negative: none.
+        complete: whether every example must have a label.
 
     Returns:
         The examples, at least one, in the order in which TFDS stores them.
 
     Raises:
-        DataError: unknown or empty split, unusable features, images that vary in size without `image_size`.
+        DataError: unknown or empty split, unusable features, images that vary in size without `image_size`, or, of
+            examples in memory, a label that is missing or no class.
     """
     shape = image_shape(builder, decoding.image_size)
     parts = split_parts(builder, split)
     names = {name for name, _, _ in parts}
     num_bytes = sum(builder.info.splits[name].num_examples for name in names) * math.prod(shape)
     if num_bytes > in_memory_bytes:
-        return RecordExamples(builder, split, decoding)
+        return RecordExamples(builder, split, decoding, complete=complete)
     whole = {name: _load_cached(builder, name, decoding) for name in names}
     slices = [(whole[name], slice(start, stop)) for name, start, stop in parts]
     if len(slices) == 1:  # views: a part of a split costs no copy
         ((examples, rows),) = slices
-        return ArrayExamples(examples.image[rows], examples.label[rows])
-    return ArrayExamples(
-        np.concatenate([examples.image[rows] for examples, rows in slices]),
-        np.concatenate([examples.label[rows] for examples, rows in slices]),
-    )
+        found = ArrayExamples(examples.image[rows], examples.label[rows])
+    else:
+        found = ArrayExamples(
+            np.concatenate([examples.image[rows] for examples, rows in slices]),
+            np.concatenate([examples.label[rows] for examples, rows in slices]),
+        )
+    classes = image_and_label(builder)[2].num_classes
+    check_labels(found.label, classes, f"{builder.info.full_name}/{split}", complete=complete)
+    return found
 
 
 def split_parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str, int, int]]:
@@ -262,7 +297,7 @@ def _load_cached(builder: tfds.core.DatasetBuilder, split: str, decoding: Decodi
     try:
         root.mkdir(exist_ok=True)
         with locked(root, directory.name):  # of several processes one decodes, the others find its result
-            cached = _read_cache(directory, len(records), shape)
+            cached = _read_cache(directory, len(records), shape, say=False)
             if cached is not None:
                 return cached
             examples = records.load(f"decoding {name}/{split}")
@@ -272,22 +307,15 @@ def _load_cached(builder: tfds.core.DatasetBuilder, split: str, decoding: Decodi
     return records.load(f"decoding {name}/{split}") if examples is None else examples
 
 
-def _read_cache(directory: Path, count: int, shape: tuple[int, ...]) -> ArrayExamples | None:
-    try:
-        image, label = np.load(directory / "image.npy"), np.load(directory / "label.npy")
-    except (OSError, ValueError, EOFError):  # absent, truncated or damaged
+def _read_cache(directory: Path, count: int, shape: tuple[int, ...], *, say: bool = True) -> ArrayExamples | None:
+    found = checked(directory, _CACHE_FILES, say=say)
+    if found is None:
         return None
-    sound = image.shape == (count, *shape) and label.shape == (count,)
-    return ArrayExamples(image, label) if sound and image.dtype == np.uint8 and label.dtype == np.int32 else None
+    image, label = (array_of(found[name]) for name in _CACHE_FILES)
+    return ArrayExamples(image, label) if image.shape == (count, *shape) and label.shape == (count,) else None
 
 
 def _write_cache(directory: Path, examples: ArrayExamples) -> None:
-    temporary = directory.with_name(f"{directory.name}.tmp{os.getpid()}")
-    try:
-        temporary.mkdir(exist_ok=True)
+    with written(directory, _CACHE_FILES) as temporary:
         np.save(temporary / "image.npy", examples.image)
         np.save(temporary / "label.npy", examples.label)
-        shutil.rmtree(directory, ignore_errors=True)  # an unsound one
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 
 import grain
 import numpy as np
+import tensorflow_datasets as tfds
 
 from input_pipeline.cards import DatasetCard
 from input_pipeline.decode import Decoding
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, shortened
 from input_pipeline.examples import (
     ArrayExamples,
     MoreLabels,
@@ -213,6 +214,8 @@ def make_loader(
     text: TextCard | None = None,
     images: bool | None = None,
     labels: Sequence[str] = (),
+    known: Card | None = None,
+    complete: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     start_batch: int = 0,
@@ -238,6 +241,8 @@ def make_loader(
         text: card by which text becomes tokens; None where there is no text.
         images: whether batches hold images; None: if there is no text. With text, both of each example.
         labels: further features that are class labels, found as `label_NAME` int32 [b].
+        known: card that a model was made for; the data set must have its classes and its shape of images.
+        complete: whether every image must have a label; texts and rows must, unless there are further labels.
         process_index: which contiguous rows of each batch to yield, of `process_count`.
         process_count: number of processes that share each batch.
         start_batch: first batch to yield.
@@ -250,7 +255,9 @@ def make_loader(
         prefetched; `set_state(state)` goes there; `close()` stops the background threads.
 
     Raises:
-        DataError: the data set or split cannot be found, prepared or used, or an argument is out of range.
+        DataError: the data set or split cannot be found, prepared or used, or an argument is out of range. The
+            iterator raises it for an image that cannot be read and, where images are not held in memory, for a label
+            that is no class.
     """
     if process_count < 1 or not 0 <= process_index < process_count:
         raise DataError(f"process_index {process_index} is not in 0 .. process_count - 1 = {process_count - 1}")
@@ -259,6 +266,8 @@ def make_loader(
     if not 0 <= seed < 2**64:
         raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
+    if known is not None:
+        _require_same(builder, known, decoding)
     row_bytes = 0
     if text is not None:
         texts = open_texts(builder, split, text, train=train)
@@ -270,7 +279,7 @@ def make_loader(
         images = False
     if images or (images is None and text is None):
         in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
-        pictures = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes)
+        pictures = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes, complete=complete)
         row_bytes += math.prod(image_shape(builder, decoding.image_size))
         examples = pictures if text is None else ImageTextExamples(pictures, texts, text.frame)
     if labels:
@@ -287,3 +296,18 @@ def make_loader(
     iterator = iter(grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, local * row_bytes)))
     iterator.set_state({"next_index": start_batch})
     return iterator
+
+
+def _require_same(builder: tfds.core.DatasetBuilder, known: Card, decoding: Decoding) -> None:
+    """Raises `DataError` unless the classes of a data set, and the shape of its images, are those of a card."""
+    name, features = builder.info.full_name, builder.info.features
+    again = f"{name} in {builder.data_dir} is not what the run was trained on:"
+    if known.label_names and (names := tuple(features["label"].names)) != known.label_names:
+        there, then = (shortened(", ".join(x), 150) for x in (names, known.label_names))
+        raise DataError(f"{again} its {len(names)} classes are {there}, and then they were {then}")
+    for key, count in known.tasks.items():
+        if features[key].num_classes != count:
+            raise DataError(f"{again} {key} has {features[key].num_classes} classes, and then it had {count}")
+    shape = getattr(known, "image_shape", None)
+    if shape is not None and (now := image_shape(builder, decoding.image_size)) != tuple(shape):
+        raise DataError(f"{again} its images are {now}, and then they were {tuple(shape)}")

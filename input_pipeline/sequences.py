@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tokenizers import Encoding, Tokenizer
 
-from input_pipeline.corpus import read_records
+from input_pipeline.corpus import read_records, text_of
 from input_pipeline.errors import DataError
+from input_pipeline.ids import check_labels
 from input_pipeline.tokenizers import encode_all, sentence_ends
 
 _CHUNK = 4096  # texts encoded at once
@@ -54,13 +55,14 @@ class LabelledTexts:
         lengths: to which batches are padded, ascending. What is longer than the last is cut, and how many are is said.
         source: name of the split, for messages.
         complete: whether every example must have a label.
-        dtype: of the labels: int32 of classes, float32 of numbers.
+        classes: labels are 0 .. classes - 1; None: they are numbers.
 
     Attributes:
         buckets: for each length the examples that take it, shorter ones left to shorter lengths.
 
     Raises:
-        DataError: no examples, an example without a label, or text that the tokenizer does not know.
+        DataError: no examples, an example without a label or of no class, text that the tokenizer does not know, or
+            that is not UTF-8.
     """
 
     def __init__(
@@ -73,23 +75,27 @@ class LabelledTexts:
         *,
         source: str,
         complete: bool = True,
-        dtype: type = np.int32,
+        classes: int | None = None,
     ):
         self._lengths, max_len, cut = lengths, lengths[-1], 0
+        dtype = np.float32 if classes is None else np.int32
         labels: list[np.generic] = []
         tokens: list[list[int]] = []
         types: list[list[int]] = []
         for records in _chunks(read_records(builder, split)):
-            rows = [tuple(record[text].decode() for text in texts) for record in records]
+            rows = [
+                tuple(text_of(record, text, i, source) for text in texts)
+                for i, record in enumerate(records, len(labels))
+            ]
             for encoding in framed(tokenizer, rows, max_len, source=source):
                 tokens.append(encoding.ids)
                 types.append(encoding.type_ids)
                 cut += bool(encoding.overflowing)
-            labels += [dtype(record["label"]) for record in records]
+            labels += [record["label"] for record in records]
         if not labels:
             raise DataError(f"{source} has no examples")
-        if complete and min(labels) < 0:
-            raise DataError(f"{source} has {sum(n < 0 for n in labels)} examples without a label; name another split")
+        if classes is not None:
+            check_labels(np.array(labels), classes, source, complete=complete)
         if not np.isfinite(labels).all():
             raise DataError(f"{source} has {np.sum(~np.isfinite(labels))} examples whose label is NaN or Inf")
         if cut:
@@ -140,7 +146,7 @@ class Translations:
         buckets: for each length the examples that take it, shorter ones left to shorter lengths.
 
     Raises:
-        DataError: no examples, no end token, or text that the tokenizer does not know.
+        DataError: no examples, no end token, text that the tokenizer does not know, or that is not UTF-8.
     """
 
     def __init__(
@@ -158,7 +164,7 @@ class Translations:
         longest, total, longer = lengths[-1], 0, 0
         sides: tuple[list[list[int]], list[list[int]]] = ([], [])
         for records in _chunks(read_records(builder, split)):
-            columns = [[record[text].decode() for record in records] for text in texts]
+            columns = [[text_of(record, text, i, source) for i, record in enumerate(records, total)] for text in texts]
             found = [encode_all(tokenizer, column, special=False, source=source) for column in columns]
             for first, second in zip(*found, strict=True):
                 total += 1

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline.cards import Shapes, label_shapes
-from input_pipeline.corpus import read_records
+from input_pipeline.corpus import read_records, split_name
 from input_pipeline.errors import DataError
 from input_pipeline.examples import split_parts, task_sizes
+from input_pipeline.ids import check_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,22 +69,24 @@ class TableExamples:
     """Rows held in memory: features float32 [n, d], label int32 [n]; the interface of image examples.
 
     Raises:
-        DataError: unknown split, a number that is not finite, or an example without a label.
+        DataError: unknown split, a number that is not finite, or an example without a label or of no class.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
         split_parts(builder, split)
-        key, source = vector_feature(builder), f"split {split!r} of {builder.info.full_name}"
+        key, source = vector_feature(builder), split_name(builder, split)
         records = list(read_records(builder, split))
         with np.errstate(over="ignore"):  # a number too large for float32 is counted below
             self.features = np.stack([record[key] for record in records]).astype(np.float32)
-        self.label = np.array([record["label"] for record in records], np.int32)
-        if holes := int((~np.isfinite(self.features)).any(1).sum()):
+        labels = np.array([record["label"] for record in records])
+        holes = np.flatnonzero(~np.isfinite(self.features).all(1))
+        if holes.size:
             raise DataError(
-                f"{source} has {holes} row(s) with a number that is missing or not finite; prepare it without"
+                f"{source} has {holes.size} row(s) with a number that is missing or not finite, first example "
+                f"{holes[0]}; prepare it without"
             )
-        if unlabelled := int((self.label < 0).sum()):
-            raise DataError(f"{source} has {unlabelled} examples without a label; name another split")
+        check_labels(labels, builder.info.features["label"].num_classes, source, complete=True)
+        self.label = labels.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.label)

@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from tokenizers import Tokenizer
 
 from input_pipeline.cards import Shapes, label_shapes
-from input_pipeline.corpus import open_stream, read_records, trained_tokenizer
-from input_pipeline.errors import DataError
+from input_pipeline.corpus import open_stream, read_records, split_name, text_of, trained_tokenizer
+from input_pipeline.errors import DataError, shortened
 from input_pipeline.examples import split_parts, task_sizes
 from input_pipeline.prepare import open_builder
 from input_pipeline.sentence_pairs import SentencePairs
@@ -166,6 +166,26 @@ def describe_text(
     )
 
 
+def tokenizer_of(card: TextCard) -> Tokenizer:
+    """The tokenizer of a card.
+
+    Raises:
+        DataError: it cannot be read, or has tokens that a model of the card's vocabulary has no place for.
+    """
+    try:
+        found = Tokenizer.from_str(card.tokenizer)
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(
+            f"the tokenizer that the run keeps of {card.name} cannot be read ({shortened(error)})"
+        ) from error
+    if (size := vocabulary_size(found)) > card.vocab_size:
+        raise DataError(
+            f"the tokenizer that the run keeps of {card.name} has {size:,} tokens, and its vocab_size is "
+            f"{card.vocab_size:,}: its dataset.json is damaged"
+        )
+    return found
+
+
 def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *, train: bool) -> TextExamples:
     """The examples of a split such as "train" or "validation+test".
 
@@ -173,10 +193,10 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
         DataError: unknown split, text or a tokenizer that does not suit, or too little of it.
     """
     split_parts(builder, split)
-    tokenizer, source = Tokenizer.from_str(card.tokenizer), f"split {split!r} of {builder.info.full_name}"
+    tokenizer, source = tokenizer_of(card), split_name(builder, split)
     if card.form in ("labels", "numbers"):
-        dtype, complete = (np.float32, False) if card.form == "numbers" else (np.int32, not card.tasks)
-        options = {"source": source, "complete": complete, "dtype": dtype}
+        classes = None if card.form == "numbers" else card.num_classes
+        options = {"source": source, "complete": not card.tasks, "classes": classes}
         return LabelledTexts(builder, split, tokenizer, card.texts, card.lengths, **options)
     if card.form == "translation":
         return Translations(builder, split, tokenizer, card.texts, card.lengths, source=source, train=train)
@@ -196,7 +216,7 @@ def text_arrays(rows: Sequence[tuple[str, ...]], card: TextCard) -> tuple[dict[s
     Raises:
         DataError: text that the tokenizer does not know.
     """
-    encodings = framed(Tokenizer.from_str(card.tokenizer), rows, card.max_len, source="the text")
+    encodings = framed(tokenizer_of(card), rows, card.max_len, source="the text")
     every = np.arange(len(encodings))
     tokens, segments = Ragged(e.ids for e in encodings).padded(every, card.max_len)
     types, _ = Ragged(e.type_ids for e in encodings).padded(every, card.max_len)
@@ -219,7 +239,8 @@ def translation_texts(
     """
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
     split_parts(builder, split)
-    pairs = [[record[text].decode() for text in card.texts] for record in read_records(builder, split)]
+    source, records = split_name(builder, split), enumerate(read_records(builder, split))
+    pairs = [[text_of(record, text, i, source) for text in card.texts] for i, record in records]
     sources, targets = zip(*pairs, strict=True)
     return list(sources), list(targets)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from input_pipeline.errors import DataError
+from input_pipeline.tokenizer_files import read_tokenizer
+from input_pipeline.tokenizer_reading import MOST_TOKENS
 
 END_OF_TEXT = "<|endoftext|>"
 """Stands before each document, where the tokenizer has it."""
@@ -80,66 +81,28 @@ def _word_pieces(texts: Iterable[str], vocab_size: int) -> dict[str, int]:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """A tokenizer from ``tokenizer.json``, GPT-2's ``encoder.json`` and ``vocab.bpe``, or BERT's ``vocab.txt``.
+    """A tokenizer from published files, with what those beside them say: see `tokenizer_files`.
 
     Args:
-        path: one of these files, or a directory that holds them (transformers' names for GPT-2's, ``vocab.json`` and
-            ``merges.txt``, are known too).
+        path: a ``tokenizer.json``, GPT-2's ``encoder.json`` and ``vocab.bpe`` or ``vocab.json`` and ``merges.txt``,
+            BERT's ``vocab.txt``, a SentencePiece model; or a directory that holds them.
 
     Raises:
-        DataError: none of them is there, or it cannot be read.
+        DataError: none of them is there, it cannot be read, or a setting beside it cannot be applied.
     """
     path = Path(path).expanduser()
-    found = _read_tokenizer(path)
-    if not vocabulary_size(found):
+    found = read_tokenizer(path)
+    if found is None:
+        raise DataError(
+            f"no tokenizer at {path}: give a tokenizer.json, a directory with encoder.json and vocab.bpe or with "
+            f"vocab.txt, a SentencePiece model, or one of {', '.join(KINDS)} to train one"
+        )
+    size = vocabulary_size(found)
+    if not size:
         raise DataError(f"{path} holds a tokenizer without tokens")
+    if size > MOST_TOKENS:
+        raise DataError(f"{path} has a token with the number {size - 1:,}: numbers of tokens are below {MOST_TOKENS:,}")
     return found
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    directory = path if path.is_dir() else path.parent
-    wanted = None if path.is_dir() else path.name
-    try:
-        if wanted in (None, "tokenizer.json") and (directory / "tokenizer.json").is_file():
-            return _unpadded(directory / "tokenizer.json")
-        for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
-            files = directory / vocabulary, directory / merges
-            if wanted in (None, vocabulary, merges) and all(file.is_file() for file in files):
-                tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))
-                _byte_level(tokenizer)
-                tokenizer.add_special_tokens([END_OF_TEXT])
-                return tokenizer
-        if wanted in (None, "vocab.txt") and (directory / "vocab.txt").is_file():
-            tokenizer = _uncased(models.WordPiece.from_file(str(directory / "vocab.txt"), unk_token="[UNK]"))
-            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=_is_uncased(directory, tokenizer))
-            tokenizer.add_special_tokens([t for t in BERT_SPECIAL if tokenizer.token_to_id(t) is not None])
-            _frame_pairs(tokenizer)
-            return tokenizer
-        if wanted and path.is_file() and path.suffix == ".json":
-            return _unpadded(path)
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path} holds no tokenizer that can be read: {' '.join(str(error).split())}") from error
-    raise DataError(
-        f"no tokenizer at {path}: give a tokenizer.json, a directory with encoder.json and vocab.bpe or with "
-        f"vocab.txt, or one of {', '.join(KINDS)} to train one"
-    )
-
-
-def _is_uncased(directory: Path, tokenizer: Tokenizer) -> bool:
-    """As ``tokenizer_config.json`` beside the vocabulary says, else as the vocabulary looks."""
-    config = directory / "tokenizer_config.json"
-    if config.is_file():
-        said = json.loads(config.read_text("utf-8")).get("do_lower_case")
-        if isinstance(said, bool):
-            return said
-    return not any(token != token.lower() for token in tokenizer.get_vocab() if not token.startswith("["))
-
-
-def _unpadded(file: Path) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_padding()  # what it was last used with; lengths are ours to say
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def _byte_level(tokenizer: Tokenizer) -> None:

@@ -90,7 +90,7 @@ def model_fields(name: str) -> dict[str, Any]:
     """
     if name not in MODELS:
         raise ValueError(f"model {name!r} is not one of {', '.join(list_models())}{_nearest(name, MODELS)}")
-    hidden = ("parent", "name")  # linen's own
+    hidden = ("parent", "name", "origin")  # linen's own, and what weights.load notes
     return {f.name: f.type for f in dataclasses.fields(MODELS[name].func) if f.name not in hidden}
 
 

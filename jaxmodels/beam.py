@@ -1,9 +1,10 @@
 """Beam search with an encoder-decoder: token for token and score for score what transformers' ``generate`` finds.
 
 Everything lies in arrays of ``max_len`` places; so there is one compilation for each (batch, length of the sources,
-``max_len``, ``beams``). The sources' keys and values are made once.
+``max_len``, ``beams``, kinds of rules, number of end tokens, sampling). The sources' keys and values are made once.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,8 +17,19 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.cpu import argmax
+from jaxmodels.decode import settings as decoding
+from jaxmodels.decode.processors import Rules, Written, normalised, process
+from jaxmodels.decode.rules import make_rules
+from jaxmodels.decode.sampling import Sampling, warped
+from jaxmodels.decode.settings import GenerationConfig
+from jaxmodels.transformer import Transformer
+
 NOTHING = -1e9
 """Score of a place in a beam that nothing has taken yet."""
+
+EARLY = {False: 0, True: 1, "never": 2}
+"""``early_stopping``, as numbers."""
 
 
 class Beams(struct.PyTreeNode):
@@ -49,90 +61,153 @@ def beam_search(
     source: Int[Array, "b n"] | Int[np.ndarray, "b n"],
     source_segments: Int[Array, "b n"] | Int[np.ndarray, "b n"] | None = None,
     *,
-    beams: int,
-    max_len: int,
-    bos: int,
-    eos: int,
-    length_penalty: float = 1.0,
+    beams: int | None = None,
+    max_len: int | None = None,
+    bos: int | None = None,
+    eos: int | Sequence[int] | None = None,
+    length_penalty: float | None = None,
     forbidden: Sequence[int] = (),
+    settings: GenerationConfig | None = None,
+    seed: int = 0,
 ) -> tuple[list[list[int]], list[float]]:
     """The most probable text for each source, as far as a search along ``beams`` texts at a time finds it.
 
     A text ends with ``eos`` or at ``max_len``, and scores ``log p(text | source) / length ** length_penalty``. A search
-    ends when ``beams`` texts have, none worse than the best that goes on would be if it ended where it is. One beam is
-    greedy decoding, which ends with the first.
+    ends when ``beams`` texts have, none worse than the best that goes on would be if it ended where it is
+    (``early_stopping`` of the settings changes that). One beam is greedy decoding, or drawing, and ends with its text.
+
+    With ``settings=weights.generation_config(directory)`` texts are those of transformers' ``generate``.
 
     Args:
       model: called as :class:`jaxmodels.transformer.Transformer`.
       source_segments: 1 for tokens, 0 for padding; None: no padding.
-      max_len: places of a text, the start token's included; at most the model's.
-      bos: the start token; opus-mt's is its padding token.
-      eos: the token that ends a text.
-      length_penalty: above 0 prefers long texts (they have lower probabilities, and are divided by more).
-      forbidden: tokens that are never written; their probability is not given to others.
+      beams: default: as the settings say, or 1.
+      max_len: places of a text, the start token's included; at most the model's. Default: as the settings say, or 21.
+      bos: the start token; opus-mt's is its padding token. Default: as the settings say.
+      eos: the token that ends a text, or several. Default: as the settings say.
+      length_penalty: above 0 prefers long texts (they have lower probabilities, and are divided by more). Default: as
+        the settings say, or 1.
+      forbidden: tokens that are never written; their probability is not given to others. Default: as the settings say.
+      settings: all else. What is given beside it goes over it.
+      seed: of the draws, if the settings say ``do_sample``.
 
     Returns:
-      Texts without the start token, ``eos`` included where one was met, and their scores.
+      Texts without the start token, ``eos`` included where one was met, and their scores; with
+      ``num_return_sequences`` so many for each source, the best first, one source after the other.
 
     Raises:
-      ValueError: lengths, beams or tokens that the model does not have.
+      ValueError: another model; lengths, beams or tokens that the model does not have; settings that do not fit.
     """
-    source = np.asarray(source, np.int32)
-    _check(model, source, beams, max_len, (bos, eos, *forbidden))
+    if not isinstance(model, Transformer):
+        raise ValueError(
+            f"a {type(model).__name__} has no encoder, and a beam search needs one (Transformer); language models "
+            "write by jaxmodels.generate.generate"
+        )
+    source, size = np.asarray(source), model.target_vocab_size or model.vocab_size
+    ends = () if eos is None else (int(eos),) if isinstance(eos, int | np.integer) else tuple(map(int, eos))
+    _check(model, source, beams, max_len, [*ends, *forbidden, *(() if bos is None else (bos,))])
+    given: dict[str, Any] = {"beams": beams, "start": bos, "length_penalty": length_penalty}
+    given |= {"stop": ends if eos is not None else None, "forbidden": tuple(map(int, forbidden)) or None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if settings is None and (max_len is None or not {"beams", "start", "stop"} <= {*given}):
+        raise ValueError("beams, max_len, bos and eos must all be given where no settings are")
+    said = dataclasses.replace(settings or GenerationConfig(), **given)
+    beams, count = said.beams or 1, said.num_return_sequences or 1
+    max_len = decoding.places(said, 1, model.max_len) if max_len is None else max_len
+    if said.start is None:
+        raise ValueError("neither bos nor the settings (decoder_start_token_id) say with which token a text starts")
+    _check(model, source, beams, max_len, [said.start])
+    drawn = decoding.sampling(said, beams) if said.do_sample else None
+    if drawn and drawn.greedy:
+        drawn = None
+    if count > 1 and count > (beams if beams > 1 or not drawn else count):
+        raise ValueError(f"num_return_sequences {count} is above the {beams} beams, of which so many texts come")
+    rules = make_rules(said, prompt=1, max_len=max_len, size=size)
+    source = source.astype(np.int32)
+    segments = np.ones_like(source) if source_segments is None else np.asarray(source_segments, np.int32)
+    if beams == 1 and count > 1:  # each is a draw of its own
+        source, segments = (np.repeat(x, count, axis=0) for x in (source, segments))
+    penalty = 1.0 if said.length_penalty is None else said.length_penalty
     found = _search(
         variables,
         source,
-        np.ones_like(source) if source_segments is None else np.asarray(source_segments, np.int32),
-        (bos, eos, np.float32(length_penalty)),
-        np.asarray(forbidden, np.int32),
+        segments,
+        (
+            np.int32(said.start),
+            np.array(said.stop, np.int32),
+            np.float32(penalty),
+            np.int32(EARLY[said.early_stopping or False]),
+        ),
+        rules,
+        jax.random.key(seed),
         model=model,
         beams=beams,
         max_len=max_len,
+        sampling=drawn,
     )
-    texts, scores = jax.device_get((found.ended_tokens[:, 0, 1:], found.ended_scores[:, 0]))
-    return [text[: text.index(eos) + 1] if eos in text else text for text in texts.tolist()], scores.tolist()
+    best = 1 if beams == 1 else count
+    tokens, scores, ended = jax.device_get(
+        (found.ended_tokens[:, :best, 1:], found.ended_scores[:, :best], found.ended[:, :best])
+    )
+    texts = [
+        _until(text, said.stop) if there else []
+        for text, there in zip(rearrange(tokens, "b k t -> (b k) t").tolist(), ended.flatten().tolist(), strict=True)
+    ]
+    return texts, scores.flatten().tolist()
 
 
-def _check(model: Any, source: np.ndarray, beams: int, max_len: int, tokens: tuple[int, ...]) -> None:
+def _until(text: list[int], stop: Sequence[int]) -> list[int]:
+    """A text up to the first token that ends it."""
+    return text[: next((i + 1 for i, token in enumerate(text) if token in stop), len(text))]
+
+
+def _check(model: Any, source: np.ndarray, beams: int | None, max_len: int | None, tokens: Sequence[int]) -> None:
     size = model.target_vocab_size or model.vocab_size
-    if not 2 <= max_len <= model.max_len:
+    if max_len is not None and not 2 <= max_len <= model.max_len:
         raise ValueError(f"max_len {max_len} must be at least 2, and at most the model's max_len {model.max_len}")
-    if not 1 <= beams <= size // 2:
+    if beams is not None and not 1 <= beams <= size // 2:
         raise ValueError(f"beams {beams} must be at least 1, and at most half the vocabulary of {size}")
     for token in tokens:
         if not 0 <= token < size:
             raise ValueError(f"token {token} is outside the model's vocabulary of {size}")
-    if source.size and not (0 <= source.min() and source.max() < model.vocab_size):
+    if source.dtype.kind not in "iu":
+        raise ValueError(f"a source is of {source.dtype}, and tokens are whole numbers")
+    wrong = source[(source < 0) | (source >= model.vocab_size)]
+    if wrong.size:
         raise ValueError(
-            f"a source has token {source.max()}, outside the model's vocabulary of {model.vocab_size}: "
-            "another tokenizer?"
+            f"a source has token {wrong[0]}, outside the model's vocabulary of {model.vocab_size}: another tokenizer?"
         )
 
 
-@partial(jax.jit, static_argnames=("model", "beams", "max_len"))
+@partial(jax.jit, static_argnames=("model", "beams", "max_len", "sampling"))
 def _search(
     variables: Any,
     source: jax.Array,
     source_segments: jax.Array,
-    rules: tuple[Any, Any, Any],
-    forbidden: jax.Array,
+    ends: tuple[Any, Any, Any, Any],
+    rules: Rules,
+    key: jax.Array,
     *,
     model: Any,
     beams: int,
     max_len: int,
+    sampling: Sampling | None,
 ) -> Beams:
-    bos, eos, length_penalty = rules
+    """Args: ``ends`` are start token, end tokens [e], length penalty, and when a search ends (:data:`EARLY`)."""
+    bos, stops, length_penalty, early = ends
     batch = len(source)
     memory = model.apply(variables, source, source_segments, method="encode")
-    memory, source_segments = (repeat(x, "b ... -> (b k) ...", k=beams) for x in (memory, source_segments))
+    memory, segments = (repeat(x, "b ... -> (b k) ...", k=beams) for x in (memory, source_segments))
     target_segments = jnp.ones((batch * beams, max_len), jnp.int32)
+    first = jnp.zeros(batch * beams, jnp.int32)
+    of_source = (repeat(source, "b n -> (b k) n", k=beams), segments > 0) if rules.of_source else ()
 
     def read(tokens: jax.Array, place: Any, cache: Any) -> tuple[jax.Array, Any]:  # logits of the next token, cache
         outputs, changed = model.apply(
             {**variables, **cache},
             tokens,
             memory,
-            source_segments,
+            segments,
             target_segments,
             place,
             method="decode",
@@ -155,15 +230,35 @@ def _search(
         cache=cache,
     )
 
-    def step(now: Beams) -> Beams:
-        place, vocabulary = now.place, now.logits.shape[-1]
-        scores = jax.nn.log_softmax(now.logits).at[:, forbidden].set(-jnp.inf)
+    def processed(scores: jax.Array, now: Beams) -> jax.Array:
+        written = Written(rearrange(now.tokens, "b k t -> (b k) t"), first, now.place, *of_source)
+        scores = process(rules, scores, written)
+        return normalised(rules, scores if sampling is None else warped(scores, sampling))
+
+    def candidates(now: Beams) -> tuple[jax.Array, jax.Array, jax.Array]:  # scores, parent and token [b, j]
+        if beams == 1:  # the logits are processed, and the score is the model's
+            scores, logp = processed(now.logits, now), jax.nn.log_softmax(now.logits)
+            token = argmax(scores) if sampling is None else jax.random.categorical(_key(key, now), scores)
+            token = token.astype(jnp.int32)[:, None]
+            return now.scores + jnp.take_along_axis(logp, token, axis=1), jnp.zeros_like(token), token
+        scores = processed(jax.nn.log_softmax(now.logits), now)
         scores = now.scores[:, :, None] + rearrange(scores, "(b k) v -> b k v", k=beams)
-        # twice as many as beams: each text ends in one way, so that as many go on
-        scores, index = jax.lax.top_k(rearrange(scores, "b k v -> b (k v)"), 2 * beams)
-        parent, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
+        vocabulary = scores.shape[-1]
+        scores = rearrange(scores, "b k v -> b (k v)")
+        # of each text as many end as there are end tokens, so that as many go on
+        count = beams * max(2, 1 + len(stops))
+        if sampling is None:
+            scores, index = jax.lax.top_k(scores, count)
+        else:  # draws without replacement (Kool et al. 2019, arXiv:1903.06059), the first drawn first
+            index = jax.lax.top_k(scores + jax.random.gumbel(_key(key, now), scores.shape, scores.dtype), count)[1]
+            scores = jnp.take_along_axis(scores, index, axis=1)
+        return scores, index // vocabulary, (index % vocabulary).astype(jnp.int32)
+
+    def step(now: Beams) -> Beams:
+        place = now.place
+        scores, parent, token = candidates(now)
         texts = _taken(now.tokens, parent).at[:, :, place].set(token)
-        ends = (token == eos) | (place + 1 >= max_len)
+        ends = jnp.isin(token, stops) | (place + 1 >= max_len)
 
         running, best = jax.lax.top_k(jnp.where(ends, scores + NOTHING, scores), beams)
         tokens, token, parent = (_taken(x, best) for x in (texts, token, parent))
@@ -171,12 +266,15 @@ def _search(
         logits, cache = read(rearrange(token, "b k -> (b k) 1"), place, _of_rows(now.cache, rows))
 
         length = place.astype(scores.dtype)
-        new = ends & (jnp.arange(2 * beams) < beams) & now.open[:, None]
+        new = ends & (jnp.arange(scores.shape[1]) < beams) & now.open[:, None]
         new_scores = jnp.where(new, scores / length**length_penalty, NOTHING)
         ended_scores, best = jax.lax.top_k(jnp.concatenate([now.ended_scores, new_scores], axis=1), beams)
         ended = _taken(jnp.concatenate([now.ended, new], axis=1), best)
         full = ended.all(1)
-        better = running[:, 0] / length**length_penalty > ended_scores[:, -1]
+        # with "never" the best that goes on may still be as good as it would be at its full length
+        hoped = jnp.where((early == EARLY["never"]) & (length_penalty > 0), max_len - 1, place).astype(scores.dtype)
+        better = running[:, 0] / hoped**length_penalty > ended_scores[:, -1]
+        goes_on = ~full if beams == 1 else ~full | (better & (early != EARLY[True]))
         return Beams(
             place=place + 1,
             tokens=tokens,
@@ -184,12 +282,17 @@ def _search(
             ended_tokens=_taken(jnp.concatenate([now.ended_tokens, texts], axis=1), best),
             ended_scores=ended_scores,
             ended=ended,
-            open=now.open & (~full if beams == 1 else ~full | better),
+            open=now.open & goes_on,
             logits=logits,
             cache=cache,
         )
 
     return jax.lax.while_loop(lambda now: now.open.any() & (now.place < max_len), step, start)
+
+
+def _key(key: jax.Array, now: Beams) -> jax.Array:
+    """Of the draws of a place."""
+    return jax.random.fold_in(key, now.place)
 
 
 def _taken(x: Array, index: Int[Array, "b j"]) -> Array:

@@ -1,14 +1,16 @@
 """BERT (Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", arXiv:1810.04805).
 
-Parity reference: transformers' ``BertForPreTraining``, ``BertForSequenceClassification``,
-``BertForTokenClassification``, ``BertForQuestionAnswering`` and ``BertModel``: one class here, with a field ``head``.
-Initial values are the paper's: normal with deviation 0.02, biases 0.
+Parity reference: transformers' ``BertForPreTraining``, ``BertForMaskedLM``, ``BertForNextSentencePrediction``,
+``BertForSequenceClassification``, ``BertForMultipleChoice``, ``BertForTokenClassification``,
+``BertForQuestionAnswering`` and ``BertModel``: one class here, with a field ``head``. Initial values are the paper's:
+normal with deviation 0.02, biases 0.
 
 Deliberate differences: logits of the vocabulary are made when they are asked for (see
 :class:`jaxmodels.layers.TokenLogits`), and only at the places that are to be predicted, if those are given; tokens are
 grouped by segments, which serve for padding and for packed texts alike: positions start anew in each.
 """
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.attention import AttentionMask, MultiHeadAttention, require_attention
+from jaxmodels.features import Encoded
 from jaxmodels.layers import (
     ACTIVATIONS,
     Dense,
@@ -33,18 +36,19 @@ from jaxmodels.layers import (
     unit_length,
     zeros,
 )
+from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
-HEADS = ("pretraining", "classification", "tokens", "spans", "none")
+HEADS = ("pretraining", "classification", "tokens", "spans", "none", "next_sentence", "choices")
 """Masked tokens and next sentence; one label for a text or a pair; one for each token; where an answer starts and ends;
-what the encoder gives."""
+the encoder's features; next sentence alone; one score for each of several texts of an example."""
 
 
 class PretrainingLogits(NamedTuple):
-    """Of the masked tokens, and [b, 2] of whether the second text follows the first (0: it does)."""
+    """Of the masked tokens, and [b, 2] of whether the second text follows the first (0: it does), if that is asked."""
 
     tokens: TokenLogits
-    next_sentence: Float[Array, "b 2"]
+    next_sentence: Float[Array, "b 2"] | None
 
 
 class SpanLogits(NamedTuple):
@@ -52,13 +56,6 @@ class SpanLogits(NamedTuple):
 
     start: Float[Array, "b l"]
     end: Float[Array, "b l"]
-
-
-class Encoded(NamedTuple):
-    """Features of each token [b, l, d], and of the whole text by its first token [b, d]."""
-
-    hidden: Float[Array, "b l d"]
-    pooled: Float[Array, "b d"]
 
 
 class BERT(nn.Module):
@@ -70,6 +67,10 @@ class BERT(nn.Module):
       head: of :data:`HEADS`; num_classes: of the heads classification and tokens.
       pool: what the head classification sees: the first token through the pooler, ``"cls"``, or the mean over the
         tokens, ``"mean"``, on which encoders of sentences are trained (then there is no pooler).
+      pooler: whether the head none has a pooler. next_sentence: whether the head pretraining predicts the next sentence
+        too; without it there is no pooler either, as in ``BertForMaskedLM``.
+      tie_embeddings: logits of the head pretraining are products with the token embedding; without it, with a matrix of
+        their own, ``head_decoder``.
       activation: of the MLP and of the pretraining head; norm_eps: of every LayerNorm.
       dropout_rate: on the embedding, on what each branch adds and before a classifier; attention_dropout_rate: on
         attention weights.
@@ -77,6 +78,7 @@ class BERT(nn.Module):
       scan: run the layers as one scanned layer, stacked in ``blocks``; remat: recompute activations in the backward
         pass.
       dtype: compute dtype; param_dtype: storage dtype.
+      origin: what it was loaded from, for export; two models that differ in it are equal.
     """
 
     vocab_size: int
@@ -89,6 +91,9 @@ class BERT(nn.Module):
     head: str = "pretraining"
     num_classes: int = 2
     pool: str = "cls"
+    pooler: bool = True
+    next_sentence: bool = True
+    tie_embeddings: bool = True
     activation: str = "gelu"
     norm_eps: float = 1e-12
     dropout_rate: float = 0.1
@@ -98,20 +103,22 @@ class BERT(nn.Module):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    origin: Origin | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @nn.compact
     def __call__(
         self,
-        tokens: Int[Array, "b l"],
-        segments: Int[Array, "b l"] | None = None,
-        types: Int[Array, "b l"] | None = None,
+        tokens: Int[Array, "*n l"],
+        segments: Int[Array, "*n l"] | None = None,
+        types: Int[Array, "*n l"] | None = None,
         positions: Int[Array, "b k"] | None = None,
         *,
         train: bool,
-    ) -> PretrainingLogits | SpanLogits | Encoded | Float[Array, "b ... classes"]:
+    ) -> PretrainingLogits | SpanLogits | Encoded | Float[Array, "b ..."]:
         """What the head gives. Dropout draws from the ``dropout`` RNG.
 
         Args:
+          tokens: [b, l]; for the head choices [b, choices, l], whose scores are [b, choices].
           segments: of each token; 0 is padding. None: all one segment.
           types: 0 for the first text and 1 for the second; None: all 0.
           positions: of head pretraining: places of the tokens to be predicted; None: all.
@@ -119,7 +126,12 @@ class BERT(nn.Module):
         Raises:
           ValueError: the text is longer than ``max_len``, or fields do not fit each other.
         """
-        self._check(tokens.shape[1])
+        self._check(tokens.shape[-1])
+        leading = tokens.shape[:-1]
+        if self.head == "choices":
+            tokens, segments, types = (
+                x if x is None else x.reshape(-1, x.shape[-1]) for x in (tokens, segments, types)
+            )
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(LayerNorm, self.norm_eps, **dtypes)
         dense = partial(Dense, kernel_init=normal(0.02), **dtypes)
@@ -149,21 +161,30 @@ class BERT(nn.Module):
         if self.head == "spans":
             logits = at_least_float32(dense(2, name="head")(x))
             return SpanLogits(logits[..., 0], logits[..., 1])
+        pooled = None
         if self.pool == "mean":
             pooled = token_mean(x, jnp.ones_like(tokens) if segments is None else segments)
-        else:
+        elif {"none": self.pooler, "pretraining": self.next_sentence}.get(self.head, True):
             pooled = jnp.tanh(dense(self.hidden_size, name="pooler")(x[:, 0]))
-        if self.head == "classification":
-            return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(pooled)))
         if self.head == "none":
             return Encoded(x, pooled)
+        if self.head == "classification":
+            return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(pooled)))
+        if self.head == "choices":
+            scores = at_least_float32(dense(1, name="head")(dropout(name="dropout_head")(pooled)))
+            return scores.reshape(leading)
+        if self.head == "next_sentence":
+            return at_least_float32(dense(2, name="head_next")(pooled))
         if positions is not None:
             x = jnp.take_along_axis(x, positions[..., None], axis=1)  # [b, k, d]
         x = ACTIVATIONS[self.activation](dense(self.hidden_size, name="head_dense")(x))
         bias = self.param("head_bias", zeros, (self.vocab_size,), self.param_dtype)
+        kernel = token_embed.embedding
+        if not self.tie_embeddings:
+            kernel = embed(self.vocab_size, name="head_decoder").embedding
         return PretrainingLogits(
-            TokenLogits(norm(name="head_norm")(x), token_embed.embedding, bias),
-            at_least_float32(dense(2, name="head_next")(pooled)),
+            TokenLogits(norm(name="head_norm")(x), kernel, bias),
+            None if pooled is None else at_least_float32(dense(2, name="head_next")(pooled)),
         )
 
     def _check(self, length: int) -> None:
@@ -176,6 +197,9 @@ class BERT(nn.Module):
         require_choice("pool", self.pool, ("cls", "mean"))
         if self.pool == "mean" and self.head != "classification":
             raise ValueError(f"pool 'mean' is for the head classification, not for {self.head!r}")
+        for name, head in (("pooler", "none"), ("next_sentence", "pretraining"), ("tie_embeddings", "pretraining")):
+            if self.head != head and not getattr(self, name):
+                raise ValueError(f"{name} False is for the head {head}, not for {self.head!r}")
         require_attention(
             backend=self.attention,
             num_heads=self.num_heads,

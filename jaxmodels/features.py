@@ -15,6 +15,13 @@ class Features(NamedTuple):
     places: Float[Array, "b n e"] | None
 
 
+class Encoded(NamedTuple):
+    """Features of each token or patch [b, l, d], and of the whole through the pooler [b, d], None without a pooler."""
+
+    hidden: Float[Array, "b l d"]
+    pooled: Float[Array, "b d"] | None
+
+
 def features(model: nn.Module, *inputs: Any, train: bool) -> Features:
     """Runs a classifier of this library without its ``head``, which then has no parameters either.
 

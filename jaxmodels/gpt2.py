@@ -8,6 +8,7 @@ are asked for (see :class:`jaxmodels.layers.TokenLogits`); and tokens are groupe
 and for packed documents alike: positions start anew in each, and nothing is seen of the others.
 """
 
+import dataclasses
 import math
 from functools import partial
 
@@ -30,6 +31,7 @@ from jaxmodels.layers import (
     require_rate,
     segment_positions,
 )
+from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
 
@@ -47,6 +49,7 @@ class GPT2(nn.Module):
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
+      origin: what it was loaded from, for export; two models that differ in it are equal.
     """
 
     vocab_size: int
@@ -66,6 +69,7 @@ class GPT2(nn.Module):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    origin: Origin | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @nn.compact
     def __call__(

@@ -9,6 +9,7 @@ when they are asked for (see :class:`jaxmodels.layers.TokenLogits`); and tokens 
 padding and for packed pairs alike: positions start anew in each, and a target sees the source of its own number.
 """
 
+import dataclasses
 import math
 from functools import partial
 
@@ -35,6 +36,7 @@ from jaxmodels.layers import (
     xavier_uniform,
     zeros,
 )
+from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 from jaxmodels.vit import packed_xavier_uniform
 
@@ -61,6 +63,7 @@ class Transformer(nn.Module):
       scan: run the layers of a stack as one scanned layer: parameters are stacked in ``blocks``, and compile time does
         not grow with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
+      origin: what it was loaded from, for export; two models that differ in it are equal.
     """
 
     vocab_size: int
@@ -87,6 +90,7 @@ class Transformer(nn.Module):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    origin: Origin | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def setup(self):
         self._check()

@@ -1,13 +1,14 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
-Parity references: ``torchvision.models.vision_transformer`` (LayerNorm epsilon 1e-6) and ``ViTForImageClassification``
-of transformers (epsilon 1e-12): the same module, two weight maps. The plain ViT of Beyer et al. 2022
+Parity references: ``torchvision.models.vision_transformer`` (LayerNorm epsilon 1e-6), and ``ViTForImageClassification``
+and ``ViTModel`` of transformers (epsilon 1e-12): the same module, two weight maps. The plain ViT of Beyer et al. 2022
 (arXiv:2205.01580), with global average pooling and fixed sine positions, is a matter of two fields.
 
 Deliberate difference: patches are cut out and multiplied by one matrix, which is what the reference's convolution with
 stride = kernel computes.
 """
 
+import dataclasses
 import math
 from functools import partial
 
@@ -19,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxmodels.attention import MultiHeadAttention, require_attention
+from jaxmodels.features import Encoded
 from jaxmodels.layers import (
     ACTIVATIONS,
     Dense,
@@ -32,6 +34,7 @@ from jaxmodels.layers import (
     xavier_uniform,
     zeros,
 )
+from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
 packed_xavier_uniform = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
@@ -44,10 +47,10 @@ class ViT(nn.Module):
     The learned position embedding is as large as the first batch's images ask for.
 
     Attributes:
-      num_classes: number of logits.
+      num_classes: number of logits; 0 leaves the classifier out, and the model gives features.
       patch_size: height and width of a patch in pixels.
       num_layers, num_heads, hidden_size, mlp_dim: of the encoder.
-      representation_size: width of a tanh layer before the classifier; 0 leaves it out.
+      representation_size: width of a tanh layer before the classifier, transformers' pooler; 0 leaves it out.
       pool: what is classified: the class token, ``"cls"``, or the mean over patches, ``"mean"`` (no class token then).
       position: ``"learned"``, or ``"sincos"``: fixed two-dimensional sines without parameters.
       activation: of the MLP; ``"gelu"`` is the exact one.
@@ -57,6 +60,7 @@ class ViT(nn.Module):
       scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
         with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
+      origin: what it was loaded from, for export; two models that differ in it are equal.
     """
 
     num_classes: int
@@ -77,10 +81,14 @@ class ViT(nn.Module):
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    origin: Origin | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"] | Encoded:
         """Maps images to float32 (or wider) logits. Dropout draws from the ``dropout`` RNG.
+
+        Without classes, features: of the class token, if there is one, and of each patch; ``pooled`` is those behind
+        the tanh layer, or None without it.
 
         Raises:
           ValueError: the patches do not divide the image, or the heads the width.
@@ -115,16 +123,18 @@ class ViT(nn.Module):
         }
         depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
         x = run_stack(self, EncoderBlock, fields, constrain_batch(x, "tokens"), **depth)
-        x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
+        hidden = x = LayerNorm(self.norm_eps, name="norm", **dtypes)(x)
         x = x[:, 0] if self.pool == "cls" else x.mean(1)
         if self.representation_size:
             init = normal(1 / math.sqrt(x.shape[-1]))
             x = jnp.tanh(Dense(self.representation_size, kernel_init=init, name="dense", **dtypes)(x))
+        if not self.num_classes:
+            return Encoded(hidden, x if self.representation_size else None)
         x = Dense(self.num_classes, kernel_init=zeros, name="head", **dtypes)(x)
         return at_least_float32(x)
 
     def _check(self, height: int, width: int) -> None:
-        require_positive(num_classes=self.num_classes, patch_size=self.patch_size, num_layers=self.num_layers)
+        require_positive(patch_size=self.patch_size, num_layers=self.num_layers)
         require_positive(num_heads=self.num_heads, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
         require_rate(dropout_rate=self.dropout_rate)
         require_choice("pool", self.pool, ("cls", "mean"))
@@ -140,6 +150,8 @@ class ViT(nn.Module):
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by 4, which position 'sincos' needs")
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"an image of {height}x{width} is not divisible by patch_size {self.patch_size}")
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes {self.num_classes} must be at least 0, which leaves the classifier out")
         if self.representation_size < 0:
             raise ValueError(f"representation_size {self.representation_size} must be at least 0")
 

@@ -12,9 +12,12 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import DataError, Decoding, make_loader
 from input_pipeline import examples as examples_module
+from input_pipeline.decode import fit
 from input_pipeline.examples import ArrayExamples
+from input_pipeline.image_file import opened
 from input_pipeline.loader import _TrainBatches
 from input_pipeline.prepare import open_builder
+from tests.test_image_file import encoded
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +283,47 @@ def test_random_decoding_is_new_in_every_epoch_and_the_same_after_resuming(tmp_p
     assert len(np.unique(images, axis=0)) > 20  # of 24: few coincide
     assert not np.array_equal(joined(read(6, seed=1), "image"), images)
     assert_same(read(1, train=False), read(1, train=False, decoding=Decoding(8)))  # evaluation has no chance in it
+
+
+class Odd(Varying, skip_registration=True):
+    """Images as people store them: turned by their camera, transparent, animated, broken in the last split."""
+
+    name = "odd"
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in ("train", "broken")}
+
+    def _generate_examples(self, split):
+        frames = [PIL.Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (200, 100)]
+        animated = encoded(frames[0], save_all=True, append_images=frames[1:])
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        pixels = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
+        clear = np.dstack([pixels, pixels[..., 0]])
+        files = [encoded(pixels, exif=exif), encoded(clear), encoded(pixels[..., 0].astype(np.uint16) * 257), animated]
+        files += [animated] if split == "train" else [files[0][:50]]
+        for i, data in enumerate(files):
+            yield i, {"picture": data, "label": i % 2}
+
+
+@pytest.mark.parametrize("in_memory_bytes", [2**31, 0])
+def test_images_of_a_prepared_data_set_are_read_as_files_are(tmp_path, capsys, in_memory_bytes):
+    Odd(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    options = {"batch_size": 5, "train": False, "data_dir": tmp_path, "decoding": Decoding(8)}
+    capsys.readouterr()
+    (batch,) = make_loader("odd", "train", **options, in_memory_bytes=in_memory_bytes)
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if "several frames" in line]) == 1
+    assert any("of odd/1.2.3/train has several frames, of which the first is read" in line for line in lines)
+    files = [
+        record["picture"]
+        for record in open_builder("odd", data_dir=tmp_path).as_data_source(
+            "train", decoders={"picture": tfds.decode.SkipDecoding()}
+        )
+    ]
+    for data, pixels in zip(files, batch["image"], strict=True):
+        with opened(data, 3) as image:
+            np.testing.assert_array_equal(pixels, np.asarray(fit(image, (8, 8))))
+    assert sum((pixels == 200).all() for pixels in batch["image"]) == 2
+    with pytest.raises(DataError, match=r"example \d of odd/1\.2\.3/broken: not a readable image \("):
+        list(make_loader("odd", "broken", **options, in_memory_bytes=in_memory_bytes))

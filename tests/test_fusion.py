@@ -511,7 +511,8 @@ def test_an_image_with_a_text_is_labelled_and_explained(fused, tmp_path, capsys)
     assert [x["example"] for x in found] == [f"{name} objects kind1", str(name), "objects kind1"]
     assert len({x["labels"][0]["probability"] for x in found}) == 3 and "nowhere.png: no such file" in printed.err
     out = tmp_path / "page.html"
-    assert explain.main([f"--workdir={workdir}", f"--out={out}", *inputs]) == 0
+    assert explain.main([f"--workdir={workdir}", f"--out={out}", *inputs, "nowhere.png"]) == 1
+    assert "1 of 4 file(s) could not be read; 3 explained" in capsys.readouterr().err
     both, image, text = out.read_text().split("<section>")[1:]
     for part, pictures, texts in ((both, 4, 2), (image, 4, 0), (text, 0, 2)):  # with the image itself
         assert part.count("<img") == pictures and part.count('class="text"') == texts

@@ -9,6 +9,7 @@ import torch
 import jaxmodels
 from jaxmodels import generate as generation
 from jaxmodels import weights
+from jaxmodels.decode.processors import Rules
 from jaxmodels.generate import GREEDY, Sampling, generate, kept
 from train.compare import originals
 from train.compare.certificate import randomise
@@ -147,8 +148,8 @@ def test_one_compilation_whatever_the_lengths(models):
 def test_the_first_token_does_not_copy_the_cache(models):
     model, variables, _ = models
     tokens, segments = np.ones((2, 3, 24), np.int32)
-    text, logits = generation._read(variables, tokens, segments, 9, model=model, seen=False, length=24)
-    generation._begin(text, logits, jax.random.key(0), jnp.zeros(0, jnp.int32), sampling=GREEDY)
+    text, logits = generation._read(variables, tokens, segments, 9, model=model, length=24)
+    generation._begin(text, logits, jax.random.key(0), jnp.zeros(0, jnp.int32), Rules(), sampling=GREEDY)
     assert all(array.is_deleted() for array in jax.tree.leaves(text.cache))
 
 

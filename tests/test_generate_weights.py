@@ -12,6 +12,7 @@ from jaxmodels import weights
 from tests.test_generate_text import pair as language_pair
 from tests.test_transformer import END, START, translators
 from train import generate
+from train.compare import originals
 from train.config import ConfigError
 
 
@@ -70,13 +71,10 @@ def test_what_generation_config_says_is_done(marian, tmp_path, capsys):
     assert generate.main([f"--weights={tmp_path}", "--prompt=w3 w9 w4"]) == 0
     found = capsys.readouterr().out.strip()
     assert found == theirs(twin, "w3 w9 w4", **said) and f"w{word}" not in found.split()
-    for values, words in (
-        ({"bad_words_ids": [[1, 2]]}, r"bad_words_ids \[\[1, 2\]\] forbid several tokens in a row"),
-        ({"bad_words_ids": None, "eos_token_id": [0, 4]}, r"has the end tokens \(0, 4\); a translation ends with one"),
-    ):
-        change(tmp_path / "generation_config.json", **values)
-        with pytest.raises(ConfigError, match=words):
-            generate.main([f"--weights={tmp_path}", "--prompt=w3"])
+    change(tmp_path / "generation_config.json", num_beam_groups=2)
+    with pytest.raises(ConfigError, match="num_beam_groups 2 is refused: group beam search is not done here"):
+        generate.main([f"--weights={tmp_path}", "--prompt=w3"])
+    change(tmp_path / "generation_config.json", num_beam_groups=None)
     apart, variables, _ = translators(0.0, num_layers=1, share_embeddings=False)
     weights.save(tmp_path / "apart", apart, variables, format="transformers")
     (tmp_path / "apart" / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
@@ -85,11 +83,34 @@ def test_what_generation_config_says_is_done(marian, tmp_path, capsys):
     with pytest.raises(ConfigError, match="--stop=w4 is for language models"):
         generate.main([f"--weights={directory}", "--prompt=w3", "--stop=w4"])
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match=r"holds no tokenizer\.json, and SentencePiece files .* are not read: --tok"):
+    with pytest.raises(DataError, match=r"no tokenizer at .*: give a tokenizer\.json"):
         generate.main([f"--weights={tmp_path}", "--prompt=w3"])
     word_tokenizer(40, special={0: "</s>"}).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="the tokenizer has 40 tokens and the weights are for 31"):
         generate.main([f"--weights={tmp_path}", "--prompt=w3"])
+
+
+def test_all_settings_reach_the_command_line(marian, tmp_path, capsys):
+    """Those of the file, several of the best texts, several ends; flags go over them, 0 too."""
+    directory, twin = marian
+    for path in directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    ends = {"decoder_start_token_id": START, "pad_token_id": START, "eos_token_id": [END, 11]}
+    said = ends | {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "no_repeat_ngram_size": 1}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said | {"max_length": 7, "forced_eos_token_id": END}))
+    reread = type(twin).from_pretrained(tmp_path).eval()
+    source = torch.tensor([[3, 9, 4, END]])
+    for flags, options in (
+        ([], {}),
+        (["--length_penalty=2", "--max_tokens=9"], {"length_penalty": 2.0, "max_new_tokens": 9}),
+        (["--beams=2", "--count=1"], {"num_beams": 2, "num_return_sequences": 1}),
+    ):
+        assert generate.main([f"--weights={tmp_path}", "--prompt=w3 w9 w4", *flags]) == 0
+        expected = [
+            " ".join(f"w{token}" for token in row if token not in (START, END, 11))
+            for row in reread.generate(source, **options).tolist()
+        ]
+        assert capsys.readouterr().out.split("\n")[:-1] == expected
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +150,35 @@ def test_a_text_ends_where_the_weights_or_the_caller_say(gpt2, capsys):
     assert written(gpt2, capsys, f"--stop={words[20]}", f"--stop={several[:-1]}")[0] in text
     with pytest.raises(SystemExit):
         generate.main([f"--weights={gpt2}", "--stop="])
+
+
+def test_the_file_says_whether_a_text_is_drawn_and_flags_go_over_it(gpt2, tmp_path, capsys):
+    for path in gpt2.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    prompt = torch.tensor([[3, 9, 4]])
+
+    def ours(*flags):
+        assert generate.main([f"--weights={tmp_path}", "--prompt=w3 w9 w4", *flags]) == 0
+        return capsys.readouterr().out.strip()
+
+    said = {"eos_token_id": 2, "max_new_tokens": 12, "repetition_penalty": 1.2, "suppress_tokens": [5]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    twin = originals.transformers().GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    row = twin.generate(prompt, attention_mask=torch.ones_like(prompt))[0].tolist()
+    greedy = ours()
+    assert greedy == " ".join(f"w{token}" for token in row if token != 2) and ours("--seed=1") == greedy
+    assert ours("--temperature=5") != greedy and ours("--temperature=5", "--seed=1") != ours("--temperature=5")
+    assert ours("--max_tokens=2") == " ".join(greedy.split()[:5])
+    (tmp_path / "generation_config.json").write_text(json.dumps(said | {"do_sample": True, "temperature": 5.0}))
+    assert ours() != greedy and ours("--seed=1") != ours()
+    assert ours("--temperature=0") == ours("--top_k=1") == greedy
+    (tmp_path / "generation_config.json").write_text(json.dumps(said | {"num_beams": 4}))
+    with pytest.raises(ConfigError, match="num_beams 4: a language model writes greedily or draws here"):
+        ours()
+    assert ours("--beams=1") == greedy
+    with pytest.raises(SystemExit):
+        ours("--temperature=nan")
+    assert "temperature nan must be at least 0" in capsys.readouterr().err
 
 
 def test_several_texts_end_each_for_itself(gpt2, capsys):

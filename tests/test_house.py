@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "input_pipeline": {"input_pipeline"},
 }
 FOREIGN = {"torch", "torchvision", "transformers", "tensorflow"}
-MAY_BE_FOREIGN = ("train/compare/", "jaxmodels/weights/__main__.py")  # the originals; the converter of pickles
+MAY_BE_FOREIGN = ("train/compare/", "jaxmodels/weights/convert.py")  # the originals; the converter of pickles
 
 
 def imports(path):

@@ -14,6 +14,8 @@ import optax
 import pytest
 from tokenizers import Tokenizer
 
+from input_pipeline import DataError
+from input_pipeline.cache import digest_lines
 from jaxmodels.bert import PretrainingLogits
 from jaxmodels.explain.attention import attention_maps
 from jaxmodels.layers import TokenLogits
@@ -164,8 +166,8 @@ def test_what_a_translation_looks_at(translator, tmp_path, capsys):
     cells = [[float(w) for w in re.findall(r'title="(.*?)"', row)] for row in rows]
     np.testing.assert_allclose(cells, np.mean(maps["decoder/cross_attention"], (0, 2))[0], atol=6e-4)
     np.testing.assert_allclose(np.sum(cells, 1), 1, atol=0.004)
-    for wrong, words in (([""], "an empty text has no"), (["--method=rollout", "hier"], "--method is not for trans")):
-        with pytest.raises(ConfigError, match=words):
+    for wrong, words in (([""], "its source is empty"), (["--method=rollout", "hier"], "--method is not for trans")):
+        with pytest.raises((ConfigError, DataError), match=words):
             explain.main([*options, *wrong])
 
 
@@ -260,6 +262,16 @@ def test_texts_are_labelled(labeller, capsys, monkeypatch):
     assert [row["text"] for row in found] == ["hier rot ein hund", "ein rot und hund", "hund rot"]
     assert [row["labels"][0]["label"] for row in found] == ["yes", "yes", "no"]
     assert all(sum(label["probability"] for label in row["labels"]) == pytest.approx(1, abs=1e-5) for row in found)
+    (tmp / "texts.txt").write_text("hund rot\nein rot und hund\n")
+    words = [str(tmp / "texts.txt"), str(tmp / "run"), "hier rot ein hund"]  # lines, a directory, a text
+    assert predict.main([f"--workdir={tmp / 'run'}", "--json", *words]) == 1
+    printed = capsys.readouterr()
+    again = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row["text"] for row in again] == ["hund rot", "ein rot und hund", "hier rot ein hund"]
+    assert [row["labels"][0]["label"] for row in again] == ["no", "yes", "yes"]
+    assert f"skipped {tmp / 'run'} is a directory" in printed.err and "1 of 3 input(s) could not be read" in printed.err
+    with pytest.raises(DataError, match="is a directory, and texts are read from"):
+        predict.main([f"--workdir={tmp / 'run'}", str(tmp / "run")])
     assert predict.main([f"--workdir={tmp / 'run'}", "rot hund " * 9]) == 0
     assert "1 of 1 text(s) are longer than 12 tokens and are cut" in capsys.readouterr().err
 
@@ -272,7 +284,7 @@ def test_pairs_of_texts_are_classified_by_bert(tmp_path, capsys):
     assert predict.main([f"--workdir={tmp_path / 'run'}", "hier rot\tein hund", "hund\trot"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert [line.split("  ")[1].split()[0] for line in lines] == ["yes", "no"]
-    with pytest.raises(ConfigError, match=r"'rot' has 1 part\(s\): text and text_pair go with a tab in between"):
+    with pytest.raises(DataError, match=r"'rot' has 1 part\(s\): text and text_pair go with a tab in between"):
         predict.main([f"--workdir={tmp_path / 'run'}", "rot"])
 
 
@@ -344,12 +356,14 @@ def test_a_run_keeps_its_tokenizer(pretrained, data_dir, capsys):
     """Though the corpus would now give another, as that of another version of Python does."""
     workdir, summary = pretrained
     cached = list(Path(data_dir).rglob(".jaxmodels_cache/*/tokenizer.json"))
-    before = {path: path.read_text() for path in cached}
+    files = [*cached, *(path.with_name("digests") for path in cached)]
+    before = {path: path.read_text() for path in files}
     card = setup.build(pretraining_config(data_dir)).card
     try:
-        for path, text in before.items():
-            if Tokenizer.from_str(text).to_str() == card.tokenizer:
-                path.write_text(text.replace('"##', '"##x'))
+        for path in cached:
+            if Tokenizer.from_str(before[path]).to_str() == card.tokenizer:
+                path.write_text(before[path].replace('"##', '"##x'))
+                path.with_name("digests").write_text(digest_lines({path.name: np.fromfile(path, np.uint8)}))
         assert setup.build(pretraining_config(data_dir)).card.tokenizer != card.tokenizer
         assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == summary["test"]

@@ -27,6 +27,7 @@ def run(main: Callable[[], int], *, long: bool = False) -> int:
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
     logging.getLogger("jax").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, and of sizes that are refused anyway
     # jaxlib tries to keep what calls oneDNN, too, which it cannot
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*bad_alloc", UserWarning)
     keep_freed_memory()
@@ -100,6 +101,26 @@ def _fail(text: str, code: int) -> int:
     return code
 
 
+def stdin_text() -> str:
+    """Standard input, UTF-8 whatever the locale.
+
+    Raises:
+      ConfigError: it is something else.
+    """
+    binary = getattr(sys.stdin, "buffer", None)  # None: a stream of text is in its place
+    try:
+        text = sys.stdin.read() if binary is None else binary.read().decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ConfigError(
+            f"standard input is not UTF-8: byte {e.object[e.start]:#04x} at offset {e.start}; convert it with iconv"
+        ) from e
+    if (place := text.find("\0")) >= 0:
+        raise ConfigError(
+            f"standard input has a NUL at character {place}: it is no text, or UTF-16; convert it to UTF-8"
+        )
+    return text
+
+
 def stdin_lines() -> list[str]:
     """Lines of standard input, ended by newlines alone: other separators of Unicode may stand in a text."""
-    return sys.stdin.read().replace("\r\n", "\n").removesuffix("\n").split("\n")
+    return stdin_text().replace("\r\n", "\n").removesuffix("\n").split("\n")

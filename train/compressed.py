@@ -1,6 +1,7 @@
 """A run with the parameters of a file of compressed ones: ``--weights=FILE`` of train.evaluate and train.predict."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,12 +10,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.compress import files
-from jaxmodels.compress.quantize import dequantize
+from jaxmodels.compress.quantize import INT8, SCALE, scale_shape
 from jaxmodels.paths import path_name
 from train.config import ConfigError
 from train.setup import Run
 from train.sharding import shardings_of
-from train.state import PyTree, TrainState
+from train.state import TrainState
 
 
 def load(run: Run, path: Path) -> tuple[Run, TrainState]:
@@ -27,8 +28,7 @@ def load(run: Run, path: Path) -> tuple[Run, TrainState]:
       WeightsError: missing, damaged, or not such a file.
       ConfigError: of another model.
     """
-    variables = files.load(path)
-    _require_same(path, {**variables, "params": dequantize(variables.get("params", {}))}, run)
+    variables = files.load(path, check=partial(_require_same, path, run))
     variables = jax.device_put(variables, shardings_of(variables, run.mesh))
     config = dataclasses.replace(run.config, quantization_aware=False)  # the file is taken as it is
     whole = NamedSharding(run.mesh, P())
@@ -44,15 +44,21 @@ def load(run: Run, path: Path) -> tuple[Run, TrainState]:
     return dataclasses.replace(run, config=config, shapes=shapes), state
 
 
-def _require_same(path: Path, variables: PyTree, run: Run) -> None:
-    def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-        return {path_name(key): x.shape for key, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-    theirs, ours = shapes(variables), shapes({"params": run.shapes.params, **run.shapes.model_state})
+def _require_same(path: Path, run: Run, stored: files.Shapes) -> None:
+    """Raises ConfigError unless the arrays of a file are those of the model, or stand for them in int8."""
+    trees = {"params": run.shapes.params, **run.shapes.model_state}
+    ours = {path_name(key): x.shape for key, x in jax.tree_util.tree_leaves_with_path(trees)}
+    theirs = dict(stored)
+    for name, shape in stored.items():
+        whole = name.removesuffix(INT8)
+        if whole != name and name.startswith("params/"):
+            scale = theirs.pop(whole + SCALE, None)
+            fits = scale == scale_shape(whole.removeprefix("params/"), shape)
+            theirs[whole] = theirs.pop(name) if fits else (f"scales {scale}",)
     wrong = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
     if wrong:
         name = wrong[0]
         raise ConfigError(
-            f"{path} is not of this run's model {run.config.model}: {len(wrong)} arrays differ, first {name}: "
-            f"{theirs.get(name, 'missing')} in the file, {ours.get(name, 'missing')} in the model"
+            f"{path} is not of this run's model {run.config.model}: {len(wrong)} arrays differ, first {name[:100]}: "
+            f"{str(theirs.get(name, 'missing'))[:60]} in the file, {ours.get(name, 'missing')} in the model"
         )

@@ -93,7 +93,7 @@ class DataConfig:
     erasing: float = field(default=0.0, metadata=limit(low=0, high=1))  # probability of random erasing per image
     mixup: float = field(default=0.0, metadata=limit(low=0, high=1e6))  # alpha of mixup; 0 is off
     # text: characters, words, bpe or wordpiece, trained on train_split; or a tokenizer.json, or a directory with
-    # vocab.txt or with GPT-2's encoder.json and vocab.bpe, or a Hugging Face hub id
+    # vocab.txt, with GPT-2's encoder.json and vocab.bpe or with a SentencePiece model, or a Hugging Face hub id
     tokenizer: str = "bpe"
     vocab_size: int = field(default=8192, metadata=limit(low=2, high=COUNT))  # of a tokenizer trained here, at most
     max_len: int = field(default=256, metadata=limit(low=1, high=2**20))  # tokens of an example

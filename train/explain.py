@@ -19,7 +19,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard, translation_texts
+from input_pipeline.given import given_texts
 from input_pipeline.image_text import text_card
+from input_pipeline.text import tokenizer_of
 from input_pipeline.tokenizers import encode
 from jaxmodels.capture import feature_maps
 from jaxmodels.fusion import MODALITIES
@@ -90,14 +92,18 @@ def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[st
     return names, {k: x[there] for k, x in arrays.items()}
 
 
-def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names and arrays of what :mod:`train.predict` takes, or of texts for a language model."""
+def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """Names and arrays of what :mod:`train.predict` takes, or of texts for a language model; how many are unreadable.
+
+    Raises:
+      DataError: see :func:`train.predict.read`.
+    """
     card = run.card
     if run.config.objective == "classification":
-        names, arrays, _ = read(inputs, run.config, card, invert)
-        return names, arrays
-    texts = [text for word in inputs for text in (cli.stdin_lines() if word == "-" else [word])]
-    tokenizer = Tokenizer.from_str(card.tokenizer)
+        return read(inputs, run.config, card, invert)
+    given = given_texts(inputs, card.texts, cli.stdin_lines, warn=cli.warn, documents=True)
+    texts = ["\t".join(parts) for parts in given]
+    tokenizer = tokenizer_of(card)
     rows = [encode(tokenizer, text, source="the text") for text in texts]
     if not all(map(len, rows)):
         raise ConfigError("an empty text has no next token to explain")
@@ -106,7 +112,7 @@ def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], d
     rows = [row[-card.max_len :] for row in rows]
     longest = max(map(len, rows))
     padded = {"tokens": rows, "segments": [np.ones_like(row) for row in rows]}
-    return texts, {k: np.stack([np.pad(x, (0, longest - len(x))) for x in v]) for k, v in padded.items()}
+    return texts, {k: np.stack([np.pad(x, (0, longest - len(x))) for x in v]) for k, v in padded.items()}, 0
 
 
 def _task(run: Run) -> str | None:
@@ -238,7 +244,7 @@ def table(result: dict[str, dict[str, float | int]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes one HTML page, or prints how faithful the methods are."""
+    """Writes one HTML page, or prints how faithful the methods are; 1 if a file could not be read, the rest done."""
     parser = argparse.ArgumentParser(
         prog="python -m train.explain", description="Explains what a trained model says.", allow_abbrev=False
     )
@@ -286,9 +292,11 @@ def main(argv: list[str] | None = None) -> int:
     replace = _replacements(run, args.replace)
     state = restore(run, args.workdir, args.step)
     if args.split:
-        names, arrays = first_examples(run, args.split, args.count)
+        (names, arrays), broken = first_examples(run, args.split, args.count), 0
     else:
-        names, arrays = read_inputs(run, args.inputs, args.invert)
+        names, arrays, broken = read_inputs(run, args.inputs, args.invert)
+    if broken:
+        cli.warn(f"{broken} of {broken + len(names)} file(s) could not be read; {len(names)} explained")
     if not names:
         raise ConfigError("there is nothing to explain")
     if "segments" in arrays:
@@ -313,13 +321,13 @@ def main(argv: list[str] | None = None) -> int:
             print(strict_json.dumps(heading | {"methods": result, "remarks": notes}, indent=2))
         else:
             print("\n".join([table(result), *notes, "  ".join(f"{k} {v}" for k, v in heading.items())]))
-        return 0
+        return 1 if broken else 0
     sections = [
         section(run, arrays, name, {k: x for k, x in found.items() if there[k][i]}, i) for i, name in enumerate(names)
     ]
     about = [f"{config.model}, step {int(state.step)}", f"replaced by {', '.join(replace.values())}", *notes]
     print("\n".join([table(result), *notes, _write(args, about, explain_page.NOTE, sections)]))
-    return 0
+    return 1 if broken else 0
 
 
 def explain_translations(run: Run, args: argparse.Namespace) -> int:
@@ -334,7 +342,8 @@ def explain_translations(run: Run, args: argparse.Namespace) -> int:
         where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir}
         sources = translation_texts(run.card.name, args.split, run.card, **where)[0][: args.count]
     else:
-        sources = [text for word in args.inputs for text in (cli.stdin_lines() if word == "-" else [word])]
+        given = given_texts(args.inputs, run.card.texts[:1], cli.stdin_lines, warn=cli.warn)
+        sources = [text for (text,) in given]
     state = restore(run, args.workdir, args.step)
     sections, instead_of = explain_translation.sections(run, state, sources)
     notes = [] if instead_of is None else [f"attention by einsum in the place of {instead_of}"]

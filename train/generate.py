@@ -4,6 +4,7 @@ python -m train.generate --workdir=DIR --prompt="To be" [--temperature=0.8] [--t
 python -m train.generate --weights=DIR_OR_HUB_ID --prompt="To be" [--stop=TEXT]
 python -m train.generate --workdir=DIR_OF_A_TRANSLATOR --prompt="A dog runs." [--beams=4]    (or < FILE, line by line)
 python -m train.generate --weights=DIR_OR_HUB_ID_OF_A_MARIAN --prompt="A dog runs."
+   (--weights: with the settings of generation_config.json, over which flags go)
 python -m train.generate --workdir=DIR_OF_AN_AUTOENCODER [--count=64] [--out=FILE.png]
 """
 
@@ -11,7 +12,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,22 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer, sentence_ends, vocabulary_size
+from input_pipeline import marian
+from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels import generate as generation
+from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train import cli, pictures, report, translate
 from train.checkpoint import is_disk_full
-from train.config import BeamConfig, Config, ConfigError
+from train.config import Config, ConfigError
 from train.evaluate import for_this_machine, restore
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import eval_variables
 from train.workdir import read_card, read_config
+
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+"""Flags of how the next token is drawn."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,15 +53,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="texts (default 1), or images (default 64)")
     text = parser.add_argument_group("text")
     text.add_argument("--prompt", default="", help="what the text begins with, or is to be translated")
-    text.add_argument("--max_tokens", type=int, help="tokens to write at most; default: as many as the model takes")
-    text.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token; default 1")
-    text.add_argument("--top_k", type=int, default=0, help="draw from this many of the most probable tokens")
-    text.add_argument("--top_p", type=float, default=1.0, help="draw from the most probable that reach this sum")
-    text.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: against repetition")
+    said = "default: as the weights say"
+    text.add_argument("--max_tokens", type=int, help=f"tokens to write at most; {said}, or as many as the model takes")
+    text.add_argument(
+        "--temperature", type=float, help=f"0 takes the most probable token; {said} (without do_sample: 0), or 1"
+    )
+    text.add_argument("--top_k", type=int, help=f"draw from this many of the most probable tokens; {said}, or from all")
+    text.add_argument("--top_p", type=float, help=f"draw from the most probable that reach this sum; {said}, or 1")
+    text.add_argument("--repetition_penalty", type=float, help=f"above 1: against repetition; {said}, or 1")
     text.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text ends before it; repeatable")
     text.add_argument("--tokenizer", help="with --weights: where the tokenizer lies, if not beside them")
-    text.add_argument("--beams", type=int, help="of a translation; default: as the run or the weights say")
-    text.add_argument("--length_penalty", type=float, help="of a translation; default: as the run or the weights say")
+    text.add_argument("--beams", type=int, help="of a translation; default: as the run or the weights say, or 1")
+    text.add_argument("--length_penalty", type=float, help="of a translation; default: as the run or weights say, or 1")
     images = parser.add_argument_group("images")
     images.add_argument("--out", type=Path, help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir")
     args = parser.parse_args(argv)
@@ -69,14 +78,20 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--seed={args.seed} is not in 0 .. {2**32 - 1}")
     if args.out and args.out.suffix.lower() != ".png":
         parser.error(f"--out={args.out} is not a .png file")
+    flags = {"beams": args.beams, "length_penalty": args.length_penalty, "max_new_tokens": args.max_tokens}
+    flags |= {name: getattr(args, name) for name in SAMPLING}
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        sampling = generation.Sampling(args.repetition_penalty, args.temperature, args.top_k, args.top_p)
+        generation.Sampling(**{name: value for name, value in given.items() if name in SAMPLING})
+        GenerationConfig(**given)
     except ValueError as e:
         parser.error(str(e))
+    if args.count is not None:
+        given["num_return_sequences"] = args.count
     if not all(args.stop):
         parser.error("--stop is empty: every text would end at once")
     if args.weights:
-        return from_weights(args.weights, sampling, args)
+        return from_weights(args.weights, given, args)
     config = for_this_machine(read_config(args.workdir))
     if config.objective == "elbo":
         return draw_images(config, args)
@@ -84,38 +99,29 @@ def main(argv: list[str] | None = None) -> int:
         run, state = _from_run(config, args)
         variables, tokenizer = jax.device_get(eval_variables(state)), Tokenizer.from_str(run.card.tokenizer)
         end = tokenizer.token_to_id(END_OF_TEXT)
-        return write_text(run.model, variables, tokenizer, end, [] if end is None else [end], sampling, args)
+        settings = GenerationConfig(do_sample=True, top_k=0, bos=end, stop=() if end is None else (end,))
+        return write_text(run.model, variables, tokenizer, over(settings, given), args)
     if config.objective == "seq2seq":
         run, state = _from_run(config, args)
-        tokenizer, beam = Tokenizer.from_str(run.card.tokenizer), config.beam
-        return write_translations(run.model, eval_variables(state), tokenizer, run.card.lengths, beam, args)
+        tokenizer, settings = Tokenizer.from_str(run.card.tokenizer), translate.settings_of(config.beam)
+        return write_translations(
+            run.model, eval_variables(state), tokenizer, run.card.lengths, settings, args, given=given
+        )
     raise ConfigError(
         f"{args.workdir} is of a run with config.objective = {config.objective!r}, which writes and draws nothing; "
         "give the workdir of a language model, of a translator or of a variational autoencoder"
     )
 
 
-def write_text(
-    model: Any,
-    variables: Any,
-    tokenizer: Tokenizer,
-    start: int | None,
-    stop: Sequence[int],
-    sampling: generation.Sampling,
-    args: Any,
-) -> int:
-    """Streams one text, or prints several one after the other; says on standard error how fast it was.
-
-    Args:
-      start: the token that a text without a prompt begins with; stop: tokens that end a text.
-    """
-    prompt = _prompt(tokenizer, args.prompt, start)
-    longest = model.max_len if args.max_tokens is None else min(model.max_len, len(prompt) + args.max_tokens)
-    count, printed = args.count or 1, 0
+def write_text(model: Any, variables: Any, tokenizer: Tokenizer, settings: GenerationConfig, args: Any) -> int:
+    """Streams one text, or prints several one after the other; says on standard error how fast it was."""
+    prompt = _prompt(tokenizer, args.prompt, settings.bos)
+    longest = places(settings, len(prompt), model.max_len) if says_length(settings) else model.max_len
+    count, printed = settings.num_return_sequences or 1, 0
     given, held = len(tokenizer.decode(prompt)), max(map(len, args.stop), default=1) - 1
 
     # tokens that stand for no text, as </s>, are not found in one
-    stop = [*stop, *(i for i in map(tokenizer.token_to_id, args.stop) if i is not None)]
+    stop = [*settings.stop, *(i for i in map(tokenizer.token_to_id, args.stop) if i is not None)]
 
     def decoded(text: list[int]) -> tuple[str, bool]:  # as far as it goes, and whether it has ended
         whole = tokenizer.decode(prompt + text)
@@ -134,12 +140,13 @@ def write_text(
         return all(ended for _, ended in found)
 
     variables = jax.device_put(variables)
-    options = {"max_len": longest, "sampling": sampling, "stop": stop}
+    prompts, settings = [prompt] * count, dataclasses.replace(settings, num_return_sequences=None)
+    options = {"max_len": longest, "settings": settings, "stop": stop, "seed": args.seed}
     try:
         # the first few tokens compile what the others use
-        generation.generate(model, variables, [prompt] * count, seed=args.seed, first_only=True, **options)
+        generation.generate(model, variables, prompts, first_only=True, **options)
         start = time.perf_counter()
-        texts = generation.generate(model, variables, [prompt] * count, seed=args.seed, on_tokens=stream, **options)
+        texts = generation.generate(model, variables, prompts, on_tokens=stream, **options)
     except ValueError as e:
         raise ConfigError(f"{e}; this model takes {model.max_len} tokens, the prompt has {len(prompt)}") from e
     seconds = time.perf_counter() - start
@@ -171,27 +178,24 @@ def _prompt(tokenizer: Tokenizer, text: str, start: int | None) -> list[int]:
 def write_translations(
     model: Any,
     variables: Any,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | marian.Marian,
     lengths: Sequence[int],
-    beam: BeamConfig,
+    settings: GenerationConfig,
     args: Any,
-    **tokens: Any,
+    *,
+    given: Mapping[str, Any],
 ) -> int:
     """Prints the translation of the prompt, or of every line of standard input.
 
-    Args: as of :func:`train.translate.translate`; ``tokens`` are its ``ends`` and ``forbidden``.
+    Args: as of :func:`train.translate.translate`; ``given`` goes over the settings.
     """
     if args.stop:
         raise ConfigError(f"--stop={args.stop[0]} is for language models: a translation ends with its end token alone")
-    beam = dataclasses.replace(beam)
-    for name, value in (("beams", args.beams), ("length_penalty", args.length_penalty)):
-        if value is not None:
-            setattr(beam, name, value)
+    settings = over(settings, given)
     sources = [args.prompt] if args.prompt else cli.stdin_lines()
-    max_len = min(lengths[-1], (args.max_tokens or lengths[-1]) + 1)  # with the start token
     start = time.perf_counter()
     try:
-        found = translate.translate(model, variables, tokenizer, sources, lengths, beam, max_len=max_len, **tokens)
+        found = translate.translate(model, variables, tokenizer, sources, lengths, settings, seed=args.seed)
     except ValueError as e:
         raise ConfigError(str(e)) from e
     print("\n".join(found))
@@ -205,54 +209,72 @@ def _from_run(config: Config, args: Any) -> tuple[Run, TrainState]:
     return run, restore(run, args.workdir, args.step)
 
 
-def from_weights(source: str, sampling: generation.Sampling, args: Any) -> int:
-    """Text, or translations, by weights that are not of a run."""
+def over(said: GenerationConfig, given: Mapping[str, Any]) -> GenerationConfig:
+    """Settings of a directory, or of a run, with the flags of the command line over them.
+
+    A flag of the draws asks for draws, which --temperature=0 does not. Where neither says ``top_k``, a draw by flags is
+    from all tokens.
+    """
+    try:
+        found = dataclasses.replace(said, **given)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+    if given.get("temperature") == 0:
+        return dataclasses.replace(found, do_sample=False)
+    if {"temperature", "top_k", "top_p"} & {*given} and not said.do_sample:
+        return dataclasses.replace(found, do_sample=True, top_k=0 if found.top_k is None else found.top_k)
+    return found
+
+
+def from_weights(source: str, given: Mapping[str, Any], args: Any) -> int:
+    """Text, or translations, by weights that are not of a run.
+
+    Args:
+      given: settings of the command line, which go over the directory's.
+    """
     try:
         path = weights.resolve_source(source)
         model, variables = weights.load(path, cast=True)
         said = weights.generation_config(path)
     except weights.WeightsError as e:
-        raise ConfigError(f"--weights={source}: {e}") from e
+        raise ConfigError(str(e) if str(source) in str(e) else f"--weights={source}: {e}") from e
     if not isinstance(model, GPT2 | Transformer):
         raise ConfigError(f"--weights={source} is a {type(model).__name__}, which writes no text")
     tokenizer = _tokenizer(Path(args.tokenizer or path), model)
     if isinstance(model, GPT2):
-        end = tokenizer.token_to_id(END_OF_TEXT)
-        start, stop = said.start, said.stop or (() if end is None else (end,))
-        start = end if start is None or start >= model.vocab_size else start
-        return write_text(model, variables, tokenizer, start, stop, sampling, args)
+        end = _end_of_text(tokenizer, model.vocab_size)
+        bos = end if said.bos is None or said.bos >= model.vocab_size else said.bos
+        said = dataclasses.replace(said, bos=bos, stop=said.stop or (() if end is None else (end,)))
+        return write_text(model, variables, tokenizer, over(said, given), args)
     if not model.share_embeddings:
         raise ConfigError(
             f"--weights={source} has a vocabulary for the source and another for the target "
             "(share_encoder_decoder_embeddings false), and one tokenizer is read; jaxmodels.beam translates tokens"
         )
-    if len(said.stop) > 1:
-        raise ConfigError(f"--weights={source} has the end tokens {said.stop}; a translation ends with one")
-    start, end = sentence_ends(tokenizer, f"--weights={source}")
-    ends = (start if said.start is None else said.start, *(said.stop or (end,)))
-    plain = BeamConfig()
-    beam = BeamConfig(said.beams or plain.beams, said.length_penalty or plain.length_penalty)
     lengths = [*(n for n in (32, 64, 128, 256) if n < model.max_len), model.max_len]
     variables = jax.device_put(variables)
-    return write_translations(model, variables, tokenizer, lengths, beam, args, ends=ends, forbidden=said.forbidden)
+    return write_translations(model, variables, tokenizer, lengths, said, args, given=given)
 
 
-def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer:
+def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer | marian.Marian:
     """The tokenizer that lies there, if it suits the model."""
-    if isinstance(model, Transformer) and path.is_dir() and not (path / "tokenizer.json").is_file():
-        raise ConfigError(
-            f"{path} holds no tokenizer.json, and SentencePiece files (source.spm, target.spm), as Marian's are, are "
-            "not read: --tokenizer=FILE names a tokenizer.json with the same vocabulary, such as Xenova/opus-mt-en-de "
-            "of the hub keeps for Helsinki-NLP/opus-mt-en-de"
-        )
-    found = load_tokenizer(path)
+    found = marian.load(path) if isinstance(model, Transformer) else load_tokenizer(path)
     most = model.vocab_size if isinstance(model, GPT2) else min(model.vocab_size, model.target_vocab_size or 2**31)
-    if vocabulary_size(found) > most:
+    size = marian.vocabulary_size(found)
+    if isinstance(model, GPT2) and size == most + 1 and _end_of_text(found, most) is None:
+        size -= END_OF_TEXT in found.get_vocab()  # GPT-2's class adds it to vocabularies that end otherwise
+    if size > most:
         raise ConfigError(
-            f"the tokenizer has {vocabulary_size(found)} tokens and the weights are for {most}: they do not belong "
+            f"the tokenizer has {size} tokens and the weights are for {most}: they do not belong "
             "together; --tokenizer=PATH names another"
         )
     return found
+
+
+def _end_of_text(tokenizer: Tokenizer, most: int) -> int | None:
+    """The number of GPT-2's end token, if it is one of a model of so many."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    return None if end is None or end >= most else end
 
 
 def draw_images(config: Config, args: Any) -> int:

@@ -1,26 +1,31 @@
 """Labels images, texts, images with a text, or rows of tables; a run with objective regression gives a number.
 
 python -m train.predict --workdir=DIR FILES_OR_FOLDERS...
-python -m train.predict --workdir=DIR_OF_A_TEXT_CLASSIFIER "a text" "another"    (or - < FILE, line by line)
+python -m train.predict --workdir=DIR_OF_A_TEXT_CLASSIFIER "a text" "another" FILE.txt    (or - < FILE, line by line)
 python -m train.predict --workdir=DIR_OF_A_TABLE FILES.csv...    (or - < FILE)
 python -m train.predict --workdir=DIR_OF_IMAGES_WITH_TEXTS $'FILE\ta text' FILE $'\ta text'    (either may be missing)
+
+Files are read by the code that reads them for training. One that cannot be read is named on standard error, and the
+others are labelled.
 """
 
 import argparse
 import contextlib
-import csv
-import difflib
 import json
-import math
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, decode
+from input_pipeline import Card, DataError, DatasetCard, ImageTextCard, TableCard, TextCard, decode
+from input_pipeline.errors import shortened
+from input_pipeline.files import read_text
+from input_pipeline.given import given_texts
+from input_pipeline.image_file import opened as opened_image
+from input_pipeline.table_file import read_table
 from input_pipeline.text import text_arrays
 from train import cli
 from train.config import Config, ConfigError
@@ -31,53 +36,68 @@ from train.workdir import read_card, read_config
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
+EXIT_CODES = (
+    "exit codes: 0 everything is labelled; 1 something could not be read, or the model's answer was no number, and the "
+    "rest is labelled; 2 a mistake, and nothing is labelled"
+)
+
+T = TypeVar("T")
+
 
 def load_image(
-    path: Path, shape: tuple[int, ...], *, resize_size: int | None = None, invert: bool = False
+    path: Path,
+    shape: tuple[int, ...],
+    *,
+    resize_size: int | None = None,
+    invert: bool = False,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
     """Reads an image file as uint8 [h, w, c], as the data pipeline does: shorter side resized, centre cropped.
 
-    Camera orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits.
+    Args:
+      path: of the file.
+      shape: (h, w, c).
+      resize_size: see :class:`input_pipeline.Decoding`.
+      invert: white becomes black.
+      notice: see :func:`input_pipeline.image_file.opened`.
 
     Raises:
-      ValueError: missing, unreadable or broken file, in one line.
+      DataError: missing, unreadable or broken file, in one line.
     """
     height, width, channels = shape
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).round().astype(np.uint8))
-            if image.has_transparency_data and channels < 4:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            image = decode.fit(image.convert(decode.MODES[channels]), (width, height), resize_size)
-            pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise ValueError(f"{path}: not a readable image ({e or type(e).__name__})") from None
+        with opened_image(path, channels, notice) as image:
+            pixels = np.asarray(decode.fit(image, (width, height), resize_size), np.uint8)
+    except DataError as e:
+        raise DataError(f"{shortened(path, 200)}: {e}") from e
+    pixels = pixels.reshape(height, width, channels)
     return 255 - pixels if invert else pixels
 
 
 def expand(paths: list[Path]) -> list[Path]:
-    """Files as given, and of folders every file with an image suffix, by name."""
+    """Files as given, and of folders everything with an image suffix that is no folder, by name."""
     found = []
     for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if _is_dir(path):
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not _is_dir(p))
         else:
             found.append(path)
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Prints each file, text or row with its labels and their probabilities.
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long a name
+        return False
 
-    Exit code 1 if a file was unreadable; the rest are labelled.
-    """
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints each file, text or row with its labels and their probabilities; returns one of `EXIT_CODES`."""
     parser = argparse.ArgumentParser(
         prog="python -m train.predict",
         description="Labels images, texts, images with a text, or rows of tables with a trained model.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run")
     parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
@@ -90,9 +110,9 @@ def main(argv: list[str] | None = None) -> int:
         "inputs",
         nargs="+",
         metavar="FILE_OR_TEXT",
-        help="images or folders of images; for a text classifier, texts (a tab between the two of a pair), or - for "
-        "the lines of standard input; for one of images with a text, a file, a tab and a text, or one of them; for a "
-        "classifier of a table, .csv or .tsv files with named columns, or -",
+        help="images or folders of images; for a text classifier, texts (a tab between the two of a pair), .txt, .tsv "
+        "or .jsonl files of texts, or - for the lines of standard input; for one of images with a text, a file, a tab "
+        "and a text, or one of them; for a classifier of a table, .csv or .tsv files with named columns, or -",
     )
     args = parser.parse_args(argv)
     if args.top < 1 or args.batch_size < 1:
@@ -105,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     kind = {TextCard: "text", TableCard: "row", ImageTextCard: "example", DatasetCard: "file"}[type(card)]
     names, arrays, broken = read(args.inputs, config, card, args.invert)
+    unanswered = 0
     if names:
         size = -(-args.batch_size // jax.device_count()) * jax.device_count()
         with contextlib.ExitStack() as stack:
@@ -113,30 +134,37 @@ def main(argv: list[str] | None = None) -> int:
         for start in range(0, len(names), size):
             chunk = {k: x[start : start + size] for k, x in arrays.items()}
             padded = {k: np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for k, x in chunk.items()}
-            probabilities = jax.device_get(step(state, put_batch(padded, run.mesh)))
+            answers = jax.device_get(step(state, put_batch(padded, run.mesh)))
             for i, name in enumerate(names[start : start + size]):
-                tasks = config.tasks.labels
-                if config.objective == "regression":
-                    value = float(probabilities[i, 0])
-                    print(json.dumps({kind: name, "value": value}) if args.json else f"{name}  {value:.4f}")
-                    continue
-                row = {task: probabilities[task][i] for task in tasks} if tasks else probabilities[i]
-                _print(kind, name, row, card.label_names, args.top, args.json)
+                answer = jax.tree.map(lambda x, i=i: x[i], answers)
+                if not all(np.isfinite(x).all() for x in jax.tree.leaves(answer)):
+                    cli.warn(f"skipped {shortened(name, 200)}: the model's answer is not a number")
+                    unanswered += 1
+                elif config.objective == "regression":
+                    value = float(answer[0])
+                    print(json.dumps({kind: name, "value": value}) if args.json else f"{_shown(name)}  {value:.4f}")
+                else:
+                    row = {task: answer[task] for task in config.tasks.labels} or answer
+                    _print(kind, name, row, card.label_names, args.top, args.json)
     if broken:
-        cli.warn(f"{broken} of {broken + len(names)} file(s) could not be read; {len(names)} labelled")
-    return 1 if broken else 0
+        total = f"{broken + len(names)} file(s)" if "image" in arrays else f"{len(args.inputs)} input(s)"
+        cli.warn(f"{broken} of {total} could not be read; {len(names)} labelled")
+    return 1 if broken or unanswered else 0
 
 
 def read(inputs: list[str], config: Config, card: Card, invert: bool) -> tuple[list[str], dict[str, np.ndarray], int]:
     """Names of examples that a person gives, their arrays as a batch as loaded has them, and how many are unreadable.
 
     Labels are 0, which nobody looks at, and weights 1.
+
+    Raises:
+      DataError: the only text, or file of texts or rows, that is given cannot be read.
     """
     broken = 0
     if isinstance(card, TextCard):
-        names, arrays = read_texts(inputs, card)
+        names, arrays, broken = read_texts(inputs, card)
     elif isinstance(card, TableCard):
-        names, arrays = read_rows(inputs, card)
+        names, arrays, broken = read_rows(inputs, card)
     elif isinstance(card, ImageTextCard):
         names, arrays, broken = read_pairs(inputs, config, card, invert)
     else:
@@ -146,32 +174,54 @@ def read(inputs: list[str], config: Config, card: Card, invert: bool) -> tuple[l
     return names, arrays | rest, broken
 
 
+def _readable(
+    inputs: Sequence[T], load: Callable[[T], Any], *, several: bool = False
+) -> tuple[list[T], list[Any], int]:
+    """Those that can be read, what they hold, and the number of those that cannot, each with a warning.
+
+    Args:
+      inputs: what the user gave.
+      load: of one of them; raises DataError.
+      several: one that is given alone is warned of, too, and raises no error.
+    """
+    if len(inputs) == 1 and not several:
+        return [*inputs], [load(inputs[0])], 0
+    good, found = [], []
+    for one in inputs:
+        try:
+            found.append(load(one))
+            good.append(one)
+        except DataError as e:
+            cli.warn(f"skipped {e}")
+    return good, found, len(inputs) - len(good)
+
+
 def read_pairs(
     words: list[str], config: Config, card: ImageTextCard, invert: bool
 ) -> tuple[list[str], dict[str, np.ndarray], int]:
     """Of an image file, a tab and a text each, or of one of them; unreadable files as :func:`read_images` has them."""
-    pairs, images, broken = [], [], 0
-    for word in words:
-        file, _, text = word.partition("\t")
-        try:
-            images.append(
-                read_image(Path(file), config, card, invert) if file else np.zeros(card.image_shape, np.uint8)
-            )
-            pairs.append((word, file, text))
-        except ValueError as e:
-            cli.warn(f"skipped {e}")
-            broken += 1
+
+    def image(word: str) -> np.ndarray:
+        file = word.partition("\t")[0]
+        return read_image(Path(file), config, card, invert) if file else np.zeros(card.image_shape, np.uint8)
+
+    good, images, broken = _readable(words, image, several=True)
     arrays = {}
-    if pairs:
-        _, arrays = read_texts([text for _, _, text in pairs], card.text)
+    if good:
+        pairs = [word.partition("\t")[::2] for word in good]
+        arrays = _text_arrays([(text,) for _, text in pairs], card.text)
         arrays["image"] = np.stack(images)
-        arrays["present"] = np.array([[bool(file), bool(text.strip())] for _, file, text in pairs])
-    return [" ".join(word.split("\t")).strip() for word, _, _ in pairs], arrays, broken
+        arrays["present"] = np.array([[bool(file), bool(text.strip())] for file, text in pairs])
+    return [" ".join(word.split("\t")).strip() for word in good], arrays, broken
 
 
 def read_image(path: Path, config: Config, card: DatasetCard | ImageTextCard, invert: bool) -> np.ndarray:
     """See :func:`load_image`; as a run reads it."""
-    return load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=invert)
+
+    def notice(text: str) -> None:
+        cli.warn(f"{shortened(path, 200)} {text}")
+
+    return load_image(path, card.image_shape, resize_size=config.data.resize_size, invert=invert, notice=notice)
 
 
 def read_images(
@@ -180,72 +230,54 @@ def read_images(
     """Names of the files that can be read, their pixels, and the number of those that cannot, each with a warning."""
     files = expand(paths)
     if not files:
-        raise ConfigError(f"no image files in {', '.join(map(str, paths))}; suffixes: {' '.join(sorted(SUFFIXES))}")
-    images, good = [], []
-    for path in files:
-        try:
-            images.append(read_image(path, config, card, invert))
-            good.append(str(path))
-        except ValueError as e:
-            cli.warn(f"skipped {e}")
-    return good, {"image": np.stack(images)} if images else {}, len(files) - len(good)
+        raise ConfigError(
+            f"no image files in {shortened(', '.join(map(str, paths)), 200)}; suffixes: {' '.join(sorted(SUFFIXES))}"
+        )
+    good, images, broken = _readable(files, lambda path: read_image(path, config, card, invert), several=True)
+    return [*map(str, good)], {"image": np.stack(images)} if images else {}, broken
 
 
-def read_texts(words: list[str], card: TextCard) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Texts as given, and their tokens; what is longer than the model takes is cut, with a warning."""
-    texts = [text for word in words for text in (cli.stdin_lines() if word == "-" else [word])]
-    rows = [tuple(text.split("\t")) if len(card.texts) > 1 else (text,) for text in texts]
-    for text, row in zip(texts, rows, strict=True):
-        if len(row) != len(card.texts):
-            raise ConfigError(f"{text!r} has {len(row)} part(s): {' and '.join(card.texts)} go with a tab in between")
-    arrays, cut = text_arrays(rows, card)
+def read_texts(words: list[str], card: TextCard) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """Texts as given (see :func:`given_texts`), their tokens, and how many words are no texts and no files of texts.
+
+    What is longer than the model takes is cut.
+    """
+
+    def texts(word: str) -> list[tuple[str, ...]]:
+        return given_texts([word], card.texts, cli.stdin_lines, warn=cli.warn)
+
+    _, found, broken = _readable(words, texts)
+    rows = [parts for texts in found for parts in texts]
+    return ["\t".join(parts) for parts in rows], _text_arrays(rows, card) if rows else {}, broken
+
+
+def _text_arrays(texts: list[tuple[str, ...]], card: TextCard) -> dict[str, np.ndarray]:
+    arrays, cut = text_arrays(texts, card)
     if cut:
         cli.warn(f"{cut} of {len(texts)} text(s) are longer than {card.max_len} tokens and are cut")
-    return texts, arrays
+    return arrays
 
 
-def read_rows(paths: list[str], card: TableCard) -> tuple[list[str], dict[str, np.ndarray]]:
-    """FILE:LINE and numbers of each row of files whose first line names the columns, in any order and among others.
+def read_rows(paths: list[str], card: TableCard) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """FILE:LINE and numbers of each row of files that can be read (see :func:`read_table`), and how many cannot."""
 
-    Raises:
-      ConfigError: a file that cannot be read, a column that is missing, or what is not a number.
-    """
-    names, rows = [], []
-    for path in paths:
-        try:
-            lines = cli.stdin_lines() if path == "-" else Path(path).read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path} cannot be read: {e}") from e
-        reader = csv.DictReader(lines, delimiter="\t" if "\t" in "".join(lines[:1]) else ",")
-        there = reader.fieldnames or ()
-        missing = [name for name in card.feature_names if name not in there]
-        if missing:
-            near = difflib.get_close_matches(missing[0], there, n=1)
-            raise ConfigError(
-                f"{path} lacks {len(missing)} of the {card.num_features} columns of {card.name}, first {missing[0]!r}"
-                + (f"; it has {near[0]!r}" if near else "; its first line must name them, as dataset.json does")
-            )
-        for row in reader:
-            names.append(f"{path}:{reader.line_num}")
-            rows.append([_number(row[name], f"{names[-1]}, {name!r}") for name in card.feature_names])
-    if not rows:
-        raise ConfigError(f"no rows in {', '.join(paths)}")
-    return names, {"features": np.array(rows, np.float32)}
+    def table(path: str) -> tuple[list[int], np.ndarray]:
+        text = cli.stdin_text() if path == "-" else read_text(Path(path))
+        return read_table(text, shortened(path, 200), card.feature_names, card.name)
 
-
-def _number(text: str | None, where: str) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"{where}: {text!r} is not a number")
-    return value
+    good, tables, broken = _readable(paths, table)
+    names = [f"{path}:{line}" for path, (lines, _) in zip(good, tables, strict=True) for line in lines]
+    return names, {"features": np.concatenate([rows for _, rows in tables])} if tables else {}, broken
 
 
 def class_name(names: tuple[str, ...], number: int) -> str:
     """Of a class: its number where there are fewer names."""
     return names[number] if number < len(names) else str(number)
+
+
+def _shown(name: str) -> str:
+    """A name that can be printed: that of a file need not be UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _print(kind: str, name: str, probabilities: Any, names: tuple[str, ...], top: int, as_json: bool) -> None:
@@ -264,7 +296,7 @@ def _print(kind: str, name: str, probabilities: Any, names: tuple[str, ...], top
     else:
         labels = best(probabilities, names)
         found, line = {"labels": labels}, text(labels)
-    print(json.dumps({kind: name} | found) if as_json else f"{name}  {line}")
+    print(json.dumps({kind: name} | found) if as_json else f"{_shown(name)}  {line}")
 
 
 if __name__ == "__main__":

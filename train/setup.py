@@ -272,6 +272,8 @@ class Run:
             decoding=_decoding(data),
             images=isinstance(card, DatasetCard | ImageTextCard),
             labels=self.config.tasks.labels,
+            known=card,
+            complete=self.config.objective == "classification" and not self.config.tasks.labels,
             **{"text": text_card(card)} | kwargs,
         )
 

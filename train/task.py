@@ -12,7 +12,9 @@ from tokenizers import Tokenizer
 
 from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, image
 from input_pipeline.cropping import crop_text
+from input_pipeline.image_text import text_card
 from input_pipeline.masking import mask_tokens
+from input_pipeline.text import tokenizer_of
 from input_pipeline.tokenizers import special_tokens, stands_for_no_text
 from jaxmodels import Fusion, Module
 from jaxmodels.fusion import MODALITIES
@@ -78,8 +80,9 @@ def make_task(config: Config, model: Module, card: Card) -> Task:
     """The task that ``config.objective`` names.
 
     Raises:
-      ConfigError: the data do not suit the objective.
+      ConfigError: the data do not suit the objective, or the model has no place for their tokens.
     """
+    _check_embeddings(model, card)
     makers = {
         "classification": _classification,
         "regression": _regression,
@@ -90,6 +93,22 @@ def make_task(config: Config, model: Module, card: Card) -> Task:
         "contrastive": _contrastive,
     }
     return makers[config.objective](config, model, card)
+
+
+def _check_embeddings(model: Module, card: Card) -> None:
+    """Raises `ConfigError` where the texts have a token or a type that the model does not embed: it would be NaN."""
+    text = text_card(card)
+    if text is None:
+        return
+    types = 2 if text.form == "sentence_pairs" else 0
+    if getattr(unwrapped(model), "type_vocab_size", 2) < 2 and text.form in ("labels", "numbers"):
+        types = 1 + max(tokenizer_of(text).encode(*[""] * len(text.texts)).type_ids, default=0)
+    for name, needed in (("target_vocab_size", text.vocab_size), ("type_vocab_size", types)):
+        there = getattr(unwrapped(model), name, None)
+        if there and there < needed:  # 0: as large as another
+            raise ConfigError(
+                f"config.model_fields.{name} = {there} is below the {needed} of {text.name}; nearest: {needed}"
+            )
 
 
 def _fixed_key(config: Config, use: int) -> PRNGKeyArray:
@@ -318,6 +337,11 @@ def _perplexity(means: dict[str, float]) -> dict[str, float]:
 
 
 def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
+    if not getattr(model, "next_sentence", True):
+        raise ConfigError(
+            "config.model_fields.next_sentence = False, and objective masked_lm learns the next sentence too: "
+            "leave the field out"
+        )
     special, mask_token = special_tokens(card.tokenizer)
     ordinary = _all_but(special, card)
 

@@ -1,5 +1,6 @@
 """Translations by beam search, and how good they are: BLEU as sacrebleu computes it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from jax.experimental import multihost_utils
 from tokenizers import Tokenizer
 
 from input_pipeline import translation_texts
-from input_pipeline.tokenizers import encode_all, sentence_ends
+from input_pipeline.marian import Marian, ends, source_tokens, written
 from jaxmodels.beam import beam_search
+from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train.cli import warn
 from train.config import BeamConfig
 from train.setup import Run
@@ -25,14 +27,13 @@ BATCH = 64
 def translate(
     model: Any,
     variables: Any,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | Marian,
     sources: Sequence[str],
     lengths: Sequence[int],
-    beam: BeamConfig,
+    settings: GenerationConfig,
     *,
-    ends: tuple[int, int] | None = None,
-    forbidden: Sequence[int] = (),
     max_len: int | None = None,
+    seed: int = 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> list[str] | None:
     """Translations in the order of the sources; None if ``stopping`` said so.
@@ -41,17 +42,27 @@ def translate(
       tokenizer: of sources and translations.
       lengths: to which sources are padded, ascending: one compilation each. What is longer than the last is cut, with
         a warning.
-      ends: tokens that a translation begins and ends with; default: the tokenizer's. forbidden: it never has.
-      max_len: places of a translation, its start token's included; default: the last of ``lengths``.
+      settings: of the search; the tokenizer says with which tokens texts start and end where they do not.
+      max_len: places of a translation, its start token's included; default: as the settings say, or the last of
+        ``lengths``.
+      seed: of the draws, if the settings ask for them.
+
+    Returns:
+      As many for each source as ``settings.num_return_sequences`` says, or 1, the best first.
     """
-    begin, end = ends or sentence_ends(tokenizer, "translation")
-    encoded = encode_all(tokenizer, sources, special=False, source="the text to be translated")
-    rows = [[*e.ids, end] for e in encoded]
+    begin, end = ends(tokenizer, "translation")
+    settings = dataclasses.replace(
+        settings, start=begin if settings.start is None else settings.start, stop=settings.stop or (end,)
+    )
+    if max_len is None:
+        max_len = places(settings, 1, lengths[-1]) if says_length(settings) else lengths[-1]
+    rows = [[*ids, end] for ids in source_tokens(tokenizer, sources, source="the text to be translated")]
     longer = sum(len(row) > lengths[-1] for row in rows)
     if longer:
         warn(f"{longer:,} of {len(rows):,} sources are longer than {lengths[-1]} tokens and are cut")
     rows = [row[: lengths[-1]] for row in rows]
-    found, size = [""] * len(rows), min(BATCH, 1 << (len(rows) - 1).bit_length())
+    count = settings.num_return_sequences or 1
+    found, size = [[""] * count for _ in rows], min(BATCH, 1 << (len(rows) - 1).bit_length())
     for indices, length in _batches([len(row) for row in rows], lengths):
         if stopping():
             return None
@@ -59,23 +70,18 @@ def translate(
         segments[:, 0] = 1  # rows that only fill up have one token
         for i, index in enumerate(indices):
             tokens[i, : len(rows[index])], segments[i, : len(rows[index])] = rows[index], 1
-        texts, _ = beam_search(
-            model,
-            variables,
-            tokens,
-            segments,
-            beams=beam.beams,
-            max_len=max_len or lengths[-1],
-            bos=begin,
-            eos=end,
-            length_penalty=beam.length_penalty,
-            forbidden=forbidden,
-        )
-        for text, index in zip(texts, indices, strict=False):
+        texts, _ = beam_search(model, variables, tokens, segments, max_len=max_len, settings=settings, seed=seed)
+        for i, index in enumerate(indices):
             if len(rows[index]) == 1:
                 continue  # an empty source has an empty translation
-            found[index] = tokenizer.decode([token for token in text if token != end])
-    return found
+            ours = texts[count * i : count * (i + 1)]
+            found[index] = [written(tokenizer, [t for t in text if t not in settings.stop]) for text in ours]
+    return [text for texts in found for text in texts]
+
+
+def settings_of(beam: BeamConfig) -> GenerationConfig:
+    """The search by which a run is measured."""
+    return GenerationConfig(beams=beam.beams, length_penalty=beam.length_penalty)
 
 
 def _batches(sizes: list[int], lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
@@ -99,7 +105,8 @@ def measure(
     if jax.process_count() > 1:
         variables = multihost_utils.process_allgather(variables, tiled=True)
     tokenizer = Tokenizer.from_str(card.tokenizer)
-    found = translate(run.model, variables, tokenizer, sources, card.lengths, run.config.beam, stopping=stopping)
+    settings = settings_of(run.config.beam)
+    found = translate(run.model, variables, tokenizer, sources, card.lengths, settings, stopping=stopping)
     if found is None:
         return None
     exact = np.mean([a.strip() == b.strip() for a, b in zip(found, references, strict=True)])

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from input_pipeline.datasets import local
 from input_pipeline.datasets.builder import RawBuilder, encode_png
 from input_pipeline.errors import DataError
+from input_pipeline.files import lines_of, read_text
 
 GROUPS = (
     "Smileys & Emotion",
@@ -171,11 +172,11 @@ def read_names(path: Path) -> list[EmojiName]:
     """The fully qualified emoji of Unicode's emoji-test.txt, in its order; components (bare skin tones) are no emoji.
 
     Raises:
-        DataError: there are none, or a group that is unknown.
+        DataError: there are none, a group that is unknown, or a file that is not UTF-8.
     """
     group = subgroup = ""
     found = []
-    for line in path.read_text("utf-8").splitlines():
+    for line in lines_of(read_text(path)):
         if line.startswith("# group: "):
             group = line.removeprefix("# group: ").strip()
         elif line.startswith("# subgroup: "):

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline.datasets import local, raw
 from input_pipeline.datasets.builder import RawBuilder
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, shortened
 
 Record = dict[str, Any]
 Splits = dict[str, list[Record]]
@@ -132,14 +132,14 @@ class GlueTask:
         """Name of the class or number that stands in a file; raises ValueError."""
         if self.labels:
             if text not in self.labels:
-                raise ValueError(f"label {text!r} is not one of {', '.join(self.labels)}")
+                raise ValueError(f"label {shortened(text)!r} is not one of {', '.join(self.labels)}")
             return self.labels[text]
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not 0 <= value <= self.highest:
-            raise ValueError(f"label {text!r} is not a number from 0 to {self.highest:g}")
+            raise ValueError(f"label {shortened(text)!r} is not a number from 0 to {self.highest:g}")
         return value
 
 
@@ -212,7 +212,9 @@ class Glue(LabelledBuilder, skip_registration=True):
             header = lines[0].split("\t")
             absent = [name for name in columns if name not in header]
             if absent:
-                raise DataError(f"{path}, line 1 names no column {absent[0]!r}; it has {', '.join(header)}")
+                raise DataError(
+                    f"{path}, line 1 names no column {absent[0]!r}; it has {shortened(', '.join(header), 150)}"
+                )
             columns = [header.index(name) for name in columns]
         broken = []
         for number, line in enumerate(lines, 1):
@@ -292,8 +294,8 @@ class TextLabels(LabelledBuilder, skip_registration=True):
                 for number, record in local.read_records(path, fields):
                     if record["label"] not in names:
                         raise DataError(
-                            f"{path}, line {number}: label {record['label']!r} is not one of the training files': "
-                            f"{', '.join(names)}"
+                            f"{path}, line {number}: label {shortened(record['label'])!r} is not one of the training "
+                            f"files': {shortened(', '.join(names), 150)}"
                         )
                     splits.setdefault(split, []).append(record)
         for split, files in self._files().items():

@@ -7,8 +7,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, shortened
+from input_pipeline.files import lines_of, read_text
 
 SPLITS = (("train", "train"), ("val", "validation"), ("dev", "validation"), ("test", "test"))
 """How a file's name begins, and the split it belongs to."""
@@ -32,6 +34,8 @@ def find_files(name: str, raw_dir: Path | None, suffixes: Sequence[str]) -> list
         raise DataError(f"{name}: raw_dir {raw_dir} does not exist")
     if raw_dir.is_file():
         return [raw_dir]
+    if not raw_dir.is_dir():
+        raise DataError(f"{name}: raw_dir {raw_dir} is neither a file nor a directory")
     found = sorted(p for p in raw_dir.iterdir() if p.is_file() and (not suffixes or p.suffix in suffixes))
     if not found:
         raise DataError(f"{name}: raw_dir {raw_dir} holds no {kinds} file")
@@ -65,59 +69,46 @@ def by_split(name: str, files: Sequence[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises `DataError` for an empty one, or one that is not UTF-8, with the place."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}; convert it with "
-            f"iconv -f LATIN1 -t UTF-8, or whatever it is"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if not text.strip():
-        raise DataError(f"{path} is empty")
-    return text
-
-
 def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 file, ended by newlines alone: other separators of Unicode may stand in a text."""
-    return read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    """Lines of a UTF-8 file, see `lines_of`. Raises `DataError` as `read_text` does."""
+    return lines_of(read_text(path))
 
 
-def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_records(path: Path, fields: Sequence[str], *, rest: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number, from 1, and the ``fields`` of each line of a .jsonl file, or of a .tsv file in this order.
 
     A .tsv file may begin with a line of names, which then say the order. Empty lines are passed over.
 
+    Args:
+        path: of the file; fields: that are needed.
+        rest: lines of a .tsv file without names may have one column more, such as the label that goes with a text.
+
     Raises:
-        DataError: a line that has them not, or empty.
+        DataError: a line that has them not, or empty, or twice.
     """
     order: Sequence[str] = fields
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip() and "\t" not in line:
             continue
         if path.suffix == ".jsonl":
-            shape = ", ".join(f'"{field}": "..."' for field in fields)
-            try:
-                record = {field: json.loads(line)[field] for field in fields}
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{path}, line {number} is not {{{shape}}} ({type(error).__name__}: {error})"
-                ) from error
-            record = {k: str(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in record.items()}
+            record = _json_fields(line, fields, f"{path}, line {number}")
         else:
             values = line.split("\t")
             if number == 1 and set(fields) <= {value.strip().lower() for value in values}:
                 order = [value.strip().lower() for value in values]
+                twice = [field for field in fields if order.count(field) > 1]
+                if twice:
+                    raise DataError(f"{path}, line 1 names the column {twice[0]!r} {order.count(twice[0])} times")
                 continue
             if number == 1 and "label" in fields and values[-1].strip().lower() == "label":
-                raise DataError(f"{path}, line 1 names the columns {', '.join(values)}, not {', '.join(fields)}")
+                names = shortened(", ".join(values), 150)
+                raise DataError(f"{path}, line 1 names the columns {names}, not {', '.join(fields)}")
+            if rest and order is fields and len(values) == len(fields) + 1:
+                order = (*fields, "")
             if len(values) != len(order):
                 raise DataError(
-                    f"{path}, line {number} has {len(values)} columns, not {len(order)}: {', '.join(order)}, separated "
-                    "by tabs"
+                    f"{path}, line {number} has {len(values)} columns, not {len(order)}: "
+                    f"{shortened(', '.join(order), 150)}, separated by tabs"
                 )
             record = {field: value for field, value in zip(order, values, strict=True) if field in fields}
         for field in fields:
@@ -132,6 +123,28 @@ def read_records(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[
         yield number, record
 
 
+def _json_fields(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:
+    """The fields of a JSON object; whole numbers as text."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {shortened(twice)!r} is there twice")
+        return found
+
+    try:
+        record = json.loads(line, object_pairs_hook=once)
+        found = {field: record[field] for field in fields}
+        return {k: str(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in found.items()}
+    except RecursionError as error:
+        raise DataError(f"{where} is nested too deeply") from error
+    except (ValueError, KeyError, TypeError) as error:
+        shape = ", ".join(f'"{field}": "..."' for field in fields)
+        raise DataError(f"{where} is not {{{shape}}} ({type(error).__name__}: {shortened(error, 150)})") from error
+
+
 def names_field(path: Path, field: str) -> bool:
     """Whether any line of a .jsonl file, or the line of names of a .tsv file, has a field of this name."""
     lines = read_lines(path)
@@ -141,7 +154,7 @@ def names_field(path: Path, field: str) -> bool:
         if field in line:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # read_records says so, with its number
             if isinstance(record, dict) and field in record:
                 return True

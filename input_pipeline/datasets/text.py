@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from input_pipeline.datasets import local, raw
 from input_pipeline.datasets.builder import RawBuilder
 from input_pipeline.datasets.local import digest
+from input_pipeline.files import read_text
 
 Splits = dict[str, list[str]]
 
@@ -109,7 +110,7 @@ class TextFiles(TextBuilder, skip_registration=True):
 
 def _texts(path: Path) -> list[str]:
     if path.suffix != ".jsonl":
-        return [local.read_text(path)]
+        return [read_text(path)]
     return [record["text"] for _, record in local.read_records(path, ("text",))]
 
 

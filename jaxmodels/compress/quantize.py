@@ -57,7 +57,7 @@ def quantize(params: PyTree, *, select: Select = quantizable) -> PyTree:
                 found[name] = walk(x, f"{here}/")
             elif select(here):
                 q, scale = _quantized(x, _axes(here, x.ndim))
-                found |= {name + INT8: q, name + SCALE: scale.reshape(_scale_shape(here, x.shape))}
+                found |= {name + INT8: q, name + SCALE: scale.reshape(scale_shape(here, x.shape))}
             else:
                 found[name] = x
         return found
@@ -187,7 +187,8 @@ def _axes(path: str, ndim: int) -> tuple[int, ...]:
     return tuple(range(is_stacked(path), ndim - 1))
 
 
-def _scale_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def scale_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the scales of a parameter: path and shape to the axes that have one for each of their places."""
     return tuple(n for i, n in enumerate(shape) if i not in _axes(path, len(shape)))
 
 

@@ -8,10 +8,12 @@ given in each function; ``cifar`` has the names of akamaster/pytorch_resnet_cifa
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxmodels.alexnet import AlexNet
@@ -24,7 +26,7 @@ from jaxmodels.inception import InceptionV3, branch_names
 from jaxmodels.lstm import LSTMClassifier
 from jaxmodels.mlp import MLP
 from jaxmodels.resnet import ResNet
-from jaxmodels.transformer import Transformer
+from jaxmodels.transformer import Transformer, sine_positions
 from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
@@ -58,7 +60,9 @@ class Family:
       formats: by name, the preferred first: functions of a model and its image shape (h, w, c) to rules.
       image_shape: what the pretrained models take; None where there is nothing to assume.
       inputs: a model and its image shape to an example of what it is called with, one example long.
-      constants: regular expression of tensors without information that some files have: masks, positions.
+      constants: tensors that hold a constant, which some files have: by the regular expression of their names, a
+        function of the tensor that says whether it is that, and the constant in words.
+      unread: a model to a regular expression of tensors that the original has and never computes with.
       ties: a model and a format to the names that tensors have a second time, with the first. A file may have them,
         and they must be equal then; they are not written.
       renamed: regular expression of a part of a name, as some files have it, to what it is today.
@@ -67,7 +71,8 @@ class Family:
     formats: Mapping[str, Callable[[Any, Shape], Rules]]
     image_shape: Shape | None = (224, 224, 3)
     inputs: Callable[[Any, Shape], tuple[jax.Array, ...]] = lambda model, shape: (jnp.zeros((1, *shape)),)
-    constants: str = ""
+    constants: Mapping[str, tuple[Callable[[np.ndarray], bool], str]] = field(default_factory=dict)
+    unread: Callable[[Any], str] = lambda model: ""
     ties: Callable[[Any, str], Mapping[str, str]] = lambda model, format: {}
     renamed: Mapping[str, str] = field(default_factory=dict)
 
@@ -200,11 +205,13 @@ def _vit_torchvision(model: ViT, shape: Shape) -> Rules:
     )
 
 
-def _vit_transformers(model: ViT, shape: Shape) -> Rules:
-    block, theirs = _block(model), "vit.encoder.layer.{i}"
+def _vit_transformers(model: ViT, shape: Shape, prefix: str = "vit.") -> Rules:
+    block, theirs = _block(model), f"{prefix}encoder.layer.{{i}}"
     return (
-        Rule("vit.embeddings.patch_embeddings.projection", "patch_embed", _patches(model)),
-        Rule("vit.embeddings", "", (Tensor("cls_token", "class_token"), Tensor("position_embeddings", "position"))),
+        Rule(f"{prefix}embeddings.patch_embeddings.projection", "patch_embed", _patches(model)),
+        Rule(
+            f"{prefix}embeddings", "", (Tensor("cls_token", "class_token"), Tensor("position_embeddings", "position"))
+        ),
         Rule(f"{theirs}.layernorm_before", f"{block}/norm_1", LAYER_NORM),
         *(
             Rule(f"{theirs}.attention.attention.{name}", f"{block}/attention/{name}", LINEAR)
@@ -214,7 +221,8 @@ def _vit_transformers(model: ViT, shape: Shape) -> Rules:
         Rule(f"{theirs}.layernorm_after", f"{block}/norm_2", LAYER_NORM),
         Rule(f"{theirs}.intermediate.dense", f"{block}/mlp_in", LINEAR),
         Rule(f"{theirs}.output.dense", f"{block}/mlp_out", LINEAR),
-        Rule("vit.layernorm", "norm", LAYER_NORM),
+        Rule(f"{prefix}layernorm", "norm", LAYER_NORM),
+        Rule(f"{prefix}pooler.dense", "dense", LINEAR),
         Rule("classifier", "head", LINEAR),
     )
 
@@ -284,7 +292,8 @@ def _bert(prefix: str) -> Callable[[BERT, Shape], Rules]:
             Rule(f"{prefix}pooler.dense", "pooler", LINEAR),
             Rule("cls.predictions.transform.dense", "head_dense", LINEAR),
             Rule("cls.predictions.transform.LayerNorm", "head_norm", LAYER_NORM),
-            Rule("cls.predictions", "", (Tensor("bias", "head_bias"),)),
+            Rule("cls.predictions", "", (Tensor("bias" if model.tie_embeddings else "decoder.bias", "head_bias"),)),
+            Rule("cls.predictions.decoder", "head_decoder", EMBEDDING),
             Rule("cls.seq_relationship", "head_next", LINEAR),
             Rule(head, "head", LINEAR),
         )
@@ -297,6 +306,8 @@ def _bert_ties(model: BERT, format: str) -> Mapping[str, str]:
         return {}
     prefix = "bert." if format == "transformers" else ""
     decoder = "cls.predictions.decoder"
+    if not model.tie_embeddings:  # before transformers 5 the bias had two names all the same
+        return {"cls.predictions.bias": f"{decoder}.bias"}
     return {
         f"{decoder}.weight": f"{prefix}embeddings.word_embeddings.weight",
         f"{decoder}.bias": "cls.predictions.bias",
@@ -338,14 +349,14 @@ def _transformer_torch(model: Transformer, shape: Shape) -> Rules:
     )
 
 
-def _transformer_transformers(model: Transformer, shape: Shape) -> Rules:
-    """MarianMTModel."""
+def _transformer_transformers(model: Transformer, shape: Shape, prefix: str = "model.") -> Rules:
+    """MarianMTModel; without the prefix MarianModel, which has no head."""
     block, rules = _block(model), []
     for side, attentions in (
         ("encoder", {"self_attn": "attention"}),
         ("decoder", {"self_attn": "attention", "encoder_attn": "cross_attention"}),
     ):
-        theirs, ours = f"model.{side}.layers.{{i}}", f"{side}/{block}"
+        theirs, ours = f"{prefix}{side}.layers.{{i}}", f"{side}/{block}"
         for i, (torch, attention) in enumerate(attentions.items(), 1):
             rules += [
                 Rule(f"{theirs}.{torch}.{name[0]}_proj", f"{ours}/{attention}/{name}", LINEAR)
@@ -358,7 +369,7 @@ def _transformer_transformers(model: Transformer, shape: Shape) -> Rules:
             Rule(f"{theirs}.fc2", f"{ours}/mlp_out", LINEAR),
             Rule(f"{theirs}.final_layer_norm", f"{ours}/norm_{len(attentions) + 1}", LAYER_NORM),
         ]
-    embeddings = ("model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head")
+    embeddings = (f"{prefix}shared", f"{prefix}encoder.embed_tokens", f"{prefix}decoder.embed_tokens", "lm_head")
     return (
         *_embeddings(model, *embeddings),
         *rules,
@@ -370,10 +381,11 @@ def _transformer_ties(model: Transformer, format: str) -> Mapping[str, str]:
     if format == "torch":
         target = "embedding" if model.share_embeddings else "target_embedding"
         return {"generator.weight": f"{target}.weight"} if model.tie_embeddings else {}
-    sides = [f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
-    ties = dict.fromkeys(sides, "model.shared.weight") if model.share_embeddings else {}
+    prefix = "model." if format == "transformers" else ""
+    sides = [f"{prefix}{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
+    ties = dict.fromkeys(sides, f"{prefix}shared.weight") if model.share_embeddings else {}
     if model.tie_embeddings:
-        ties["lm_head.weight"] = "model.shared.weight" if model.share_embeddings else sides[1]
+        ties["lm_head.weight"] = f"{prefix}shared.weight" if model.share_embeddings else sides[1]
     return ties
 
 
@@ -415,6 +427,32 @@ TOKENS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 1), j
 """Of families that read text: there is no shape that a weight depends on."""
 TOKEN_PAIRS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 1), jnp.int32),) * 2}
 
+
+def _is_causal(mask: np.ndarray) -> bool:
+    """Whether a mask has ones at and below its diagonal and zeros above it."""
+    size = mask.shape[-1:]
+    return mask.shape == (1, 1, *size * 2) and np.array_equal(mask[0, 0] != 0, np.tri(*size, dtype=bool))
+
+
+def _is_hidden(value: np.ndarray) -> bool:
+    """Whether a score is so low that its exponential is 0 beside any other."""
+    return value.shape == () and bool(value <= -1e4)
+
+
+def _counts(positions: np.ndarray) -> bool:
+    """Whether positions are 0, 1, 2, ..."""
+    return np.array_equal(positions.reshape(-1), np.arange(positions.size))
+
+
+def _is_sinusoid(table: np.ndarray) -> bool:
+    """Whether a table of positions is Marian's, as far as its type can say."""
+    if table.ndim != 2 or table.shape[1] % 2 or not jnp.issubdtype(table.dtype, jnp.floating):
+        return False
+    difference = np.abs(sine_positions(*table.shape, halves=True) - table.astype(np.float64))
+    eps = max(float(jnp.finfo(table.dtype).eps), 2**-23)  # a file of float64 has it from float32
+    return bool((difference <= eps).all())  # NaN is not
+
+
 FAMILIES: dict[type[nn.Module], Family] = {
     MLP: Family({"torch": _mlp}, None),
     CNN: Family({"torch": _cnn}, None),
@@ -433,26 +471,45 @@ FAMILIES: dict[type[nn.Module], Family] = {
             "torchvision": _vit_torchvision,
             "transformers": _vit_transformers,
             "transformers5": lambda model, shape: _renamed(_vit_transformers(model, shape), VIT_IN_MEMORY),
-        }
+            "transformers_base": partial(_vit_transformers, prefix=""),
+        },
+        unread=lambda model: r"(vit\.)?embeddings\.mask_token",  # stands for patches that are hidden on purpose
+        renamed={  # torchvision before 0.13
+            r"(encoder_layer_\d+\.mlp)\.linear_1\.": r"\1.0.",
+            r"(encoder_layer_\d+\.mlp)\.linear_2\.": r"\1.3.",
+        },
     ),
     BERT: Family(
         {"transformers": _bert("bert."), "transformers_base": _bert("")},
         **TOKENS,
-        constants=r"(bert\.)?embeddings\.position_ids",
+        constants={
+            r"(bert\.)?embeddings\.position_ids": (_counts, "0, 1, 2, ..."),
+            r"(bert\.)?embeddings\.token_type_ids": (lambda types: not types.any(), "zeros"),
+        },
+        unread=lambda model: "" if model.tie_embeddings else r"cls\.predictions\.bias",
         ties=_bert_ties,
         renamed={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
     ),
     GPT2: Family(
         {"transformers": _gpt2("transformer."), "transformers_base": _gpt2("")},
         **TOKENS,
-        constants=r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",
+        constants={
+            r"(transformer\.)?h\.\d+\.attn\.bias": (_is_causal, "the causal mask"),
+            r"(transformer\.)?h\.\d+\.attn\.masked_bias": (_is_hidden, "a number of -10,000 or less"),
+        },
         ties=_gpt2_ties,
     ),
     LSTMClassifier: Family({"torch": _lstm}, **TOKENS),
     Transformer: Family(
-        {"torch": _transformer_torch, "transformers": _transformer_transformers},
+        {
+            "torch": _transformer_torch,
+            "transformers": _transformer_transformers,
+            "transformers_base": partial(_transformer_transformers, prefix=""),
+        },
         **TOKEN_PAIRS,
-        constants=r"model\.(encoder|decoder)\.embed_positions\.weight",
+        constants={
+            r"(model\.)?(encoder|decoder)\.embed_positions\.weight": (_is_sinusoid, "the sines that the model computes")
+        },
         ties=_transformer_ties,
     ),
 }

@@ -6,6 +6,7 @@ part of it. Its kind lists the module's tensors: names on both sides, the layout
 parts of theirs. ``blocks[{i}]`` on our side means the i-th slice along the first axis: what ``nn.scan`` has stacked.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,6 +164,39 @@ def resolve(rules: Sequence[Rule], path: str, shape: tuple[int, ...]) -> Source:
 
 def _pattern(template: str) -> str:
     return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(template))
+
+
+def shape_of_theirs(tensor: Tensor, ours: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the whole PyTorch tensor that a leaf of shape ``ours`` (one slice, if stacked) is made of."""
+    theirs = ours
+    if tensor.layout:
+        left, right = ([group.split() for group in _groups(side)] for side in tensor.layout.split("->"))
+        lengths = {"1": 1, **tensor.sizes}
+        for group, length in zip(right, ours, strict=True):
+            for axis in group:
+                if axis not in lengths:  # the one of its group that the pattern leaves open
+                    lengths[axis] = length // math.prod(lengths.get(other, 1) for other in group if other != axis)
+        theirs = tuple(math.prod(lengths[axis] for axis in group) for group in left)
+    if not tensor.part:
+        return theirs
+    return tuple(n * tensor.part[1] if i == tensor.axis else n for i, n in enumerate(theirs))
+
+
+def _groups(side: str) -> list[str]:
+    """Axes of one side of a pattern, each as the names that it is made of."""
+    return [whole or single for whole, single in re.findall(r"\(([^)]*)\)|(\S+)", side)]
+
+
+def shape_fault(tensor: Tensor, shape: tuple[int, ...], ours: tuple[int, ...]) -> str | None:
+    """Why a PyTorch tensor of ``shape`` does not give a leaf of shape ``ours``, to follow its name; None if it does."""
+    wanted = shape_of_theirs(tensor, ours)
+    if shape == wanted:
+        return None
+    if tensor.part and (len(shape) <= tensor.axis or shape[tensor.axis] % tensor.part[1]):
+        return f"has shape {shape}, not {tensor.part[1]} equal parts"
+    if tensor.layout and len(shape) != len(wanted):
+        return f"has shape {shape}, which is not {tensor.layout.split('->')[0].strip()}"
+    return f"has shape {shape}, the model has {wanted}"
 
 
 def to_ours(tensor: Tensor, value: np.ndarray) -> np.ndarray:

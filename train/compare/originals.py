@@ -32,7 +32,8 @@ from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
 from jaxmodels.weights.families import family_of
-from jaxmodels.weights.hub_config import BERT_CLASSES, transformers_config
+from jaxmodels.weights.hub.bert import bert_class
+from jaxmodels.weights.hub_config import transformers_config
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
@@ -426,6 +427,8 @@ def _vit(model: ViT, shape: Shape) -> Original:
     if shape[0] != shape[1]:
         raise ConfigError(f"the originals of ViT take square images, not {shape[0]}x{shape[1]}")
     _require_defaults(model, pool="cls", position="learned", activation="gelu")
+    if not model.num_classes:
+        raise ConfigError("a ViT without classes has an original, and no objective to compare it by")
     if model.norm_eps == 1e-12:
         return _vit_transformers(model, shape)
     module = torchvision().VisionTransformer(
@@ -485,7 +488,7 @@ def _bert(model: BERT, shape: Shape) -> Original:
     library = transformers()
     config = library.BertConfig(**transformers_config(model, shape))
     config._attn_implementation = SDPA
-    name = BERT_CLASSES[model.head]
+    name = bert_class(model)
 
     class Bert(getattr(library, name)):
         """Called with what our model is called with."""
@@ -496,21 +499,29 @@ def _bert(model: BERT, shape: Shape) -> Original:
             if positions is None:
                 return super().forward(input_ids=tokens, **given)
             # theirs makes logits at every place; the same layers, at those that are asked for
-            hidden, pooled = self.bert(input_ids=tokens, **given)[:2]
-            hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
-            logits, following = self.cls(hidden, pooled)
+            found = self.bert(input_ids=tokens, **given)
+            hidden = found[0].gather(1, positions[..., None].expand(-1, -1, found[0].shape[-1]))
+            if not model.next_sentence:
+                return library.modeling_outputs.MaskedLMOutput(logits=self.cls(hidden))
+            logits, following = self.cls(hidden, found[1])
             return library.models.bert.modeling_bert.BertForPreTrainingOutput(
                 prediction_logits=logits, seq_relationship_logits=following
             )
 
+    def masked_loss(logits, batch):
+        return token_cross_entropy(logits, {"target": batch["masked_target"], "weight": batch["masked_weight"]})
+
     def pretraining_loss(outputs, batch):
-        masked = {"target": batch["masked_target"], "weight": batch["masked_weight"]}
         following = F.cross_entropy(outputs.seq_relationship_logits, batch["label"])
-        return token_cross_entropy(outputs.prediction_logits, masked) + following
+        return masked_loss(outputs.prediction_logits, batch) + following
 
     if model.head == "pretraining":
-        tied = frozenset({"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"})
+        # untied, the second of two biases is never read
+        names = ("decoder.weight", "decoder.bias") if model.tie_embeddings else ("bias",)
+        tied = frozenset(f"cls.predictions.{name}" for name in names)
         main, loss = (lambda outputs: outputs.prediction_logits), pretraining_loss
+        if not model.next_sentence:
+            main, loss = (lambda outputs: outputs.logits), lambda outputs, batch: masked_loss(outputs.logits, batch)
     elif model.head == "classification":
         tied, main = frozenset[str](), lambda outputs: outputs.logits
         loss = lambda outputs, batch: F.cross_entropy(outputs.logits, batch["label"])  # noqa: E731

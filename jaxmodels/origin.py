@@ -1,0 +1,16 @@
+"""What a model was read from, so that an export can say it again."""
+
+from typing import NamedTuple
+
+
+class Origin(NamedTuple):
+    """What a directory said of a model beyond its fields; a model carries it, and computes nothing by it.
+
+    Attributes:
+      config: text of its ``config.json``; generation: of its ``generation_config.json``, None if there was none.
+      image_shape: (h, w, c) of the images; empty for text.
+    """
+
+    config: str
+    generation: str | None = None
+    image_shape: tuple[int, ...] = ()
