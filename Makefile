@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: train test test-meshes lint format bench certificates plans chaos clean
+.PHONY: train test test-meshes lint format bench certificates plans chaos fuzz clean
 
 train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train ARGS="--config.steps=500"
 	$(BIN)/python -m train --config=configs/digits_cnn.py --workdir=runs/digits_cnn $(ARGS)
@@ -39,6 +39,9 @@ chaos: $(VENV)/.train  ## kills runs of one and two processes, freezes them, fil
 	$(BIN)/python -m tests.chaos records --times=5
 	$(BIN)/python -m tests.chaos cache --times=5
 	$(BIN)/python -m tests.chaos pair --times=2 $(ARGS)
+
+fuzz: $(VENV)/.dev  ## damages every kind of file and setting in thousands of ways; some minutes
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:  ## removes the virtual environment
 	rm -rf $(VENV)

@@ -1,5 +1,6 @@
 """Scores of two classes against their definitions, written out, and against published numbers."""
 
+import math
 import warnings
 
 import numpy as np
@@ -102,10 +103,10 @@ def test_what_is_undefined_is_none_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = binary.scores(np.zeros(5, int), np.full(5, 0.1))
-        report.plot_two_classes(np.zeros(5, int), np.full(5, 0.1), tmp_path / "a.png")
-        report.plot_two_classes(np.arange(3000) % 2, np.arange(3000) / 2999, tmp_path / "b.png")
+        report.plot_two_classes(np.zeros(5, int), np.full(5, 0.1), tmp_path / "a.png", "test")
+        report.plot_two_classes(np.arange(3000) % 2, np.arange(3000) / 2999, tmp_path / "b.png", "$a$_$")
     assert found["specificity"]["value"] == 1.0 and found["calibration_error"]["value"] == pytest.approx(0.1)
-    for name in ("sensitivity", "positive_predictive_value", "roc_auc", "average_precision", "brier"):
+    for name in ("sensitivity", "positive_predictive_value", "roc_auc", "average_precision"):
         assert found[name] is None
     assert "specificity" in binary.table({"positive": "yes", **found})
 
@@ -113,6 +114,57 @@ def test_what_is_undefined_is_none_without_a_warning(tmp_path):
 def test_a_perfect_classifier():
     label = np.array([0, 0, 0, 1, 1])
     found = binary.scores(label, label.astype(float))
-    assert found["roc_auc"] == {"value": 1.0, "low": 1.0, "high": 1.0} and found["brier"]["value"] == 0.0
+    assert found["roc_auc"] == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 2)), "high": 1.0}
+    assert found["average_precision"] == {"value": 1.0, "low": pytest.approx(2 / (2 + 1.96**2), rel=1e-4), "high": 1.0}
+    assert found["brier"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.025 ** (1 / 5))}
     assert found["calibration_error"] == {"value": 0.0, "by_chance": 0.0}
     assert found["sensitivity"]["low"] == pytest.approx(2 / (2 + 1.96**2), rel=1e-4)  # Wilson's, at 2 of 2
+
+
+@pytest.mark.parametrize("one", [0, 1])
+def test_scores_of_one_class_are_those_that_are_defined(one):
+    label, p = np.full(20, one), np.linspace(0.1, 0.9, 20)
+    found = binary.scores(label, p)
+    assert found["brier"]["value"] == pytest.approx(np.mean((p - one) ** 2), rel=1e-12)
+    assert found["brier"]["low"] < found["brier"]["value"] < found["brier"]["high"]
+    assert found["roc_auc"] is None and found["calibration_error"]["value"] > 0
+    ranked = found["average_precision"]
+    assert ranked is None if one == 0 else ranked["value"] == 1.0 and ranked["low"] < 1
+    assert (found["sensitivity"] is None) == (one == 0) and (found["specificity"] is None) == (one == 1)
+
+
+def test_intervals_of_an_area_are_delongs():
+    """Its variance by its definition: placements of each positive among the negatives, and the other way round."""
+    rng = np.random.default_rng(3)
+    label = (rng.random(60) < 0.4).astype(int)
+    p = np.round(rng.beta(1 + 2 * label, 3 - 2 * label * 0.5), 1)  # with ties
+    pairs = np.sign(p[label == 1][:, None] - p[label == 0]) / 2 + 0.5
+    area = pairs.mean()
+    variance = sum(np.var(pairs.mean(axis), ddof=1) / pairs.shape[1 - axis] for axis in (0, 1))
+    half = 1.959964 * np.sqrt(variance) / (area * (1 - area))
+    ends = [1 / (1 + np.exp(-(np.log(area / (1 - area)) + x))) for x in (-half, half)]
+    found = binary.roc_auc(label, p)
+    np.testing.assert_allclose([found["value"], found["low"], found["high"]], [area, *ends], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "distance"), [(5, 5, 1.8), (20, 20, 2.5), (42, 71, 3.9), (1, 30, 1.0), (100, 100, 0.5)]
+)
+def test_intervals_of_an_area_hold_the_true_one(positives, negatives, distance):
+    """Two normal distributions, whose area is known; perfect samples, a third of the smallest, among them."""
+    rng, true = np.random.default_rng(5), 0.5 * (1 + math.erf(distance / 2))
+    label, held = np.repeat([1, 0], [positives, negatives]), 0
+    for _ in range(400):
+        found = binary.roc_auc(label, rng.normal(0, 1, len(label)) + distance * label)
+        assert 0 <= found["low"] < found["high"] <= 1
+        held += found["low"] <= true <= found["high"]
+    assert held >= 0.92 * 400  # 95% are meant; the standard error of 400 is 0.011
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 7), (7, 1), (2, 2), (50, 3)])
+def test_no_interval_of_an_area_is_a_point(sizes):
+    label = np.repeat([1, 0], sizes)
+    for p in (label.astype(float), 1.0 - label, np.full(len(label), 0.3), np.arange(len(label)) % 3 / 3):
+        found = binary.roc_auc(label, p)
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["low"] < found["high"]
+    assert binary.roc_auc(label, 1.0 - label)["high"] == pytest.approx(1 - 0.025 ** (1 / min(sizes)))

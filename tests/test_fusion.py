@@ -293,6 +293,7 @@ def test_recall_counts_what_is_better_or_equal():
     assert retrieval.recall(similarity, 1) == pytest.approx(1 / 3)
     assert retrieval.recall(similarity, 2) == pytest.approx(2 / 3)
     assert retrieval.recall(similarity, 3) == 1
+    assert retrieval.recall(np.full((3, 3), np.nan), 3) == 0  # embeddings that are no numbers find nothing
 
 
 # On meshes

@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
+from train import strict_json
 from train.hardware import mfu
-from train.metrics import Sums, Writers, per_class, read_records
+from train.metrics import Sums, Writers, macro_f1, per_class, read_records
 
 
 def test_sums_are_exact_over_unequal_batches():
@@ -31,6 +32,13 @@ def test_per_class_scores_equal_scikit_learn():
     expected = precision_recall_fscore_support(true, predicted, labels=range(5), zero_division=0)
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
+    assert macro_f1(confusion) == pytest.approx(f1_score(true, predicted, average="macro"), rel=1e-12)
+
+
+def test_numbers_that_json_has_no_word_for_are_null():
+    value = {"loss": math.nan, "per_class": [{"f1": math.inf}, 1, True, None, "NaN"], "pair": (0.1, -math.inf)}
+    expected = {"loss": None, "per_class": [{"f1": None}, 1, True, None, "NaN"], "pair": [0.1, None]}
+    assert json.loads(strict_json.dumps(value), parse_constant=pytest.fail) == expected
 
 
 def test_mfu():

@@ -42,7 +42,11 @@ def test_correlations_are_scipys():
     np.testing.assert_allclose(found["pearson"], scipy.stats.pearsonr(label.astype(float), output).statistic, rtol=1e-6)
     np.testing.assert_allclose(found["spearman"], scipy.stats.spearmanr(label, output).statistic, rtol=1e-12)
     assert found["spearman"] > found["pearson"] + 0.01
-    assert correlations(label, np.full(200, 0.1, np.float32)) == {"pearson": 0.0, "spearman": 0.0}
+    for scale in (1e-170, 1e170):  # whose squares are out of range
+        huge = correlations(label, output.astype(float) * scale)
+        assert huge["pearson"] == pytest.approx(found["pearson"], rel=1e-12)
+    for constant in (correlations(label, np.full(200, 0.1, np.float32)), correlations(label[:1], output[:1])):
+        assert np.isnan(constant["pearson"]) and np.isnan(constant["spearman"])
 
 
 def stsb_config(tmp, **fields):

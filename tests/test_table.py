@@ -207,12 +207,14 @@ def test_command_line_shows_a_table(data_dir, capsys):
 
 def test_a_run_learns_and_leaves_scores_of_two_classes(finished):
     workdir, summary = finished
-    found = summary["test"]["two_classes"]
+    assert summary["validation"] == summary["test"]
+    assert summary["splits"] == {"train": "train", "test": "validation"}
+    found = summary["validation"]["two_classes"]
     assert found["positive"] == "malignant" and found["threshold"] == 0.5
-    assert np.sum(found["confusion"]) == 113 and found["confusion"] == summary["test"]["confusion"]
-    assert found["sensitivity"]["value"] == pytest.approx(summary["test"]["per_class"]["malignant"]["recall"])
+    assert np.sum(found["confusion"]) == 113 and found["confusion"] == summary["validation"]["confusion"]
+    assert found["sensitivity"]["value"] == pytest.approx(summary["validation"]["per_class"]["malignant"]["recall"])
     assert found["roc_auc"]["value"] > 0.97
-    assert found == json.loads((workdir / "summary.json").read_text())["test"]["two_classes"]
+    assert found == json.loads((workdir / "summary.json").read_text())["validation"]["two_classes"]
     with Image.open(workdir / "two_classes.png") as image:
         assert min(image.size) > 300 and len(np.unique(np.asarray(image.convert("L")))) > 20
     assert read_card(workdir) == setup.build(make_config(None), card=read_card(workdir)).card

@@ -1,7 +1,9 @@
 """Scores of classifiers of two classes: label 1 is the positive one, and a probability is that of label 1.
 
-An interval is of 95%: Wilson's (1927) for proportions, else the percentiles of a bootstrap over examples. It speaks of
-other examples drawn as these were, for this one trained model, and of nothing else.
+An interval is of 95%: Wilson's (1927) for proportions, DeLong's (1988) on the logit scale for the area under the ROC
+curve, else the percentiles of a bootstrap over examples. A sample without variation gets an exact bound instead: what
+happened n times of n has a probability of at least 0.025^(1/n) (Clopper & Pearson 1934). An interval speaks of other
+examples drawn as these were, for this one trained model, and of nothing else.
 """
 
 import math
@@ -62,23 +64,23 @@ def threshold_of(sensitivity: float, label: np.ndarray, probability: np.ndarray)
 def scores(label: np.ndarray, probability: np.ndarray, *, threshold: float = 0.5, seed: int = 0) -> dict[str, Any]:
     """Scores as JSON values; a decision is positive where the probability is at least ``threshold``.
 
-    Sensitivity and specificity are shares of the positives and of the negatives; the predictive values hold only where
-    positives are as frequent as here. The bootstrap of a perfect score knows no other one: its interval is a point.
+    Each score is there if it is defined itself: Brier's and the calibration error for any examples, average precision
+    where there are positives, the area under the ROC curve where there are both classes. Sensitivity and specificity
+    are shares of the positives and of the negatives; the predictive values hold only where positives are as frequent as
+    here.
 
     The calibration error has no interval. It is above 0 by chance even for a perfectly calibrated classifier, and
     resampling adds as much again, so that a bootstrap's interval misses the truth. It is to be compared with
     ``by_chance``, see :func:`error_by_chance`.
 
     Args:
-      label: 0 or 1 [n]; probability: [n], of label 1.
+      label: 0 or 1 [n], n > 0; probability: [n], of label 1, finite.
       seed: of the resampling.
 
     Returns:
       ``threshold``; ``confusion``, counts by true class (row) and decision (column); of each score dict(value, low,
       high), or None where it is undefined; ``calibration_error``, dict(value, by_chance).
     """
-    from sklearn import metrics  # here: seconds, and most runs have no use for it
-
     rng, size = np.random.default_rng(seed), len(label)
     confusion = np.zeros((2, 2), int)
     np.add.at(confusion, (label, (probability >= threshold).astype(int)), 1)
@@ -92,19 +94,86 @@ def scores(label: np.ndarray, probability: np.ndarray, *, threshold: float = 0.5
     result: dict[str, Any] = {"threshold": threshold, "confusion": confusion.tolist()}
     for name, (hits, count) in proportions.items():
         result[name] = _interval(hits / count, *wilson(hits, count)) if count else None
-    others = {
-        "roc_auc": metrics.roc_auc_score,
-        "average_precision": metrics.average_precision_score,
-        "brier": metrics.brier_score_loss,
-    }
-    draws = [rows for rows in rng.integers(0, size, (RESAMPLES, size)) if 0 < label[rows].sum() < size]
-    for name, score in others.items():
-        result[name] = None  # with one class alone there is nothing to rank
-        if draws:
-            found = [score(label[rows], probability[rows]) for rows in draws]
-            result[name] = _interval(score(label, probability), *np.quantile(found, [0.025, 0.975]))
+    draws = rng.integers(0, size, (RESAMPLES, size))
+    result["roc_auc"] = roc_auc(label, probability)
+    result["average_precision"] = average_precision(label, probability, draws)
+    result["brier"] = brier(label, probability, draws)
     error = {"value": calibration_error(label, probability), "by_chance": error_by_chance(probability, rng)}
     return {**result, "calibration_error": error}
+
+
+def roc_auc(label: np.ndarray, probability: np.ndarray) -> dict[str, float] | None:
+    """Area under the ROC curve A with its 95% interval; None unless there are both classes.
+
+    A is the share of pairs of a positive and a negative in which the positive has the higher probability. A tie counts
+    half. The interval is ``logit(A) +- 1.96 sqrt(variance) / (A (1 - A))`` taken back (Qin & Hotilovac 2008, Stat.
+    Methods Med. Res. 17:207-221), with DeLong's variance (1988, Biometrics 44:837-845). DeLong's needs two examples of
+    each class; with one, the variance is Hanley & McNeil's (1982, Radiology 143:29-36).
+
+    All pairs agree if A is 0 or 1, or if all probabilities are equal. Then the exact bound holds for how often a pair
+    is so: ``min(positives, negatives)`` pairs share no example and are independent.
+    """
+    positive, negative = probability[label == 1], np.sort(probability[label == 0])
+    if not positive.size or not negative.size:
+        return None
+    m, n = len(positive), len(negative)
+    below = (np.searchsorted(negative, positive) + np.searchsorted(negative, positive, "right")) / 2
+    positive = np.sort(positive)
+    above = m - (np.searchsorted(positive, negative) + np.searchsorted(positive, negative, "right")) / 2
+    area, least = float(below.sum() / (m * n)), always(min(m, n))
+    if area in (0.0, 1.0):
+        return _interval(area, *((least, 1.0) if area else (0.0, 1 - least)))
+    if np.ptp(probability) == 0:
+        return _interval(area, least / 2, 1 - least / 2)
+    if min(m, n) > 1:
+        variance = np.var(below / n, ddof=1) / m + np.var(above / m, ddof=1) / n
+    else:
+        one, two = area / (2 - area), 2 * area**2 / (1 + area)
+        variance = area * (1 - area) + (m - 1) * (one - area**2) + (n - 1) * (two - area**2)
+        variance /= m * n
+    logit, half = math.log(area / (1 - area)), QUANTILE * math.sqrt(variance) / (area * (1 - area))
+    return _interval(area, *(0.5 * (1 + math.tanh(x / 2)) for x in (logit - half, logit + half)))
+
+
+def average_precision(label: np.ndarray, probability: np.ndarray, draws: np.ndarray) -> dict[str, float] | None:
+    """Precision averaged over the positives, as scikit-learn's, with its 95% interval; None without positives.
+
+    Args:
+      draws: numbers of examples [r, n], the resamples of the bootstrap; those without positives do not count.
+
+    Where every positive is above every negative, as in all resamples then, the interval is Wilson's of as many hits as
+    there are positives: an average over them, treated as a proportion (Boyd, Eng & Page 2013, ECML PKDD 8190:451-466).
+    """
+    from sklearn.metrics import average_precision_score  # here: seconds, and most runs have no use for it
+
+    positives = int(label.sum())
+    if not positives:
+        return None
+    if positives == len(label) or probability[label == 1].min() > probability[label == 0].max():
+        return _interval(1.0, *wilson(positives, positives))
+    found = [average_precision_score(label[rows], probability[rows]) for rows in draws if label[rows].any()]
+    return _interval(average_precision_score(label, probability), *np.quantile(found, [0.025, 0.975]))
+
+
+def brier(label: np.ndarray, probability: np.ndarray, draws: np.ndarray) -> dict[str, float]:
+    """Mean of ``(probability - label)^2`` (Brier 1950) with its 95% interval; of one class too.
+
+    If all n squares are equal, the exact bound holds for how often a square is this one; the others are in [0, 1].
+
+    Args:
+      draws: numbers of examples [r, n], the resamples of the bootstrap.
+    """
+    squares = (probability - label) ** 2
+    value = float(squares.mean())
+    if np.ptp(squares) <= 1e-12:  # equal but for rounding
+        least = always(len(squares))
+        return _interval(value, least * value, min(least * value + 1 - least, 1.0))
+    return _interval(value, *np.quantile(squares[draws].mean(1), [0.025, 0.975]))
+
+
+def always(count: int) -> float:
+    """What happened ``count`` times of ``count`` has at least this probability: the exact 97.5% bound, one-sided."""
+    return 0.025 ** (1 / count)
 
 
 def _interval(value: float, low: float, high: float) -> dict[str, float]:

@@ -13,6 +13,7 @@ import absl.logging
 from train import files
 from train.config import ConfigError
 from train.errors import CheckpointError, SaveError, WorkdirError
+from train.fields import one_line
 from train.hardware import choose_libraries, keep_compiled_programs, keep_freed_memory, quiet_without_tpu
 
 
@@ -99,11 +100,11 @@ def overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 def warn(text: str) -> None:
     """Tells the user something in one line, without stopping."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
     return code
 
 

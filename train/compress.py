@@ -4,7 +4,6 @@ Writes ``report.txt``, ``report.json``, ``pareto.png`` and the variables of each
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from jaxmodels.compress import files
 from jaxmodels.compress.prune import prune, sparsity
 from jaxmodels.compress.quantize import executing, int8_share, quantize
 from jaxmodels.compress.surgeon import prune_model
-from train import cli, report
+from train import cli, report, strict_json
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, for_this_machine, restore
 from train.files import given, given_text, write_atomically
@@ -247,14 +246,15 @@ def main(argv: list[str] | None = None) -> int:
         for name, params in rows.items()
     ]
     measured = measure(every)
-    text = table(measured)
+    text = f"accuracy on {split}\n{table(measured)}"
     print(text)
     device = jax.devices()[0]
     about = {"workdir": str(args.workdir), "split": split, "batch_size": args.batch_size}
     about |= {"device": f"{jax.device_count()} x {device.device_kind} ({device.platform})"}
     write_atomically(out / "report.txt", text + "\n")
-    write_atomically(out / "report.json", json.dumps(about | {"rows": [asdict(r) for r in measured]}, indent=2) + "\n")
-    report.plot_pareto([asdict(r) for r in measured], out / "pareto.png")
+    rows = [asdict(r) for r in measured]
+    write_atomically(out / "report.json", strict_json.dumps(about | {"rows": rows}, indent=2) + "\n")
+    report.plot_pareto(rows, out / "pareto.png", split)
     print(f"wrote {out}/report.txt, report.json, pareto.png and {len(measured)} files of weights")
     return 0
 

@@ -5,39 +5,32 @@ against its annotation, its choices and its limits; a mistake is a :class:`Confi
 field, the value and the nearest right one.
 """
 
-import ast
 import dataclasses
 import difflib
 import importlib.util
 import json
-import math
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jaxmodels
 from jaxmodels.fusion import MODALITIES
-
-Number = int | float
-
-
-class ConfigError(ValueError):
-    """A mistake in a config file or on the command line; the message is one line and meant for the user."""
-
-
-def limit(
-    *,
-    low: Number | None = None,
-    above: Number | None = None,
-    high: Number | None = None,
-    below: Number | None = None,
-) -> dict[str, Any]:
-    """Metadata of a numeric field: ``low <= value <= high`` and ``above < value < below``, each optional."""
-    return {"low": low, "above": above, "high": high, "below": below}
-
+from train.fields import (
+    COUNT,
+    ConfigError,
+    check_limits,
+    check_section,
+    check_type,
+    coerce,
+    fill,
+    limit,
+    nearest_multiples,
+    nearest_name,
+    section_differences,
+    set_field,
+    shown,
+)
 
 OBJECTIVES: dict[type, tuple[str, ...]] = {
     jaxmodels.VAE: ("elbo",),
@@ -55,6 +48,22 @@ IMAGE_AND_TEXT = (jaxmodels.Fusion, jaxmodels.DualEncoder)
 HEADS = {"masked_lm": "pretraining", "classification": "classification", "regression": "classification"}
 """Objective -> field ``head`` of the models that have one."""
 
+EXAMPLES = 2**20
+"""The most examples of a batch."""
+
+PIXELS = 2**13
+"""The most pixels of a side."""
+
+SIZES = {
+    **dict.fromkeys(("num_layers", "stage_sizes"), 2**9),
+    **dict.fromkeys(("num_heads", "pooled_size"), 2**12),
+    **dict.fromkeys(("patch_size", "image_shape"), PIXELS),
+    **dict.fromkeys(("hidden_size", "hidden_sizes", "mlp_dim", "embed_size", "width", "max_len"), 2**20),
+    **dict.fromkeys(("features", "stage_features", "latent_size", "outer_size", "representation_size"), 2**20),
+    **dict.fromkeys(("vocab_size", "target_vocab_size", "type_vocab_size", "num_classes"), 2**24),
+}
+"""Field of a model -> the greatest whole number in it: ten times and more what any published model has."""
+
 RESUMABLE = {"resumable": True}  # may differ when a workdir is resumed: does not change what is computed
 ORDERED = {"ordered": True}  # a dict whose order counts
 
@@ -68,21 +77,25 @@ class DataConfig:
     eval_split: str = "test"
     data_dir: str | None = field(default=None, metadata=RESUMABLE)  # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     raw_dir: str | None = field(default=None, metadata=RESUMABLE)  # raw files of the data set, if you have them
-    image_size: int | None = field(default=None, metadata=limit(low=1))  # resize to this many pixels, height and width
-    resize_size: int | None = field(default=None, metadata=limit(low=1))  # resize to this, then crop the centre
-    crop_area: tuple[float, ...] = ()  # training: random crops of (smallest, largest) share of the area, resized
-    randaugment_layers: int = field(default=0, metadata=limit(low=0))  # training: operations per image
+    # resize to this many pixels, height and width
+    image_size: int | None = field(default=None, metadata=limit(low=1, high=PIXELS))
+    # resize to this, then crop the centre
+    resize_size: int | None = field(default=None, metadata=limit(low=1, high=PIXELS))
+    # training: random crops of (smallest, largest) share of the area, resized
+    crop_area: tuple[float, ...] = field(default=(), metadata=limit(above=0, high=1))
+    randaugment_layers: int = field(default=0, metadata=limit(low=0, high=100))  # training: operations per image
     randaugment_magnitude: float = field(default=0.3, metadata=limit(low=0, high=1))  # of the largest
     mean: tuple[float, ...] = (0.5,)  # of x / 255, one value or one per channel
     std: tuple[float, ...] = (0.5,)
-    crop_padding: int = field(default=0, metadata=limit(low=0))  # pad by this many pixels and crop at random
+    # pad by this many pixels and crop at random
+    crop_padding: int = field(default=0, metadata=limit(low=0, high=PIXELS))
     flip: bool = False  # left-right with probability 1/2
     erasing: float = field(default=0.0, metadata=limit(low=0, high=1))  # probability of random erasing per image
-    mixup: float = field(default=0.0, metadata=limit(low=0))  # alpha of mixup; 0 is off
+    mixup: float = field(default=0.0, metadata=limit(low=0, high=1e6))  # alpha of mixup; 0 is off
     # text: characters, words, bpe or wordpiece, trained on train_split; or a tokenizer.json, or a directory with
     # vocab.txt, with GPT-2's encoder.json and vocab.bpe or with a SentencePiece model, or a Hugging Face hub id
     tokenizer: str = "bpe"
-    vocab_size: int = field(default=8192, metadata=limit(low=2, high=2**31 - 1))  # of a tokenizer trained here, at most
+    vocab_size: int = field(default=8192, metadata=limit(low=2, high=COUNT))  # of a tokenizer trained here, at most
     max_len: int = field(default=256, metadata=limit(low=1, high=2**20))  # tokens of an example
     isolate_documents: bool = False  # attention stays within a document and positions start anew in each
     texts: tuple[str, ...] = ()  # features with the text and its pair, or source and target; empty: those there are
@@ -99,7 +112,7 @@ class OptimConfig:
     """Optimiser, schedule; ``learning_rate`` is the peak. Weight decay is decoupled, for sgd L2 (as PyTorch)."""
 
     name: Literal["adamw", "sgd", "lion", "adafactor"] = "adamw"
-    learning_rate: float = field(default=1e-3, metadata=limit(above=0))
+    learning_rate: float = field(default=1e-3, metadata=limit(above=0, high=1e4))
     schedule: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
     warmup_steps: int = field(default=0, metadata=limit(low=0))
     end_factor: float = field(default=0.0, metadata=limit(low=0, high=1))  # last learning rate / peak (cosine, linear)
@@ -141,8 +154,10 @@ class CheckpointConfig:
 class ProcessesConfig:
     """Of a run with several processes, see docs/processes.md."""
 
-    join_seconds: float = field(default=300.0, metadata=limit(above=0) | RESUMABLE)  # that the first to start waits
-    lost_seconds: float = field(default=60.0, metadata=limit(low=1) | RESUMABLE)  # of silence, and one counts as lost
+    # that the first to start waits
+    join_seconds: float = field(default=300.0, metadata=limit(above=0, high=1e6) | RESUMABLE)
+    # of silence, and one counts as lost
+    lost_seconds: float = field(default=60.0, metadata=limit(low=1, high=1e6) | RESUMABLE)
 
 
 @dataclass
@@ -150,7 +165,8 @@ class VAEConfig:
     """Of objective elbo."""
 
     beta: float = field(default=1.0, metadata=limit(low=0))  # weight of the Kullback-Leibler divergence in the loss
-    importance_samples: int = field(default=64, metadata=limit(low=1))  # draws per image for log p(x) at the end
+    # draws per image for log p(x) at the end
+    importance_samples: int = field(default=64, metadata=limit(low=1, high=2**20))
 
 
 @dataclass
@@ -166,8 +182,9 @@ class TasksConfig:
 class BeamConfig:
     """Of the translations by which objective seq2seq is measured when a run ends."""
 
-    beams: int = field(default=4, metadata=limit(low=1))
-    length_penalty: float = 1.0  # scores are divided by length to this power
+    beams: int = field(default=4, metadata=limit(low=1, high=2**10))
+    # scores are divided by length to this power
+    length_penalty: float = field(default=1.0, metadata=limit(low=-100, high=100))
     bleu_tokenizer: Literal["13a", "intl", "char", "zh", "none"] = "13a"  # sacrebleu's; BLEU counts what it gives
 
 
@@ -184,7 +201,7 @@ class PruneConfig:
     begin_step: int = field(default=0, metadata=limit(low=0))  # steps done before the first go
     end_step: int = field(default=0, metadata=limit(low=0))  # and before the last do; 0: all at once
     every: int = field(default=100, metadata=limit(low=1))  # steps from one time to the next
-    examples: int = field(default=2048, metadata=limit(low=1))  # of train_split, for the surgeon
+    examples: int = field(default=2048, metadata=limit(low=1, high=EXAMPLES))  # of train_split, for the surgeon
 
 
 @dataclass
@@ -241,12 +258,12 @@ class Config:
     # the same for the encoders of fusion and dual_encoder: "image" or "text" -> source; init_skip is of paths in them
     init_parts: dict[str, str] = field(default_factory=dict)
     seed: int = field(default=0, metadata=limit(low=0, high=2**32 - 1))
-    steps: int = field(default=1000, metadata=limit(low=1, high=2**31 - 1))  # optimiser steps
-    batch_size: int = field(default=128, metadata=limit(low=1, high=2**31 - 1))  # examples per step, on all devices
-    accumulate: int = field(default=1, metadata=limit(low=1))  # micro-batches per optimiser step
+    steps: int = field(default=1000, metadata=limit(low=1))  # optimiser steps
+    batch_size: int = field(default=128, metadata=limit(low=1, high=EXAMPLES))  # examples per step, on all devices
+    accumulate: int = field(default=1, metadata=limit(low=1, high=EXAMPLES))  # micro-batches per optimiser step
     # optimiser steps of one call to the device: more where a step is shorter than what the host does between two
-    steps_per_execution: int = field(default=1, metadata=limit(low=1))
-    eval_batch_size: int = field(default=512, metadata=limit(low=1))
+    steps_per_execution: int = field(default=1, metadata=limit(low=1, high=10_000))
+    eval_batch_size: int = field(default=512, metadata=limit(low=1, high=EXAMPLES))
     eval_every: int = field(default=500, metadata=limit(low=1))  # steps
     log_every: int = field(default=50, metadata=limit(low=1))  # steps
     label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
@@ -289,35 +306,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def set_field(config: Any, key: str, text: str) -> None:
-    """Sets the field at the dotted ``key`` from the text of a command line, by the field's annotation."""
-    holder, full = config, f"config.{key}"
-    *parents, name = key.split(".")
-    for i, parent in enumerate(parents):
-        _require_field(holder, parent, full)
-        if isinstance(getattr(holder, parent), dict):
-            if len(parents) - i > 1:
-                raise ConfigError(f"{full}: {parent} has no sections")
-            getattr(holder, parent)[name] = _literal(text)
-            return
-        holder = getattr(holder, parent)
-    _require_field(holder, name, full)
-    hint = typing.get_type_hints(type(holder))[name]
-    if dataclasses.is_dataclass(hint):
-        raise ConfigError(f"{full} is a section; set one of its fields: {', '.join(_names(getattr(holder, name)))}")
-    value = text if hint is str else _literal(text)
-    setattr(holder, name, value)
-
-
 def check(config: Config) -> None:
     """Checks types, choices, limits and what fields say about each other; needs no device.
 
     Raises:
       ConfigError: for the first field that is wrong.
     """
-    _check_section(config, "config")
+    check_section(config, "config")
     if config.batch_size % config.accumulate:
-        near = _nearest_multiples(config.batch_size, config.accumulate)
+        near = nearest_multiples(config.batch_size, config.accumulate)
         raise ConfigError(
             f"config.batch_size = {config.batch_size} is not divisible by config.accumulate = {config.accumulate}; "
             f"nearest: {near}"
@@ -330,10 +327,11 @@ def check(config: Config) -> None:
         )
     if len(config.data.mean) != len(config.data.std):
         raise ConfigError(
-            f"config.data.mean = {config.data.mean} and config.data.std = {config.data.std} differ in length"
+            f"config.data.mean = {shown(config.data.mean)} and config.data.std = {shown(config.data.std)} differ in "
+            "length"
         )
     if any(s <= 0 for s in config.data.std):
-        raise ConfigError(f"config.data.std = {config.data.std} must be positive; nearest: 0.5")
+        raise ConfigError(f"config.data.std = {shown(config.data.std)} must be positive; nearest: 0.5")
     sizes = dataclasses.asdict(config.mesh)
     if list(sizes.values()).count(-1) > 1:
         raise ConfigError(f"config.mesh = {sizes}: only one axis can be -1")
@@ -344,7 +342,7 @@ def check(config: Config) -> None:
         for name, value in (("label_smoothing", config.label_smoothing), ("data.mixup", config.data.mixup)):
             if value:
                 what = f"objective {config.objective} has none"
-                raise ConfigError(f"config.{name} = {value} is for labels, and {what}; nearest: 0")
+                raise ConfigError(f"config.{name} = {shown(value)} is for labels, and {what}; nearest: 0")
     for pattern, rate in config.optim.rates.items():
         if rate <= 0:
             raise ConfigError(
@@ -369,8 +367,8 @@ def _check_steps_per_execution(config: Config) -> None:
     whole = {"steps": config.steps, "log_every": config.log_every, "eval_every": config.eval_every}
     for name, value in (whole | {"checkpoint.every": config.checkpoint.every}).items():
         if value % count:
-            near = _nearest_multiples(value, count)
-            raise ConfigError(f"config.{name} = {value} is not divisible by {of}; nearest: {near}")
+            near = nearest_multiples(value, count)
+            raise ConfigError(f"config.{name} = {shown(value)} is not divisible by {of}; nearest: {near}")
     if count > 1 and config.data.buckets:
         raise ConfigError(f"{of} needs batches of one length; nearest: config.data.buckets = ()")
 
@@ -389,7 +387,7 @@ def _check_compression(config: Config) -> None:
             _check_surgeon(config)
     if config.distill.teacher is not None and config.objective != "classification":
         raise ConfigError(
-            f"config.distill.teacher = {config.distill.teacher!r} is for objective classification, not for "
+            f"config.distill.teacher = {shown(config.distill.teacher)} is for objective classification, not for "
             f"{config.objective!r}; nearest: config.distill.teacher = None"
         )
 
@@ -421,10 +419,13 @@ def _check_text(config: Config) -> None:
     buckets, longest = config.data.buckets, config.data.max_len
     if buckets and not (reads_text(config) and config.objective in ("classification", "regression", "seq2seq")):
         raise ConfigError(
-            f"config.data.buckets = {buckets} is for labelled texts and for pairs; nearest: config.data.buckets = ()"
+            f"config.data.buckets = {shown(buckets)} is for labelled texts and for pairs; nearest: "
+            "config.data.buckets = ()"
         )
     if any(not 0 < length < longest for length in buckets):
-        raise ConfigError(f"config.data.buckets = {buckets} must be between 0 and config.data.max_len = {longest}")
+        raise ConfigError(
+            f"config.data.buckets = {shown(buckets)} must be between 0 and config.data.max_len = {longest}"
+        )
 
 
 def _check_image_text(config: Config) -> None:
@@ -441,7 +442,7 @@ def _check_image_text(config: Config) -> None:
     ):
         if value and wrong:
             what = f"model {config.model!r} with objective {config.objective!r}"
-            raise ConfigError(f"config.data.{name} = {value} is not for {what}; nearest: {type(value)()}")
+            raise ConfigError(f"config.data.{name} = {shown(value)} is not for {what}; nearest: {type(value)()}")
 
 
 def _check_tasks(config: Config) -> None:
@@ -450,21 +451,23 @@ def _check_tasks(config: Config) -> None:
         if name not in tasks:
             raise ConfigError(
                 f"config.tasks.weights.{name} is of no task"
-                + (_nearest_name(name, tasks) or f"; objective {config.objective!r} has but one")
+                + (nearest_name(name, tasks) or f"; objective {config.objective!r} has but one")
             )
     for name, weight in config.tasks.weights.items():
         if weight <= 0:
             raise ConfigError(f"config.tasks.weights.{name} = {weight} must be above 0")
     if config.tasks.labels and config.objective != "classification":
         raise ConfigError(
-            f"config.tasks.labels = {config.tasks.labels} are for objective classification, not for "
+            f"config.tasks.labels = {shown(config.tasks.labels)} are for objective classification, not for "
             f"{config.objective!r}; nearest: ()"
         )
     if config.tasks.labels and (config.data.mixup or config.data.buckets):
         name = "mixup" if config.data.mixup else "buckets"
-        raise ConfigError(f"config.data.{name} is for one label, not for config.tasks.labels = {config.tasks.labels}")
+        raise ConfigError(
+            f"config.data.{name} is for one label, not for config.tasks.labels = {shown(config.tasks.labels)}"
+        )
     if len(set(config.tasks.labels)) < len(config.tasks.labels):
-        raise ConfigError(f"config.tasks.labels = {config.tasks.labels} names one of them twice")
+        raise ConfigError(f"config.tasks.labels = {shown(config.tasks.labels)} names one of them twice")
     if config.tasks.learned and len(tasks) < 2:
         raise ConfigError("config.tasks.learned = True is for several tasks; name them with config.tasks.labels")
 
@@ -514,7 +517,7 @@ def _require_no_images(config: Config, instead: str) -> None:
     ):
         value, default = getattr(config.data, name), getattr(plain, name)
         if value != default:
-            raise ConfigError(f"config.data.{name} = {value!r} is for images, and {instead}; nearest: {default!r}")
+            raise ConfigError(f"config.data.{name} = {shown(value)} is for images, and {instead}; nearest: {default!r}")
 
 
 def check_batch(config: Config, shards: int) -> None:
@@ -526,7 +529,7 @@ def check_batch(config: Config, shards: int) -> None:
         if size % unit:
             of = f"mesh data x fsdp = {shards}"
             of += f" times accumulate = {config.accumulate}" if unit != shards else ""
-            near = _nearest_multiples(size, unit)
+            near = nearest_multiples(size, unit)
             raise ConfigError(f"config.{name} = {size} is not divisible by {of}; nearest: {near}")
 
 
@@ -540,7 +543,7 @@ def resolve_text_fields(config: Config, vocab_size: int, num_classes: int) -> di
             f"{config.data.name}; nearest: {num_classes}"
         )
     for name, needed, of in (
-        ("vocab_size", vocab_size, f"tokens of data.tokenizer = {config.data.tokenizer!r}"),
+        ("vocab_size", vocab_size, f"tokens of data.tokenizer = {shown(config.data.tokenizer)}"),
         ("max_len", config.data.max_len, "tokens of config.data.max_len"),
     ):
         if name in known and fields.setdefault(name, needed) < needed:
@@ -574,114 +577,31 @@ def to_json(config: Config) -> str:
 def from_json(text: str) -> Config:
     """Reads what :func:`to_json` wrote. Raises ConfigError where it does not fit this version's fields."""
     config = Config()
-    _fill(config, json.loads(text), "config")
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ConfigError("the JSON of the config is nested too deeply") from None
+    fill(config, values, "config")
     check(config)
     return config
 
 
 def differences(a: Config, b: Config) -> list[str]:
     """Fields that change what is computed and differ, as ``"config.seed: 0 -> 1"``; resumable fields are left out."""
-    return _differences(a, b, "config")
+    return section_differences(a, b, "config")
 
 
-def _differences(a: Any, b: Any, path: str) -> list[str]:
-    found = []
-    for f in dataclasses.fields(a):
-        x, y, name = getattr(a, f.name), getattr(b, f.name), f"{path}.{f.name}"
-        if dataclasses.is_dataclass(x):
-            found += _differences(x, y, name)
-        elif (x != y or (f.metadata.get("ordered") and [*x] != [*y])) and not f.metadata.get("resumable"):
-            found.append(f"{name}: {x!r} -> {y!r}")
-    return found
-
-
-def _fill(section: Any, values: Any, path: str) -> None:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path} = {values!r} is not a section")
-    for key, value in values.items():
-        _require_field(section, key, f"{path}.{key}")
-        if dataclasses.is_dataclass(getattr(section, key)):
-            _fill(getattr(section, key), value, f"{path}.{key}")
-        else:
-            setattr(section, key, value)
-
-
-def _check_section(section: Any, path: str) -> None:
-    hints = typing.get_type_hints(type(section))
-    for f in dataclasses.fields(section):
-        name, value, hint = f"{path}.{f.name}", getattr(section, f.name), hints[f.name]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, hint):
-                raise ConfigError(f"{name} = {value!r} is not a {hint.__name__}")
-            _check_section(value, name)
-            continue
-        value = _coerce(value, hint)
-        _check_type(value, hint, name)
-        _check_limits(value, f.metadata, name)
-        setattr(section, f.name, value)
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """Lossless readings that a person expects: 1 for a float, a list or one number for a tuple."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and types.NoneType in options:
-        return None
-    for option in options:
-        if option is float and type(value) is int and abs(value) < 2**53:
-            return float(value)
-        if typing.get_origin(option) in (dict, Mapping) and isinstance(value, dict):
-            return {k: _coerce(v, typing.get_args(option)[1]) for k, v in value.items()}
-        if typing.get_origin(option) is tuple and (not isinstance(value, str) or typing.get_args(option)[0] is str):
-            inner = typing.get_args(option)[0]
-            items = value if isinstance(value, list | tuple) else [value]
-            return tuple(_coerce(item, inner) for item in items)
-    return value
-
-
-def _check_type(value: Any, hint: Any, name: str) -> None:
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.3)
-            nearest = f"; nearest: {close[0]!r}" if close else ""
-            raise ConfigError(f"{name} = {value!r} is not one of {', '.join(choices)}{nearest}")
+def _check_size(value: Any, key: str, name: str) -> None:
+    """Whole numbers of a model's field, in tuples and in fields of the models within it too, are no absurd ones."""
+    if isinstance(value, dict):
+        for k, v in value.items():
+            _check_size(v, str(k), f"{name}.{shown(k)}")
         return
-    if _fits(value, hint):
-        return
-    wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
-    raise ConfigError(f"{name} = {value!r} is not of type {wanted}{_nearest_value(value, hint)}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type, all the way down; bool is not int, and a float is finite."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(
-            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
-        )
-    if hint is Any:
-        return True
-    if hint is float:
-        return type(value) is float and math.isfinite(value)
-    return type(value) is hint
-
-
-def _check_limits(value: Any, metadata: Mapping[str, Any], name: str) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return
-    low, above, high, below = (metadata.get(k) for k in ("low", "above", "high", "below"))
-    if low is not None and value < low:
-        raise ConfigError(f"{name} = {value} must be at least {low}; nearest: {low}")
-    if above is not None and value <= above:
-        raise ConfigError(f"{name} = {value} must be above {above}")
-    if high is not None and value > high:
-        raise ConfigError(f"{name} = {value} must be at most {high}; nearest: {high}")
-    if below is not None and value >= below:
-        raise ConfigError(f"{name} = {value} must be below {below}")
+    if isinstance(value, tuple | list):
+        for item in value:
+            _check_size(item, key, name)
+    if type(value) is int:
+        check_limits(value, limit(low=-COUNT, high=SIZES.get(key, COUNT)), name)
 
 
 def _check_model(config: Config) -> None:
@@ -692,10 +612,11 @@ def _check_model(config: Config) -> None:
     for key, value in config.model_fields.items():
         name = f"config.model_fields.{key}"
         if key not in known or key in ("dtype", "param_dtype"):
-            hint = "; set config.dtype" if key in ("dtype", "param_dtype") else _nearest_name(key, known)
+            hint = "; set config.dtype" if key in ("dtype", "param_dtype") else nearest_name(key, known)
             raise ConfigError(f"{name} is not a field of model {config.model!r}{hint}")
-        value = config.model_fields[key] = _coerce(value, known[key])
-        _check_type(value, known[key], name)
+        value = config.model_fields[key] = coerce(value, known[key])
+        check_type(value, known[key], name)
+        _check_size(value, key, name)
     fitting = OBJECTIVES.get(jaxmodels.MODELS[config.model].func, ("classification",))
     if config.objective not in fitting:
         raise ConfigError(
@@ -708,41 +629,3 @@ def _check_model(config: Config) -> None:
             f"config.model_fields.head = {config.model_fields['head']!r} is not for objective {config.objective!r}; "
             f"nearest: {head!r}"
         )
-
-
-def _require_field(section: Any, key: str, full: str) -> None:
-    if not dataclasses.is_dataclass(section) or key not in _names(section):
-        names = _names(section) if dataclasses.is_dataclass(section) else []
-        raise ConfigError(f"{full} does not exist{_nearest_name(key, names)}")
-
-
-def _nearest_name(key: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(key, list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}" if names else ""
-
-
-def _nearest_value(value: Any, hint: Any) -> str:
-    if hint is int and isinstance(value, float) and abs(value) < 2**53:
-        return f"; nearest: {round(value)}"
-    if hint is bool:
-        return "; write True or False"
-    return ""
-
-
-def _nearest_multiples(value: int, unit: int) -> str:
-    below = value // unit * unit
-    return f"{below} or {below + unit}" if below else str(unit)
-
-
-def _names(section: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(section)]
-
-
-def _literal(text: str) -> Any:
-    words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text

@@ -5,7 +5,6 @@ Every example counts exactly once: the last batch is padded with weight 0, and s
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import binary, cli, files
+from train import binary, cli, files, strict_json
 from train.checkpoint import CheckpointError, Checkpoints
 from train.config import Config, ConfigError, MeshConfig
-from train.metrics import Sums, correlations, matthews, per_class
+from train.fields import shown
+from train.metrics import Sums, correlations, macro_f1, matthews, per_class
 from train.setup import Run, build
 from train.sharding import batch_shards, make_mesh, put_batch
 from train.state import TrainState
@@ -76,7 +76,8 @@ def outcomes(
 ) -> tuple[np.ndarray, np.ndarray] | tuple[()] | None:
     """Label [n] and probability of class 1 [n] of each example of a split, the same on every process.
 
-    () if the run is not a classifier of two classes; None if ``stopping`` said so.
+    () if the run is not a classifier of two classes, or if a probability is NaN, which a warning says; None if
+    ``stopping`` said so.
     """
     if not run.task.confusion or run.model.num_classes != 2:
         return ()
@@ -87,7 +88,13 @@ def outcomes(
         split,
         stopping=stopping,
     )
-    return None if found is None else (found[0], found[1].astype(np.float64))
+    if found is None:
+        return None
+    label, probability = found[0], found[1].astype(np.float64)
+    if wrong := int((~np.isfinite(probability)).sum()):
+        cli.warn(f"{wrong} of {len(probability)} probabilities on {split} are NaN: there are no scores of two classes")
+        return ()
+    return label, probability
 
 
 def collect(
@@ -168,7 +175,7 @@ def scores(
         result["two_classes"] = {"positive": names[1], **binary.scores(*pairs, threshold=threshold)}
     return {
         **result,
-        "macro_f1": float(classes["f1"].mean()),
+        "macro_f1": macro_f1(confusion),
         "matthews": matthews(confusion.astype(np.float64)),
         "per_class": {
             name: {k: float(v[i]) for k, v in classes.items()} | {"support": int(classes["support"][i])}
@@ -192,7 +199,7 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
         raise CheckpointError(f"{workdir} has no checkpoints yet")
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     try:
-        number = int(step) if step not in ("last", "best") else None
+        number = None if step in ("last", "best") else _step_number(step)
         restored = checkpoints.restore(run.shapes, step=number, warn=cli.warn)
         if step == "best":
             number = checkpoints.best_step()  # known from the newest
@@ -205,6 +212,13 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
         return restored[0]
     finally:
         checkpoints.close()
+
+
+def _step_number(text: str) -> int:
+    """The number of a step as a person writes it; digits of other scripts, and more than any step has, are none."""
+    if not text.isascii() or not text.isdigit() or len(text) > 10:
+        raise ConfigError(f"--step={shown(text)} is not last, best or the number of a step")
+    return int(text)
 
 
 def opened(
@@ -293,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
     assert found is not None and extra is not None and pairs is not None
     result = scores(run, found, pairs, threshold) | extra
     if args.json:
-        print(json.dumps(result, indent=2))
+        print(strict_json.dumps(result, indent=2))
     else:
         if found.confusion is not None:
             print(table(result))

@@ -8,7 +8,6 @@ python -m train.explain --workdir=DIR_OF_A_TRANSLATOR "A dog runs."    (what eac
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,7 @@ from input_pipeline.tokenizers import encode
 from jaxmodels.capture import feature_maps
 from jaxmodels.fusion import MODALITIES
 from jaxmodels.multitask import OneTask
-from train import cli, explain_page, explain_translation, files
+from train import cli, explain_page, explain_translation, files, strict_json
 from train.config import ConfigError
 from train.evaluate import for_this_machine, restore
 from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
@@ -319,9 +318,10 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("the model sees nothing of what was given")
     notes = remarks(found, there, args.ig_steps)
     if args.faithfulness:
-        heading = {"step": int(state.step), "examples": len(names), "replace": ", ".join(replace.values())}
+        heading = {"step": int(state.step)} | ({"split": args.split} if args.split else {})
+        heading |= {"examples": len(names), "replace": ", ".join(replace.values())}
         if args.json:
-            print(json.dumps(heading | {"methods": result, "remarks": notes}, indent=2))
+            print(strict_json.dumps(heading | {"methods": result, "remarks": notes}, indent=2))
         else:
             print("\n".join([table(result), *notes, "  ".join(f"{k} {v}" for k, v in heading.items())]))
         return 1 if broken else 0

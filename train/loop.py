@@ -9,7 +9,6 @@ nothing.
 import contextlib
 import dataclasses
 import hashlib
-import json
 import signal
 import threading
 import time
@@ -23,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from input_pipeline import DatasetCard
-from train import binary, cli, distributed, hardware, pictures, report
+from train import binary, cli, distributed, hardware, memory, pictures, report, strict_json
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
@@ -52,6 +51,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the data give today
         began = read_card(workdir) if _began(workdir) else None
         run = build(config, card=None if isinstance(began, DatasetCard) else began)
+        memory.require(run)
         distributed.agree("data", _data(run), "every process needs the same data set and the same versions of packages")
         if not isinstance(run.card, DatasetCard):  # what cannot be read is better found now than at an evaluation
             run.loader(config.data.eval_split, train=False).close()
@@ -207,47 +207,51 @@ class _Loop:
 
     def finish(self, state: TrainState) -> dict[str, Any] | None:
         """Final scores, summary and pictures; None if a signal came first."""
-        config = self.config
+        config, split = self.config, self.config.data.eval_split
         if self.last_evaluation is not None and self.last_evaluation[0] == config.steps:
-            test = self.last_evaluation[1]
+            held_out = self.last_evaluation[1]
         else:
-            test = self._measure(state, config.data.eval_split)
-        extra = final_means(
-            self.run, state, config.data.eval_split, stopping=self._may_leave, keep=self._keep_translations
-        )
-        found = outcomes(self.run, state, config.data.eval_split, stopping=self._may_leave)
+            held_out = self._measure(state, split)
+        extra = final_means(self.run, state, split, stopping=self._may_leave, keep=self._keep_translations)
+        found = outcomes(self.run, state, split, stopping=self._may_leave)
         train = self._measure(state, config.data.train_split)
-        if train is None or test is None or extra is None or found is None:
+        if train is None or held_out is None or extra is None or found is None:
             return None
         if jax.process_index() != 0:
             return {}
         examples = config.steps * config.batch_size
+        splits = {"train": config.data.train_split, "test": split}
+        result = scores(self.run, held_out, found) | extra
         summary = {
+            split: result,
             "train": train.means | {self.run.task.unit: train.examples},
-            "test": scores(self.run, test, found) | extra,
+            "test": result,  # the name that every split had here once
+            "splits": splits,
             "steps": config.steps,
             "seconds": round(time.perf_counter() - self.started, 3),
             "examples_per_second": round(examples / max(self.progress.step_seconds, 1e-9), 1),
         }
-        report.plot_curves(read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png")
+        legend = {"train": splits["train"], "eval": split}
+        report.plot_curves(read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png", legend)
         written = "summary.json, metrics.jsonl, curves.png, tensorboard/"
-        if test.confusion is not None:
-            report.plot_confusion(test.confusion, list(summary["test"]["per_class"]), self.workdir / "confusion.png")
-            self.writers.line(table(summary["test"]))
+        if held_out.confusion is not None:
+            report.plot_confusion(held_out.confusion, list(result["per_class"]), self.workdir / "confusion.png", split)
+            self.writers.line(table(result))
             written += ", confusion.png"
         if found:
-            report.plot_two_classes(*found, self.workdir / "two_classes.png")
-            self.writers.line(binary.table(summary["test"]["two_classes"]))
+            report.plot_two_classes(*found, self.workdir / "two_classes.png", split)
+            self.writers.line(binary.table(result["two_classes"]))
             written += ", two_classes.png"
         if self.draw:
             written += ", samples/"
         if self.run.task.translates:
             written += ", translations.tsv"
-            self.writers.line(f"BLEU as sacrebleu's {summary['test']['bleu_signature']}")
-        write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        for name, means, count in (("train", train.means, train.examples), ("test", test.means | extra, test.examples)):
+            self.writers.line(f"BLEU as sacrebleu's {result['bleu_signature']}")
+        write_atomically(self.workdir / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
+        for name, one in ((config.data.train_split, train), (split, held_out)):
+            means = one.means | (extra if one is held_out else {})
             numbers = "  ".join(f"{k} {v:.4f}" for k, v in means.items())
-            self.writers.line(f"final {name:<5} {numbers}  ({count:,} {self.run.task.unit})")
+            self.writers.line(f"final {name:<5} {numbers}  ({one.examples:,} {self.run.task.unit})")
         self.writers.line(f"wrote {self.workdir}/{written}")
         return summary
 

@@ -75,6 +75,16 @@ def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def macro_f1(confusion: np.ndarray) -> float:
+    """Mean F1 of the classes that occur or are predicted, as scikit-learn's: of the others there is none.
+
+    Args:
+      confusion: see :func:`per_class`.
+    """
+    there = confusion.sum(0) + confusion.sum(1) > 0
+    return float(per_class(confusion.astype(np.float64))["f1"][there].mean())
+
+
 def matthews(confusion: np.ndarray) -> float:
     """Matthews' correlation of true and predicted class, for any number of classes (Gorodkin 2004); 0 if undefined.
 
@@ -88,7 +98,7 @@ def matthews(confusion: np.ndarray) -> float:
 
 
 def correlations(label: np.ndarray, output: np.ndarray) -> dict[str, float]:
-    """Pearson's and Spearman's correlation of two series of numbers [n]; 0 where one of them is constant.
+    """Pearson's and Spearman's correlation of two series of numbers [n]; NaN where one of them is constant.
 
     Spearman's is Pearson's of the ranks, equal numbers having the mean of theirs.
     """
@@ -96,8 +106,9 @@ def correlations(label: np.ndarray, output: np.ndarray) -> dict[str, float]:
 
     def pearson(a: np.ndarray, b: np.ndarray) -> float:
         if not np.ptp(a) or not np.ptp(b):
-            return 0.0
+            return math.nan
         a, b = (x.astype(np.float64) - x.mean(dtype=np.float64) for x in (a, b))
+        a, b = (x / np.abs(x).max() for x in (a, b))  # squares of tiny and of huge numbers stay in range
         return float(a @ b / math.sqrt((a @ a) * (b @ b)))
 
     return {"pearson": pearson(label, output), "spearman": pearson(rankdata(label), rankdata(output))}

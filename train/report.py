@@ -3,10 +3,12 @@
 import importlib.metadata
 import io
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +20,9 @@ from train.files import write_atomically
 from train.setup import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+matplotlib.rcParams["text.parse_math"] = False  # a dollar in the name of a class or split is a dollar
 
 
 def header(run: Run, workdir: Path, start: int, origin: str) -> str:
@@ -42,6 +47,7 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
         "model": f"{config.model} {config.model_fields or ''}: {count:,} parameters, {size / 1e6:.2f} MB",
         "attention": "{}: {}".format(*attention) if attention else "",
         "data": card.summary(),
+        "splits": f"trained on {config.data.train_split}, scored on {config.data.eval_split}",
         "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
         f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)"
         + (f", {config.steps_per_execution} in a call" if config.steps_per_execution > 1 else ""),
@@ -65,11 +71,12 @@ def _pruning(prune: PruneConfig) -> str:
     return f"{what}, steps {prune.begin_step} to {prune.end_step}"
 
 
-def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
+def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, str]) -> None:
     """Loss and its parts, accuracy, learning rate and gradient norm over steps, for training and evaluation.
 
     Args:
       records: of ``metrics.jsonl``.
+      splits: kind of record -> name of the split it is of, for the legend.
     """
     parts = ("masked_loss", "next_loss", "masked_accuracy", "next_accuracy", "reconstruction", "kl")
     names = ("loss", "accuracy", *parts, "learning_rate", "grad_norm")
@@ -82,7 +89,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
             points = [(r["step"], r[name]) for r in records if r["kind"] == kind and name in r]
             if points:
                 steps, values = zip(*points, strict=True)
-                axes.plot(steps, values, label=kind, marker="." if len(points) < 40 else "")
+                axes.plot(steps, values, label=splits.get(kind, kind), marker="." if len(points) < 40 else "")
         axes.set(title=name.replace("_", " "), xlabel="step")
         positive = all(r[name] > 0 for r in records if name in r)
         if name in ("loss", "grad_norm") and positive:
@@ -92,8 +99,8 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
-    """Confusion matrix as a picture: share of each true class by colour, counts in the cells (up to 20 classes)."""
+def plot_confusion(confusion: np.ndarray, names: list[str], path: Path, split: str) -> None:
+    """Confusion matrix of a split: share of each true class by colour, counts in the cells (up to 20 classes)."""
     classes = len(confusion)
     side = min(12.0, 2.5 + 0.5 * classes)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -101,7 +108,7 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
     axes = figure.add_subplot()
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
+    axes.set(title=split, xlabel="predicted", ylabel="true")
     if classes <= 20:
         axes.set_xticks(range(classes), names, rotation=45, ha="right")
         axes.set_yticks(range(classes), names)
@@ -113,8 +120,8 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path) -> None:
-    """Reliability diagram, with Wilson's intervals and how often each probability occurs, and ROC curve.
+def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, split: str) -> None:
+    """Reliability diagram of a split, with Wilson's intervals and how often each probability occurs, and ROC curve.
 
     Args:
       label: 0 or 1 [n]; probability: [n], of label 1.
@@ -139,14 +146,16 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path) -> 
     for axes in (reliability, roc):
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         axes.grid(alpha=0.3)
+    figure.suptitle(split)
     _save(figure, path)
 
 
-def plot_pareto(rows: list[dict[str, Any]], path: Path) -> None:
+def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
     """Accuracy against bytes and against latency, each row a labelled point, and the line of those no other beats.
 
     Args:
       rows: with ``name``, ``accuracy``, ``bytes`` and ``latency_ms``.
+      split: that accuracy is of.
     """
     figure = Figure(figsize=(14, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -160,7 +169,7 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path) -> None:
                 best = row["accuracy"]
                 front.append((row[cost], best))
         axes.plot(*zip(*front, strict=True), color="tab:blue", alpha=0.4)
-        axes.set(xlabel=cost.replace("_", " "), ylabel="accuracy", xscale="log")
+        axes.set(xlabel=cost.replace("_", " "), ylabel=f"accuracy on {split}", xscale="log")
         axes.grid(alpha=0.3)
     _save(figure, path)
 

@@ -32,7 +32,7 @@ def measure(
 
 
 def recall(similarity: np.ndarray, k: int) -> float:
-    """Share of rows [n, n] whose own column is among the k most similar; a tie counts as lost."""
+    """Share of rows [n, n] whose own column is among the k most similar; a tie counts as lost, and so does a NaN."""
     own = np.diag(similarity)[:, None]
-    better = (similarity >= own).sum(1) - 1
-    return float((better < k).mean())
+    better = (~(similarity < own)).sum(1) - 1
+    return float(((better < k) & ~np.isnan(own[:, 0])).mean())

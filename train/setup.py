@@ -26,7 +26,7 @@ from jaxmodels.attention import KERNELS, choose_backend, exact_attention, gpu_ca
 from jaxmodels.features import WithFeatures
 from jaxmodels.fusion import encoder_of
 from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
-from train import sharding, transfer
+from train import memory, sharding, transfer
 from train.config import (
     Config,
     ConfigError,
@@ -39,6 +39,7 @@ from train.config import (
     resolve_text_fields,
     task_names,
 )
+from train.fields import shown
 from train.flops import count_flops
 from train.objectives import distillation
 from train.optim import make_optimizer
@@ -162,7 +163,8 @@ class Run:
             stacked = [jax.tree.map(partial(_stacked, count), batch) for batch in batches]
             traced = self._trace(partial(train_steps, step=self.step_function()), stacked)
         with jax.set_mesh(self.mesh):
-            compiled = [one.lower().compile() for one in traced]
+            what = f"a training step of {self.config.batch_size} examples"
+            compiled = [memory.fitting(one.lower().compile(), what) for one in traced]
         seconds = time.perf_counter() - start
         chosen = _by_length(batches, compiled)
         return lambda state, batch: chosen(state, batch, *teacher), seconds, float(self.model_flops(single[-1]))
@@ -204,10 +206,10 @@ class Run:
 
     def _compile_eval(self, step: Callable[..., Any], **options: Any) -> Any:
         batches = self.batch_shapes(self.config.eval_batch_size)
+        what = f"an evaluation step of {self.config.eval_batch_size} examples"
         with jax.set_mesh(self.mesh):
-            return _by_length(
-                batches, [jax.jit(step, **options).lower(self.shapes, batch).compile() for batch in batches]
-            )
+            compiled = [jax.jit(step, **options).lower(self.shapes, batch).compile() for batch in batches]
+        return _by_length(batches, [memory.fitting(one, what) for one in compiled])
 
     def compile_predict_step(self, batch_size: int) -> Any:
         """The compiled (state, batch as loaded, of the greatest length) -> :meth:`probabilities`, or numbers [b, 1]."""
@@ -308,8 +310,8 @@ def build(config: Config, *, card: Card | None = None, devices: list[jax.Device]
     try:
         shapes = jax.eval_shape(_initialiser(config, card, model, task, tx), jax.random.key(0))
     # a size that the architecture cannot take: the models say which, or, for absurd ones, jax does
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as e:
-        raise ConfigError(f"config.model = {config.model!r} with {config.model_fields}: {e}") from e
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as e:
+        raise ConfigError(f"config.model = {config.model!r} with {shown(config.model_fields, 150)}: {e}") from e
     transfer.check_patterns(config.optim, shapes.params)
     attention_backend(model, card, mesh)
     where = sharding.shardings_of(shapes, mesh)

@@ -1,0 +1,80 @@
+"""Whether what a run needs can be in memory at all, asked before anything large is made.
+
+What is refused is absurd, not tight: a run that needs a little less than there is may still end for want of memory.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from train.config import ConfigError
+from train.fields import shown
+
+if TYPE_CHECKING:
+    from train.setup import Run
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says how much of the machine's memory this container may have, in its versions 2 and 1 of that."""
+
+
+def host_bytes() -> int:
+    """Bytes of memory of this machine, or of what this container may have of it."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in map(Path, _LIMITS):
+        text = path.read_text().strip() if path.is_file() else ""
+        found = min(found, int(text)) if text.isdigit() else found
+    return found
+
+
+def device_bytes(device: jax.Device, sharers: int) -> int | None:
+    """Bytes of memory of a device, None if nobody says; devices that are parts of the processor share the machine's."""
+    if device.platform == "cpu":
+        return host_bytes() // sharers
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit")
+
+
+def require(run: "Run") -> None:
+    """Checks what can be known before anything is compiled.
+
+    Raises:
+      ConfigError: the parameters, with what the optimiser keeps, are larger than a device's memory, or this process's
+        share of the largest batches than the machine's.
+    """
+    config, local = run.config, [d for d in run.mesh.devices.flat if d.process_index == jax.process_index()]
+    state = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(run.shapes))
+    model = f"config.model = {config.model!r} with {shown(config.model_fields)}"
+    _require(state, device_bytes(local[0], len(local)), f"the state of {model}", "each device")
+    for name, size, together in (
+        ("batch_size", config.batch_size, config.steps_per_execution),
+        ("eval_batch_size", config.eval_batch_size, 1),
+    ):
+        largest = max(
+            sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) for batch in run.batch_shapes(size)
+        )
+        share = largest * together // jax.process_count()
+        _require(share, host_bytes(), f"what config.{name} = {size} loads at once", "this machine")
+
+
+def fitting(compiled: Any, what: str) -> Any:
+    """A compiled program, if it fits.
+
+    Raises:
+      ConfigError: by the compiler's own account it needs more than a device's memory.
+    """
+    stats, devices = compiled.memory_analysis(), jax.local_devices()
+    if stats is not None:
+        size = stats.temp_size_in_bytes + stats.argument_size_in_bytes
+        _require(size, device_bytes(devices[0], len(devices)), what, "each device")
+    return compiled
+
+
+def _require(size: int, limit: int | None, what: str, where: str) -> None:
+    if limit is not None and size > limit:
+        raise ConfigError(
+            f"{what} takes {size / 2**30:,.1f} GiB, and the memory of {where} is {limit / 2**30:,.1f} GiB; take a "
+            "smaller batch, a smaller model or more devices"
+        )
