@@ -24,12 +24,12 @@ from jaxmodels.layers import (
     Dense,
     Initializer,
     at_least_float32,
-    constrain_batch,
     require_choice,
     require_rate,
     torch_uniform,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch
 
 BACKENDS = ("auto", "einsum", "deferred", "xla", "cudnn", "splash")
 """What :func:`choose_backend` takes; plain products; the same with the softmax's division put off until the weights are

@@ -24,7 +24,6 @@ from jaxmodels.layers import (
     LayerNorm,
     TokenLogits,
     at_least_float32,
-    constrain_batch,
     normal,
     require_choice,
     require_positive,
@@ -33,6 +32,7 @@ from jaxmodels.layers import (
     unit_length,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 from jaxmodels.stack import run_stack
 
 HEADS = ("pretraining", "classification", "tokens", "spans", "none")
@@ -61,6 +61,7 @@ class Encoded(NamedTuple):
     pooled: Float[Array, "b d"]
 
 
+@on_any_mesh
 class BERT(nn.Module):
     """Token, position and type embedding, post-norm encoder blocks, a head.
 
