@@ -55,7 +55,7 @@ def _method_under_auto_axes(method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def under_auto_axes(function: Callable[..., Any], *, changed: str = "", by_rows: bool = True) -> Callable[..., Any]:
+def under_auto_axes(function: Callable[..., Any], *, examples: int | None = 1, changed: str = "") -> Callable[..., Any]:
     """``function`` that computes under Auto axes where the mesh has Explicit ones.
 
     Arrays lose their place in the type when they enter, and stay where they are. Those that leave lie on the Explicit
@@ -63,8 +63,8 @@ def under_auto_axes(function: Callable[..., Any], *, changed: str = "", by_rows:
     if they have as many rows; the rest on every device.
 
     Args:
+      examples: place among the arguments from which on the first array has a row for each example; None: none has.
       changed: key path in the result of what has the structure of the first argument, "" if nothing has.
-      by_rows: whether arrays with as many rows as the second argument's first array lie as it does.
     """
 
     @functools.wraps(function)
@@ -72,8 +72,8 @@ def under_auto_axes(function: Callable[..., Any], *, changed: str = "", by_rows:
         mesh = jax.sharding.get_abstract_mesh()
         if not mesh.explicit_axes:
             return function(*args, **kwargs)
-        examples = [x for x in jax.tree.leaves((args[1:], kwargs)) if isinstance(x, jax.Array) and x.ndim]
-        count, rows = (len(examples[0]), P(*_spec(examples[0])[:1])) if examples and by_rows else (-1, P())
+        of_examples = () if examples is None else [x for _, x in _arrays((args[examples:], kwargs)) if x.ndim]
+        count, rows = (len(of_examples[0]), P(*_spec(of_examples[0])[:1])) if of_examples else (-1, P())
         before = {f"{changed}{jax.tree_util.keystr(k)}": _spec(x) for k, x in _arrays(args[0])} if changed else {}
         given: dict[int, tuple[jax.Array, jax.Array]] = {}  # by identity: an array inside, and as it was given
 
@@ -93,8 +93,8 @@ def under_auto_axes(function: Callable[..., Any], *, changed: str = "", by_rows:
                 return x
             if id(x) in given:
                 return given[id(x)][1]
-            examples = x.ndim and len(x) == count
-            return jax.sharding.reshard(x, before.get(jax.tree_util.keystr(path), rows if examples else P()))
+            place = rows if x.ndim and len(x) == count else P()
+            return jax.sharding.reshard(x, before.get(jax.tree_util.keystr(path), place))
 
         args, kwargs = jax.tree.map(place, (args, kwargs))
         with jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))):
