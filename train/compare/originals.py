@@ -32,11 +32,21 @@ from jaxmodels.vae import VAE
 from jaxmodels.vgg import VGG
 from jaxmodels.vit import ViT
 from jaxmodels.weights.families import family_of
+from jaxmodels.weights.files import WeightsError
 from jaxmodels.weights.hub_config import BERT_CLASSES, transformers_config
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
 ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS["gelu_tanh"] = functools.partial(F.gelu, approximate="tanh")
+ACTIVATION_MODULES = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,10 @@ def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
     """
     for cls, builder in BUILDERS.items():
         if type(model) is cls:
-            return builder(model, image_shape)
+            try:
+                return builder(model, image_shape)
+            except WeightsError as e:  # transformers' config has no place for a field
+                raise ConfigError(f"{cls.__name__} has no original with these fields: {e}") from e
     raise ConfigError(f"{type(model).__name__} has no PyTorch original here")
 
 
@@ -180,7 +193,10 @@ def _mlp(model: MLP, shape: Shape) -> Original:
     sizes = [math.prod(shape), *model.hidden_sizes]
     layers: list[nn.Module] = [nn.Flatten()]
     for i, size in enumerate(model.hidden_sizes):
-        layers += [nn.Linear(sizes[i], size), nn.ReLU() if model.activation == "relu" else nn.Sigmoid()]
+        activation = ACTIVATION_MODULES[model.activation]()
+        if model.dropout_rate:  # one module, so that the numbers of the others stay
+            activation = nn.Sequential(activation, nn.Dropout(model.dropout_rate))
+        layers += [nn.Linear(sizes[i], size), activation]
     return Original(nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes)), "torch.nn", "torch")
 
 
@@ -196,6 +212,7 @@ class TorchCNN(nn.Module):
         flat = channels[-1] * (height // 2**pools) * (width // 2**pools)
         self.dense = nn.Linear(flat, model.hidden_size) if model.hidden_size else None
         self.head = nn.Linear(model.hidden_size or flat, model.num_classes)
+        self.dropout = nn.Dropout(model.dropout_rate)
 
     def forward(self, x):
         for i, conv in enumerate(self.convs):
@@ -203,7 +220,9 @@ class TorchCNN(nn.Module):
             if self.pool == "each" or (self.pool == "last" and i == len(self.convs) - 1):
                 x = F.max_pool2d(x, 2)
         x = x.flatten(1)
-        return self.head(x if self.dense is None else F.relu(self.dense(x)))
+        if self.dense is not None:
+            x = F.relu(self.dense(self.dropout(x)))
+        return self.head(self.dropout(x))
 
 
 def _cnn(model: CNN, shape: Shape) -> Original:
@@ -224,9 +243,10 @@ def _alexnet(model: AlexNet, shape: Shape) -> Original:
     if (side, e, hidden) != (6, 256, (4096, 4096)):
         module.avgpool = nn.AdaptiveAvgPool2d((side, side))
         layers: list[nn.Module] = []
-        for n, m in itertools.pairwise([e * side * side, *hidden]):
+        sizes = [e * side * side, *hidden]
+        for n, m in itertools.pairwise(sizes):
             layers += [nn.Dropout(model.dropout_rate), nn.Linear(n, m), nn.ReLU()]
-        module.classifier = nn.Sequential(*layers, nn.Linear(hidden[-1], model.num_classes))
+        module.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes))
     return Original(module, _torchvision_source("alexnet"), "torchvision")
 
 
@@ -341,6 +361,7 @@ class TorchVAE(nn.Module):
 
 
 def _vae(model: VAE, shape: Shape) -> Original:
+    _require_defaults(model, image_shape=tuple(shape))
     module = TorchVAE(model, shape)
 
     def loss(outputs, batch):
