@@ -183,10 +183,10 @@ def _torchvision_source(name: str) -> str:
     return f"torchvision {importlib.metadata.version('torchvision')} {name}"
 
 
-def _require_defaults(model: jaxmodels.Module, **needed: Any) -> None:
+def _require_defaults(model: jaxmodels.Module, with_: str = "", **needed: Any) -> None:
     wrong = [f"{k}={getattr(model, k)!r} (it has {v!r})" for k, v in needed.items() if getattr(model, k) != v]
     if wrong:
-        raise ConfigError(f"the original of {type(model).__name__} has no {', '.join(wrong)}")
+        raise ConfigError(f"the original of {type(model).__name__}{with_} has no {', '.join(wrong)}")
 
 
 def _mlp(model: MLP, shape: Shape) -> Original:
@@ -380,12 +380,13 @@ def _vae(model: VAE, shape: Shape) -> Original:
 
 def _resnet(model: ResNet, shape: Shape) -> Original:
     resnet = torchvision().resnet
+    kind = f" with shortcut={model.shortcut!r}"
     if model.shortcut == "pad":
-        _require_defaults(model, block="basic", stem="small", zero_init_residual=False)
+        _require_defaults(model, kind, block="basic", stem="small", zero_init_residual=False)
         return Original(TorchCIFARResNet(model, shape[2]), "He et al. 2016 section 4.2 in torch.nn", "cifar")
-    _require_defaults(model, width=64)
+    _require_defaults(model, kind, width=64)
     if len(model.stage_sizes) != 4:
-        raise ConfigError(f"torchvision's ResNet has four stages, not {len(model.stage_sizes)}")
+        raise ConfigError(f"torchvision's ResNet has four stages, not stage_sizes={model.stage_sizes}")
     block = resnet.BasicBlock if model.block == "basic" else resnet.Bottleneck
     module = resnet.ResNet(
         block,
