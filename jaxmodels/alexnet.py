@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from jaxmodels.layers import (
     adaptive_avg_pool,
     at_least_float32,
-    constrain_batch,
     conv,
     local_response_norm,
     max_pool,
@@ -25,8 +24,10 @@ from jaxmodels.layers import (
     torch_bias,
     torch_uniform,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 
+@on_any_mesh
 class AlexNet(nn.Module):
     """Five convolutions, three max pools, two hidden dense layers and a linear classifier. Any channels.
 

@@ -19,17 +19,17 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.cpu import target_platform
+from jaxmodels.cpu import target_kind, target_platform
 from jaxmodels.layers import (
     Dense,
     Initializer,
     at_least_float32,
-    constrain_batch,
     require_choice,
     require_rate,
     torch_uniform,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch
 
 BACKENDS = ("auto", "einsum", "deferred", "xla", "cudnn", "splash")
 """What :func:`choose_backend` takes; plain products; the same with the softmax's division put off until the weights are
@@ -42,6 +42,9 @@ squares of the largest that divides them, and on the larger faster."""
 
 KERNELS = {"gpu": "cudnn", "tpu": "splash"}
 """Of each platform, that which keeps no weights [queries, keys] in memory."""
+
+WITHOUT_BFLOAT16 = ("TPU v2", "TPU v3")
+"""Kinds of devices whose matrix unit takes no bfloat16 from a kernel: Mosaic refuses to compile it."""
 
 PRODUCTS = ("einsum", "deferred")
 """Those that can do everything, and of which XLA makes the program."""
@@ -58,6 +61,7 @@ def choose_backend(
     dropout_rate: float = 0.0,
     parts: int = 1,
     capability: float | None = None,
+    device_kind: str = "",
 ) -> tuple[str, str]:
     """The backend that attention runs by, and why: of ``"auto"`` the platform's kernel where it can, else products.
 
@@ -68,6 +72,7 @@ def choose_backend(
       dropout_rate: on attention weights, now: 0 in evaluation.
       parts: that the queries are split into over devices.
       capability: of an NVIDIA GPU; None: unknown.
+      device_kind: "TPU v3", as jax names the devices; "": unknown.
 
     Raises:
       ValueError: a backend that was named cannot do it.
@@ -92,6 +97,8 @@ def choose_backend(
         hindrance = f"is for heads of 8, 16, ... 128 features, not of {head_size}"
     elif kernel == "splash" and size == jnp.float64:
         hindrance = "has no float64"
+    elif kernel == "splash" and size.itemsize < 4 and device_kind in WITHOUT_BFLOAT16:
+        hindrance = f"does not compile in {size} for {device_kind}"
     elif kernel == "splash" and parts > 1 and queries % (SPLASH_BLOCK * parts):
         hindrance = f"needs queries that are {parts} x a multiple of {SPLASH_BLOCK}, not {queries}"
     elif kernel == "cudnn" and queries % parts:
@@ -397,6 +404,7 @@ class MultiHeadAttention(nn.Module):
             dropout_rate=self.dropout_rate if self.train else 0.0,
             parts=jax.sharding.get_abstract_mesh().shape.get("sequence", 1),
             capability=gpu_capability(),
+            device_kind=target_kind(),
         )[0]
 
     def _cached(self, name: str, new: jax.Array, mask: AttentionMask) -> jax.Array:

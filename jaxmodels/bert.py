@@ -27,7 +27,6 @@ from jaxmodels.layers import (
     LayerNorm,
     TokenLogits,
     at_least_float32,
-    constrain_batch,
     normal,
     require_choice,
     require_positive,
@@ -36,6 +35,7 @@ from jaxmodels.layers import (
     unit_length,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
@@ -58,6 +58,7 @@ class SpanLogits(NamedTuple):
     end: Float[Array, "b l"]
 
 
+@on_any_mesh
 class BERT(nn.Module):
     """Token, position and type embedding, post-norm encoder blocks, a head.
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 
 from jaxmodels.layers import (
     at_least_float32,
-    constrain_batch,
     conv,
     he_normal,
     lecun_normal,
@@ -21,8 +20,10 @@ from jaxmodels.layers import (
     require_rate,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 
+@on_any_mesh
 class CNN(nn.Module):
     """3x3 convolutions with ReLU, an optional 2x2 max pool, an optional hidden dense layer, and a linear classifier.
 

@@ -28,6 +28,12 @@ def target_platform() -> str:
     return device.platform if device is not None else jax.default_backend()
 
 
+def target_kind() -> str:
+    """Of the devices of :func:`target_platform`: "TPU v3"; "" where jax does not say."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None) or jax.devices()[0]
+    return device.device_kind or ""
+
+
 def _one_device() -> bool:
     return jax.sharding.get_abstract_mesh().size <= 1
 

@@ -7,6 +7,8 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxmodels.meshes import on_any_mesh
+
 
 class Features(NamedTuple):
     """Of each example as a whole: what its classifier takes; and of each of its places, if the model has some."""
@@ -65,6 +67,7 @@ class FeatureOutputs(NamedTuple):
     features: Float[Array, "b d"]
 
 
+@on_any_mesh
 class WithFeatures(nn.Module):
     """A classifier that shows its features as well; its parameters keep their names.
 

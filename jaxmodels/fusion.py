@@ -28,7 +28,6 @@ from jaxmodels.layers import (
     Dense,
     LayerNorm,
     at_least_float32,
-    constrain_batch,
     freeze_fields,
     he_normal,
     lecun_normal,
@@ -40,6 +39,7 @@ from jaxmodels.layers import (
     zeros,
 )
 from jaxmodels.lstm import bilstm, lstm
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 from jaxmodels.resnet import resnet18, resnet20, resnet50
 from jaxmodels.stack import run_stack
 from jaxmodels.vit import vit_s_16, vit_ti_16
@@ -64,6 +64,7 @@ TEXT_ENCODERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@on_any_mesh
 class Fusion(nn.Module):
     """Classifies what an image and a text are of; either may be missing.
 
@@ -318,6 +319,7 @@ class ContrastiveOutputs(NamedTuple):
     scale: Float[Array, ""]
 
 
+@on_any_mesh
 class DualEncoder(nn.Module):
     """An image encoder and a text encoder into one space; fields as in :class:`Fusion`.
 

@@ -23,7 +23,6 @@ from jaxmodels.layers import (
     ConvBN,
     adaptive_avg_pool,
     at_least_float32,
-    constrain_batch,
     imagenet_to_half,
     max_pool,
     normal,
@@ -32,6 +31,7 @@ from jaxmodels.layers import (
     require_rate,
     torch_bias,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 BLOCKS = {  # 1x1; 3x3 reduction, 3x3; "5x5" reduction, "5x5"; after the pool
     "3a": (64, 96, 128, 16, 32, 32),
@@ -49,6 +49,7 @@ AUXILIARY = {"4a": "aux_1", "4d": "aux_2"}  # after block -> head
 init = normal(0.01)
 
 
+@on_any_mesh
 class GoogLeNet(nn.Module):
     """Stem, nine Inception blocks, global average pool, linear classifier; two auxiliary classifiers in training.
 

@@ -24,17 +24,18 @@ from jaxmodels.layers import (
     Dense,
     LayerNorm,
     TokenLogits,
-    constrain_batch,
     normal,
     require_choice,
     require_positive,
     require_rate,
     segment_positions,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
 
+@on_any_mesh
 class GPT2(nn.Module):
     """Token and position embedding, pre-norm decoder blocks, logits of the next token.
 

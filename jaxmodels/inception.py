@@ -22,7 +22,6 @@ from jaxmodels.layers import (
     ConvBN,
     at_least_float32,
     avg_pool,
-    constrain_batch,
     imagenet_to_half,
     max_pool,
     normal,
@@ -31,6 +30,7 @@ from jaxmodels.layers import (
     require_rate,
     torch_bias,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 init = normal(0.1)
 
@@ -77,6 +77,7 @@ BLOCKS: dict[str, Branches] = {
 }
 
 
+@on_any_mesh
 class InceptionV3(nn.Module):
     """Stem, eleven Inception blocks, global average pool, linear classifier; an auxiliary classifier in training.
 

@@ -16,7 +16,6 @@ import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -183,28 +182,6 @@ def product_of_rows(x: jax.Array, kernel: jax.Array, dimensions: object, **optio
 
 
 Dense = partial(nn.Dense, dot_general=product_of_rows)
-
-
-def constrain_batch(x: jax.Array, *names: str | None) -> jax.Array:
-    """Keeps the leading dimension split over the mesh's ``data`` and ``fsdp`` axes; does nothing without a mesh.
-
-    Called at block boundaries. Without it XLA may choose to gather the batch instead of a split parameter, and every
-    device then computes every example.
-
-    Args:
-      names: of the dimensions behind the first: ``"tokens"`` are split over the mesh's ``sequence``, ``"heads"`` over
-        ``tensor``, each where it divides; ``"all_tokens"`` are on every device of ``sequence``. The rest is XLA's.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(a for a in ("data", "fsdp") if a in mesh.axis_names)
-    if not axes:
-        return x
-    where = [P.UNCONSTRAINED] * x.ndim
-    for i, name in enumerate(names, 1):
-        axis = {"tokens": "sequence", "all_tokens": "sequence", "heads": "tensor", None: None}[name]
-        if mesh.shape.get(axis, 1) > 1 and (name == "tokens" or x.shape[i] % mesh.shape[axis] == 0):
-            where[i] = None if name == "all_tokens" else axis
-    return jax.lax.with_sharding_constraint(x, P(axes, *where[1:]))
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:

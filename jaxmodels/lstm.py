@@ -23,15 +23,16 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.cpu import row_product, target_platform
 from jaxmodels.layers import (
     at_least_float32,
-    constrain_batch,
     normal,
     require_positive,
     require_rate,
     torch_bias,
     torch_uniform,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 
+@on_any_mesh
 class LSTMClassifier(nn.Module):
     """Token embedding, stacked LSTM layers, a linear classifier of the last layer's final states.
 

@@ -14,15 +14,16 @@ from jaxtyping import Array, Float
 from jaxmodels.layers import (
     ACTIVATIONS,
     at_least_float32,
-    constrain_batch,
     he_normal,
     lecun_normal,
     require_positive,
     require_rate,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 
+@on_any_mesh
 class MLP(nn.Module):
     """``len(hidden_sizes)`` hidden layers and a linear classifier; with no hidden layer it is softmax regression.
 

@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 
 from jaxmodels.features import features
 from jaxmodels.layers import Dense, at_least_float32, freeze_fields, lecun_normal, require_positive, zeros
+from jaxmodels.meshes import on_any_mesh
 
 
+@on_any_mesh
 class MultiHead(nn.Module):
     """A classifier with a head for each of several tasks in place of its own.
 
@@ -49,6 +51,7 @@ class MultiHead(nn.Module):
         return {name: at_least_float32(head(x)) for name, head in self.heads.items()}
 
 
+@on_any_mesh
 class OneTask(nn.Module):
     """One task of a model with several, as if it were the only one.
 
@@ -77,6 +80,7 @@ class WeightedOutputs(NamedTuple):
     log_variances: Float[Array, " tasks"]
 
 
+@on_any_mesh
 class LearnedWeights(nn.Module):
     """A model together with a learned variance of each of its tasks.
 

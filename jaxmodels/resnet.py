@@ -16,7 +16,6 @@ from jaxmodels.cpu import relu
 from jaxmodels.layers import (
     BatchNorm,
     at_least_float32,
-    constrain_batch,
     conv,
     kaiming_normal_fan_out,
     max_pool,
@@ -27,8 +26,10 @@ from jaxmodels.layers import (
     torch_uniform,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 
+@on_any_mesh
 class ResNet(nn.Module):
     """Stem, stages of residual blocks, global average pool, linear classifier. Any image size and channels.
 

@@ -26,7 +26,6 @@ from jaxmodels.layers import (
     Dense,
     LayerNorm,
     TokenLogits,
-    constrain_batch,
     normal,
     require_choice,
     require_positive,
@@ -36,11 +35,13 @@ from jaxmodels.layers import (
     xavier_uniform,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 from jaxmodels.vit import packed_xavier_uniform
 
 
+@on_any_mesh
 class Transformer(nn.Module):
     """Embeddings, an encoder of the source, a causal decoder of the target that attends to it, logits.
 

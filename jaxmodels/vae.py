@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 from jaxmodels.layers import (
     ACTIVATIONS,
     at_least_float32,
-    constrain_batch,
     conv,
     require_choice,
     require_positive,
@@ -29,6 +28,7 @@ from jaxmodels.layers import (
     torch_uniform,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 
 class VAEOutputs(NamedTuple):
@@ -40,6 +40,7 @@ class VAEOutputs(NamedTuple):
     log_sigma: Float[Array, ""] | None  # of the pixels (gaussian)
 
 
+@on_any_mesh
 class VAE(nn.Module):
     """Encoder to a diagonal normal q(z | x), one reparametrised draw of z, decoder to p(x | z); the prior is N(0, 1).
 

@@ -16,7 +16,6 @@ from jaxmodels.layers import (
     BatchNorm,
     adaptive_avg_pool,
     at_least_float32,
-    constrain_batch,
     conv,
     kaiming_normal_fan_out,
     max_pool,
@@ -24,8 +23,10 @@ from jaxmodels.layers import (
     require_positive,
     require_rate,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 
+@on_any_mesh
 class VGG(nn.Module):
     """Stages of 3x3 convolutions, each ended by a 2x2 max pool, then dense layers. Any channels.
 

@@ -26,7 +26,6 @@ from jaxmodels.layers import (
     Dense,
     LayerNorm,
     at_least_float32,
-    constrain_batch,
     normal,
     require_choice,
     require_positive,
@@ -34,6 +33,7 @@ from jaxmodels.layers import (
     xavier_uniform,
     zeros,
 )
+from jaxmodels.meshes import constrain_batch, on_any_mesh
 from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
@@ -41,6 +41,7 @@ packed_xavier_uniform = nn.initializers.variance_scaling(0.5, "fan_avg", "unifor
 """Xavier's bound for query, key and value as one [3 d, d] matrix, as ``torch.nn.MultiheadAttention`` takes it."""
 
 
+@on_any_mesh
 class ViT(nn.Module):
     """Patches, pre-norm transformer encoder, classifier. Any channels and any image size that the patches divide.
 

@@ -179,6 +179,9 @@ CAN = {"dtype": jnp.bfloat16, "head_size": 64, "queries": 1024, "keys": 1024}
         ("tpu", {"dtype": jnp.float32, "head_size": 25, "parts": 4}, "splash", "kernel"),
         ("tpu", {"dropout_rate": 0.1}, "einsum", "splash has no dropout_rate 0.1"),
         ("tpu", {"dtype": jnp.float64}, "einsum", "float64"),
+        ("tpu", {"device_kind": "TPU v3"}, "einsum", "splash does not compile in bfloat16 for TPU v3"),
+        ("tpu", {"device_kind": "TPU v3", "dtype": jnp.float32}, "splash", "kernel"),
+        ("tpu", {"device_kind": "TPU v4"}, "splash", "kernel"),
         ("tpu", {"keys": 64}, "einsum", "below 128 tokens"),
         ("tpu", {"queries": 1000, "parts": 2}, "einsum", "2 x a multiple of 128, not 1000"),
         ("gpu", {}, "cudnn", "kernel for gpu"),
@@ -201,6 +204,7 @@ def test_a_backend_that_is_named_is_taken_or_refused():
         ("cudnn", "cpu", {}, "'cudnn' is not for cpu"),
         ("cudnn", "gpu", {"dtype": jnp.float32}, "'cudnn' is for bfloat16 and float16, not for float32"),
         ("splash", "tpu", {"dropout_rate": 0.1}, r"'splash' has no dropout_rate 0\.1"),
+        ("splash", "tpu", {"device_kind": "TPU v3"}, "'splash' does not compile in bfloat16 for TPU v3: 'einsum' can"),
     ):
         with pytest.raises(ValueError, match=words):
             choose_backend(backend, platform=platform, **CAN | changes)

@@ -87,6 +87,7 @@ def test_overrides_are_read_by_annotation():
         "data.name": "123",
         "model_fields.features": "(8, 16)",
         "model_fields.hidden_size": "64",
+        "optim.name": "sgd",
         "optim.nesterov": "true",
         "dtype": "bfloat16",
         "mesh.data": "-1",

@@ -12,7 +12,7 @@ from einops import rearrange
 from jax.sharding import AxisType
 from torch.nn import functional as F
 
-from jaxmodels import layers
+from jaxmodels import layers, meshes
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -277,10 +277,10 @@ def test_at_least_float32(dtype, wide):
 
 def test_constrain_batch_splits_the_leading_dimension():
     x = jnp.ones((8, 3))
-    assert layers.constrain_batch(x) is x  # without a mesh
+    assert meshes.constrain_batch(x) is x  # without a mesh
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
-        y = jax.jit(lambda x: layers.constrain_batch(x * 2))(x)
+        y = jax.jit(lambda x: meshes.constrain_batch(x * 2))(x)
     assert y.sharding.shard_shape(y.shape)[0] == 2
 
 

@@ -29,7 +29,7 @@ from train.plan.__main__ import main
 from train.plan.cards import Given, card_of
 from train.plan.cost import Roofline, links, roofline, traffic
 from train.plan.hlo import Collective, Program, read_groups, read_program
-from train.setup import build
+from train.setup import attention_backend, build
 
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
@@ -784,6 +784,10 @@ def compile_all(path: str) -> None:
     run = build(gpt, card=card_of(gpt, Given())[0], devices=where.devices)
     traced = run.trace_train_step()[-1]
     found["kernel"] = [count_flops(traced.jaxpr), run.model_flops(traced)]
+    gpt.mesh = MeshConfig()
+    card, older = card_of(gpt, Given())[0], topology.find_topology("v3:2x2")
+    run = build(gpt, card=card, devices=older.devices)
+    found["v3"] = compiling.make_plan(gpt, card, older).to_json(), attention_backend(run.model, card, run.mesh)
     for name, (config, given) in FAMILIES.items():
         add(name, config, given)
     large = mlp_config(35_840, 35_840, batch=64)  # 14.4 of 15.75 GiB are state
@@ -820,6 +824,13 @@ def sent(plan, *kinds):
 
 def count(plan, *kinds):
     return sum(t["count"] for t in plan["collectives"] if t["kind"] in kinds)
+
+
+def test_attention_of_an_older_chip_is_by_what_compiles_for_it(plans):
+    """TPU v3 has no bfloat16 in kernels: ``auto`` is plain products there, and the plan compiles."""
+    plan, (backend, why) = plans["v3"]
+    assert backend == "einsum" and why == "splash does not compile in bfloat16 for TPU v3"
+    assert plan["compiled_flops"] and plan["kernels"] == 0
 
 
 def test_data_parallelism_reduces_every_gradient_once(plans):

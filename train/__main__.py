@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("--config=FILE is missing; python -m train --list shows the configs there are")
     if args.workdir is None:
         raise ConfigError("--workdir=DIR is missing: where checkpoints and results go")
-    config = load_config(args.config, overrides)
+    config = load_config(args.config, overrides, say=cli.warn)
     with distributed.joined(config, args.workdir):
         from train.loop import train  # not above: mistakes, --list and --help are answered at once
 

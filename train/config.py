@@ -5,17 +5,19 @@ against its annotation, its choices and its limits; a mistake is a :class:`Confi
 field, the value and the nearest right one.
 """
 
+import copy
 import dataclasses
 import difflib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jaxmodels
 from jaxmodels.fusion import MODALITIES
+from train import dormant
 from train.fields import (
     COUNT,
     ConfigError,
@@ -271,8 +273,15 @@ class Config:
     quantization_aware: bool = False  # trains and evaluates with the rounding of int8, see jaxmodels.compress.quantize
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, say: Callable[[str], None] = lambda text: None
+) -> Config:
     """Runs ``get_config()`` of a config file, applies ``a.b=value`` overrides and checks the result.
+
+    A warm-up of the file that fewer steps leave no room for keeps its share of the steps.
+
+    Args:
+      say: told of that, in one line.
 
     Raises:
       ConfigError: no such file, not a config file, or a field that is unknown, of the wrong type or out of its limits.
@@ -297,13 +306,48 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"config file {path}: get_config() returned {type(config).__name__}, not a train.config.Config"
         )
+    of_file = copy.deepcopy(config)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"--config.{override} has no value; write --config.{override}=VALUE")
         set_field(config, key, text)
+    told = {override.partition("=")[0] for override in overrides}
+    check_section(config, "config")
+    try:
+        check_section(of_file, "config")
+    except ConfigError:  # which the command line mends
+        of_file = config
+    if "optim.warmup_steps" not in told:
+        _shorten_warmup(config, of_file, say)
     check(config)
+    # what belongs to something that the command line switches off is no mistake
+    without = {k: v for k, v in _dormant(config).items() if k in told or k in _dormant(of_file)}
+    if without:
+        raise ConfigError(dormant.complaint(config, without))
     return config
+
+
+def _shorten_warmup(config: Config, of_file: Config, say: Callable[[str], None]) -> None:
+    """Gives the warm-up of a file its share of the steps again, where fewer steps leave no room for it."""
+    warmup, steps = of_file.optim.warmup_steps, config.steps
+    if warmup < of_file.steps and warmup >= steps:
+        shorter = min(max(1, round(warmup * steps / of_file.steps)), steps - 1)
+        of = f"the same share of config.steps = {steps} as {warmup} is of {of_file.steps}"
+        say(f"config.optim.warmup_steps = {warmup} does not fit and is shortened to {shorter}, {of}")
+        config.optim.warmup_steps = shorter
+
+
+def _awake(config: Config) -> Config:
+    """A copy with defaults for options that have no effect."""
+    config = copy.deepcopy(config)
+    for name in _dormant(config):
+        dormant.reset(config, name)
+    return config
+
+
+def _dormant(config: Config) -> dict[str, str]:
+    return dormant.dormant(config, text=config.model in jaxmodels.MODELS and reads_text(config))
 
 
 def check(config: Config) -> None:
@@ -587,8 +631,11 @@ def from_json(text: str) -> Config:
 
 
 def differences(a: Config, b: Config) -> list[str]:
-    """Fields that change what is computed and differ, as ``"config.seed: 0 -> 1"``; resumable fields are left out."""
-    return section_differences(a, b, "config")
+    """Fields that change what is computed and differ, as ``"config.seed: 0 -> 1"``.
+
+    Resumable fields and those that have no effect are left out.
+    """
+    return section_differences(_awake(a), _awake(b), "config")
 
 
 def _check_size(value: Any, key: str, name: str) -> None:

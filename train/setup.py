@@ -344,6 +344,7 @@ def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[
             dropout_rate=model.attention_dropout_rate,
             parts=mesh.shape["sequence"],
             capability=gpu_capability(),
+            device_kind=device.device_kind,
         )
     except ValueError as e:
         raise ConfigError(f"config.model_fields.attention = {model.attention!r}: {e}") from e

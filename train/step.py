@@ -17,6 +17,7 @@ from jaxtyping import Array
 from jaxmodels import Module
 from jaxmodels.compress.quantize import fake_activations, fake_quantize
 from jaxmodels.frozen import evaluating
+from jaxmodels.meshes import under_auto_axes
 from train.objectives import Metric, confusion_counts
 from train.prune import mask_average
 from train.sharding import gather_fsdp
@@ -29,6 +30,7 @@ Objective = Callable[[Any, Batch], Metrics]
 """(model outputs, batch) -> sums and counts; ``"loss"`` is what training minimises."""
 
 
+@partial(under_auto_axes, examples=None, changed="[0]")
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -116,6 +118,7 @@ def train_steps(state: TrainState, batches: Batch, *teacher: PyTree, step: Calla
     return jax.lax.scan(lambda state, batch: step(state, batch, *teacher), state, batches)
 
 
+@partial(under_auto_axes, examples=None, changed="[0]")
 def accumulated_gradients(
     params: PyTree,
     model_state: PyTree,
@@ -169,6 +172,7 @@ def accumulated_gradients(
     return grads, metrics["loss"][1], metrics, model_state
 
 
+@partial(under_auto_axes, examples=None)
 def eval_step(
     state: TrainState,
     batch: Batch,
@@ -191,6 +195,7 @@ def eval_step(
     return objective(outputs, batch), confusion_counts(outputs, batch) if confusion else None
 
 
+@under_auto_axes
 def predict_step(state: TrainState, *inputs: Array, model: Module, quantized: bool = False) -> Any:
     """Model outputs for a preprocessed batch, with the parameters that evaluation uses."""
     with rounding(quantized):

@@ -1,5 +1,6 @@
 """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) for convolutional networks."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +11,10 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.capture import altering, feature_maps, nearest
 from jaxmodels.explain.gradients import logit
 from jaxmodels.layers import at_least_float32
+from jaxmodels.meshes import under_auto_axes
 
 
+@partial(under_auto_axes, examples=2)
 def grad_cam(
     model: nn.Module,
     variables: Any,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.bert import PretrainingLogits
 from jaxmodels.capture import altering, capture, nearest
 from jaxmodels.layers import TokenLogits, at_least_float32
+from jaxmodels.meshes import under_auto_axes
 
 Score = Callable[[Float[Array, "b ..."]], Float[Array, " b"]]
 """One number for each example, a function of that example alone."""
@@ -96,12 +97,15 @@ def token_score(
       embedding: path of the module whose output is replaced, the first time that it is called.
     """
 
-    def score(embedded: Float[Array, "b l d"]) -> Float[Array, " b"]:
+    @under_auto_axes
+    def score(
+        variables: Any, embedded: Float[Array, "b l d"], inputs: tuple[Any, ...], target: Any, place: Any
+    ) -> Float[Array, " b"]:
         with altering(embedding, output=lambda y: embedded.astype(y.dtype)):
             outputs = model.apply(variables, *inputs, train=False)
         return logit(outputs, target, place)
 
-    return score
+    return lambda embedded: score(variables, embedded, inputs, target, place)
 
 
 def token_embeddings(

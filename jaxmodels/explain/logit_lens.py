@@ -1,5 +1,6 @@
 """Logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): what GPT-2 would say after each layer."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.capture import altering, capture
 from jaxmodels.gpt2 import GPT2
 from jaxmodels.layers import TokenLogits
+from jaxmodels.meshes import under_auto_axes
 
 
 class Lens(NamedTuple):
@@ -35,6 +37,7 @@ def hidden_states(
     return jnp.stack([blocks[0][0], *(behind for _, behind in blocks)])
 
 
+@partial(under_auto_axes, examples=2)
 def read_out(
     model: GPT2,
     variables: Any,
@@ -50,6 +53,7 @@ def read_out(
         return model.apply(variables, tokens, segments, train=False)
 
 
+@partial(under_auto_axes, examples=2)
 def logit_lens(
     model: nn.Module,
     variables: Any,

@@ -27,6 +27,7 @@ from jaxmodels.layers import TokenLogits
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model, objective_of
 from train.compare.originals import Original
+from train.compare.provenance import provenance
 from train.compare.trace import Difference, as_torch, differences, first_divergence, trace_torch
 from train.config import OptimConfig
 from train.optim import decay_mask, make_optimizer
@@ -99,6 +100,7 @@ class Certificate:
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    made: dict[str, Any] = field(default_factory=dict)  # see train.compare.provenance
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; NaN and Inf, which JSON does not have, as text."""
@@ -151,6 +153,7 @@ def certify(
         note=case.note,
         params=0,
         torch_params=0,
+        made=provenance(),
     )
     say("counting parameters at full size")
     _count(case, result)

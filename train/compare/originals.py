@@ -34,10 +34,20 @@ from jaxmodels.vit import ViT
 from jaxmodels.weights.families import family_of
 from jaxmodels.weights.hub.bert import bert_class
 from jaxmodels.weights.hub_config import transformers_config
+from jaxmodels.weights.rules import WeightsError
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
 ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS["gelu_tanh"] = functools.partial(F.gelu, approximate="tanh")
+ACTIVATION_MODULES = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,10 @@ def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
     """
     for cls, builder in BUILDERS.items():
         if type(model) is cls:
-            return builder(model, image_shape)
+            try:
+                return builder(model, image_shape)
+            except WeightsError as e:  # transformers' config has no place for a field
+                raise ConfigError(f"{cls.__name__} has no original with these fields: {e}") from e
     raise ConfigError(f"{type(model).__name__} has no PyTorch original here")
 
 
@@ -171,17 +184,20 @@ def _torchvision_source(name: str) -> str:
     return f"torchvision {importlib.metadata.version('torchvision')} {name}"
 
 
-def _require_defaults(model: jaxmodels.Module, **needed: Any) -> None:
+def _require_defaults(model: jaxmodels.Module, with_: str = "", **needed: Any) -> None:
     wrong = [f"{k}={getattr(model, k)!r} (it has {v!r})" for k, v in needed.items() if getattr(model, k) != v]
     if wrong:
-        raise ConfigError(f"the original of {type(model).__name__} has no {', '.join(wrong)}")
+        raise ConfigError(f"the original of {type(model).__name__}{with_} has no {', '.join(wrong)}")
 
 
 def _mlp(model: MLP, shape: Shape) -> Original:
     sizes = [math.prod(shape), *model.hidden_sizes]
     layers: list[nn.Module] = [nn.Flatten()]
     for i, size in enumerate(model.hidden_sizes):
-        layers += [nn.Linear(sizes[i], size), nn.ReLU() if model.activation == "relu" else nn.Sigmoid()]
+        activation = ACTIVATION_MODULES[model.activation]()
+        if model.dropout_rate:  # one module, so that the numbers of the others stay
+            activation = nn.Sequential(activation, nn.Dropout(model.dropout_rate))
+        layers += [nn.Linear(sizes[i], size), activation]
     return Original(nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes)), "torch.nn", "torch")
 
 
@@ -197,6 +213,7 @@ class TorchCNN(nn.Module):
         flat = channels[-1] * (height // 2**pools) * (width // 2**pools)
         self.dense = nn.Linear(flat, model.hidden_size) if model.hidden_size else None
         self.head = nn.Linear(model.hidden_size or flat, model.num_classes)
+        self.dropout = nn.Dropout(model.dropout_rate)
 
     def forward(self, x):
         for i, conv in enumerate(self.convs):
@@ -204,7 +221,9 @@ class TorchCNN(nn.Module):
             if self.pool == "each" or (self.pool == "last" and i == len(self.convs) - 1):
                 x = F.max_pool2d(x, 2)
         x = x.flatten(1)
-        return self.head(x if self.dense is None else F.relu(self.dense(x)))
+        if self.dense is not None:
+            x = F.relu(self.dense(self.dropout(x)))
+        return self.head(self.dropout(x))
 
 
 def _cnn(model: CNN, shape: Shape) -> Original:
@@ -225,9 +244,10 @@ def _alexnet(model: AlexNet, shape: Shape) -> Original:
     if (side, e, hidden) != (6, 256, (4096, 4096)):
         module.avgpool = nn.AdaptiveAvgPool2d((side, side))
         layers: list[nn.Module] = []
-        for n, m in itertools.pairwise([e * side * side, *hidden]):
+        sizes = [e * side * side, *hidden]
+        for n, m in itertools.pairwise(sizes):
             layers += [nn.Dropout(model.dropout_rate), nn.Linear(n, m), nn.ReLU()]
-        module.classifier = nn.Sequential(*layers, nn.Linear(hidden[-1], model.num_classes))
+        module.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes))
     return Original(module, _torchvision_source("alexnet"), "torchvision")
 
 
@@ -342,6 +362,7 @@ class TorchVAE(nn.Module):
 
 
 def _vae(model: VAE, shape: Shape) -> Original:
+    _require_defaults(model, image_shape=tuple(shape))
     module = TorchVAE(model, shape)
 
     def loss(outputs, batch):
@@ -360,12 +381,13 @@ def _vae(model: VAE, shape: Shape) -> Original:
 
 def _resnet(model: ResNet, shape: Shape) -> Original:
     resnet = torchvision().resnet
+    kind = f" with shortcut={model.shortcut!r}"
     if model.shortcut == "pad":
-        _require_defaults(model, block="basic", stem="small", zero_init_residual=False)
+        _require_defaults(model, kind, block="basic", stem="small", zero_init_residual=False)
         return Original(TorchCIFARResNet(model, shape[2]), "He et al. 2016 section 4.2 in torch.nn", "cifar")
-    _require_defaults(model, width=64)
+    _require_defaults(model, kind, width=64)
     if len(model.stage_sizes) != 4:
-        raise ConfigError(f"torchvision's ResNet has four stages, not {len(model.stage_sizes)}")
+        raise ConfigError(f"torchvision's ResNet has four stages, not stage_sizes={model.stage_sizes}")
     block = resnet.BasicBlock if model.block == "basic" else resnet.Bottleneck
     module = resnet.ResNet(
         block,

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from train.compare.certificate import BARS, FLOAT32_FACTOR, FLOAT32_FLOOR, Certificate
+from train.compare.provenance import in_words
 from train.config import ConfigError
 
 MARKS = ("<!-- certificates -->", "<!-- end of certificates -->")
@@ -74,6 +75,8 @@ def summary(result: Certificate) -> str:
     )
     rows.append(("norms", ", ".join(f"{k} {v:.3g}" for k, v in result.norms.items())))
     rows += _timing_rows(result.timings)
+    if result.made:
+        rows.append(("made", in_words(result.made)))
     rows.append(("result", "pass" if not result.failures else "FAIL"))
     rows += [("", failure) for failure in result.failures[:20]]
     return f"{result.model}\n" + "\n".join(f"  {name:<11} {text}" for name, text in rows)
@@ -100,7 +103,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
                 "pass" if r["pass"] else "**fail**",
             )
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    # those of one run of the program differ in the time alone
+    made = {in_words(r["made"] | {"date": r["made"]["date"][:10]}): None for r in results if r.get("made")}
+    return text + "".join(f"\nMade {line}.\n" for line in made)
 
 
 def page(results: Sequence[Certificate]) -> str:

@@ -7,10 +7,11 @@ part further than those of two seeds. The weights come back into our model for t
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
     Raises:
       ConfigError: the config asks for what the original is not trained with here, or its model has no original.
     """
-    _require_plain(config)
+    require_plain(config)
     run = build(config)
     if not isinstance(run.card, DatasetCard):
         raise ConfigError(f"the PyTorch twin is trained on images, and {config.data.name} has none")
@@ -90,24 +91,58 @@ def _prepare(run: Any) -> Callable[[Any, Any], Any]:
     return prepare
 
 
-def _require_plain(config: Config) -> None:
-    optim = config.optim
-    wanted = {
-        "optim.ema_decay": (optim.ema_decay, 0),
-        "optim.freeze": (optim.freeze, ()),
-        "optim.rates": (optim.rates, {}),
-        "accumulate": (config.accumulate, 1),
-        "label_smoothing": (config.label_smoothing, 0),
-        "data.mixup": (config.data.mixup, 0),
-        "vae.beta": (config.vae.beta, 1),
-        "init_from": (config.init_from, None),
-        "dtype": (config.dtype, "float32"),
+FOLLOWED = frozenset(
+    {
+        *("model", "model_fields", "objective", "seed", "steps", "batch_size", "log_every", "eval_batch_size"),
+        *(f"data.{name}" for name in ("name", "train_split", "eval_split", "data_dir", "raw_dir")),
+        *(f"data.{name}" for name in ("image_size", "resize_size", "crop_area", "mean", "std", "crop_padding")),
+        *(f"data.{name}" for name in ("flip", "erasing", "randaugment_layers", "randaugment_magnitude")),
+        *(f"optim.{name}" for name in ("name", "learning_rate", "schedule", "warmup_steps", "end_factor")),
+        *(f"optim.{name}" for name in ("weight_decay", "clip_norm", "b1", "b2", "eps", "momentum", "nesterov")),
+        "vae.importance_samples",
     }
-    wrong = [f"config.{name} = {value!r}" for name, (value, plain) in wanted.items() if value != plain]
-    if optim.name not in ("adamw", "sgd"):
-        wrong.append(f"config.optim.name = {optim.name!r}")
+)
+"""Fields of a config that the twin is trained by, or its weights evaluated."""
+
+HARMLESS = {
+    "mesh": "devices of ours; losses do not depend on them",
+    "checkpoint": "what is kept",
+    "processes": "how they find each other",
+    "beam": "of translations, which have no twin here",
+    "eval_every": "evaluations change nothing",
+    "steps_per_execution": "of one call to the device",
+    "init_skip": "of init_from",
+    "init_parts": "of models that have no original",
+    **{
+        f"data.{name}": "of texts"
+        for name in ("tokenizer", "vocab_size", "max_len", "isolate_documents", "texts", "buckets", "mask_rate")
+    },
+    **{f"data.{name}": "of texts" for name in ("crop_text", "hide_rate")},
+}
+"""Fields and sections of a config that change nothing here, with the reason."""
+
+
+def require_plain(config: Config) -> None:
+    """Raises ConfigError for options that the twin is not trained with, unless they are off."""
+    plain = Config()
+    wrong = [
+        f"config.{name} = {value!r}"
+        for (name, value), (_, default) in zip(_leaves(config), _leaves(plain), strict=True)
+        if not {name, name.partition(".")[0]} & (FOLLOWED | {*HARMLESS}) and value != default
+    ]
+    if config.optim.name not in ("adamw", "sgd"):
+        wrong.append(f"config.optim.name = {config.optim.name!r}")
     if wrong:
-        raise ConfigError(f"the PyTorch twin is not trained with {', '.join(wrong)}")
+        raise ConfigError(f"the PyTorch twin is not trained with {', '.join(wrong)}"[:500])
+
+
+def _leaves(section: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{path}{field.name}.")
+        else:
+            yield f"{path}{field.name}", value
 
 
 def main(argv: list[str] | None = None) -> int:

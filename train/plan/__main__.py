@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.table:
         _renew(args.table, Path(args.config), overrides)
         return 0
-    return _plan(args, load_config(args.config, overrides))
+    return _plan(args, load_config(args.config, overrides, say=cli.warn))
 
 
 def _plan(args: argparse.Namespace, config: Config) -> int:
@@ -111,7 +111,7 @@ def _renew(table: Path, path: Path, overrides: list[str]) -> None:
     words = shlex.split(card_line.group(1)) if card_line else []
     named = [word.removeprefix("--topology=") for word in words if word.startswith("--topology=")]
     own = [word.removeprefix("--config.") for word in words if word.startswith("--config.")]
-    config = load_config(path, own + overrides)
+    config = load_config(path, own + overrides, say=cli.warn)
     card, _ = card_of(config, Given())
     for name in named or ["v5e:2x4", "v5e:2x2", "v5e:1x1"]:
         try:
