@@ -82,6 +82,7 @@ REFUSED: dict[str, tuple[Acts, str]] = {
     "watermarking_config": (_set, "watermarks are not made here"),
     "low_memory": (_on, "transformers refuses it as well"),
     "token_healing": (_on, "prompts are taken as they are"),
+    "force_bos_token_to_be_generated": (_on, "forced_bos_token_id says which token"),
     "max_time": (_set, "a text would depend on the machine"),
     "stop_strings": (_set, "tokens end a text here; python -m train.generate has --stop=TEXT"),
     "cache_implementation": (

@@ -1,5 +1,6 @@
 """How a model writes: every setting of transformers' ``GenerationConfig`` that changes a text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +15,9 @@ TOP_K = 50
 """``top_k`` of a sampled text where none is set, as in transformers."""
 
 MOST_BEAMS = 1024
+
+Number = int | float
+Tokens = tuple[int, ...] | list[int]
 
 CHECKS: dict[str, Check] = {
     "start": values.token,
@@ -59,8 +63,8 @@ CHECKS: dict[str, Check] = {
 class GenerationConfig:
     """How a model writes. None and () say nothing: then transformers' defaults hold.
 
-    Lists are taken for tuples. ``jaxmodels.generate.generate`` and ``jaxmodels.beam.beam_search`` take it as
-    ``settings``; ``weights.generation_config`` reads it from a directory.
+    Lists become tuples, and whole numbers floats where these are meant. ``jaxmodels.generate.generate`` and
+    ``jaxmodels.beam.beam_search`` take it as ``settings``; ``weights.generation_config`` reads it from a directory.
 
     Attributes:
       start: the token that a decoder begins with; bos: that a text without a prompt begins with.
@@ -90,11 +94,11 @@ class GenerationConfig:
     start: int | None = None
     bos: int | None = None
     pad: int | None = None
-    stop: tuple[int, ...] = ()
-    forbidden: tuple[int, ...] = ()
-    bad_words: tuple[tuple[int, ...], ...] = ()
+    stop: int | Tokens = ()
+    forbidden: Tokens = ()
+    bad_words: Sequence[Tokens] = ()
     beams: int | None = None
-    length_penalty: float | None = None
+    length_penalty: Number | None = None
     early_stopping: bool | str | None = None
     num_return_sequences: int | None = None
     max_length: int | None = None
@@ -102,24 +106,24 @@ class GenerationConfig:
     min_length: int | None = None
     min_new_tokens: int | None = None
     do_sample: bool | None = None
-    temperature: float | None = None
+    temperature: Number | None = None
     top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    top_h: float | None = None
-    typical_p: float | None = None
-    epsilon_cutoff: float | None = None
-    eta_cutoff: float | None = None
-    repetition_penalty: float | None = None
-    encoder_repetition_penalty: float | None = None
+    top_p: Number | None = None
+    min_p: Number | None = None
+    top_h: Number | None = None
+    typical_p: Number | None = None
+    epsilon_cutoff: Number | None = None
+    eta_cutoff: Number | None = None
+    repetition_penalty: Number | None = None
+    encoder_repetition_penalty: Number | None = None
     no_repeat_ngram_size: int | None = None
     encoder_no_repeat_ngram_size: int | None = None
     forced_bos: int | None = None
-    forced_eos: tuple[int, ...] = ()
-    suppress_tokens: tuple[int, ...] = ()
-    begin_suppress_tokens: tuple[int, ...] = ()
-    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
-    exponential_decay_length_penalty: tuple[int, float] | None = None
+    forced_eos: int | Tokens = ()
+    suppress_tokens: Tokens = ()
+    begin_suppress_tokens: Tokens = ()
+    sequence_bias: Sequence[Sequence[Any]] = ()
+    exponential_decay_length_penalty: Sequence[Number] | None = None
     remove_invalid_values: bool | None = None
     renormalize_logits: bool | None = None
 
