@@ -42,6 +42,10 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
         if wanted is None and file_in(directory, "tokenizer_config.json"):
             return _with_settings(directory / "tokenizer.json")
         return unpadded(directory / "tokenizer.json")
+    if not path.exists():
+        return None
+    if wanted and path.suffix == ".json" and not any(wanted in pair for pair in _PAIRS):
+        return unpadded(path)
     kind, name = kind_of(directory)
     found = sentencepiece_files.find(directory, wanted, kind)
     if found:
@@ -156,7 +160,9 @@ def _with_settings(file: Path) -> Tokenizer:
     kind = kind_of(file.parent)[0]
     kind = kind if kind in _ENDS else None
     settings = read_settings(file.parent, kind, written["added_tokens"])
-    if kind:
+    if kind is None:
+        _agrees(written, kind_of(file.parent)[0], settings, file)
+    else:
         anew = json.dumps({**written, **_changes(written, kind, settings, file), "added_tokens": []})
         tokenizer = guarded(file, lambda: Tokenizer.from_str(anew))
     add_tokens(tokenizer, settings)
@@ -167,6 +173,25 @@ def _with_settings(file: Path) -> Tokenizer:
         if _frames(tokenizer) == before[0]:
             tokenizer.post_processor = before[1]
     return tokenizer
+
+
+def _agrees(written: dict[str, Any], kind: str | None, settings: Settings, file: Path) -> None:
+    """Refuses settings of SentencePiece's classes that a ``tokenizer.json`` does not show; it is taken as it is."""
+    text = {part: json.dumps(written[part]) for part in ("normalizer", "pre_tokenizer")}
+    prefixed = '"Prepend"' in text["normalizer"] or (
+        '"Metaspace"' in text["pre_tokenizer"] and '"prepend_scheme": "never"' not in text["pre_tokenizer"]
+    )
+    shown = {
+        "do_lower_case": '"Lowercase"' in text["normalizer"],
+        "keep_accents": '"StripAccents"' not in text["normalizer"],
+        "add_prefix_space": prefixed,
+    }
+    for key in OWN_KEYS.get(kind or "", set()) & shown.keys():
+        if flag(settings, key, shown[key]) != shown[key]:
+            raise DataError(
+                f"{file} contradicts {settings.file.name}, which has {key} = {settings.config[key]}; give "
+                "tokenizer.json itself, which is then read alone"
+            )
 
 
 _CAUSES = {

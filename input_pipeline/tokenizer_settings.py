@@ -6,6 +6,7 @@ which, are transformers' (``PreTrainedTokenizerBase._from_pretrained`` and ``Tok
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,19 +33,13 @@ CLASSES = {
 """Tokenizer classes of transformers (with or without ``Fast`` behind), and the kind that reads their files here."""
 
 MODEL_TYPES = {
-    "bert": "bert",
-    "distilbert": "bert",
-    "electra": "bert",
-    "mobilebert": "bert",
-    "gpt2": "gpt2",
-    "roberta": "roberta",
-    "bart": "roberta",
-    "marian": "marian",
-    "t5": "t5",
-    "mt5": "t5",
-    "albert": "albert",
-    "xlm-roberta": "xlm-roberta",
-    "llama": "llama",
+    **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "ernie", "layoutlm"), "bert"),
+    **dict.fromkeys(("megatron-bert", "nomic_bert", "squeezebert", "visual_bert", "retribert"), "bert"),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "codegen", "opt"), "gpt2"),
+    **dict.fromkeys(("roberta", "bart", "ibert", "longformer", "data2vec-text", "roberta-prelayernorm"), "roberta"),
+    **dict.fromkeys(("t5", "mt5", "switch_transformers"), "t5"),
+    **dict.fromkeys(("xlm-roberta", "xmod"), "xlm-roberta"),
+    **{"marian": "marian", "albert": "albert", "llama": "llama"},
 }
 """``model_type`` of ``config.json``, which decides where no tokenizer class is named."""
 
@@ -386,7 +381,22 @@ def clean_up(tokenizer: Tokenizer, settings: Settings) -> None:
         tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Fuse(), *replaced])
 
 
+def uncleaned(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer as it was before `clean_up`, which has no say in what texts become."""
+    written = json.loads(tokenizer.to_str())
+    steps = (written["decoder"] or {}).get("decoders", ())
+    replaced = [step.get("content") for step in steps[2:]]
+    if replaced != [new for _, new in CLEANED]:
+        return tokenizer
+    return Tokenizer.from_str(json.dumps(written | {"decoder": steps[0]}))
+
+
 def flag(settings: Settings, key: str, default: bool | None) -> bool | None:
+    """A key of ``tokenizer_config.json`` that is true or false, or its default where it is null or absent.
+
+    Raises:
+        DataError: it is something else.
+    """
     value = settings.config.get(key)
     if value is None:
         return default

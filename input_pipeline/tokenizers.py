@@ -13,6 +13,7 @@ from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers
 from input_pipeline.errors import DataError
 from input_pipeline.tokenizer_files import read_tokenizer
 from input_pipeline.tokenizer_reading import MOST_TOKENS
+from input_pipeline.tokenizer_settings import uncleaned
 
 END_OF_TEXT = "<|endoftext|>"
 """Stands before each document, where the tokenizer has it."""
@@ -197,8 +198,8 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """The same for tokenizers that do the same."""
-    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+    """The same for tokenizers that do the same with texts."""
+    return hashlib.sha256(uncleaned(tokenizer).to_str().encode()).hexdigest()[:16]
 
 
 def characters_per_token(tokenizer: Tokenizer) -> np.ndarray:

@@ -181,6 +181,22 @@ def test_the_file_says_whether_a_text_is_drawn_and_flags_go_over_it(gpt2, tmp_pa
     assert "temperature nan must be at least 0" in capsys.readouterr().err
 
 
+def test_a_gpt2_that_ends_otherwise_needs_no_end_of_text(gpt2, tmp_path, capsys):
+    """GPT-2's class adds <|endoftext|> behind a vocabulary that lacks it; the end is the weights'."""
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        if (gpt2 / name).exists():
+            (tmp_path / name).write_bytes((gpt2 / name).read_bytes())
+    size = json.loads((gpt2 / "config.json").read_text())["vocab_size"]
+    letters = ["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())][:size]
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(letters)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    options = [f"--weights={tmp_path}", f"--prompt={letters[3]}", "--temperature=3"]
+    change(tmp_path / "generation_config.json", eos_token_id=0)
+    assert generate.main(options) == 0
+    free = capsys.readouterr().out.removesuffix("\n")
+    assert len(free) > 1 and free[0] == letters[3]
+
+
 def test_several_texts_end_each_for_itself(gpt2, capsys):
     options = [f"--weights={gpt2}", "--prompt=w3", "--count=3", "--temperature=3", "--seed=1"]
     generate.main(options)

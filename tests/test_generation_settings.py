@@ -180,10 +180,7 @@ def test_wrong_settings_are_one_line(said, words, tmp_path):
 def test_files_that_are_no_objects_are_one_line(text, tmp_path):
     for name in ("generation_config.json", "config.json"):
         (tmp_path / name).write_bytes(text.encode("latin-1"))
-        if text == "null":
-            assert weights.generation_config(tmp_path) == weights.GenerationConfig()
-            continue
-        with pytest.raises(weights.WeightsError, match=f"{name} is not an object of JSON") as error:
+        with pytest.raises(weights.WeightsError, match=f"{name} (is no good JSON|holds .*, not an object)") as error:
             weights.generation_config(tmp_path)
         one_line(error)
         (tmp_path / name).unlink()

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from input_pipeline import DataError
-from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
+from input_pipeline.tokenizers import END_OF_TEXT, fingerprint, load_tokenizer
 from train.compare import originals
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<unk>", "<pad>", "<mask>"]
@@ -194,6 +194,31 @@ def test_tokenizers_of_before_are_the_same(kind, config, tmp_path):
     files = {} if config is None else {"tokenizer_config": config}
     path = directory(tmp_path / "a", kind, **files)
     assert load_tokenizer(path).to_str() == as_before(path, kind, config is None).to_str()
+
+
+def test_cleaning_up_leaves_digests_as_they_were(tmp_path):
+    """What decoded texts look like has no say in what texts become."""
+    cleaned = {"clean_up_tokenization_spaces": True, "do_lower_case": True}
+    path = directory(tmp_path / "a", "BertTokenizer", tokenizer_config=cleaned)
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.decode(tokenizer.encode("a ' s").ids) == "a's"
+    assert fingerprint(tokenizer) == fingerprint(as_before(path, "BertTokenizer", True))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("do_lower_case", False), ("keep_accents", True), ("add_prefix_space", False)]
+)
+def test_settings_that_a_tokenizer_json_of_sentencepiece_contradicts(key, value, tmp_path):
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.StripAccents(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": True, "keep_accents": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert load_tokenizer(tmp_path).encode("A").tokens
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(DataError, match=f"which has {key} = {value}; give tokenizer"):
+        load_tokenizer(tmp_path)
 
 
 def damaged(path, name, content):
