@@ -213,12 +213,11 @@ def _of_section(section: Any) -> Said:
     if not isinstance(shape, tuple) or any(type(n) is not int or n < 1 for n in shape) or math.prod(shape) > MAX_IMAGE:
         raise WeightsError(f"config.json has image_shape {short(section['image_shape'])}, which no images have")
     fields = {name: _value(name, value) for name, value in section["fields"].items()}
-    defaults = {f.name: f.default for f in dataclasses.fields(jaxmodels.MODELS[section["model"]].func)}
+    types = {f.name: f.type for f in dataclasses.fields(jaxmodels.MODELS[section["model"]].func)}
     for name, value in fields.items():
-        default = defaults.get(name)
-        if type(default) in (int, float, str, bool) and type(value) is not type(default):
-            if not (type(default) is float and type(value) is int):
-                raise WeightsError(f"config.json has {name} {short(value)}; it must be like {default!r}")
+        wanted = types.get(name)
+        if wanted in (int, float, str, bool) and type(value) not in ((int, float) if wanted is float else (wanted,)):
+            raise WeightsError(f"config.json has {name} {short(value)}; it must be of type {wanted.__name__}")
     fields |= {k: jnp.dtype(section[k]) for k in DTYPES if k in section}
     model = jaxmodels.create(section["model"], **fields)
     layers = getattr(model, "num_layers", 0) + sum(getattr(model, "stage_sizes", ()))
