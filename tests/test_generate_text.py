@@ -112,6 +112,13 @@ def test_draws_follow_the_distribution():
     np.testing.assert_allclose(drawn, expected, atol=0.015)
 
 
+@pytest.mark.parametrize("temperature", [1e-39, 1e-38, 2e-30])
+def test_the_lowest_temperatures_take_the_largest(temperature):
+    logits = jnp.asarray([[-1e9, 200.0, 199.0], [3.0, -jnp.inf, 1.0]])
+    found = generation.draw(jax.random.key(0), logits, None, Sampling(temperature=temperature))
+    assert found.tolist() == [1, 0]
+
+
 def test_seeds_decide_and_chunks_do_not(models, monkeypatch):
     model, variables, _ = models
     options = {"max_len": 32, "sampling": Sampling(temperature=1.5)}
@@ -176,6 +183,9 @@ def test_prompts_that_do_not_fit(models, prompts, max_len, words):
         ({"top_k": -1}, "top_k -1"),
         ({"top_p": 0.0}, "top_p 0.0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty 0.0"),
+        *(({name: float("nan")}, f"{name} nan") for name in ("temperature", "repetition_penalty", "top_p", "min_p")),
+        ({"temperature": float("inf")}, "temperature inf"),
+        ({"repetition_penalty": 1e-39}, "repetition_penalty 1e-39"),
     ],
 )
 def test_impossible_sampling(options, words):
