@@ -219,6 +219,27 @@ def test_new_classes_have_new_names(directories, tmp_path):
     (directory / "config.json").write_text(before)
 
 
+def test_tokens_that_an_export_guessed_are_never_believed(tmp_path):
+    model = jaxmodels.create("gpt2_tiny", vocab_size=9, num_layers=1, hidden_size=8, num_heads=2, mlp_dim=8)
+    weights.save(tmp_path / "a", model, init(model))
+    weights.save(tmp_path / "b", *weights.load(tmp_path / "a"))
+    for name in "ab":
+        assert json.loads((tmp_path / name / "config.json").read_text())["eos_token_id"] == 8
+        assert weights.generation_config(tmp_path / name) == weights.GenerationConfig()
+
+
+def test_the_number_of_labels_wins_over_their_names(directories, tmp_path):
+    both = {"num_labels": 3, "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}
+    config, _ = written("bert", tmp_path, **both)
+    assert transformers().BertConfig.from_dict(config).num_labels == 3
+    model, variables = weights.load(tmp_path)
+    assert model.num_classes == 3
+    weights.save(tmp_path, model, variables)
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert len(found["id2label"]) == 3 and "num_labels" not in found
+    assert transformers().BertForSequenceClassification.from_pretrained(tmp_path).config.num_labels == 3
+
+
 def test_half_weights_are_exported_as_what_they_are(directories, tmp_path):
     directory, _, _ = directories["bert"]
     before = (directory / "config.json").read_text()
