@@ -100,7 +100,7 @@ def checked(directory: Path, model: nn.Module, skip: Sequence[str]) -> Said:
             _require_agreement(config, said)
             if type(said.model) is not type(model):
                 raise WeightsError(_contradiction(type(said.model).__name__, type(model).__name__))
-            silent, silent_head = (family.silent, family.silent_head) if family else (SILENT[type(model)], ())
+            silent, silent_head = (family.silent, family.silent_head) if family else (SILENT.get(type(model), ()), ())
             names = (*silent, *silent_head)
             fields, shape, format = {name: getattr(said.model, name) for name in names}, said.image_shape, said.format
         elif family is None or config.get("model_type") is None:
@@ -129,11 +129,12 @@ def config_for(model: nn.Module, shape: Shape, format: str) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if format.startswith("transformers") and family is not None:
         written = family.write(model, shape)
-        config = written | family.guesses(model) if said is None else _merged(written, said, model, family)
+        guesses = {} if said is not None and model.origin.tokens else family.guesses(model)
+        config = guesses | (written if said is None else _merged(written, said, model, family))
     name, fields = _preset(model)
     dtypes = {k: jnp.dtype(getattr(model, k)).name for k in DTYPES if jnp.dtype(getattr(model, k)) != jnp.float32}
     section = {"model": name, "fields": fields, "image_shape": list(shape), "format": format} | dtypes
-    if config and said is not None:
+    if config and said is not None and model.origin.tokens:
         section["tokens"] = "read"  # and not guessed, so that they can be believed
     return config | {"jaxmodels": section}
 
@@ -174,7 +175,7 @@ def _require_same(fields: Mapping[str, Any], model: nn.Module, names: Sequence[s
     different = [name for name in names if name in fields and fields[name] != getattr(model, name)]
     if different:
         theirs, ours = (
-            ", ".join(f"{name} {short(of(name))}" for name in different)
+            ", ".join(f"{name} {short(of(name))}" for name in different[:3])
             for of in (fields.__getitem__, lambda name: getattr(model, name))
         )
         raise WeightsError(f"{_contradiction(theirs, ours)}: give the model the file's values")
@@ -207,12 +208,11 @@ def _of_section(section: Any) -> Said:
     if not isinstance(shape, tuple) or any(type(n) is not int or n < 1 for n in shape) or math.prod(shape) > MAX_IMAGE:
         raise WeightsError(f"config.json has image_shape {short(section['image_shape'])}, which no images have")
     fields = {name: _value(name, value) for name, value in section["fields"].items()}
-    defaults = {f.name: f.default for f in dataclasses.fields(jaxmodels.MODELS[section["model"]].func)}
+    types = {f.name: f.type for f in dataclasses.fields(jaxmodels.MODELS[section["model"]].func)}
     for name, value in fields.items():
-        default = defaults.get(name)
-        if type(default) in (int, float, str, bool) and type(value) is not type(default):
-            if not (type(default) is float and type(value) is int):
-                raise WeightsError(f"config.json has {name} {short(value)}; it must be like {default!r}")
+        wanted = types.get(name)
+        if wanted in (int, float, str, bool) and type(value) not in ((int, float) if wanted is float else (wanted,)):
+            raise WeightsError(f"config.json has {name} {short(value)}; it must be of type {wanted.__name__}")
     fields |= {k: jnp.dtype(section[k]) for k in DTYPES if k in section}
     model = jaxmodels.create(section["model"], **fields)
     layers = getattr(model, "num_layers", 0) + sum(getattr(model, "stage_sizes", ()))
@@ -238,19 +238,22 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _with_origin(model: nn.Module, directory: Path, config: Mapping[str, Any], shape: Shape) -> nn.Module:
-    """The model with what was read, where its class keeps it."""
-    if hub_family(model) is None:
+    """The model with what was read, where its class keeps it; tokens that an export guessed are none of it."""
+    family, section = hub_family(model), config.get("jaxmodels")
+    if family is None:
         return model
-    path, kept = directory / "generation_config.json", {k: v for k, v in config.items() if k != "jaxmodels"}
+    tokens = section is None or section.get("tokens") == "read"
+    left_out = {"jaxmodels"} if tokens else {"jaxmodels", *family.guesses(model)}
+    path, kept = directory / "generation_config.json", {k: v for k, v in config.items() if k not in left_out}
     generation = json.dumps(read_json_object(path), indent=2) if path.exists() else None
-    return model.clone(origin=Origin(json.dumps(kept), generation, shape))
+    return model.clone(origin=Origin(json.dumps(kept), generation, shape, tokens))
 
 
 def _read_before(model: nn.Module) -> dict[str, Any] | None:
     """The config.json of transformers that a model was read from."""
     origin: Origin | None = getattr(model, "origin", None)
-    found = None if origin is None else json.loads(origin.config)
-    return found or None
+    found = {} if origin is None else json.loads(origin.config)
+    return found if found.get("model_type") else None
 
 
 def _merged(written: Mapping[str, Any], said: Mapping[str, Any], model: nn.Module, family: HubFamily) -> dict[str, Any]:
@@ -277,7 +280,8 @@ def _merged(written: Mapping[str, Any], said: Mapping[str, Any], model: nn.Modul
     ):
         kept["architectures"] = written["architectures"]
     kept.setdefault("architectures", written["architectures"])
-    if "id2label" in written and (same is None or same.get("num_classes") != model.num_classes):
+    names = kept.get("id2label")
+    if "id2label" in written and (same is None or names is None or len(names) != model.num_classes):
         kept |= {key: written[key] for key in LABELS}
         kept.pop("problem_type", None)
     if "id2label" in kept:

@@ -4,7 +4,6 @@ Every key is applied, on a list of those that change nothing, or refused by name
 those of transformers' config classes (5.23) and of the files that its versions since 2 wrote.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -45,15 +44,14 @@ def whole(default: int, most: int, least: int = 1) -> Setting:
     return Setting(default, read)
 
 
-def number(default: float, least: float = 0.0, below: float = math.inf) -> Setting:
+def number(default: float, least: float = 0.0, below: float = 1e6) -> Setting:
     """A number; ``below`` itself is too much."""
-    most = "finite" if below == math.inf else f"below {below:g}"
 
     def read(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"it must be a number, as {default}")
         if not least <= value < below:  # NaN is neither
-            raise ValueError(f"it must be at least {least:g} and {most}")
+            raise ValueError(f"it must be at least {least:g} and below {below:g}")
         return float(value)
 
     return Setting(default, read)
