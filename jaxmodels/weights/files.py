@@ -190,8 +190,8 @@ def _read_file(path: Path, *, signed: bool) -> dict[str, np.ndarray]:
     digest = header.metadata.get(DIGEST)
     if digest is None and (signed or any(map(HASH.fullmatch, header.metadata.values()))):
         raise WeightsError(
-            f"{path} has lost the SHA-256 of its tensors, with which jaxmodels wrote it: it is damaged, or another "
-            "program wrote it since; export it again"
+            f"{path} has lost the SHA-256 of its tensors, with which jaxmodels wrote it: export it again. If another "
+            "program has written it since, take the section jaxmodels out of the config.json beside it"
         )
     try:
         with safe_open(path, "np") as file:
