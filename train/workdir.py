@@ -184,8 +184,10 @@ def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
     card = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     for name, hint in typing.get_type_hints(cls).items():
         value = getattr(card, name)
-        sizes = value if name == "image_shape" else ()
-        if not fits(value, hint) or len(sizes) not in (0, 3) or any(not 0 < n <= config_lib.PIXELS for n in sizes):
+        wrong = not fits(value, hint)
+        if name == "image_shape" and not wrong:
+            wrong = len(value) != 3 or not all(0 < n <= config_lib.PIXELS for n in value)
+        if wrong:
             raise ValueError(f"{name} is {shown(value)}")
     return card
 
