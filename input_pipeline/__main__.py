@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from input_pipeline.corpus import read_records, split_name, text_of
 from input_pipeline.datasets import BUILTIN
 from input_pipeline.decode import Decoding
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, shortened
 from input_pipeline.examples import ArrayExamples, RecordExamples, open_examples
 from input_pipeline.ids import check_labels
 from input_pipeline.loader import describe, make_loader
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         show(args)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shortened(error, 490)}", file=sys.stderr)
         return 2
     return 0
 

@@ -95,7 +95,9 @@ def _read_wordpiece(directory: Path) -> Tokenizer:
     file = directory / "vocab.txt"
     read_text(file)
     settings = read_settings(directory, "bert")
-    unknown = settings.names["unk_token"]
+    unknown = settings.names.get("unk_token")
+    if unknown is None:
+        raise DataError(f"{settings.file} names no unk_token: write the token that stands for unknown words")
     tokenizer = Tokenizer(guarded(file, lambda: models.WordPiece.from_file(str(file), unk_token=unknown)))
     config = dict(settings.config)
     if config.get("do_lower_case") is None:

@@ -65,6 +65,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(read_text(file))
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no character
     except RecursionError as error:
         raise DataError(f"{file} is nested too deeply: no tokenizer's file is") from error
     except DataError:

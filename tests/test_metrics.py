@@ -72,3 +72,28 @@ def test_only_one_process_writes(tmp_path, quiet, capsys):
     writers.close()
     assert (list(tmp_path.iterdir()) == []) == quiet
     assert ("loss 1" in capsys.readouterr().out) == (not quiet)
+
+
+@pytest.mark.parametrize(("was", "became"), [('"train"', '"trqin"'), ('"step": 2,', '"step": 0,'), (": 2,", ": 7,")])
+def test_a_record_of_another_kind_or_step_is_damaged(tmp_path, was, became):
+    writers = Writers(tmp_path, start=0, evaluated=0, steps=10)
+    for step in (2, 4, 6, 8):
+        writers.record(step, "train", {"loss": 1 / step}, {"step_ms": 1.0})
+    writers.close()
+    path, said = tmp_path / "metrics.jsonl", []
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0].replace(was, became), *lines[1:], ""]))
+    Writers(tmp_path, start=8, evaluated=8, steps=10, warn=said.append).close()
+    assert path.read_text().splitlines() == lines[1:] and "is damaged in line 1;" in said[0]
+
+
+def test_a_last_record_without_its_timings_is_no_damage(tmp_path):
+    """A kill came between the two."""
+    for step in (1, 2):
+        writers = Writers(tmp_path, start=step - 1, evaluated=0, steps=3)
+        writers.record(step, "train", {"loss": 1 / step}, {"step_ms": 1.0})
+        writers.close()
+    timings = (tmp_path / "timings.jsonl").read_text().splitlines()
+    (tmp_path / "timings.jsonl").write_text(timings[0] + "\n")
+    Writers(tmp_path, start=2, evaluated=0, steps=3, warn=pytest.fail).close()
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == [1, 2]

@@ -166,22 +166,24 @@ def check_type(value: Any, hint: Any, name: str) -> None:
             nearest = f"; nearest: {close[0]!r}" if close else ""
             raise ConfigError(f"{name} = {shown(value)} is not one of {', '.join(choices)}{nearest}")
         return
-    if not _fits(value, hint):
+    if not fits(value, hint):
         wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
         raise ConfigError(f"{name} = {shown(value)} is not of type {wanted}{_nearest_value(value, hint)}")
     _check_values(value, name)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of an annotated type, all the way down; bool is not int, and a float is finite."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
+        return any(fits(value, option) for option in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+        return isinstance(value, tuple) and all(fits(item, arguments[0]) for item in value)
     if origin in (dict, Mapping):
         return isinstance(value, dict) and all(
-            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
+            fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items()
         )
     if hint is Any:
         return True

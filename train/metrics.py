@@ -147,8 +147,8 @@ class Writers:
         timings = workdir / "timings.jsonl"
         for path in (workdir / "metrics.jsonl", timings):
             content = files.read_own(path) or b""
-            checksums = {} if path == timings else _checksums(files.read_own(timings) or b"")
-            found, damaged = _parse(content, checksums)
+            checksums, complete = ({}, False) if path == timings else _checksums(files.read_own(timings) or b"")
+            found, damaged = _parse(content, checksums, complete)
             if damaged:
                 aside = files.keep_aside(path, content)
                 few = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
@@ -210,14 +210,17 @@ class Writers:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Records of a JSONL file; damaged lines are left out, and a last one that was cut off by a kill."""
-    return _parse(files.read_own(path) or b"", {})[0]
+    return _parse(files.read_own(path) or b"", {}, False)[0]
 
 
-def _parse(content: bytes, checksums: Mapping[tuple[int, str], set[int]]) -> tuple[list[dict[str, Any]], list[int]]:
+def _parse(
+    content: bytes, checksums: Mapping[tuple[int, str], set[int]], complete: bool
+) -> tuple[list[dict[str, Any]], list[int]]:
     """Records, and the numbers of damaged lines.
 
     Args:
       checksums: (step, kind) -> what the line may have; lines of which nothing is known are taken as they are.
+      complete: there are checksums of all lines, but for the last, which a kill may have left without.
     """
     records, damaged = [], []
     lines = content.split(b"\n")
@@ -226,7 +229,9 @@ def _parse(content: bytes, checksums: Mapping[tuple[int, str], set[int]]) -> tup
         if record is None:
             if number < len(lines):  # the last has no end: a kill cut it off
                 damaged.append(number)
-        elif zlib.crc32(line) in checksums.get((record["step"], record["kind"]), {zlib.crc32(line)}):
+        elif zlib.crc32(line) in checksums.get(
+            (record["step"], record["kind"]), () if complete and any(lines[number:]) else {zlib.crc32(line)}
+        ):
             records.append(record)
         else:
             damaged.append(number)
@@ -239,15 +244,21 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("kind"), str):
+    if not isinstance(record, dict) or type(record.get("step")) is not int or record["step"] < 1:
+        return None
+    if record.get("kind") not in ("train", "eval"):
         return None
     return record if all(isinstance(v, int | float) for k, v in record.items() if k != "kind") else None
 
 
-def _checksums(timings: bytes) -> dict[tuple[int, str], set[int]]:
-    """(step, kind) -> checksums of its line in ``metrics.jsonl``: several, where a run was interrupted and resumed."""
+def _checksums(timings: bytes) -> tuple[dict[tuple[int, str], set[int]], bool]:
+    """(step, kind) -> checksums of its line in ``metrics.jsonl``: several, where a run was interrupted and resumed.
+
+    And whether they are those of all lines: runs of older versions, and damaged files, lack some.
+    """
     found: dict[tuple[int, str], set[int]] = {}
-    for record in _parse(timings, {})[0]:
+    records, damaged = _parse(timings, {}, False)
+    for record in records:
         if isinstance(record.get("crc32"), int):
             found.setdefault((record["step"], record["kind"]), set()).add(record["crc32"])
-    return found
+    return found, bool(records) and not damaged and all(isinstance(r.get("crc32"), int) for r in records)

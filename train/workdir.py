@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import typing
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
 from train import config as config_lib
 from train import distributed, files
 from train.config import Config
+from train.fields import fits, shown
 from train.files import WorkdirError, is_disk_full, write_atomically
 
 FILES = (
@@ -179,7 +181,15 @@ def _brief(error: Exception, length: int = 200) -> str:
 
 def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
     cls = TextCard if "tokenizer" in values else TableCard if "feature_names" in values else DatasetCard
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    card = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    for name, hint in typing.get_type_hints(cls).items():
+        value = getattr(card, name)
+        wrong = not fits(value, hint)
+        if name == "image_shape" and not wrong:
+            wrong = len(value) != 3 or not all(0 < n <= config_lib.PIXELS for n in value)
+        if wrong:
+            raise ValueError(f"{name} is {shown(value)}")
+    return card
 
 
 def _read(workdir: Path, name: str) -> str:

@@ -6,6 +6,7 @@ import sys
 from jaxmodels.weights import WeightsError, read_tensors
 from jaxmodels.weights.convert import convert
 from jaxmodels.weights.files import local_path
+from jaxmodels.weights.json_files import short
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{name}  {value.dtype}  {'x'.join(map(str, value.shape)) or 'scalar'}")
             print(f"{len(tensors)} tensors, {sum(v.size for v in tensors.values()):,} numbers")
     except (WeightsError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {short(e, 490)}", file=sys.stderr)
         return 2
     return 0
 
