@@ -237,7 +237,7 @@ def test_files_of_save_model_and_of_several_names(tmp_path, cls):
         weights.load(tmp_path)
 
 
-def test_names_of_before_and_parts_that_a_class_does_not_use(tmp_path):
+def test_names_of_before_and_parts_that_a_class_does_not_use(tmp_path, caplog):
     """gamma and beta, positions among the tensors, a pooler where no class uses it, an untied head with one bias."""
     for cls, settings in (("BertForMaskedLM", {}), ("BertForTokenClassification", {"num_labels": 3})):
         module = make(cls, settings)
@@ -249,7 +249,9 @@ def test_names_of_before_and_parts_that_a_class_does_not_use(tmp_path):
         old |= {"bert.embeddings.position_ids": torch.arange(16)[None]}
         old |= {"bert.pooler.dense.weight": torch.ones(16, 16), "bert.pooler.dense.bias": torch.ones(16)}
         save_file(old, tmp_path / "model.safetensors")
+        caplog.clear()
         assert_same(cls, *weights.load(tmp_path), theirs(module))
+        assert "the model has no use for bert.pooler.dense.bias; bert.pooler.dense.weight" in caplog.text
         both = old | {"bert.embeddings.LayerNorm.weight": old["bert.embeddings.LayerNorm.gamma"].clone()}
         save_file(both, tmp_path / "model.safetensors")
         with pytest.raises(WeightsError, match=r"LayerNorm\.\w+ and \S+LayerNorm\.\w+ are two of one name"):

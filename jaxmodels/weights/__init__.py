@@ -145,7 +145,7 @@ def load(
         found = fit(model, shape, leaves, stated, **options)
         if given is None:
             require_whole(model, leaves, skip)
-        say(found, str(source))
+        say(found, str(source), () if skip else unused)
         tensors = read_tensors(path, signed=said is not None and said.ours)
         return model, nested(values(found, tensors))
     except WeightsError as e:

@@ -133,10 +133,13 @@ def fit(
     return Fit(model, shape, format, prefix, names, places, tuple(twins), constants, cast)
 
 
-def say(found: Fit, source: str = "") -> None:
-    """Logs that names lost a prefix."""
+def say(found: Fit, source: str = "", unused: Sequence[str] = ()) -> None:
+    """Logs that names lost a prefix, and which tensors go nowhere."""
+    begin = f"{source}: " if source else ""
     if found.prefix:
-        logger.warning("%sthe names begin with %r, which is taken off", f"{source}: " if source else "", found.prefix)
+        logger.warning("%sthe names begin with %r, which is taken off", begin, found.prefix)
+    if unused:
+        logger.warning("%sthe model has no use for %s", begin, few(unused, 3))
 
 
 def values(found: Fit, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
