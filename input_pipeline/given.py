@@ -9,7 +9,7 @@ from pathlib import Path
 
 from input_pipeline.datasets.local import read_records
 from input_pipeline.errors import DataError, shortened
-from input_pipeline.files import lines_of, read_text
+from input_pipeline.files import SURROGATE, lines_of, read_text
 
 SUFFIXES = (".txt", ".tsv", ".jsonl")
 """Files of texts that are read; a .txt file line by line."""
@@ -94,6 +94,6 @@ def _parts(text: str, name: str, fields: Sequence[str]) -> tuple[str, ...]:
     for field, part in zip(fields, parts, strict=True):
         if not part.strip():
             raise DataError(f"{name}: its {field} is empty")
-        if not part.isascii() and any("\ud800" <= x <= "\udfff" for x in part):
+        if SURROGATE.search(part):
             raise DataError(f"{ascii(shortened(part))[1:-1]}: its {field} is not UTF-8")
     return parts

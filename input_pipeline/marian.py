@@ -55,7 +55,8 @@ def load(path: Path) -> Tokenizer | Marian:
         missing = [name for name in FILES if not file_in(path, name)]
         if not missing:
             return read_marian(path)
-        if not file_in(path, "tokenizer.json") and len(missing) < len(FILES):
+        others = any(file_in(path, name) for name in ("tokenizer.json", "merges.txt"))
+        if not others and len(missing) < len(FILES):
             raise DataError(
                 f"{path} lacks {' and '.join(missing)}: Marian's tokenizer is {', '.join(FILES)}, or a tokenizer.json"
             )

@@ -35,7 +35,9 @@ def read_table(text: str, name: str, columns: Sequence[str], source: str) -> tup
     """
     separator = _separator(text, columns)
     rows = _rows(text, name, separator)
-    _, header = next(rows)
+    _, header = next(rows, (1, []))
+    if not header:
+        raise DataError(f"{name} is empty")
     places = _places(header, name, columns, source)
     lines, numbers = [], []
     for line, row in rows:

@@ -154,16 +154,16 @@ def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
 def _with_settings(file: Path) -> Tokenizer:
     """A ``tokenizer.json`` beside which a ``tokenizer_config.json`` lies.
 
-    The classes of BERT, GPT-2 and RoBERTa take the vocabulary from it and make the rest anew. What they would make
-    otherwise than the file says is made if the settings ask for it, and refused where they say nothing of it.
+    The classes of BERT, GPT-2 and RoBERTa take the vocabulary from it and make the rest anew. A part that they make
+    otherwise is made so if the settings ask for it, and refused where the settings say nothing.
     """
     tokenizer = unpadded(file)
     written = json.loads(tokenizer.to_str())
-    kind = kind_of(file.parent)[0]
-    kind = kind if kind in _ENDS else None
+    said, name = kind_of(file.parent)
+    kind = said if said in _ENDS else None
     settings = read_settings(file.parent, kind, written["added_tokens"])
     if kind is None:
-        _agrees(written, kind_of(file.parent)[0], settings, file)
+        _agrees(written, said, name, settings, file)
     else:
         anew = json.dumps({**written, **_changes(written, kind, settings, file), "added_tokens": []})
         tokenizer = guarded(file, lambda: Tokenizer.from_str(anew))
@@ -177,8 +177,12 @@ def _with_settings(file: Path) -> Tokenizer:
     return tokenizer
 
 
-def _agrees(written: dict[str, Any], kind: str | None, settings: Settings, file: Path) -> None:
-    """Refuses settings of SentencePiece's classes that a ``tokenizer.json`` does not show; it is taken as it is."""
+_GENERIC = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend", None)
+"""Classes that take a ``tokenizer.json`` as it is, whatever the settings."""
+
+
+def _agrees(written: dict[str, Any], kind: str | None, name: str | None, settings: Settings, file: Path) -> None:
+    """Refuses settings of other classes that a ``tokenizer.json`` does not show; it is taken as it is."""
     text = {part: json.dumps(written[part]) for part in ("normalizer", "pre_tokenizer")}
     prefixed = '"Prepend"' in text["normalizer"] or (
         '"Metaspace"' in text["pre_tokenizer"] and '"prepend_scheme": "never"' not in text["pre_tokenizer"]
@@ -188,7 +192,8 @@ def _agrees(written: dict[str, Any], kind: str | None, settings: Settings, file:
         "keep_accents": '"StripAccents"' not in text["normalizer"],
         "add_prefix_space": prefixed,
     }
-    for key in OWN_KEYS.get(kind or "", set()) & shown.keys():
+    keys = OWN_KEYS[kind] if kind else set() if name in _GENERIC else {"do_lower_case"}
+    for key in keys & shown.keys():
         if flag(settings, key, shown[key]) != shown[key]:
             raise DataError(
                 f"{file} contradicts {settings.file.name}, which has {key} = {settings.config[key]}; give "

@@ -86,14 +86,27 @@ _HARMLESS = {
     *("tokenizer_class", "auto_map", "processor_class", "backend", "use_fast", "from_slow"),
     # lengths and padding, which callers say themselves
     *("model_max_length", "max_len", "max_length", "padding_side", "truncation_side", "truncation", "padding"),
-    *("truncation_strategy", "stride", "pad_to_multiple_of", "pad_token_type_id"),
-    # where the files once lay
+    *("truncation_strategy", "stride", "pad_to_multiple_of", "pad_token_type_id", "pad_to_max_length"),
+    # numbers of the model, which do not reach the tokenizer
+    *("vocab_size", "model_type", "architectures", "max_position_embeddings", "task_specific_params", "language"),
+    # how the files were fetched, and where they once lay
+    *("cache_dir", "revision", "subfolder", "trust_remote_code", "use_auth_token", "_from_auto", "tokenizers_version"),
     *("name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file", "is_local"),
     *("local_files_only", "full_tokenizer_file", "fast_tokenizer_files", "device_map", "files_loaded"),
     # messages of a chat, which are not written here
     *("chat_template", "response_template", "response_schema", "chat_control_tokens", "use_default_system_prompt"),
     # what is returned beside the tokens, and what is printed
-    *("model_input_names", "trim_offsets", "return_token_type_ids", "verbose", "init_inputs", "source", "target"),
+    *(
+        "model_input_names",
+        "return_tensors",
+        "mask_padding_with_zero",
+        "trim_offsets",
+        "return_token_type_ids",
+        "verbose",
+        "init_inputs",
+        "source",
+        "target",
+    ),
     # the decoders of `tokenizers` know one way with bytes that are no UTF-8
     "errors",
     # byte-level BPE is not cleaned up; the others: see `clean_up`

@@ -88,7 +88,7 @@ def beam_search(
       length_penalty: above 0 prefers long texts (they have lower probabilities, and are divided by more). Default: as
         the settings say, or 1.
       forbidden: tokens that are never written; their probability is not given to others. Default: as the settings say.
-      settings: all else. What is given beside it goes over it.
+      settings: all else. The other arguments go over it.
       seed: of the draws, if the settings say ``do_sample``.
 
     Returns:
@@ -291,7 +291,7 @@ def _search(
 
 
 def _key(key: jax.Array, now: Beams) -> jax.Array:
-    """Of the draws of a place."""
+    """The key of the draws at a place."""
     return jax.random.fold_in(key, now.place)
 
 

@@ -45,7 +45,7 @@ the encoder's features; next sentence alone; one score for each of several texts
 
 
 class PretrainingLogits(NamedTuple):
-    """Of the masked tokens, and [b, 2] of whether the second text follows the first (0: it does), if that is asked."""
+    """Logits of the masked tokens, and [b, 2] of the next sentence (0: the second text follows) if that is asked."""
 
     tokens: TokenLogits
     next_sentence: Float[Array, "b 2"] | None

@@ -29,7 +29,7 @@ def target_platform() -> str:
 
 
 def target_kind() -> str:
-    """Of the devices of :func:`target_platform`: "TPU v3"; "" where jax does not say."""
+    """The kind of the devices of :func:`target_platform`, such as "TPU v3"; "" where jax does not say."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None) or jax.devices()[0]
     return device.device_kind or ""
 

@@ -75,7 +75,7 @@ def generate(
       seed: of the draws.
       on_tokens: told of the first token and then every few tokens of all that is written so far; True ends it there.
       first_only: write no more than the first few tokens, for instance to compile.
-      settings: all else, as ``weights.generation_config(directory)`` gives it. What is given beside it goes over it.
+      settings: all else, as ``weights.generation_config(directory)`` gives it. The other arguments go over it.
 
     Returns:
       The continuations, a stop token included where one was met; with ``num_return_sequences`` so many for each prompt,

@@ -175,7 +175,7 @@ def test_more_layers_than_tensors_are_not_traced(tmp_path):
 
 
 def test_random_values_are_refused_or_make_a_model():
-    """Of each key: never another exception."""
+    """Random values of each key raise no other exception."""
     rng, outcomes = np.random.default_rng(0), {True: 0, False: 0}
     pool = [*WRONG, *[12, 24, 768, 16, 1e-5, "gelu", "relu", False, {"0": "a"}, [32, 32], 3, 0.1] * 2]
     for kind, family in HUB_FAMILIES.items():

@@ -43,7 +43,7 @@ NOT_SILENT = {  # a shape or a name of a tensor shows them, or nothing that is c
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory):
-    """Of each kind a directory of transformers, and what it loads as."""
+    """A directory of transformers for each kind, and the model that it loads as."""
     found = {}
     for kind in CLASSES:
         directory = tmp_path_factory.mktemp(kind)
@@ -167,7 +167,8 @@ def test_every_key_that_was_read_is_written_again(kind, directories, tmp_path):
     model, variables = weights.load(directory)
     weights.save(tmp_path, model, variables, format="transformers")
     found = json.loads((tmp_path / "config.json").read_text())
-    assert {key: found.get(key) for key in said} == said
+    del said["transformers_version"]  # transformers did not write this one
+    assert {key: found.get(key) for key in said} == said and "transformers_version" not in found
     assert json.loads((tmp_path / "generation_config.json").read_text()) == generation
     assert weights.generation_config(tmp_path) == weights.generation_config(directory)
     assert weights.generation_config(tmp_path).stop == (5, 7)

@@ -127,3 +127,9 @@ def test_standard_input_is_read_as_a_file_is(monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         with pytest.raises(ValueError, match=message):
             predict.read_rows(["-"], CARD)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_a_text_without_rows_is_empty(text):
+    with pytest.raises(DataError, match="- is empty"):
+        read_table(text, "-", ("a", "b"), "a run")

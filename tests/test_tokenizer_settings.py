@@ -197,7 +197,7 @@ def test_tokenizers_of_before_are_the_same(kind, config, tmp_path):
 
 
 def test_cleaning_up_leaves_digests_as_they_were(tmp_path):
-    """What decoded texts look like has no say in what texts become."""
+    """Cleaning up decoded texts leaves the digest of the tokenizer alone."""
     cleaned = {"clean_up_tokenization_spaces": True, "do_lower_case": True}
     path = directory(tmp_path / "a", "BertTokenizer", tokenizer_config=cleaned)
     tokenizer = load_tokenizer(path)

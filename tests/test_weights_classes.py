@@ -61,10 +61,13 @@ CASES = [  # class, settings of its config, arguments of the class
     ("ViTModel", {"pooler_output_size": 10}, {"use_mask_token": True}),
     ("ViTModel", {}, {"add_pooling_layer": False}),
     ("GPT2Model", {}, {}),
+    ("GPT2Model", {"tie_word_embeddings": False}, {}),
     ("GPT2LMHeadModel", {}, {}),
     ("GPT2LMHeadModel", {"tie_word_embeddings": False}, {}),
     ("MarianModel", {}, {}),
     ("MarianModel", {"share_encoder_decoder_embeddings": False}, {}),
+    ("MarianModel", {"tie_word_embeddings": False}, {}),
+    ("MarianModel", {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False}, {}),
     ("MarianMTModel", {}, {}),
     ("MarianMTModel", {"tie_word_embeddings": False}, {}),
     ("MarianMTModel", {"share_encoder_decoder_embeddings": False}, {}),
@@ -316,6 +319,7 @@ def test_a_table_of_positions_is_the_sinusoid_or_refused(tmp_path, cls):
     ("cls", "skip", "name"),
     [
         ("BertForPreTraining", ("pooler", "head_next"), "BertForMaskedLM"),
+        ("BertForPreTraining", ("head",), "BertModel"),
         ("BertForPreTraining", ("head*",), "BertModel"),
         ("BertForSequenceClassification", ("head",), "BertModel"),
         ("BertForSequenceClassification", ("classifier.*",), "BertModel"),
@@ -367,3 +371,31 @@ def test_prefixes_are_taken_off_and_named(tmp_path, caplog, prefix):
             assert_same(cls, *weights.load(tmp_path), theirs(module))
         said = prefix.replace("_orig_mod.", "")
         assert (f"the names begin with {said!r}, which is taken off" in caplog.text) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("cls", "part"),
+    [
+        ("BertForPreTraining", "pooler"),
+        ("BertForPreTraining", "seq_relationship"),
+        ("ViTForImageClassification", "classifier"),
+    ],
+)
+def test_a_class_that_lacks_one_of_its_parts_is_no_other_class(tmp_path, cls, part):
+    make(cls).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({name: x for name, x in tensors.items() if part not in name}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"{part}\S* is missing"):
+        weights.load(tmp_path)
+
+
+def test_what_transformers_made_of_an_export_is_read_as_its_own(tmp_path):
+    module = make("BertForPreTraining")
+    module.save_pretrained(tmp_path / "theirs")
+    weights.save(tmp_path / "ours", *weights.load(tmp_path / "theirs"), format="transformers")
+    again = type(module).from_pretrained(tmp_path / "ours").eval()
+    again.bert.embeddings.LayerNorm.bias.data += 1
+    again.config.bos_token_id = 7
+    again.save_pretrained(tmp_path / "again")
+    assert_same("BertForPreTraining", *weights.load(tmp_path / "again"), theirs(again))
+    assert weights.generation_config(tmp_path / "again").bos == 7

@@ -172,7 +172,7 @@ def brier(label: np.ndarray, probability: np.ndarray, draws: np.ndarray) -> dict
 
 
 def always(count: int) -> float:
-    """What happened ``count`` times of ``count`` has at least this probability: the exact 97.5% bound, one-sided."""
+    """The least probability of an event seen ``count`` times of ``count``: the exact 97.5% bound, one-sided."""
     return 0.025 ** (1 / count)
 
 

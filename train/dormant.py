@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 TEXT_OPTIONS = ("tokenizer", "vocab_size", "max_len", "texts")
-"""Of ``config.data``, for models that read text."""
+"""Options of ``config.data`` that only models of text read."""
 
 
 def dormant(config: Any, *, text: bool) -> dict[str, str]:

@@ -193,7 +193,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _check_values(value: Any, name: str) -> None:
-    """Of every number and text in a value: float32 can hold it; it has no controls and could be a path."""
+    """Checks that float32 holds each number in a value, and that each text has no controls and could be a path."""
     if isinstance(value, dict):
         for k, v in value.items():
             _check_values(k, name)

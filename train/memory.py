@@ -1,6 +1,6 @@
-"""Whether what a run needs can be in memory at all, asked before anything large is made.
+"""Refuses a run that cannot be in memory at all, before anything large is made.
 
-What is refused is absurd, not tight: a run that needs a little less than there is may still end for want of memory.
+Only absurd sizes are refused: a run that just fits may still end for want of memory.
 """
 
 import math

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.errors import DataError, shortened
-from input_pipeline.files import lines_of, read_text
+from input_pipeline.files import SURROGATE, lines_of, read_text
 
 SPLITS = (("train", "train"), ("val", "validation"), ("dev", "validation"), ("test", "test"))
 """How a file's name begins, and the split it belongs to."""
@@ -114,7 +114,7 @@ def read_records(path: Path, fields: Sequence[str], *, rest: bool = False) -> It
         for field in fields:
             if not isinstance(record[field], str) or not record[field].strip():
                 raise DataError(f"{path}, line {number}: its {field} is empty or no text")
-            if not record[field].isascii() and any("\ud800" <= x <= "\udfff" for x in record[field]):
+            if SURROGATE.search(record[field]):
                 raise DataError(
                     f"{path}, line {number}: its {field} has half of a surrogate pair, which is no character"
                 )

@@ -42,7 +42,7 @@ def save(path: str | Path, variables: PyTree) -> int:
 
 
 Shapes = dict[str, tuple[int, ...]]
-"""Of variables, by their path."""
+"""Path of a variable -> its shape."""
 
 
 def load(path: str | Path, *, check: Callable[[Shapes], None] = lambda shapes: None) -> PyTree:

@@ -9,7 +9,7 @@ from jaxmodels.decode.processors import ANY, Rules, Sequences
 from jaxmodels.decode.settings import GenerationConfig, outside
 
 EVERY = False
-"""Whether rules that do nothing are there too: all settings then share one compiled program, which is slower."""
+"""True keeps rules that do nothing, so that all settings share one compiled program, which is slower."""
 
 NOWHERE = values.LARGEST
 """Stands for a place that no text reaches, and for a token that no vocabulary has."""

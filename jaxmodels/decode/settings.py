@@ -22,7 +22,7 @@ Tokens = tuple[int, ...] | list[int]
 CHECKS: dict[str, Check] = {
     "start": values.token,
     "bos": values.token,
-    "pad": values.token,
+    "pad": values.whole(-1),  # -1 in some files: none
     "stop": values.token_or_tokens,
     "forbidden": values.tokens,
     "bad_words": values.words,
@@ -37,7 +37,7 @@ CHECKS: dict[str, Check] = {
     "do_sample": values.flag,
     "temperature": values.number(0, values.NORMAL[1]),
     "top_k": values.whole(0),
-    "top_p": values.number(0, 1, above=True),
+    "top_p": values.number(0, 1),
     "min_p": values.number(0, 1),
     "top_h": values.number(0, 1, above=True),
     "typical_p": values.number(0, 1, above=True),
@@ -166,6 +166,8 @@ def sampling(settings: GenerationConfig, beams: int = 1) -> Sampling:
         name: getattr(settings, name)
         for name in ("temperature", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
     }
+    if given["top_p"] == 0:  # the most probable token alone
+        given["top_p"] = values.NORMAL[0]
     given["top_k"] = TOP_K if settings.top_k is None else settings.top_k
     keep = 1 if beams == 1 else max(1, len(settings.stop)) + 1
     return Sampling(**{name: value for name, value in given.items() if value is not None}, keep=keep)

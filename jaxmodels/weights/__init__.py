@@ -29,12 +29,13 @@ from jaxmodels.weights.directory import (
     described,
     generation_text,
     image_shape_of,
+    read_config,
     require_plausible,
     tokens_are_guessed,
 )
 from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import local_path, read_header, read_tensors, resolve_source, write_tensors
-from jaxmodels.weights.fitting import fit, rules_of, say, values, with_images
+from jaxmodels.weights.fitting import cut, fit, rules_of, say, values, with_images
 from jaxmodels.weights.json_files import read_json_object, short
 from jaxmodels.weights.parts import parts_of, require_whole
 from jaxmodels.weights.rules import Pair, WeightsError, module_pairs, resolve, to_theirs
@@ -130,12 +131,12 @@ def load(
     if isinstance(skip, str):
         raise TypeError(f"skip {skip!r} must be several patterns: ({skip!r},)")
     path, given, said = resolve_source(source), model, None
-    if path.is_dir() and (path / "config.json").exists():
-        said = described(path) if model is None else checked(path, model, skip)
-        model, image_shape, format = said.model, image_shape or said.image_shape or None, format or said.format
-    if model is None:
-        raise WeightsError(f"{source} has no config.json that describes a model; pass model=jaxmodels.create(...)")
     try:
+        if path.is_dir() and (path / "config.json").exists():
+            said = described(path) if model is None else checked(path, model, skip)
+            model, image_shape, format = said.model, image_shape or said.image_shape or None, format or said.format
+        if model is None:
+            raise WeightsError("it has no config.json that describes a model; pass model=jaxmodels.create(...)")
         stated, unused, without = read_header(path), (), ()
         if given is None and said is not None:
             model, unused, without = parts_of(model, stated, skip, foreign=not said.ours, cls=said.cls)
@@ -149,7 +150,7 @@ def load(
         tensors = read_tensors(path, signed=said is not None and said.ours)
         return model, nested(values(found, tensors))
     except WeightsError as e:
-        raise WeightsError(str(e) if str(source) in str(e) else f"{source}: {e}") from e
+        raise WeightsError(cut(str(e) if str(source) in str(e) else f"{source}: {e}", 500)) from e
 
 
 def generation_config(source: str | Path) -> GenerationConfig:
@@ -159,8 +160,11 @@ def generation_config(source: str | Path) -> GenerationConfig:
       WeightsError: not found, damaged, or with settings that are refused; see :mod:`jaxmodels.decode.hub`.
     """
     directory = resolve_source(source)
-    paths = directory / "config.json", directory / "generation_config.json"
-    config, generation = (read_json_object(path) if path.exists() else None for path in paths)
+    if not directory.is_dir():
+        raise WeightsError(f"{directory} is a file; settings lie in the directory around it")
+    path = directory / "generation_config.json"
+    generation = read_json_object(path) if path.exists() else None
+    config = read_config(directory) if (directory / "config.json").exists() else None
     if config is not None and tokens_are_guessed(config):
         config = {"vocab_size": config.get("vocab_size")}
     try:

@@ -19,7 +19,7 @@ CONTAINERS = (
 )
 """Keys under which training scripts save a state dict beside others, the first that is there first."""
 DEPTH = 4
-"""Of state dicts in state dicts."""
+"""Most levels of state dicts in state dicts."""
 
 
 class Converted(NamedTuple):

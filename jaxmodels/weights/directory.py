@@ -26,7 +26,7 @@ DTYPES = ("dtype", "param_dtype")
 NOT_SAVED = (*DTYPES, "parent", "name", "origin")
 LABELS = ("id2label", "label2id")
 MAX_SIZE, MAX_IMAGE = 2**25, 2**26
-"""Of one whole number, and of all numbers of an image, in a section ``jaxmodels``."""
+"""Limits of one whole number, and of all numbers of an image, in a section ``jaxmodels``."""
 SILENT: dict[type[nn.Module], tuple[str, ...]] = {
     jaxmodels.MLP: ("activation",),
     jaxmodels.CNN: ("pool",),
@@ -56,6 +56,18 @@ class Said(NamedTuple):
     cls: str | None = None
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """The object of ``config.json``, without the section ``jaxmodels`` if transformers wrote the file since.
+
+    Raises:
+      WeightsError: see ``read_json_object``.
+    """
+    config = read_json_object(directory / "config.json")
+    if "transformers_version" in config:  # which no export from here has
+        config.pop("jaxmodels", None)
+    return config
+
+
 def described(directory: Path) -> Said:
     """The model that the ``config.json`` of a directory describes.
 
@@ -63,7 +75,7 @@ def described(directory: Path) -> Said:
       WeightsError: it describes none, or one that we do not have; in one line that names the file.
     """
     path = directory / "config.json"
-    config = read_json_object(path)
+    config = read_config(directory)
     try:
         if "jaxmodels" in config:
             said = _of_section(config["jaxmodels"])
@@ -92,7 +104,7 @@ def checked(directory: Path, model: nn.Module, skip: Sequence[str]) -> Said:
       WeightsError: another class of model, or a field that no shape shows has another value; the message names both.
     """
     path = directory / "config.json"
-    config = read_json_object(path)
+    config = read_config(directory)
     family = hub_family(model)
     try:
         if "jaxmodels" in config:
@@ -263,9 +275,9 @@ def _read_before(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _merged(written: Mapping[str, Any], said: Mapping[str, Any], model: nn.Module, family: HubFamily) -> dict[str, Any]:
-    """What was read, with what the model's fields say over it; what means the same stays as it was."""
+    """Puts the model's fields over what was read; values that mean the same stay as they were."""
     values = account(said, family)
-    kept = {key: value for key, value in said.items() if key not in family.aliases}
+    kept = {key: value for key, value in said.items() if key not in {*family.aliases, "transformers_version"}}
     for key, value in written.items():
         setting = family.applied.get(key)
         if key in LABELS or key == "architectures":

@@ -7,6 +7,7 @@ it: the format itself does not notice a flipped bit. Files from elsewhere have n
 model has.
 """
 
+import difflib
 import hashlib
 import json
 import re
@@ -45,7 +46,7 @@ class Stated(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What is known of one file before its tensors are read: them by name, and whether it has a digest."""
+    """A file before its tensors are read: their shapes by name, and whether it has a digest."""
 
     tensors: dict[str, Stated]
     metadata: dict[str, str]
@@ -188,7 +189,8 @@ def resolve_source(source: str | Path) -> Path:
 def _read_file(path: Path, *, signed: bool) -> dict[str, np.ndarray]:
     header = _read_header(path)
     digest = header.metadata.get(DIGEST)
-    if digest is None and (signed or any(map(HASH.fullmatch, header.metadata.values()))):
+    renamed = difflib.get_close_matches(DIGEST, header.metadata, n=1)  # the name is damaged
+    if digest is None and (signed or any(HASH.fullmatch(header.metadata[name]) for name in renamed)):
         raise WeightsError(
             f"{path} has lost the SHA-256 of its tensors, with which jaxmodels wrote it: export it again. If another "
             "program has written it since, take the section jaxmodels out of the config.json beside it"

@@ -1,4 +1,4 @@
-"""Which tensor of a file goes where in a model, from names, shapes and types alone; then the values.
+"""Finds the place of each tensor of a file in a model, by names, shapes and types alone; then takes the values.
 
 :func:`fit` reads no value, so that a file is compared with the model before its tensors are read.
 """

@@ -34,6 +34,7 @@ class _Asked(NamedTuple):
     tensors: Mapping[str, Stated]
     skip: Sequence[str]
     foreign: bool
+    cls: str | None = None
 
     def all(self, *modules: str) -> tuple[str, ...]:
         """Names of the tensors in modules of the file."""
@@ -69,7 +70,7 @@ def parts_of(
             f"skip={(*skip, *patterns)} loads the rest"
         )
     find = PARTS.get(type(model))
-    return Parts(model) if find is None else find(model, _Asked(tensors, skip, foreign))
+    return Parts(model) if find is None else find(model, _Asked(tensors, skip, foreign, cls))
 
 
 def require_whole(model: nn.Module, leaves: Mapping[str, Any], skip: Sequence[str]) -> None:
@@ -86,11 +87,13 @@ def _bert(model: BERT, asked: _Asked) -> Parts:
     pooler = bool(asked.names("pooler.dense")) and not asked.left("pooler")
     following = bool(asked.names("cls.seq_relationship")) and not asked.left("head_next")
     theirs, ours = BERT_HEADS[model.head]
-    if asked.left(ours) or (asked.all(*theirs) and not asked.names(*theirs)):
+    if asked.left(ours) or asked.left("head") or (asked.all(*theirs) and not asked.names(*theirs)):
         model = model.clone(head="none", pool="cls", next_sentence=True, tie_embeddings=True)
         unused = asked.all(*theirs)
     elif model.head == "pretraining":
-        model = model.clone(next_sentence=model.next_sentence and pooler and following)
+        left = asked.left("pooler") or asked.left("head_next") or (asked.all("cls.seq_relationship") and not following)
+        whole = asked.cls == "BertForPreTraining" and not left  # what it lacks is an error
+        model = model.clone(next_sentence=model.next_sentence and (whole or (pooler and following)))
         unused = () if model.next_sentence else asked.all("cls.seq_relationship")
     else:
         unused = ()
@@ -104,7 +107,8 @@ def _bert(model: BERT, asked: _Asked) -> Parts:
 def _vit(model: ViT, asked: _Asked) -> Parts:
     pooler = () if asked.left("dense") else asked.names("pooler.dense")
     unused: tuple[str, ...] = ()
-    if asked.left("head") or (asked.foreign and not asked.names("classifier")):
+    lost = asked.cls == "ViTForImageClassification" and not asked.all("classifier")  # an error, no other class
+    if asked.left("head") or (asked.foreign and not asked.names("classifier") and not lost):
         width = model.representation_size
         if asked.foreign:
             width = next((asked.tensors[name].shape[0] for name in pooler if name.endswith(".weight")), 0)
@@ -119,8 +123,11 @@ def _transformer(model: Transformer, asked: _Asked) -> Parts:
     if not asked.foreign:
         return Parts(model)
     model = model.clone(logits_bias="final_logits_bias" in {name.rpartition(".")[2] for name in asked.tensors})
+    untied = not model.tie_embeddings
+    if untied and not model.logits_bias and not asked.all("lm_head"):  # MarianModel has no logits
+        model = model.clone(tie_embeddings=True)
     sides = [asked.names(f"{side}.embed_tokens") for side in ("encoder", "decoder")]
-    if model.share_embeddings and not model.tie_embeddings and all(sides):  # transformers 5 ties none of the three then
+    if model.share_embeddings and untied and all(sides):  # transformers 5 ties none of the three then
         return Parts(model.clone(share_embeddings=False), asked.all("shared"))
     return Parts(model)
 

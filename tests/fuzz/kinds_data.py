@@ -270,7 +270,7 @@ def _require_rows(path: Path, content: bytes) -> None:
 
 
 def _numbers(text: str) -> np.ndarray:
-    """Of the columns by their names, of the separator with which there are all of them."""
+    """Numbers of the named columns, with the separator that gives all of them."""
     for separator in ",\t;":
         table = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
         if set(COLUMNS) <= set(table[0]):

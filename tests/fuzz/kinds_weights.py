@@ -91,7 +91,7 @@ def prepare_safetensors(directory: Path) -> Any:
 
 
 def safetensors(context: Any, rng: Rng, place: Path) -> None:
-    """What is read is what the format says; what was written here is what was written, or refused."""
+    """Reads what the format says; a file of ours gives what was written, or is refused."""
     model, original, contents = context
     content = _changed(rng, pick(rng, contents), pick(rng, contents))
     path = put(place, "model.safetensors", content)

@@ -55,6 +55,7 @@ HARMLESS = frozenset(
         "is_decoder",  # which GPT-2 always is
         "reorder_and_upcast_attn",  # the same products in another order
         "predict_special_tokens",
+        "n_special",  # tokens that OpenAI's first GPT added to its vocabulary
         # of the second head of GPT2DoubleHeadsModel
         "summary_type",
         "summary_use_proj",
@@ -69,7 +70,7 @@ HARMLESS = frozenset(
 )
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "GPT2LMHeadModel": {},
-    "GPT2Model": {},  # its hidden states are those of the logits here
+    "GPT2Model": {"tie_embeddings": True},  # its hidden states are those of the logits here
     "GPT2DoubleHeadsModel": {},
     # without a matrix for logits of their own
     "GPT2ForSequenceClassification": {"tie_embeddings": True},

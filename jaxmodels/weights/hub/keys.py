@@ -142,17 +142,19 @@ BOOKKEEPING = frozenset(
     _experts_implementation _from_model_config _name_or_path _num_labels _output_attentions architectures
     attn_implementation chunk_size_feed_forward cls_token_id dtype experts_implementation finetuning_task
     gradient_checkpointing id2label initializer_factor initializer_range is_staged_model jaxmodels label2id language
-    license mask_token_id model_max_length model_type name name_or_path num_labels output_attentions
-    output_hidden_states output_past prefix problem_type return_dict sep_token_id task_specific_params
+    license mask_token_id max_seq_length model_max_length model_type name name_or_path num_labels output_attentions
+    output_hidden_states output_past prefix problem_type return_dict sbert_ce_default_activation_function
+    sentence_transformers sep_token_id task_specific_params
     tf_legacy_loss tie_last_hidden_states tokenizer_class torch_dtype torchscript transformers.js_config
     transformers_version unk_token_id use_bfloat16 use_return_dict xla_device
     """.split()
 )
 """Keys of every family that change nothing in what a model computes.
 
-Who wrote the file, which outputs are returned, how memory is saved (chunks of a feed-forward layer give the same), how
-new parameters begin, numbers of special tokens, and the type of the stored tensors, which say it themselves.
-``architectures``, labels and ``problem_type`` are read by the ``head`` of a family.
+They name the file's writer, the outputs that are returned, and ways to save memory (chunks of a feed-forward layer
+give the same). They also give how new parameters begin, special tokens, and the stored type, which tensors say.
+``architectures``, labels and ``problem_type`` are read by the ``head`` of a family. Sentence-transformers applies its
+activation to the logits afterwards.
 """
 
 FIXED: Mapping[str, tuple[Any, ...]] = {
@@ -235,12 +237,12 @@ def account(config: Config, family: HubFamily) -> dict[str, Any]:
 
 
 def _empty(value: Any) -> bool:
-    """Whether a key that nobody knows says nothing."""
+    """Tells whether the value of an unknown key says nothing."""
     return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
 def number_of_labels(config: Config) -> int:
-    """How many labels a file says, 2 if it does not; ``num_labels`` wins over ``id2label``, as in transformers.
+    """The number of labels that a file says, 2 if none; ``num_labels`` wins over ``id2label``, as in transformers.
 
     Raises:
       WeightsError: a wrong type.
