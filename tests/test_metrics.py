@@ -97,3 +97,23 @@ def test_a_last_record_without_its_timings_is_no_damage(tmp_path):
     (tmp_path / "timings.jsonl").write_text(timings[0] + "\n")
     Writers(tmp_path, start=2, evaluated=0, steps=3, warn=pytest.fail).close()
     assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize(("kept", "damaged"), [(3, None), (6, 2)])
+def test_records_without_a_checksum_are_kept(tmp_path, kept, damaged):
+    """A power cut took the end of ``timings.jsonl``, or a line of it is damaged; ``metrics.jsonl`` is whole."""
+
+    def write(start, end):
+        writers = Writers(tmp_path, start=start, evaluated=start, steps=10, warn=lambda text: None)
+        for step in range(start + 1, end + 1):
+            writers.record(step, "train", {"loss": 1 / step}, {"step_ms": 1.0})
+        writers.close()
+
+    write(0, 6)
+    timings = (tmp_path / "timings.jsonl").read_text().splitlines(keepends=True)
+    if damaged is not None:
+        timings[damaged] = "garbage\n"
+    (tmp_path / "timings.jsonl").write_text("".join(timings[:kept]))
+    for step in (7, 8):
+        write(step - 1, step)
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == [*range(1, 9)]

@@ -270,3 +270,10 @@ def test_a_named_pipe_does_not_hold_up_a_write(tmp_path):
     with pytest.raises(WorkdirError, match=r"x\.json\.part is a pipe"):
         files.write_atomically(tmp_path / "x.json", "{}")
     assert time.monotonic() - start < 5
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WorkdirError, match="pipe is a pipe, not a file"):
+        files.write_atomically(tmp_path / "pipe", "text")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -72,6 +72,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             "Free some space and run the same command again: it goes on from the last one",
             1,
         )
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'no size is known'}); take smaller batches or fewer examples", 1
     if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in files.FAULTS):
         return f"{error.filename or 'a file'}: {error.strerror}; mend that, and run the same command again", 1
     return None

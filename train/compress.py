@@ -19,7 +19,7 @@ from jaxmodels.compress.prune import prune, sparsity
 from jaxmodels.compress.quantize import executing, int8_share, quantize
 from jaxmodels.compress.surgeon import prune_model
 from train import cli, report, strict_json
-from train.config import Config, ConfigError
+from train.config import EXAMPLES, Config, ConfigError
 from train.evaluate import evaluate, for_this_machine, restore
 from train.files import given, given_text, write_atomically
 from train.setup import Run, build
@@ -224,6 +224,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")
+    if not (1 <= args.batch_size <= EXAMPLES and 0 <= args.examples <= EXAMPLES):
+        parser.error(f"--batch_size must be at least 1 and --examples at least 0, both at most {EXAMPLES}")
     out = args.out or args.workdir / "compress"
     run, state = _open(args.workdir, args.step, args)
     batch_size = -(-args.batch_size // jax.device_count()) * jax.device_count()

@@ -26,7 +26,7 @@ from jaxmodels.capture import feature_maps
 from jaxmodels.fusion import MODALITIES
 from jaxmodels.multitask import OneTask
 from train import cli, explain_page, explain_translation, files, strict_json
-from train.config import ConfigError
+from train.config import EXAMPLES, ConfigError
 from train.evaluate import for_this_machine, restore
 from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
 from train.files import is_disk_full, write_atomically
@@ -279,8 +279,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if bool(args.inputs) == bool(args.split):
         parser.error("give files or texts, or --split")
-    if min(args.count, args.batch_size, args.ig_steps) < 1:
-        parser.error("--count, --batch_size and --ig_steps must be at least 1")
+    if not all(1 <= n <= EXAMPLES for n in (args.count, args.batch_size, args.ig_steps)):
+        parser.error(f"--count, --batch_size and --ig_steps must be at least 1, and at most {EXAMPLES}")
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir

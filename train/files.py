@@ -75,6 +75,11 @@ def kind(path: Path) -> str | None:
 def require(path: Path, wanted: str) -> None:
     """Raises WorkdirError unless ``path`` is of the kind that is ``wanted``, or nothing."""
     found = kind(path)
+    if (found, wanted) == ("a symbolic link", "a directory"):
+        raise WorkdirError(
+            f"{path} is a symbolic link; put the directory itself there (mount --bind brings another disk), or make "
+            "the whole workdir the link"
+        )
     if found not in (wanted, None):
         raise WorkdirError(f"{path} is {found}, not {wanted}; move it away, or choose another path")
 
@@ -111,10 +116,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces a file so that a kill leaves the old or the new content, never half of it.
 
     Raises:
-      WorkdirError: ``path`` is a directory.
+      WorkdirError: ``path`` is no file.
       OSError: the disk is full, or the directory not writable.
     """
-    if kind(path) == "a directory":
+    if kind(path) != "a symbolic link" or (path.exists() and not path.is_file()):  # no device is replaced by a file
         require(path, "a file")
     part = path.with_name(path.name + ".part")
     try:

@@ -3,6 +3,7 @@
 Only absurd sizes are refused: a run that just fits may still end for want of memory.
 """
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -20,19 +21,22 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 """Where Linux says how much of the machine's memory this container may have, in its versions 2 and 1 of that."""
 
 
-def host_bytes() -> int:
-    """Bytes of memory of this machine, or of what this container may have of it."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in map(Path, _LIMITS):
-        text = path.read_text().strip() if path.is_file() else ""
-        found = min(found, int(text)) if text.isdigit() else found
-    return found
+def host_bytes() -> int | None:
+    """Bytes of memory of this machine, or of this container's share of it; None if nobody says."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            found.append(int(Path(path).read_text()))
+    return min((size for size in found if size > 0), default=None)
 
 
 def device_bytes(device: jax.Device, sharers: int) -> int | None:
     """Bytes of memory of a device, None if nobody says; devices that are parts of the processor share the machine's."""
     if device.platform == "cpu":
-        return host_bytes() // sharers
+        host = host_bytes()
+        return None if host is None else host // sharers
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit")
 
@@ -76,5 +80,5 @@ def _require(size: int, limit: int | None, what: str, where: str) -> None:
     if limit is not None and size > limit:
         raise ConfigError(
             f"{what} takes {size / 2**30:,.1f} GiB, and the memory of {where} is {limit / 2**30:,.1f} GiB; take a "
-            "smaller batch, a smaller model or more devices"
+            "smaller batch, a smaller model or more devices, and a new --workdir"
         )

@@ -147,8 +147,8 @@ class Writers:
         timings = workdir / "timings.jsonl"
         for path in (workdir / "metrics.jsonl", timings):
             content = files.read_own(path) or b""
-            checksums, complete = ({}, False) if path == timings else _checksums(files.read_own(timings) or b"")
-            found, damaged = _parse(content, checksums, complete)
+            checksums = {} if path == timings else _checksums(files.read_own(timings) or b"")
+            found, damaged = _parse(content, checksums)
             if damaged:
                 aside = files.keep_aside(path, content)
                 few = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
@@ -202,6 +202,7 @@ class Writers:
         """Puts the records on the disk, so that a checkpoint saved next never outlives them, even in a power cut."""
         if not self.quiet:
             os.fsync(self._metrics.fileno())
+            os.fsync(self._timings.fileno())
 
     def close(self) -> None:
         """Flushes and closes everything."""
@@ -210,27 +211,26 @@ class Writers:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Records of a JSONL file; damaged lines are left out, and a last one that was cut off by a kill."""
-    return _parse(files.read_own(path) or b"", {}, False)[0]
+    return _parse(files.read_own(path) or b"", {})[0]
 
 
-def _parse(
-    content: bytes, checksums: Mapping[tuple[int, str], set[int]], complete: bool
-) -> tuple[list[dict[str, Any]], list[int]]:
+def _parse(content: bytes, checksums: Mapping[tuple[int, str], set[int]]) -> tuple[list[dict[str, Any]], list[int]]:
     """Records, and the numbers of damaged lines.
 
     Args:
-      checksums: (step, kind) -> what the line may have; lines of which nothing is known are taken as they are.
-      complete: there are checksums of all lines, but for the last, which a kill may have left without.
+      checksums: (step, kind) -> what the line may have. A line that has none is taken as it is, since a kill or damage
+        may have cost its checksum; unless a checksum has no line: then this may be that line, with another step.
     """
     records, damaged = [], []
     lines = content.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        record = _record(line)
+    read = [_record(line) for line in lines]
+    homeless = checksums.keys() - {(record["step"], record["kind"]) for record in read if record is not None}
+    for number, (line, record) in enumerate(zip(lines, read, strict=True), 1):
         if record is None:
             if number < len(lines):  # the last has no end: a kill cut it off
                 damaged.append(number)
         elif zlib.crc32(line) in checksums.get(
-            (record["step"], record["kind"]), () if complete and any(lines[number:]) else {zlib.crc32(line)}
+            (record["step"], record["kind"]), () if homeless and any(lines[number:]) else {zlib.crc32(line)}
         ):
             records.append(record)
         else:
@@ -251,14 +251,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if all(isinstance(v, int | float) for k, v in record.items() if k != "kind") else None
 
 
-def _checksums(timings: bytes) -> tuple[dict[tuple[int, str], set[int]], bool]:
-    """(step, kind) -> checksums of its line in ``metrics.jsonl``: several, where a run was interrupted and resumed.
-
-    And whether they are those of all lines: runs of older versions, and damaged files, lack some.
-    """
+def _checksums(timings: bytes) -> dict[tuple[int, str], set[int]]:
+    """(step, kind) -> checksums of its line in ``metrics.jsonl``: several, where a run was interrupted and resumed."""
     found: dict[tuple[int, str], set[int]] = {}
-    records, damaged = _parse(timings, {}, False)
-    for record in records:
+    for record in _parse(timings, {})[0]:
         if isinstance(record.get("crc32"), int):
             found.setdefault((record["step"], record["kind"]), set()).add(record["crc32"])
-    return found, bool(records) and not damaged and all(isinstance(r.get("crc32"), int) for r in records)
+    return found

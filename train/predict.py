@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     names, arrays, broken = read(args.inputs, config, card, args.invert)
     unanswered = 0
     if names:
-        size = -(-args.batch_size // jax.device_count()) * jax.device_count()
+        size = -(-min(args.batch_size, max(64, len(names))) // jax.device_count()) * jax.device_count()
         with contextlib.ExitStack() as stack:
             run, state = opened(build(config, card=card), args.workdir, args.step, args.weights, stack)
             step = run.compile_predict_step(size)

@@ -1,6 +1,5 @@
 """What a run carries from step to step: arrays only, so that it shards, donates and checkpoints as one tree."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,8 +59,3 @@ def init_state(
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
         finite=jnp.ones((), bool),
     )
-
-
-def abstract_state(init: Callable[[jax.Array], TrainState]) -> TrainState:
-    """Shapes and dtypes of ``init(key)`` without computing it."""
-    return jax.eval_shape(init, jax.random.key(0))

@@ -110,7 +110,7 @@ def _unmake(made: list[Path]) -> None:
     """Takes away what was made, outermost first; directories only where they are empty."""
     for path in reversed(made):
         with contextlib.suppress(OSError):
-            path.unlink() if path.name == "lock" else path.rmdir()
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _raise(workdir: Path, error: OSError) -> NoReturn:
