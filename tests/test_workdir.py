@@ -222,7 +222,7 @@ def test_files_have_the_mode_of_the_umask(tmp_path, umask):
     try:
         files.write_atomically(tmp_path / "a.json", "{}")
         report.write_png(tmp_path / "b.png", np.zeros((4, 4, 3), np.uint8))
-        report.plot_curves([{"step": 1, "kind": "train", "loss": 1.0}], tmp_path / "c.png")
+        report.plot_curves([{"step": 1, "kind": "train", "loss": 1.0}], tmp_path / "c.png", {})
         weights_files.write_tensors(tmp_path / "d.safetensors", {"a": np.zeros(3, np.float32)})
         record(tmp_path, [1])
     finally:
