@@ -133,7 +133,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 class _Grey(NamedTuple):
-    """How numbers of more than 8 bits are meant: 0..highest (None: the file does not say), and which end is white."""
+    """The range of numbers of more than 8 bits, 0..highest (None: the file does not say), and which end is white."""
 
     highest: int | None
     inverted: bool

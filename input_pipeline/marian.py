@@ -27,7 +27,7 @@ FILES = ("source.spm", "target.spm", "vocab.json")
 
 
 class Marian(NamedTuple):
-    """What cuts sources and joins translations.
+    """A tokenizer that cuts sources and joins translations.
 
     ``model``: of SentencePiece; ``numbers``: of pieces; ``pieces``: by number; ``added``: tokens that are found in a
     text before it is cut; ``special``: those that are not written; ``unknown``, ``end``, ``pad``: numbers;

@@ -170,7 +170,7 @@ def _name(settings: Settings, key: str) -> str:
 
 
 def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
-    """What stands around a text and between two."""
+    """The tokens around a text and between two."""
 
     def ends(*keys: str) -> list[tuple[str, int]]:
         found = [(name, tokenizer.token_to_id(name)) for name in (_name(settings, key) for key in keys)]

@@ -80,7 +80,7 @@ def _rows(text: str, name: str, separator: str) -> Iterator[tuple[int, list[str]
 
 
 def _places(header: list[str], name: str, columns: Sequence[str], source: str) -> list[int]:
-    """Where the columns stand in a row."""
+    """Numbers of the columns in a row."""
     missing = [column for column in columns if column not in header]
     if missing:
         near = difflib.get_close_matches(missing[0], header, n=1)

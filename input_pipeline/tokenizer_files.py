@@ -135,7 +135,7 @@ def _parts(kind: str, settings: Settings) -> tuple[Any, Any, Any]:
 
 
 def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
-    """What stands around a text and between two."""
+    """The tokens around a text and between two."""
     ends = [(settings.names.get(key), tokenizer.token_to_id(settings.names.get(key, ""))) for key in _ENDS[kind]]
     if kind == "gpt2":
         wanted = [flag(settings, key, False) for key in ("add_bos_token", "add_eos_token")]

@@ -105,7 +105,7 @@ def read_numbers(file: Path) -> dict[str, int]:
 
 
 def guarded(file: Path, read: Callable[[], Any]) -> Any:
-    """What a function of the library gives, or one line about the file.
+    """The result of a function of the library, or one line about the file.
 
     Raises:
         DataError: the library raises; also where Rust panics, which is no Exception in Python.

@@ -138,7 +138,7 @@ _REFUSED_UNLESS: dict[str, tuple[object, ...]] = {
 
 
 class Settings(NamedTuple):
-    """What the files of a directory say of its tokenizer.
+    """Settings of a tokenizer, from the files of its directory.
 
     ``config``: the keys of ``tokenizer_config.json``, empty where there is none; ``said``: whether there is one;
     ``tokens``: those to be added, in order; ``numbers``: of some of them, as a file says; ``names``: the special tokens
@@ -181,7 +181,7 @@ def read_settings(
     json_tokens: Sequence[Mapping[str, Any]] | None = None,
     model_tokens: Sequence[AddedToken | str] | None = None,
 ) -> Settings:
-    """What the files beside a vocabulary say.
+    """Settings from the files beside a vocabulary.
 
     Args:
         directory: which holds them.
@@ -383,7 +383,7 @@ CLEANED = (
     (" ' ", "'"),
     *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
 )
-"""What decoded texts have replaced, in order, where they are cleaned up."""
+"""Replacements in decoded texts, in order, where they are cleaned up."""
 
 
 def clean_up(tokenizer: Tokenizer, settings: Settings) -> None:

@@ -192,7 +192,7 @@ _begin = jax.jit(_put, static_argnames="sampling", donate_argnums=0)  # donated:
 
 
 def _written(text: Text, rules: Rules) -> Written:
-    """What is there, for the processors; the source is the prompt."""
+    """The texts so far, for the processors; the source is the prompt."""
     first = (text.segments == 0).sum(1)
     if not rules.of_source:
         return Written(text.tokens, first, text.place)

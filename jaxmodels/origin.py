@@ -1,10 +1,10 @@
-"""What a model was read from, so that an export can say it again."""
+"""The files that a model was read from, so that an export can say it again."""
 
 from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-    """What a directory said of a model beyond its fields; a model carries it, and computes nothing by it.
+    """The texts of a model's directory beyond its fields; a model carries them, and computes nothing by them.
 
     Attributes:
       config: text of its ``config.json``; generation: of its ``generation_config.json``, None if there was none.

@@ -74,7 +74,7 @@ def undisturbed(workdir: Path, steps: int, *more: str) -> float:
 
 
 def same_states(one: Path, other: Path) -> bool:
-    """Whether every array of two final states is equal bit for bit."""
+    """True if every array of two final states is equal bit for bit."""
     run = setup.build(read_config(one))
     pairs = zip(*(jax.tree.leaves(restore(run, w)) for w in (one, other)), strict=True)
     return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)

@@ -194,7 +194,7 @@ def test_places_of_what_leaves():
 
 
 def tools():
-    """What text generation, beam search and explanations give, for models of one seed."""
+    """Results of text generation, beam search and explanations, for models of one seed."""
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 40, (8, 6)), jnp.int32)
     gpt2 = jaxmodels.create("gpt2_tiny", vocab_size=40, max_len=16, **SMALL)
     variables = gpt2.init(jax.random.key(0), tokens, train=False)

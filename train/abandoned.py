@@ -42,7 +42,7 @@ def _of_libraries(text: str) -> bool:
 
 
 def _late(error: BaseException | None, trace: TracebackType | None) -> bool:
-    """Whether a call from outside of Python met a closed event loop: the outermost frame is asyncio's own."""
+    """True if a call from outside of Python met a closed event loop: the outermost frame is asyncio's own."""
     closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
     return closed and (trace is None or Path(trace.tb_frame.f_code.co_filename).parent.name == "asyncio")
 

@@ -173,7 +173,7 @@ def check_type(value: Any, hint: Any, name: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type, all the way down; bool is not int, and a float is finite."""
+    """True if a value is of an annotated type, all the way down; bool is not int, and a float is finite."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, types.UnionType):
         return any(fits(value, option) for option in arguments)

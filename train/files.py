@@ -64,7 +64,7 @@ def given_text(flag: str) -> Callable[[str], str]:
 
 
 def kind(path: Path) -> str | None:
-    """What lies at ``path``, a link not followed: "a file", "a directory", ...; None: nothing."""
+    """The kind of a path, a link not followed: "a file", "a directory", ...; None: nothing is there."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def keep_aside(path: Path, content: bytes) -> Path:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that no space is left, for all or for this user or file."""
+    """True if an error, or one that caused it, says that no space is left, for all or for this user or file."""
     return bool(disk_full(error))
 
 

@@ -345,7 +345,7 @@ class _Loop:
 
 
 class _Stop:
-    """Whether a signal asked the run to stop at the next step boundary."""
+    """True if a signal asked the run to stop at the next step boundary."""
 
     def __init__(self):
         self.asked = False

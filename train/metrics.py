@@ -239,7 +239,7 @@ def _parse(content: bytes, checksums: Mapping[tuple[int, str], set[int]]) -> tup
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """What a line holds, None if that is no record."""
+    """The record in a line, None if there is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -242,7 +242,7 @@ def read_images(
 def read_texts(words: list[str], card: TextCard) -> tuple[list[str], dict[str, np.ndarray], int]:
     """Texts as given (see :func:`given_texts`), their tokens, and how many words are no texts and no files of texts.
 
-    What is longer than the model takes is cut.
+    Longer texts than the model takes are cut.
     """
 
     def texts(word: str) -> list[tuple[str, ...]]:

@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[Acts, str]] = {
 
 
 def settings_of_files(config: Mapping[str, Any] | None, generation: Mapping[str, Any] | None) -> GenerationConfig:
-    """What a directory of transformers says of how its model writes.
+    """Settings of generation, from a directory of transformers.
 
     As in transformers, ``generation_config.json`` says it all where it exists, else ``config.json``.
 

@@ -19,7 +19,7 @@ ANY = -2
 
 
 class Written(NamedTuple):
-    """What is there when the next token is chosen.
+    """The texts so far, when the next token is chosen.
 
     Attributes:
       tokens: [r, t]; from ``place`` on there is nothing yet. first: [r], place of a text's first token.
@@ -46,7 +46,7 @@ class Sequences(struct.PyTreeNode):
 
 
 class Rules(struct.PyTreeNode):
-    """What the processors do, as arrays; None: nothing. Equal kinds of rules are one compiled program.
+    """The processors as arrays; None does nothing. Equal kinds of rules are one compiled program.
 
     Attributes:
       stops: [e] tokens that end a text.
@@ -87,7 +87,7 @@ class Rules(struct.PyTreeNode):
 
     @property
     def of_source(self) -> bool:
-        """Whether a rule asks for the source."""
+        """Tells if a rule asks for the source."""
         return self.encoder_penalty is not None or self.encoder_ngram is not None
 
 

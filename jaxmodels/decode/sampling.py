@@ -79,7 +79,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the largest logit is taken: a temperature below float32's is 0."""
+        """True if the largest logit is taken: a temperature below float32's is 0."""
         return self.temperature < values.NORMAL[0]
 
 
@@ -153,7 +153,7 @@ def _entropy(logits: jax.Array) -> jax.Array:
 
 
 def _of_low_entropy(logits: jax.Array, top_h: float) -> jax.Array:
-    """Where the tokens are whose entropy, of the most probable on, stays within a share."""
+    """Mask of the most probable tokens whose summed entropy stays within a share."""
     top, index = jax.lax.top_k(logits, min(TOP_H, logits.shape[-1]))
     logp = jax.nn.log_softmax(top)
     terms = -jnp.exp(logp) * logp  # NaN where a probability is 0: such a token stays out
@@ -164,7 +164,7 @@ def _of_low_entropy(logits: jax.Array, top_h: float) -> jax.Array:
 
 
 def _untypical(logits: jax.Array, mass: float, keep: int) -> jax.Array:
-    """Where the tokens are whose information is far from the mean, behind those that reach a mass."""
+    """Mask of the tokens whose information is far from the mean, behind those that reach a mass."""
     logp = jax.nn.log_softmax(logits)
     terms = logp * jnp.exp(logp)
     entropy = -jnp.where(jnp.isnan(terms), 0, terms).sum(-1, keepdims=True)

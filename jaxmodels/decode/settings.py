@@ -1,4 +1,4 @@
-"""How a model writes: every setting of transformers' ``GenerationConfig`` that changes a text."""
+"""Settings of generation: all of transformers' ``GenerationConfig`` that change a text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -61,7 +61,7 @@ CHECKS: dict[str, Check] = {
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How a model writes. None and () say nothing: then transformers' defaults hold.
+    """Settings of generation. None and () say nothing: then transformers' defaults hold.
 
     Lists become tuples, and whole numbers floats where these are meant. ``jaxmodels.generate.generate`` and
     ``jaxmodels.beam.beam_search`` take it as ``settings``; ``weights.generation_config`` reads it from a directory.
@@ -150,12 +150,12 @@ def places(settings: GenerationConfig, prompt: int, most: int) -> int:
 
 
 def says_length(settings: GenerationConfig) -> bool:
-    """Whether there is a greatest length."""
+    """True if there is a greatest length."""
     return settings.max_length is not None or settings.max_new_tokens is not None
 
 
 def sampling(settings: GenerationConfig, beams: int = 1) -> Sampling:
-    """How the next token is drawn; :data:`GREEDY` where it is not.
+    """The draw of the next token; :data:`GREEDY` without one.
 
     Args:
       beams: with several, as many tokens are kept as there are ends, and one more.

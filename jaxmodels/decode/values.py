@@ -48,7 +48,7 @@ def number(low: int | float, high: int | float, *, above: bool = False) -> Check
 
 
 factor = number(*NORMAL)
-"""What scores are multiplied with or divided by."""
+"""A number that scores are multiplied with or divided by."""
 
 
 def flag(name: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a directory of weights says of its model, whether that fits a given one, and what is written for others to read.
+"""The ``config.json`` of a directory of weights: read, compared with a given model, and written.
 
 ``config.json`` is transformers', with a section ``jaxmodels`` in those that are written here.
 """
@@ -42,7 +42,7 @@ SILENT: dict[type[nn.Module], tuple[str, ...]] = {
 
 
 class Said(NamedTuple):
-    """What a directory says.
+    """A directory's description of its model.
 
     Attributes:
       model: as it is described, or the one given; image_shape: empty if it says none; format: None if it says none.
@@ -152,7 +152,7 @@ def config_for(model: nn.Module, shape: Shape, format: str) -> dict[str, Any]:
 
 
 def tokens_are_guessed(config: Mapping[str, Any]) -> bool:
-    """Whether the numbers of tokens in a ``config.json`` are guesses of an export: nothing was read before it."""
+    """True if numbers of tokens in a ``config.json`` are guesses of an export: nothing was read before it."""
     section = config.get("jaxmodels")
     return section is not None and not (isinstance(section, dict) and section.get("tokens") == "read")
 

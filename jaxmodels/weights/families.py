@@ -429,23 +429,23 @@ TOKEN_PAIRS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 
 
 
 def _is_causal(mask: np.ndarray) -> bool:
-    """Whether a mask has ones at and below its diagonal and zeros above it."""
+    """True if a mask has ones at and below its diagonal and zeros above it."""
     size = mask.shape[-1:]
     return mask.shape == (1, 1, *size * 2) and np.array_equal(mask[0, 0] != 0, np.tri(*size, dtype=bool))
 
 
 def _is_hidden(value: np.ndarray) -> bool:
-    """Whether a score is so low that its exponential is 0 beside any other."""
+    """True if a score is so low that its exponential is 0 beside any other."""
     return value.shape == () and bool(value <= -1e4)
 
 
 def _counts(positions: np.ndarray) -> bool:
-    """Whether positions are 0, 1, 2, ..."""
+    """True if positions are 0, 1, 2, ..."""
     return np.array_equal(positions.reshape(-1), np.arange(positions.size))
 
 
 def _is_sinusoid(table: np.ndarray) -> bool:
-    """Whether a table of positions is Marian's, as far as its type can say."""
+    """True if a table of positions is Marian's, as far as its type can say."""
     if table.ndim != 2 or table.shape[1] % 2 or not jnp.issubdtype(table.dtype, jnp.floating):
         return False
     difference = np.abs(sine_positions(*table.shape, halves=True) - table.astype(np.float64))

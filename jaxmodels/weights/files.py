@@ -39,7 +39,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 class Stated(NamedTuple):
-    """What a file's header says of a tensor."""
+    """Shape and type of a tensor, from a file's header."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

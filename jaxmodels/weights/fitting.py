@@ -31,7 +31,7 @@ DEPTH = 8
 
 @dataclass(frozen=True)
 class Fit:
-    """Where each tensor of a file goes.
+    """The place of each tensor of a file.
 
     Attributes:
       model: what the file was compared with; shape: of its images, empty for text; format: of the names.
@@ -229,7 +229,7 @@ def _present(name: str, names: Mapping[str, str], aliases: Mapping[str, Sequence
 
 
 def _fault(source: Source, tensor: Any, leaf: Any, cast: bool) -> str | None:
-    """What is wrong with a tensor's shape or type, to follow its name."""
+    """The fault of a tensor's shape or type, to follow its name."""
     shape, dtype = tuple(tensor.shape), np.dtype(tensor.dtype)
     if source.tensor.counter:
         good = shape == () and dtype == np.int64

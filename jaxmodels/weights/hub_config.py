@@ -24,7 +24,7 @@ HUB_FAMILIES: dict[str, HubFamily] = {
 
 
 def hub_family(model: nn.Module) -> HubFamily | None:
-    """How transformers describes a model, None if it has no such class."""
+    """The family of transformers that describes a model, None if it has no such class."""
     return next((family for family in HUB_FAMILIES.values() if family.cls is type(model)), None)
 
 

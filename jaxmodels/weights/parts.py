@@ -15,7 +15,7 @@ from jaxmodels.weights.rules import WeightsError
 
 
 class Parts(NamedTuple):
-    """What a directory has of the model that its ``config.json`` describes.
+    """The parts of a described model that its directory has.
 
     Attributes:
       model: without the other parts.
@@ -45,7 +45,7 @@ class _Asked(NamedTuple):
         return tuple(n for n in self.all(*modules) if not skipped(f"file/{n}", self.skip))
 
     def left(self, module: str) -> bool:
-        """Whether a module of ours is left out."""
+        """True if a module of ours is left out."""
         return skipped(f"params/{module}", self.skip)
 
 

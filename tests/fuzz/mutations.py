@@ -1,4 +1,4 @@
-"""What happens to files: flipped bits, lost, doubled and strange bytes, mixed lines, JSON that says something else."""
+"""Damage to files: flipped bits, lost, doubled and strange bytes, mixed lines, JSON that says something else."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ VALUES = (
     *(float("nan"), float("inf"), float("-inf"), "", "a", "gelu", "0", "\x00", "\u2028", "\ud800", "a" * 3000),
     *([], {}, [1], [[]], {"a": 1}, [0] * 300),
 )
-"""What is put in the place of a value of JSON."""
+"""Values that are put in the place of a value of JSON."""
 
 
 def pick(rng: Rng, choices: Any) -> Any:

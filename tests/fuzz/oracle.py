@@ -1,4 +1,4 @@
-"""What holds of every case: a known error in one short line, or the content of the file; in time and in memory."""
+"""The oracle of every case: a known error in one short line, or the content of the file; in time and in memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -172,7 +172,7 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class HubFamily:
-    """How a family of transformers describes a model here.
+    """The description of a model by a family of transformers.
 
     Attributes:
       cls: our class; format: of its tensors in ``jaxmodels.weights``, None where files have one of several.
