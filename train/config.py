@@ -53,8 +53,6 @@ HEADS = {"masked_lm": "pretraining", "classification": "classification", "regres
 EXAMPLES = 2**20
 """The most examples of a batch."""
 
-NEVER = 2**63 - 1
-"""The most steps between two evaluations, log lines or checkpoints."""
 
 PIXELS = 2**13
 """The most pixels of a side."""
@@ -150,7 +148,7 @@ class MeshConfig:
 class CheckpointConfig:
     """What is kept in ``WORKDIR/checkpoints``. Every evaluation saves too, so that the best can be kept."""
 
-    every: int = field(default=500, metadata=limit(low=1, high=NEVER) | RESUMABLE)  # steps
+    every: int = field(default=500, metadata=limit(low=1) | RESUMABLE)  # steps
     keep_last: int = field(default=2, metadata=limit(low=1) | RESUMABLE)
     keep_best: int = field(default=1, metadata=limit(low=0) | RESUMABLE)  # by accuracy, loss or ELBO on eval_split
 
@@ -269,8 +267,8 @@ class Config:
     # optimiser steps of one call to the device: more where a step is shorter than what the host does between two
     steps_per_execution: int = field(default=1, metadata=limit(low=1, high=10_000))
     eval_batch_size: int = field(default=512, metadata=limit(low=1, high=EXAMPLES))
-    eval_every: int = field(default=500, metadata=limit(low=1, high=NEVER))  # steps
-    log_every: int = field(default=50, metadata=limit(low=1, high=NEVER))  # steps
+    eval_every: int = field(default=500, metadata=limit(low=1))  # steps
+    log_every: int = field(default=50, metadata=limit(low=1))  # steps
     label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are stored in float32
     quantization_aware: bool = False  # trains and evaluates with the rounding of int8, see jaxmodels.compress.quantize

@@ -77,8 +77,8 @@ def require(path: Path, wanted: str) -> None:
     found = kind(path)
     if (found, wanted) == ("a symbolic link", "a directory"):
         raise WorkdirError(
-            f"{path} is a symbolic link; put the directory itself there (mount --bind brings another disk), or make "
-            "the whole workdir the link"
+            f"{path} is a symbolic link, not a directory; put it itself there (mount --bind brings another disk), "
+            "or make the whole workdir the link"
         )
     if found not in (wanted, None):
         raise WorkdirError(f"{path} is {found}, not {wanted}; move it away, or choose another path")
