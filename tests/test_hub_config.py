@@ -244,7 +244,7 @@ def ours(model, variables, given):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Of each kind what the unchanged config gives: our model, transformers' model and its outputs."""
+    """Results of the unchanged config of each kind: our model, transformers' model and its outputs."""
     found = {}
     for kind in CLASSES:
         directory = tmp_path_factory.mktemp(kind)

@@ -50,7 +50,7 @@ def logits_of(outputs):
 
 
 def gradient(model, variables, *inputs):
-    """Of the mean square of all outputs in training, with the outputs in evaluation and the model's new state."""
+    """Gradient of the mean square of all training outputs, the outputs in evaluation and the model's new state."""
 
     def loss(params):
         mutable = [k for k in variables if k != "params"]

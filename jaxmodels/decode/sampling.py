@@ -16,7 +16,7 @@ TOP_H = 100
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; in the order in which it acts.
+    """The draw of the next token; in the order in which it acts.
 
     Attributes:
       repetition_penalty: logits of tokens that the text has already are divided by this if positive, multiplied if

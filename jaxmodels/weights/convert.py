@@ -23,7 +23,7 @@ DEPTH = 4
 
 
 class Converted(NamedTuple):
-    """What was written.
+    """The result of a conversion.
 
     Attributes:
       count: of the tensors; notes: what was chosen and what was taken off, a line each.

@@ -40,7 +40,6 @@ class Fit:
       places: path of our leaf -> its shape and type, where it comes from and the file's tensors.
       twins: names in the file of two tensors that have to be equal.
       constants: name in the file -> name in the format, of tensors to be compared with the family's constants.
-      cast: convert floating-point types.
     """
 
     model: nn.Module
@@ -51,7 +50,6 @@ class Fit:
     places: Mapping[str, tuple[Any, Source, tuple[str, ...]]]
     twins: tuple[tuple[str, str], ...]
     constants: Mapping[str, str]
-    cast: bool
 
 
 def rules_of(model: nn.Module, format: str, shape: Shape) -> tuple[Rule, ...]:
@@ -130,7 +128,7 @@ def fit(
         elif not re.fullmatch(unread, name):
             faults.append(f"{raw} is left over")
     _raise(model, shape, format, faults)
-    return Fit(model, shape, format, prefix, names, places, tuple(twins), constants, cast)
+    return Fit(model, shape, format, prefix, names, places, tuple(twins), constants)
 
 
 def say(found: Fit, source: str = "", unused: Sequence[str] = ()) -> None:
@@ -177,7 +175,7 @@ def values(found: Fit, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def skipped(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern matches the first components of a path behind its collection (or format)."""
+    """True if a pattern matches the first components of a path behind its collection (or format)."""
     components = path.replace(".", "/").split("/")[1:]
     wanted = [pattern.replace(".", "/").split("/") for pattern in patterns]
     return any(len(w) <= len(components) and all(map(fnmatchcase, components, w)) for w in wanted)

@@ -44,7 +44,7 @@ def family_of_config(config: Mapping[str, Any]) -> HubFamily:
 
 
 def fields_from_transformers(config: Mapping[str, Any]) -> Described:
-    """What a ``config.json`` of transformers describes.
+    """The model that a ``config.json`` of transformers describes.
 
     Raises:
       WeightsError: a model type, or a setting, that we do not have.

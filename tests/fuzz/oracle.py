@@ -21,7 +21,7 @@ LINE = 500
 """Characters of an error."""
 
 ERRORS = (ConfigError, DataError, WeightsError, WorkdirError, CheckpointError)
-"""What a user can mend."""
+"""Errors that a user can mend."""
 
 
 class Kind(NamedTuple):
