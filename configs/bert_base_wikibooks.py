@@ -1,13 +1,17 @@
 """BERT base on Wikipedia and books: the recipe of its paper, first phase.
 
-Command    python -m train --config=configs/bert_base_wikibooks.py --workdir=runs/bert_base --config.data.raw_dir=DIR
-Data       Wikipedia and BookCorpus, 3.3 billion words, as your own files: DIR has .jsonl files train... and valid...,
-           each line {"text": "a document"}; the tokenizer is the hub's
-Measured   not here: it builds and its sizes are tested; the data and the 16 accelerators it is made for are not at hand
-Published  next sentence 97 to 98% accurate (Devlin et al. 2019, footnote 5); fine-tuned, MNLI 84.6 / 83.4 (table 1)
-Model      Devlin et al. 2019, appendix A.2: 1,000,000 steps of 256 texts, the first 900,000 of 128 tokens as here; for
-           the rest --config.init_from=runs/bert_base --config.init_skip="()" --config.data.max_len=512
-           --config.steps=100000 --config.optim.learning_rate=1e-5 --config.optim.warmup_steps=0
+Command    python -m train --config=configs/bert_base_wikibooks.py --workdir=runs/bert_base
+           --config.data.raw_dir=DIR
+Data       Wikipedia and BookCorpus, 3.3 billion words, as your own files: DIR has .jsonl files
+           train... and valid..., each line {"text": "a document"}; the tokenizer is the hub's
+Measured   not here: it builds and its sizes are tested; the data and the 16 accelerators it is made
+           for are not at hand
+Published  next sentence 97 to 98% accurate (Devlin et al. 2019, footnote 5); fine-tuned, MNLI 84.6
+           / 83.4 (table 1)
+Model      Devlin et al. 2019, appendix A.2: 1,000,000 steps of 256 texts, the first 900,000 of 128
+           tokens as here; for the rest --config.init_from=runs/bert_base --config.init_skip="()"
+           --config.data.max_len=512 --config.steps=100000 --config.optim.learning_rate=1e-5
+           --config.optim.warmup_steps=0
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig

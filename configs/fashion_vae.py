@@ -4,11 +4,14 @@ Command    python -m train --config=configs/fashion_vae.py --workdir=runs/fashio
            python -m train.generate --workdir=runs/fashion_vae --count=64
            python -m train.compare.twin --workdir=runs/fashion_vae
 Data       fashion_mnist: 60,000 training and 10,000 test images of 28x28 pixels (Debian's package
-           dataset-fashion-mnist, --config.data.raw_dir=DIR, or a download); greys in [0, 1] are the targets
-Measured   test ELBO -241.28 nats per image (log p(x) from 64 importance samples: -239.01) after 14,000 steps (29.9
-           epochs), 2 minutes on one CPU core, 652,824 parameters. PyTorch's twin, by the third command (the same
-           initial values, batches and noise): -241.17 (-238.96)
-Model      Kingma & Welling 2014 (arXiv:1312.6114), sizes and optimiser of github.com/pytorch/examples/tree/main/vae
+           dataset-fashion-mnist, --config.data.raw_dir=DIR, or a download); greys in [0, 1] are the
+           targets
+Measured   test ELBO -241.28 nats per image (log p(x) from 64 importance samples: -239.01) after
+           14,000 steps (29.9 epochs), 2 minutes on one CPU core, 652,824 parameters. PyTorch's
+           twin, by the third command (the same initial values, batches and noise): -241.17
+           (-238.96)
+Model      Kingma & Welling 2014 (arXiv:1312.6114), sizes and optimiser of
+           github.com/pytorch/examples/tree/main/vae
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig

@@ -1,10 +1,11 @@
 """GPT-2 124M on OpenWebText: the recipe of nanoGPT, half a million tokens a step.
 
 Command    python -m train --config=configs/gpt2_124m_openwebtext.py --workdir=runs/gpt2_124m
-Data       OpenWebText (Gokaslan & Cohen 2019), 9 billion tokens: a TFDS data set with a feature `text`, prepared as
-           array_record in data_dir under this name; --config.data.name=text_files reads your own files instead. The
-           tokenizer is the hub's
-Measured   not here: it builds and its sizes are tested; the data and the 8 accelerators it is made for are not at hand
+Data       OpenWebText (Gokaslan & Cohen 2019), 9 billion tokens: a TFDS data set with a feature
+           `text`, prepared as array_record in data_dir under this name;
+           --config.data.name=text_files reads your own files instead. The tokenizer is the hub's
+Measured   not here: it builds and its sizes are tested; the data and the 8 accelerators it is made
+           for are not at hand
 Published  validation loss about 2.85 after 600,000 steps, 4 days on 8 A100 (nanoGPT's README)
 Model      Radford et al. 2019; the vocabulary is padded to a multiple of 128
 """

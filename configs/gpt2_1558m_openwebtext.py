@@ -4,9 +4,11 @@ Command    python -m train --config=configs/gpt2_1558m_openwebtext.py --workdir=
 Data       OpenWebText, see configs/gpt2_124m_openwebtext.py
 Measured   not here: neither the data nor the slice are at hand
 Plan       python -m train.plan --config=configs/gpt2_1558m_openwebtext.py --topology=v5e:4x4
-Published  perplexity 17.5 on WikiText-103 without training on it (Radford et al. 2019, table 3), from 40 GB of WebText
-Model      Radford et al. 2019; the vocabulary is padded to a multiple of 128. The learning rate is that of the model of
-           1.3 billion parameters in Brown et al. 2020, table 2.1; the rest is nanoGPT's
+Published  perplexity 17.5 on WikiText-103 without training on it (Radford et al. 2019, table 3),
+           from 40 GB of WebText
+Model      Radford et al. 2019; the vocabulary is padded to a multiple of 128. The learning rate is
+           that of the model of 1.3 billion parameters in Brown et al. 2020, table 2.1; the rest is
+           nanoGPT's
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, MeshConfig, OptimConfig

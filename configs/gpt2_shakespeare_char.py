@@ -1,11 +1,14 @@
 """GPT-2 of 10.8 million parameters on Tiny Shakespeare, character by character: for a GPU or TPU.
 
 Command    python -m train --config=configs/gpt2_shakespeare_char.py --workdir=runs/shakespeare
-           python -m train.generate --workdir=runs/shakespeare --step=best --prompt="ROMEO:" --temperature=0.8
-Data       Tiny Shakespeare (Karpathy 2015): 1,003,854 characters to train on, 111,540 to validate; 65 different ones
+           python -m train.generate --workdir=runs/shakespeare --step=best --prompt="ROMEO:"
+               --temperature=0.8
+Data       Tiny Shakespeare (Karpathy 2015): 1,003,854 characters to train on, 111,540 to validate;
+           65 different ones
 Measured   not yet: no accelerator was at hand
 Published  best validation loss 1.4697 (nanoGPT's README: 3 minutes on an A100)
-Model      Radford et al. 2019, 6 layers of 384 features, windows of 256; nanoGPT leaves out the biases, here they are
+Model      Radford et al. 2019, 6 layers of 384 features, windows of 256; nanoGPT leaves out the
+           biases, here they are
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
@@ -25,7 +28,12 @@ def get_config() -> Config:
             "scan": True,
         },
         objective="causal_lm",
-        data=DataConfig(name="tiny_shakespeare", eval_split="validation+test", tokenizer="characters", max_len=256),
+        data=DataConfig(
+            name="tiny_shakespeare",
+            eval_split="validation+test",
+            tokenizer="characters",
+            max_len=256,
+        ),
         optim=OptimConfig(
             name="adamw",
             learning_rate=1e-3,

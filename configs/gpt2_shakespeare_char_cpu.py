@@ -1,11 +1,15 @@
 """GPT-2 of 0.8 million parameters on Tiny Shakespeare, character by character: minutes on a CPU.
 
-Command    python -m train --config=configs/gpt2_shakespeare_char_cpu.py --workdir=runs/shakespeare_cpu
-           python -m train.generate --workdir=runs/shakespeare_cpu --prompt="ROMEO:" --temperature=0.8
-Data       Tiny Shakespeare (Karpathy 2015): 1,003,854 characters to train on, 111,540 to validate; 65 different ones
-Measured   validation loss 1.799 nats per character (2.59 bits) over all of it after 2,000 steps, 3 minutes on 2 shared
-           cores; with nanoGPT's learning rate of 1e-3, half of this one, 1.896
-Published  validation loss 1.88 (nanoGPT's README: 4 layers, 128 wide, windows of 64, batch 12, 2,000 steps, no dropout)
+Command    python -m train --config=configs/gpt2_shakespeare_char_cpu.py
+           --workdir=runs/shakespeare_cpu
+           python -m train.generate --workdir=runs/shakespeare_cpu --prompt="ROMEO:"
+               --temperature=0.8
+Data       Tiny Shakespeare (Karpathy 2015): 1,003,854 characters to train on, 111,540 to validate;
+           65 different ones
+Measured   validation loss 1.799 nats per character (2.59 bits) over all of it after 2,000 steps, 3
+           minutes on 2 shared cores; with nanoGPT's learning rate of 1e-3, half of this one, 1.896
+Published  validation loss 1.88 (nanoGPT's README: 4 layers, 128 wide, windows of 64, batch 12,
+           2,000 steps, no dropout)
 Model      Radford et al. 2019; nanoGPT has no biases in this run, here they are
 """
 
@@ -25,7 +29,12 @@ def get_config() -> Config:
             "attention_dropout_rate": 0.0,
         },
         objective="causal_lm",
-        data=DataConfig(name="tiny_shakespeare", eval_split="validation+test", tokenizer="characters", max_len=64),
+        data=DataConfig(
+            name="tiny_shakespeare",
+            eval_split="validation+test",
+            tokenizer="characters",
+            max_len=64,
+        ),
         optim=OptimConfig(
             name="adamw",
             learning_rate=2e-3,

@@ -1,8 +1,8 @@
 """ResNet-50 on ImageNet-1k: the 90-epoch recipe of Goyal et al. 2017, for 8 accelerators.
 
 Command    python -m train --config=configs/imagenet_resnet50.py --workdir=runs/imagenet_resnet50
-Data       imagenet2012 (Russakovsky et al. 2015), prepared once with TFDS: 1,281,167 training and 50,000 validation
-           images; it cannot be downloaded without an account at image-net.org
+Data       imagenet2012 (Russakovsky et al. 2015), prepared once with TFDS: 1,281,167 training and
+           50,000 validation images; it cannot be downloaded without an account at image-net.org
 Measured   not run here: the data is not freely available
 Published  0.763 (Goyal et al. 2017, arXiv:1706.02677), 0.765 (flax linen example)
 """
@@ -25,7 +25,12 @@ def get_config() -> Config:
             flip=True,
         ),
         optim=OptimConfig(
-            name="sgd", learning_rate=0.4, warmup_steps=6_255, weight_decay=1e-4, momentum=0.9, nesterov=True
+            name="sgd",
+            learning_rate=0.4,
+            warmup_steps=6_255,
+            weight_decay=1e-4,
+            momentum=0.9,
+            nesterov=True,
         ),
         checkpoint=CheckpointConfig(every=1251),
         steps=112_590,  # 90 epochs

@@ -1,15 +1,19 @@
-"""Encoder-decoder Transformer on your own sentence pairs; here from English to Chinese, the help pages of LibreOffice.
+"""Encoder-decoder Transformer on your own sentence pairs; here from English to Chinese, the help
+pages of LibreOffice.
 
-Command    python -m train --config=configs/transformer_pairs_en_zh.py --workdir=runs/en_zh --config.data.raw_dir=pairs
-           python -m train.generate --workdir=runs/en_zh --prompt="Click the icon to open the dialog."
-Data       train.tsv, valid.tsv, test.tsv with a tab between source and target; joint byte-level BPE of 8,000 tokens,
-           which needs no segmentation of Chinese. These, on Debian:
+Command    python -m train --config=configs/transformer_pairs_en_zh.py --workdir=runs/en_zh
+           --config.data.raw_dir=pairs
+           python -m train.generate --workdir=runs/en_zh
+               --prompt="Click the icon to open the dialog."
+Data       train.tsv, valid.tsv, test.tsv with a tab between source and target; joint byte-level BPE
+           of 8,000 tokens, which needs no segmentation of Chinese. These, on Debian:
            apt-get download libreoffice-help-en-us libreoffice-help-zh-cn
            for file in libreoffice-help-*.deb; do dpkg -x $file help; done
            python -m input_pipeline.help_pairs help/usr/share/libreoffice/help pairs
            (Debian 12: 21,050 / 500 / 500 pairs, pages of the help in one split each)
-Measured   BLEU 36.5 on the 500 of test.tsv (sacrebleu: nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:2.6.0),
-           19.6% exact, perplexity 19.7, after 3,000 steps, 41 minutes on one shared core
+Measured   BLEU 36.5 on the 500 of test.tsv (sacrebleu:
+           nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:2.6.0), 19.6% exact, perplexity 19.7,
+           after 3,000 steps, 41 minutes on one shared core
            Choose Insert - Floating Frame.
              -> 选择「插入 - 浮动框架」。
            The spin buttons are for entering the numerical value of the color component.

@@ -1,12 +1,16 @@
 """Encoder-decoder Transformer, base, on WMT 2014 from English to German: the recipe of its paper.
 
 Command    python -m train --config=configs/transformer_wmt14.py --workdir=runs/wmt14
-           big: --config.model=transformer_big --config.optim.learning_rate=5e-4 --config.steps=300000
-Data       WMT 2014, 4.5 million pairs: TFDS's wmt14_translate/de-en, prepared as array_record in data_dir; newstest2014
-           for the test; joint byte-level BPE of 37,000 tokens
-Measured   not here: it builds and its sizes are tested; the data and the 8 accelerators it is made for are not at hand
-Published  BLEU 27.3, big 28.4 (Vaswani et al. 2017, table 2: of tokenised text, the mean of the last checkpoints)
-Model      post-norm, learning rate 512^-0.5 step^-0.5 after 4,000 steps, about 25,000 tokens of each side a step
+           big: --config.model=transformer_big --config.optim.learning_rate=5e-4
+           --config.steps=300000
+Data       WMT 2014, 4.5 million pairs: TFDS's wmt14_translate/de-en, prepared as array_record in
+           data_dir; newstest2014 for the test; joint byte-level BPE of 37,000 tokens
+Measured   not here: it builds and its sizes are tested; the data and the 8 accelerators it is made
+           for are not at hand
+Published  BLEU 27.3, big 28.4 (Vaswani et al. 2017, table 2: of tokenised text, the mean of the
+           last checkpoints)
+Model      post-norm, learning rate 512^-0.5 step^-0.5 after 4,000 steps, about 25,000 tokens of
+           each side a step
 """
 
 from train.config import BeamConfig, CheckpointConfig, Config, DataConfig, OptimConfig

@@ -1,4 +1,5 @@
-"""Data for the training application: TFDS data sets without TensorFlow, Grain loaders, augmentation on the device."""
+"""Data for the training application: TFDS data sets without TensorFlow, Grain loaders, augmentation
+on the device."""
 
 from input_pipeline.cards import DatasetCard
 from input_pipeline.decode import Decoding

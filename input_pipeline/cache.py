@@ -1,8 +1,9 @@
-"""Arrays and files that save time when they are there again: with a digest of every block, so that damage is noticed.
+"""Arrays and files that save time when they are there again: with a digest of every block, so that
+damage is noticed.
 
-A cache is a directory of files, and of ``digests``: a line for each file with its bytes and the CRC-32 of each block of
-it, from the first byte of its header on. CRC-32 finds every error of up to 32 bits in a row. The text of ``digests`` is
-made again from the files and must be the same.
+A cache is a directory of files, and of ``digests``: a line for each file with its bytes and the
+CRC-32 of each block of it, from the first byte of its header on. CRC-32 finds every error of up to
+32 bits in a row. The text of ``digests`` is made again from the files and must be the same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def digest_lines(contents: dict[str, np.ndarray]) -> str:
 
 @contextlib.contextmanager
 def written(directory: Path, names: Sequence[str]) -> Iterator[Path]:
-    """A directory to write files with these names into; complete and with its digests it becomes ``directory``.
+    """A directory to write files with these names into; complete and with its digests it becomes
+    ``directory``.
 
     Raises:
         OSError: it cannot be written.
@@ -48,7 +50,9 @@ def written(directory: Path, names: Sequence[str]) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        (temporary / "digests").write_text(digest_lines({name: _mapped(temporary / name) for name in names}))
+        (temporary / "digests").write_text(
+            digest_lines({name: _mapped(temporary / name) for name in names})
+        )
         shutil.rmtree(directory, ignore_errors=True)  # an unsound one
         temporary.rename(directory)
     finally:
@@ -58,7 +62,8 @@ def written(directory: Path, names: Sequence[str]) -> Iterator[Path]:
 def checked(
     directory: Path, names: Sequence[str], *, mapped: Sequence[str] = (), say: bool = True
 ) -> dict[str, np.ndarray] | None:
-    """The bytes of the files of a cache, uint8 [n] each; None if it is not there, or does not fit its digests.
+    """The bytes of the files of a cache, uint8 [n] each; None if it is not there, or does not fit
+    its digests.
 
     Args:
         directory: of the cache.
@@ -70,7 +75,9 @@ def checked(
         if not directory.exists():
             return None
         found = {
-            name: _mapped(directory / name) if name in mapped else np.fromfile(directory / name, np.uint8)
+            name: _mapped(directory / name)
+            if name in mapped
+            else np.fromfile(directory / name, np.uint8)
             for name in names
         }
         if digest_lines(found).encode() == (directory / "digests").read_bytes():

@@ -53,4 +53,7 @@ class DatasetCard:
     def summary(self) -> str:
         """One line for the header of a run."""
         splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
-        return f"{self.name} {self.version}: {splits}; images {'x'.join(map(str, self.image_shape))} uint8"
+        return (
+            f"{self.name} {self.version}: {splits}; images {'x'.join(map(str, self.image_shape))} "
+            "uint8"
+        )

@@ -1,7 +1,7 @@
 """A corpus as one stream of tokens, made once, cached beside the data set, and mapped into memory.
 
-The stream is the documents one after the other, each behind an end-of-text token where the tokenizer has one, and one
-more at the end. It may be larger than memory.
+The stream is the documents one after the other, each behind an end-of-text token where the
+tokenizer has one, and one more at the end. It may be larger than memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from input_pipeline.cache import array_of, checked, written
 from input_pipeline.errors import DataError
 from input_pipeline.examples import split_parts
 from input_pipeline.prepare import locked
-from input_pipeline.tokenizers import END_OF_TEXT, encode, fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
+from input_pipeline.tokenizers import (
+    END_OF_TEXT,
+    encode,
+    fingerprint,
+    load_tokenizer,
+    train_tokenizer,
+    vocabulary_size,
+)
 
 _CHUNK = 256  # documents read at once
 _CACHE_FORMAT = 3  # change with anything that changes tokens
@@ -30,7 +37,11 @@ _STREAM_FILES = ("tokens.json", "starts.npy", "tokens.bin")
 def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict]:
     """The examples of a split as they are stored, in order; their images stay encoded."""
     features = builder.info.features.items()
-    images = {name: tfds.decode.SkipDecoding() for name, f in features if isinstance(f, tfds.features.Image)}
+    images = {
+        name: tfds.decode.SkipDecoding()
+        for name, f in features
+        if isinstance(f, tfds.features.Image)
+    }
     source = builder.as_data_source(split=split, decoders=images or None)
     for start in range(0, len(source), _CHUNK):
         yield from source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
@@ -51,8 +62,9 @@ def text_of(record: dict[str, Any], feature: str, index: int, source: str) -> st
         return record[feature].decode()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"example {index} of {source}: its {feature} is not UTF-8, byte {error.object[error.start]:#04x} at offset "
-            f"{error.start}; prepare the data set from text that is"
+            f"example {index} of {source}: its {feature} is not UTF-8, byte "
+            f"{error.object[error.start]:#04x} at offset {error.start}; prepare the data set from "
+            "text that is"
         ) from error
 
 
@@ -61,7 +73,9 @@ def split_name(builder: tfds.core.DatasetBuilder, split: str) -> str:
     return f"split {split!r} of {builder.info.full_name}"
 
 
-def read_texts(builder: tfds.core.DatasetBuilder, split: str, features: Sequence[str] = ("text",)) -> Iterator[str]:
+def read_texts(
+    builder: tfds.core.DatasetBuilder, split: str, features: Sequence[str] = ("text",)
+) -> Iterator[str]:
     """The texts of a split, in order; of several features one after the other.
 
     Raises:
@@ -73,9 +87,14 @@ def read_texts(builder: tfds.core.DatasetBuilder, split: str, features: Sequence
 
 
 def _cache(builder: tfds.core.DatasetBuilder, *identity: object) -> tuple[Path, Path]:
-    """Root of the caches beside a prepared data set, and where in it something lies that has this identity."""
+    """Root of the caches beside a prepared data set, and where in it something lies that has this
+    identity."""
     names = {split for split in builder.info.splits}
-    stats = [(p.name, p.stat()) for n in sorted(names) for p in map(Path, builder.info.splits[n].filepaths)]
+    stats = [
+        (p.name, p.stat())
+        for n in sorted(names)
+        for p in map(Path, builder.info.splits[n].filepaths)
+    ]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     key = hashlib.sha256(repr((_CACHE_FORMAT, files, identity)).encode()).hexdigest()[:16]
     root = Path(builder.data_dir).parents[builder.info.full_name.count("/")] / ".jaxmodels_cache"
@@ -83,16 +102,22 @@ def _cache(builder: tfds.core.DatasetBuilder, *identity: object) -> tuple[Path, 
 
 
 def trained_tokenizer(
-    builder: tfds.core.DatasetBuilder, kind: str, vocab_size: int, split: str, features: Sequence[str] = ("text",)
+    builder: tfds.core.DatasetBuilder,
+    kind: str,
+    vocab_size: int,
+    split: str,
+    features: Sequence[str] = ("text",),
 ) -> Tokenizer:
-    """A tokenizer trained on the texts of a split, from the cache or else made and, if possible, cached."""
+    """A tokenizer trained on the texts of a split, from the cache or else made and, if possible,
+    cached."""
     root, directory = _cache(builder, "tokenizer", kind, vocab_size, split, *features)
     path, found = directory / "tokenizer.json", None
     if checked(directory, (path.name,)) is not None:
         return load_tokenizer(path)
     try:
         root.mkdir(exist_ok=True)
-        with locked(root, directory.name):  # of several processes one trains, the others find its result
+        # of several processes one trains, the others find its result
+        with locked(root, directory.name):
             if checked(directory, (path.name,), say=False) is None:
                 found = train_tokenizer(kind, read_texts(builder, split, features), vocab_size)
                 with written(directory, (path.name,)) as temporary:
@@ -105,7 +130,8 @@ def trained_tokenizer(
 def open_stream(
     builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str = "text"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of a split and where its documents begin, from the cache or else made and, if possible, cached.
+    """Tokens of a split and where its documents begin, from the cache or else made and, if
+    possible, cached.
 
     Args:
         feature: which holds the text.
@@ -120,7 +146,8 @@ def open_stream(
         return found
     try:
         root.mkdir(exist_ok=True)
-        with locked(root, directory.name):  # of several processes one encodes, the others find its result
+        # of several processes one encodes, the others find its result
+        with locked(root, directory.name):
             if _read_stream(directory, say=False) is None:
                 with written(directory, _STREAM_FILES) as temporary:
                     _write_stream(temporary, builder, split, tokenizer, feature)
@@ -133,7 +160,9 @@ def open_stream(
     return np.concatenate(parts), _starts([len(part) for part in parts], tokenizer)
 
 
-def _encoded(builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str) -> Iterator[np.ndarray]:
+def _encoded(
+    builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str
+) -> Iterator[np.ndarray]:
     """The stream document by document, and what stands at its end."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     separator = np.asarray([] if end is None else [end], np.int32)
@@ -149,7 +178,11 @@ def _starts(lengths: list[int], tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _write_stream(
-    directory: Path, builder: tfds.core.DatasetBuilder, split: str, tokenizer: Tokenizer, feature: str
+    directory: Path,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    tokenizer: Tokenizer,
+    feature: str,
 ) -> None:
     dtype = np.dtype(np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32)
     lengths = []

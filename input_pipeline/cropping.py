@@ -1,7 +1,7 @@
 """Spans of texts in the place of whole ones, in training, on the device.
 
-A teacher that labels spans of a few thousand sentences shows a student more than the sentences do; Jiao et al. 2020
-(TinyBERT, arXiv:1909.10351, section 3.2) replace words to the same end.
+A teacher that labels spans of a few thousand sentences shows a student more than the sentences do;
+Jiao et al. 2020 (TinyBERT, arXiv:1909.10351, section 3.2) replace words to the same end.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ SHORTEST = 0.15
 
 
 def crop_text(
-    key: PRNGKeyArray, tokens: Int[Array, " l"], segments: Int[Array, " l"], ordinary: Bool[Array, " l"], *, rate: float
+    key: PRNGKeyArray,
+    tokens: Int[Array, " l"],
+    segments: Int[Array, " l"],
+    ordinary: Bool[Array, " l"],
+    *,
+    rate: float,
 ) -> tuple[Int[Array, " l"], Int[Array, " l"]]:
-    """One text, or with probability ``rate`` a span of it: of its tokens a share drawn from :data:`SHORTEST` to 1.
+    """One text, or with probability ``rate`` a span of it: of its tokens a share drawn from
+    :data:`SHORTEST` to 1.
 
     Args:
         key: of the draws.
@@ -29,7 +35,9 @@ def crop_text(
     key_rate, key_share, key_start = jax.random.split(key, 3)
     count = ordinary.sum()
     share = jax.random.uniform(key_share, minval=SHORTEST)
-    kept = jnp.where(jax.random.uniform(key_rate) < rate, jnp.ceil(share * count), count).astype(jnp.int32)
+    kept = jnp.where(jax.random.uniform(key_rate) < rate, jnp.ceil(share * count), count).astype(
+        jnp.int32
+    )
     first = jax.random.randint(key_start, (), 0, count - kept + 1)
     place = jnp.cumsum(ordinary) - 1  # of each among those
     stays = (segments > 0) & (~ordinary | ((place >= first) & (place < first + kept)))

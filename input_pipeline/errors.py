@@ -8,6 +8,7 @@ class DataError(ValueError):
 
 
 def shortened(text: object, most: int = 80) -> str:
-    """A value of a message on one line, its middle left out where it is longer than ``most`` characters."""
+    """A value of a message on one line, its middle left out where it is longer than ``most``
+    characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else f"{line[: most * 2 // 3]}...{line[-(most // 3 - 3) :]}"

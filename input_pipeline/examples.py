@@ -1,4 +1,5 @@
-"""Random access to the decoded examples of one split, in memory (with a cache on disk) or record by record."""
+"""Random access to the decoded examples of one split, in memory (with a cache on disk) or record by
+record."""
 
 from __future__ import annotations
 
@@ -30,49 +31,71 @@ Draw = tuple[int, ...]
 """Of what the random numbers of one example are a function."""
 
 
-def image_and_label(builder: tfds.core.DatasetBuilder) -> tuple[str, tfds.features.Image, tfds.features.ClassLabel]:
+def image_and_label(
+    builder: tfds.core.DatasetBuilder,
+) -> tuple[str, tfds.features.Image, tfds.features.ClassLabel]:
     """Returns (key of the image, its feature, the label's feature).
 
     Raises:
         DataError: there is no one uint8 image, or no class label.
     """
     features = dict(builder.info.features.items())
-    images = {key: value for key, value in features.items() if isinstance(value, tfds.features.Image)}
+    images = {
+        key: value for key, value in features.items() if isinstance(value, tfds.features.Image)
+    }
     key = "image" if "image" in images or len(images) != 1 else next(iter(images))
     label = features.get("label")
     if key not in images or images[key].np_dtype != np.uint8 or images[key].shape[-1] not in MODES:
-        raise DataError(f"{builder.info.full_name} needs a uint8 feature 'image', or exactly one; it has {features}")
+        raise DataError(
+            f"{builder.info.full_name} needs a uint8 feature 'image', or exactly one; it has "
+            f"{features}"
+        )
     if not isinstance(label, tfds.features.ClassLabel):
-        raise DataError(f"{builder.info.full_name} needs a feature 'label' that is a ClassLabel; it has {features}")
+        raise DataError(
+            f"{builder.info.full_name} needs a feature 'label' that is a ClassLabel; it has "
+            f"{features}"
+        )
     return key, images[key], label
 
 
 def task_sizes(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> dict[str, int]:
-    """Returns the number of classes of each feature; raises `DataError` unless all are class labels."""
+    """Returns the number of classes of each feature; raises `DataError` unless all are class
+    labels."""
     features = builder.info.features.items()
-    labels = {name: f.num_classes for name, f in features if isinstance(f, tfds.features.ClassLabel)}
+    labels = {
+        name: f.num_classes for name, f in features if isinstance(f, tfds.features.ClassLabel)
+    }
     for key in keys:
         if key not in labels:
             known = ", ".join(sorted(labels)) or "none"
-            raise DataError(f"{builder.info.full_name} has no label {key!r}; its class labels: {known}")
+            raise DataError(
+                f"{builder.info.full_name} has no label {key!r}; its class labels: {known}"
+            )
     return {key: labels[key] for key in keys}
 
 
 def read_labels(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.ndarray:
-    """Returns the labels int32 [n] of a split by a feature, -1 where one is missing; decodes no images.
+    """Returns the labels int32 [n] of a split by a feature, -1 where one is missing; decodes no
+    images.
 
     Raises:
         DataError: a label that is no class.
     """
     features = builder.info.features.items()
-    images = {name: tfds.decode.SkipDecoding() for name, f in features if isinstance(f, tfds.features.Image)}
+    images = {
+        name: tfds.decode.SkipDecoding()
+        for name, f in features
+        if isinstance(f, tfds.features.Image)
+    }
     source: Any = builder.as_data_source(split=split, decoders=images or None)
     found = [
         record[key]
         for start in range(0, len(source), _CHUNK)
         for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
     ]
-    check_labels(np.array(found), builder.info.features[key].num_classes, f"{builder.info.full_name}/{split}")
+    check_labels(
+        np.array(found), builder.info.features[key].num_classes, f"{builder.info.full_name}/{split}"
+    )
     return np.array(found, np.int32)
 
 
@@ -83,7 +106,8 @@ def image_shape(builder: tfds.core.DatasetBuilder, image_size: int | None) -> tu
         return image_size, image_size, channels
     if height is None or width is None:
         raise DataError(
-            f"the images of {builder.info.full_name} vary in size: set a common one with --config.data.image_size=SIZE"
+            f"the images of {builder.info.full_name} vary in size: set a common one with "
+            "--config.data.image_size=SIZE"
         )
     return height, width, channels
 
@@ -106,11 +130,15 @@ class ArrayExamples:
         """Returns all labels, int32 [n]."""
         return self.label
 
-    def gather(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def gather(
+        self, indices: np.ndarray, draws: Sequence[Draw] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices."""
         return self.image.take(indices, axis=0), self.label.take(indices)
 
-    def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[Draw] | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns dict(image, label, weight=ones) of k indices, see `gather`."""
         return _weighted(*self.gather(indices, draws))
 
@@ -124,15 +152,27 @@ class RecordExamples:
         complete: whether every example must have a label.
     """
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding, *, complete: bool = False):
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        split: str,
+        decoding: Decoding,
+        *,
+        complete: bool = False,
+    ):
         self._key, _, label = image_and_label(builder)
         self._classes, self._complete, self._noticed = label.num_classes, complete, False
         self._name, self._decoding = f"{builder.info.full_name}/{split}", decoding
         self._shape = image_shape(builder, decoding.image_size)
-        self._source: Any = builder.as_data_source(split=split, decoders={self._key: tfds.decode.SkipDecoding()})
+        self._source: Any = builder.as_data_source(
+            split=split, decoders={self._key: tfds.decode.SkipDecoding()}
+        )
         expected = sum(stop - start for _, start, stop in split_parts(builder, split))
         if len(self._source) != expected:
-            raise DataError(f"{builder.data_dir} holds {len(self._source)} examples of {split!r}, expected {expected}")
+            raise DataError(
+                f"{builder.data_dir} holds {len(self._source)} examples of {split!r}, expected "
+                f"{expected}"
+            )
 
     def __len__(self) -> int:
         return len(self._source)
@@ -140,28 +180,41 @@ class RecordExamples:
     def labels(self) -> np.ndarray:
         """Returns all labels, int32 [n], without decoding images."""
         chunks = self._chunks()
-        return np.array([record["label"] for chunk in chunks for record in self._source.__getitems__(chunk)], np.int32)
+        return np.array(
+            [record["label"] for chunk in chunks for record in self._source.__getitems__(chunk)],
+            np.int32,
+        )
 
-    def gather(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices, decoded at random where there are draws.
+    def gather(
+        self, indices: np.ndarray, draws: Sequence[Draw] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices, decoded at random
+        where there are draws.
 
         Args:
             indices: int [k].
-            draws: for each index what its random numbers are a function of; None decodes as in evaluation.
+            draws: for each index what its random numbers are a function of; None decodes as in
+              evaluation.
         """
         image = np.empty((len(indices), *self._shape), np.uint8)
         label = np.empty(len(indices), np.int64)
         for i, record in enumerate(self._source.__getitems__([int(index) for index in indices])):
-            rng = None if draws is None or not self._decoding.random else np.random.default_rng(draws[i])
+            rng = (
+                None
+                if draws is None or not self._decoding.random
+                else np.random.default_rng(draws[i])
+            )
             try:
                 notice = partial(self._notice, int(indices[i]))
-                pixels = decode_image(record[self._key], self._shape[2], self._decoding, rng, notice=notice)
+                pixels = decode_image(
+                    record[self._key], self._shape[2], self._decoding, rng, notice=notice
+                )
             except DataError as error:
                 raise DataError(f"example {indices[i]} of {self._name}: {error}") from error
             if pixels.shape != self._shape:
                 raise DataError(
-                    f"example {indices[i]} has shape {pixels.shape}, the data set declares {self._shape}: "
-                    "set a common size with --config.data.image_size=SIZE"
+                    f"example {indices[i]} has shape {pixels.shape}, the data set declares "
+                    f"{self._shape}: set a common size with --config.data.image_size=SIZE"
                 )
             image[i], label[i] = pixels, record["label"]
         check_labels(label, self._classes, self._name, complete=self._complete, indices=indices)
@@ -171,9 +224,14 @@ class RecordExamples:
         """Says once what a file holds besides its image."""
         if not self._noticed:
             self._noticed = True
-            print(f"example {index} of {self._name} {text}; others like it are not named", file=sys.stderr)
+            print(
+                f"example {index} of {self._name} {text}; others like it are not named",
+                file=sys.stderr,
+            )
 
-    def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[Draw] | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns dict(image, label, weight=ones) of k indices, see `gather`."""
         return _weighted(*self.gather(indices, draws))
 
@@ -207,7 +265,9 @@ class MoreLabels:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[Draw] | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns what the examples give, and the labels int32 [k]."""
         more = {f"label_{key}": values[indices] for key, values in self._labels.items()}
         return {**self._examples.batch(indices, draws), **more}
@@ -227,16 +287,16 @@ def open_examples(
         builder: of a prepared data set.
         split: TFDS split string.
         decoding: how images become pixels.
-        in_memory_bytes: splits whose decoded images take at most this are decoded once, cached on disk, held in memory;
-            negative: none.
+        in_memory_bytes: splits whose decoded images take at most this are decoded once, cached on
+            disk, held in memory; negative: none.
         complete: whether every example must have a label.
 
     Returns:
         The examples, at least one, in the order in which TFDS stores them.
 
     Raises:
-        DataError: unknown or empty split, unusable features, images that vary in size without `image_size`, or, of
-            examples in memory, a label that is missing or no class.
+        DataError: unknown or empty split, unusable features, images that vary in size without
+            `image_size`, or, of examples in memory, a label that is missing or no class.
     """
     shape = image_shape(builder, decoding.image_size)
     parts = split_parts(builder, split)
@@ -270,7 +330,11 @@ def split_parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str
             f"Splits: {', '.join(splits)}, and slices such as 'train[:90%]'."
         ) from error
     parts = [
-        (part.splitname, part.from_ or 0, splits[part.splitname].num_examples if part.to is None else part.to)
+        (
+            part.splitname,
+            part.from_ or 0,
+            splits[part.splitname].num_examples if part.to is None else part.to,
+        )
         for part in instructions
     ]
     if not any(stop > start for _, start, stop in parts):
@@ -278,16 +342,24 @@ def split_parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str
     return parts
 
 
-def _load_cached(builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding) -> ArrayExamples:
-    """Returns a whole split, from the decoded cache if it is sound, else decoded and, if possible, cached."""
+def _load_cached(
+    builder: tfds.core.DatasetBuilder, split: str, decoding: Decoding
+) -> ArrayExamples:
+    """Returns a whole split, from the decoded cache if it is sound, else decoded and, if possible,
+    cached."""
     records = RecordExamples(builder, split, decoding)
     shape = image_shape(builder, decoding.image_size)
     name = builder.info.full_name.replace("/", "-")
     stats = [(path.name, path.stat()) for path in map(Path, builder.info.splits[split].filepaths)]
     sizes = (decoding.image_size, decoding.resize_size)
-    identity = (_CACHE_FORMAT, sizes, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats])
+    identity = (
+        _CACHE_FORMAT,
+        sizes,
+        [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats],
+    )
     fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
-    # full_name is name[/config]/version; a builder opened from a directory does not know its data_dir_root.
+    # full_name is name[/config]/version; a builder opened from a directory does not know its
+    # data_dir_root.
     root = Path(builder.data_dir).parents[builder.info.full_name.count("/")] / ".jaxmodels_cache"
     directory = root / f"{name}-{split}-{fingerprint}"
     cached = _read_cache(directory, len(records), shape)
@@ -296,7 +368,8 @@ def _load_cached(builder: tfds.core.DatasetBuilder, split: str, decoding: Decodi
     examples = None
     try:
         root.mkdir(exist_ok=True)
-        with locked(root, directory.name):  # of several processes one decodes, the others find its result
+        # of several processes one decodes, the others find its result
+        with locked(root, directory.name):
             cached = _read_cache(directory, len(records), shape, say=False)
             if cached is not None:
                 return cached
@@ -307,12 +380,18 @@ def _load_cached(builder: tfds.core.DatasetBuilder, split: str, decoding: Decodi
     return records.load(f"decoding {name}/{split}") if examples is None else examples
 
 
-def _read_cache(directory: Path, count: int, shape: tuple[int, ...], *, say: bool = True) -> ArrayExamples | None:
+def _read_cache(
+    directory: Path, count: int, shape: tuple[int, ...], *, say: bool = True
+) -> ArrayExamples | None:
     found = checked(directory, _CACHE_FILES, say=say)
     if found is None:
         return None
     image, label = (array_of(found[name]) for name in _CACHE_FILES)
-    return ArrayExamples(image, label) if image.shape == (count, *shape) and label.shape == (count,) else None
+    return (
+        ArrayExamples(image, label)
+        if image.shape == (count, *shape) and label.shape == (count,)
+        else None
+    )
 
 
 def _write_cache(directory: Path, examples: ArrayExamples) -> None:

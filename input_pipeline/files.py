@@ -14,7 +14,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def require_file(path: Path) -> None:
-    """Raises `DataError` for what is no regular file: to open a pipe would wait, and a device may have no end."""
+    """Raises `DataError` for what is no regular file: to open a pipe would wait, and a device may
+    have no end."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:
@@ -29,7 +30,8 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without the mark that some programs put before it.
 
     Raises:
-        DataError: no such file, or an empty one, one that cannot be read, or that is not UTF-8, with the place.
+        DataError: no such file, or an empty one, one that cannot be read, or that is not UTF-8,
+          with the place.
     """
     name = shortened(path, 200)
     try:
@@ -56,11 +58,13 @@ def decoded(data: bytes, name: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}; convert it with "
-            f"iconv -f LATIN1 -t UTF-8, or whatever it is"
+            f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}; "
+            f"convert it with iconv -f LATIN1 -t UTF-8, or whatever it is"
         ) from error
     if (place := data.find(0)) >= 0:
-        raise DataError(f"{name} has a NUL at offset {place}: it is no text, or UTF-16; convert it to UTF-8")
+        raise DataError(
+            f"{name} has a NUL at offset {place}: it is no text, or UTF-16; convert it to UTF-8"
+        )
     return text
 
 

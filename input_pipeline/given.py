@@ -29,7 +29,8 @@ def given_texts(
 
     Args:
         words: texts, paths of files of `SUFFIXES`, or "-" for the lines of standard input.
-        fields: names of the text or texts, by which a .jsonl file, or the first line of a .tsv file, has them.
+        fields: names of the text or texts, by which a .jsonl file, or the first line of a .tsv
+          file, has them.
         stdin: gives the lines of standard input.
         warn: told of empty lines, which are passed over.
         documents: a .txt file is one text, as a data set of documents has it.
@@ -38,8 +39,8 @@ def given_texts(
         A tuple of as many texts as there are fields for each.
 
     Raises:
-        DataError: a file that cannot be read, is no file of texts, or is misspelt; an empty text; another number of
-            texts; a text that is not UTF-8.
+        DataError: a file that cannot be read, is no file of texts, or is misspelt; an empty text;
+            another number of texts; a text that is not UTF-8.
     """
     found: list[tuple[str, ...]] = []
     for word in words:
@@ -52,7 +53,10 @@ def given_texts(
         elif path.suffix == ".txt":
             found += _lines(lines_of(read_text(path)), str(path), fields, warn)
         else:
-            found += [tuple(record[field] for field in fields) for _, record in read_records(path, fields, rest=True)]
+            found += [
+                tuple(record[field] for field in fields)
+                for _, record in read_records(path, fields, rest=True)
+            ]
     return found
 
 
@@ -66,10 +70,16 @@ def _file(word: str) -> Path | None:
             raise DataError(f"{shortened(word)}: no such file; {_TEXT}") from None
         return None
     if not stat.S_ISREG(mode) or path.suffix not in SUFFIXES:
-        kind = "a directory" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a pipe or a device"
+        kind = (
+            "a directory"
+            if stat.S_ISDIR(mode)
+            else "a file"
+            if stat.S_ISREG(mode)
+            else "a pipe or a device"
+        )
         raise DataError(
-            f"{shortened(word)} is {kind}, and texts are read from {', '.join(SUFFIXES)} files and, line by line, from "
-            f"standard input: - < FILE; {_TEXT}"
+            f"{shortened(word)} is {kind}, and texts are read from {', '.join(SUFFIXES)} files "
+            f"and, line by line, from standard input: - < FILE; {_TEXT}"
         )
     return path
 
@@ -90,7 +100,9 @@ def _lines(
 def _parts(text: str, name: str, fields: Sequence[str]) -> tuple[str, ...]:
     parts = tuple(text.split("\t")) if len(fields) > 1 else (text,)
     if len(parts) != len(fields):
-        raise DataError(f"{name} has {len(parts)} part(s): {' and '.join(fields)} go with a tab in between")
+        raise DataError(
+            f"{name} has {len(parts)} part(s): {' and '.join(fields)} go with a tab in between"
+        )
     for field, part in zip(fields, parts, strict=True):
         if not part.strip():
             raise DataError(f"{name}: its {field} is empty")

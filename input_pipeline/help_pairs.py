@@ -1,10 +1,12 @@
-"""Sentence pairs from LibreOffice's help, which there is in dozens of languages: real parallel text of a few megabytes.
+"""Sentence pairs from LibreOffice's help, which there is in dozens of languages: real parallel text
+of a few megabytes.
 
 python -m input_pipeline.help_pairs HELP OUT --source=en-US --target=zh-CN
 
-HELP holds a directory for each language: Debian's packages libreoffice-help-en-us, libreoffice-help-zh-cn, ... have it
-at usr/share/libreoffice/help (``apt-get download`` and ``dpkg -x`` get it without installing them). OUT gets train.tsv,
-valid.tsv and test.tsv for the data set ``text_pairs``.
+HELP holds a directory for each language: Debian's packages libreoffice-help-en-us,
+libreoffice-help-zh-cn, ... have it at usr/share/libreoffice/help (``apt-get download`` and
+``dpkg -x`` get it without installing them). OUT gets train.tsv, valid.tsv and test.tsv for the data
+set ``text_pairs``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ Pair = tuple[str, str]
 
 
 def read_page(path: Path) -> tuple[dict[str, str], Counter[str]]:
-    """Text of each element by its id, without ids that stand for several texts; and how many are skipped, by reason."""
+    """Text of each element by its id, without ids that stand for several texts; and how many are
+    skipped, by reason."""
     found: dict[str, set[str]] = {}
     skipped: Counter[str] = Counter()
     for _, name, inner in ELEMENT.findall(path.read_text(encoding="utf-8")):
@@ -40,7 +43,8 @@ def read_page(path: Path) -> tuple[dict[str, str], Counter[str]]:
 
 
 def page_pairs(source: Path, target: Path) -> tuple[list[Pair], Counter[str]]:
-    """Elements of one page in both languages; not empty or long ones, nor what is the same, not being translated.
+    """Elements of one page in both languages; not empty or long ones, nor what is the same, not
+    being translated.
 
     And how many of the source's are skipped, by reason.
     """
@@ -68,7 +72,9 @@ def make_pairs(source: Path, target: Path) -> tuple[dict[str, list[Pair]], Count
     """
     shuffle = random.Random(0).shuffle
     pages = sorted(
-        path.relative_to(source) for path in source.rglob("*.html") if (target / path.relative_to(source)).is_file()
+        path.relative_to(source)
+        for path in source.rglob("*.html")
+        if (target / path.relative_to(source)).is_file()
     )
     shuffle(pages)
     splits: dict[str, list[Pair]] = {"test": [], "valid": [], "train": []}
@@ -105,7 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     there = sorted(path.name for path in args.help.glob("*") if path.is_dir())
     for language in (args.source, args.target):
         if language not in there:
-            parser.error(f"{args.help} has no directory {language}; it has {', '.join(there) or 'none'}")
+            parser.error(
+                f"{args.help} has no directory {language}; it has {', '.join(there) or 'none'}"
+            )
     splits, skipped = make_pairs(args.help / args.source, args.help / args.target)
     if not splits["train"]:
         parser.error(f"{args.help} has too few pairs: {sum(map(len, splits.values()))}")
@@ -113,9 +121,15 @@ def main(argv: list[str] | None = None) -> int:
     for split, pairs in splits.items():
         text = "".join(f"{a}\t{b}\n" for a, b in pairs)
         (args.out / f"{split}.tsv").write_text(text, encoding="utf-8", newline="")
-    print(f"{args.out}: " + ", ".join(f"{split} {len(pairs):,}" for split, pairs in splits.items()), file=sys.stderr)
+    print(
+        f"{args.out}: " + ", ".join(f"{split} {len(pairs):,}" for split, pairs in splits.items()),
+        file=sys.stderr,
+    )
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common())
-    print(f"{skipped.total():,} elements are skipped" + (f": {reasons}" if reasons else ""), file=sys.stderr)
+    print(
+        f"{skipped.total():,} elements are skipped" + (f": {reasons}" if reasons else ""),
+        file=sys.stderr,
+    )
     return 0
 
 

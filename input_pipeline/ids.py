@@ -1,4 +1,5 @@
-"""Numbers that stand for classes and tokens, checked on the host: on a device one that is too large becomes NaN."""
+"""Numbers that stand for classes and tokens, checked on the host: on a device one that is too large
+becomes NaN."""
 
 from __future__ import annotations
 
@@ -8,7 +9,12 @@ from input_pipeline.errors import DataError
 
 
 def check_labels(
-    labels: np.ndarray, classes: int, source: str, *, complete: bool = False, indices: np.ndarray | None = None
+    labels: np.ndarray,
+    classes: int,
+    source: str,
+    *,
+    complete: bool = False,
+    indices: np.ndarray | None = None,
 ) -> None:
     """Checks labels [n] of a split.
 
@@ -20,19 +26,20 @@ def check_labels(
         indices: of the examples in the split; None: 0 .. n - 1.
 
     Raises:
-        DataError: a label that is no class, or one that is missing; the first example that has it is named.
+        DataError: a label that is no class, or one that is missing; the first example that has it
+          is named.
     """
     wrong = np.flatnonzero((labels >= classes) | (labels < -1))
     if wrong.size:
         example = _example(wrong, indices)
         raise DataError(
-            f"example {example} of {source} has label {labels[wrong[0]]}, and its classes are 0 to {classes - 1}: the "
-            "data set is damaged, or of another version; prepare it again"
+            f"example {example} of {source} has label {labels[wrong[0]]}, and its classes are 0 to "
+            f"{classes - 1}: the data set is damaged, or of another version; prepare it again"
         )
     if complete and (missing := np.flatnonzero(labels < 0)).size:
         raise DataError(
-            f"{source} has {missing.size} examples without a label, first example {_example(missing, indices)}; name "
-            "another split"
+            f"{source} has {missing.size} examples without a label, first example "
+            f"{_example(missing, indices)}; name another split"
         )
 
 

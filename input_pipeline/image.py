@@ -1,7 +1,9 @@
-"""Augmentation of image batches on the device: pure functions, to be called inside the jitted training step.
+"""Augmentation of image batches on the device: pure functions, to be called inside the jitted
+training step.
 
-Every random function draws batch-shaped numbers from its key, so the result depends on the key and the global batch
-alone, not on how it is laid out over devices. Order in training: crop, flip, erase on uint8; normalise; mixup.
+Every random function draws batch-shaped numbers from its key, so the result depends on the key and
+the global batch alone, not on how it is laid out over devices. Order in training: crop, flip, erase
+on uint8; normalise; mixup.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from input_pipeline.errors import DataError
 
 
 def normalize(
-    image: UInt8[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...], dtype: DTypeLike = jnp.float32
+    image: UInt8[Array, "b h w c"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "b h w c"]:
     """Returns (image / 255 - mean) / std, computed in float32 and then cast.
 
@@ -32,18 +37,26 @@ def normalize(
     """
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, image.shape[-1]):
-            raise DataError(f"{name} {values} must have 1 value or one for each of the {image.shape[-1]} channels")
+            raise DataError(
+                f"{name} {values} must have 1 value or one for each of the {image.shape[-1]} "
+                "channels"
+            )
     # One multiplication and one addition per pixel.
     scale = 1.0 / (255.0 * jnp.array(std, jnp.float32))
     shift = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
     return (image.astype(jnp.float32) * scale - shift).astype(dtype)
 
 
-def pad_crop(key: PRNGKeyArray, image: UInt8[Array, "b h w c"], padding: int) -> UInt8[Array, "b h w c"]:
-    """Pads each side with `padding` zero pixels and cuts a window of the original size at a random place per image."""
+def pad_crop(
+    key: PRNGKeyArray, image: UInt8[Array, "b h w c"], padding: int
+) -> UInt8[Array, "b h w c"]:
+    """Pads each side with `padding` zero pixels and cuts a window of the original size at a random
+    place per image."""
     offset = jax.random.randint(key, (image.shape[0], 2), 0, 2 * padding + 1)  # [b, (y, x)]
     padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return jax.vmap(lambda x, yx: jax.lax.dynamic_slice(x, (yx[0], yx[1], 0), image.shape[1:]))(padded, offset)
+    return jax.vmap(lambda x, yx: jax.lax.dynamic_slice(x, (yx[0], yx[1], 0), image.shape[1:]))(
+        padded, offset
+    )
 
 
 def random_flip(key: PRNGKeyArray, image: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
@@ -59,10 +72,12 @@ def random_erasing(
     area: tuple[float, float] = (0.02, 0.33),
     aspect: tuple[float, float] = (0.3, 3.3),
 ) -> UInt8[Array, "b h w c"]:
-    """Replaces a random rectangle of some images by uniform noise (Zhong et al. 2017, their variant RE-R).
+    """Replaces a random rectangle of some images by uniform noise (Zhong et al. 2017, their variant
+    RE-R).
 
-    The height / width ratio is drawn log-uniformly, so that tall and wide are equally likely, and a side that would
-    exceed the image is cut to it; the paper draws uniformly, and again until the rectangle fits.
+    The height / width ratio is drawn log-uniformly, so that tall and wide are equally likely, and a
+    side that would exceed the image is cut to it; the paper draws uniformly, and again until the
+    rectangle fits.
 
     Args:
         key: random key.
@@ -81,16 +96,22 @@ def random_erasing(
     inside = _between(jnp.arange(h)[:, None, None], draws[2], height, h) & _between(
         jnp.arange(w)[None, :, None], draws[3], width, w
     )
-    # One noise image, shifted by a random amount for each example: within an example as uniform as independent noise,
-    # which would take longer to draw than all the rest.
-    noise = jax.random.bits(noise_key, (1, h, w, c), jnp.uint8) + jax.random.bits(shift_key, (b, 1, 1, 1), jnp.uint8)
+    # One noise image, shifted by a random amount for each example: within an example as uniform as
+    # independent noise, which would take longer to draw than all the rest.
+    noise = jax.random.bits(noise_key, (1, h, w, c), jnp.uint8) + jax.random.bits(
+        shift_key, (b, 1, 1, 1), jnp.uint8
+    )
     return jnp.where(inside & (draws[4] < probability), noise, image)
 
 
 def _between(
-    index: Int[Array, "h w c"], draw: Float[Array, "b 1 1 1"], length: Float[Array, "b 1 1 1"], size: int
+    index: Int[Array, "h w c"],
+    draw: Float[Array, "b 1 1 1"],
+    length: Float[Array, "b 1 1 1"],
+    size: int,
 ) -> Bool[Array, "b h w c"]:
-    """Tells which indices lie in a window of `length` whose place among all places in 0..size is `draw` in [0, 1)."""
+    """Tells which indices lie in a window of `length` whose place among all places in 0..size is
+    `draw` in [0, 1)."""
     start = jnp.floor(draw * (size - length + 1))
     return (index >= start) & (index < start + length)
 
@@ -112,7 +133,8 @@ def augment(
         flip: whether to mirror half of the images.
         erasing: probability of erasing a rectangle.
     """
-    # Each part has its own key whether or not the others are on: switching one does not change the others' draws.
+    # Each part has its own key whether or not the others are on: switching one does not change the
+    # others' draws.
     crop_key, flip_key, erase_key = jax.random.split(key, 3)
     if crop_padding:
         image = pad_crop(crop_key, image, crop_padding)
@@ -126,7 +148,8 @@ def augment(
 def mixup(
     key: PRNGKeyArray, image: Float[Array, "b h w c"], target: Float[Array, "b k"], alpha: float
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
-    """Mixes each example with its neighbour in the (shuffled) batch, lambda ~ Beta(alpha, alpha) (Zhang et al. 2018).
+    """Mixes each example with its neighbour in the (shuffled) batch, lambda ~ Beta(alpha, alpha)
+    (Zhang et al. 2018).
 
     Args:
         key: random key; one lambda is drawn for the whole batch.
@@ -173,11 +196,13 @@ def preprocess_train(
         dtype: of the image.
 
     Returns:
-        The batch with `image` of `dtype` and `label` int32 [b], or float32 [b, num_classes] if mixup > 0; other entries
-        as they were.
+        The batch with `image` of `dtype` and `label` int32 [b], or float32 [b, num_classes] if
+        mixup > 0; other entries as they were.
     """
     augment_key, mixup_key = jax.random.split(key)
-    image = augment(augment_key, batch["image"], crop_padding=crop_padding, flip=flip, erasing=erasing)
+    image = augment(
+        augment_key, batch["image"], crop_padding=crop_padding, flip=flip, erasing=erasing
+    )
     image, label = normalize(image, mean, std, dtype), batch["label"]
     if mixup:
         image, label = _mix_labels(mixup_key, image, label, num_classes, mixup)
@@ -185,13 +210,21 @@ def preprocess_train(
 
 
 def _mix_labels(
-    key: PRNGKeyArray, image: Float[Array, "b h w c"], label: Int[Array, " b"], num_classes: int, alpha: float
+    key: PRNGKeyArray,
+    image: Float[Array, "b h w c"],
+    label: Int[Array, " b"],
+    num_classes: int,
+    alpha: float,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
     return mixup(key, image, jax.nn.one_hot(label, num_classes), alpha)
 
 
 def preprocess_eval(
-    batch: dict[str, Any], *, mean: tuple[float, ...], std: tuple[float, ...], dtype: DTypeLike = jnp.float32
+    batch: dict[str, Any],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: DTypeLike = jnp.float32,
 ) -> dict[str, Any]:
     """Returns the batch with `image` normalised (see `normalize`) and everything else as it was."""
     return {**batch, "image": normalize(batch["image"], mean, std, dtype)}

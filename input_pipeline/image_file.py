@@ -1,7 +1,9 @@
-"""From an image file to a Pillow image of a model's channels: the one reader of training, prediction and explanation.
+"""From an image file to a Pillow image of a model's channels: the one reader of training,
+prediction and explanation.
 
-Orientation by EXIF is applied. Transparency is laid on white. Grey of 16 bits and floating point in 0..1 are scaled to
-8 bits. Of several frames the first is read. The size is looked at before anything is decoded.
+Orientation by EXIF is applied. Transparency is laid on white. Grey of 16 bits and floating point in
+0..1 are scaled to 8 bits. Of several frames the first is read. The size is looked at before
+anything is decoded.
 """
 
 from __future__ import annotations
@@ -25,9 +27,25 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_PIXELS = 2**26
 """Larger images are refused: 8,192 x 8,192."""
 
-FORMATS = (*("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "TGA", "PCX", "SGI"),)
-"""Pillow's names of the formats that are read. They store pixels, say their size at the beginning, and a truncated file
-is noticed; of JPEG 2000 it gives black."""
+FORMATS = (
+    *(
+        "PNG",
+        "JPEG",
+        "MPO",
+        "GIF",
+        "BMP",
+        "DIB",
+        "WEBP",
+        "TIFF",
+        "PPM",
+        "AVIF",
+        "TGA",
+        "PCX",
+        "SGI",
+    ),
+)
+"""Pillow's names of the formats that are read. They store pixels, say their size at the beginning,
+and a truncated file is noticed; of JPEG 2000 it gives black."""
 
 _SCALES = {"L;2": 85, "L;4": 17}
 """Rawmode of a grey PNG of few bits -> factor from its numbers to 0..255."""
@@ -56,12 +74,15 @@ def opened(
         notice: told what the file holds besides, as a sentence without a subject.
 
     Raises:
-        DataError: the file is missing or broken, is no image, is too large, or has numbers of an unknown range.
+        DataError: the file is missing or broken, is no image, is too large, or has numbers of an
+          unknown range.
     """
     try:
         if isinstance(source, Path):
             require_file(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as file:
+        with Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()
+        ) as file:
             require_few_pixels(*file.size)
             if _has_frames(file):
                 notice("has several frames, of which the first is read")
@@ -73,8 +94,11 @@ def opened(
             yield _in_mode(image, channels, _grey(file))
     except DataError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # it asks before we do
-        raise DataError(f"it has more than {MAX_PIXELS:,} pixels; make the image smaller") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # it asks before we do
+        raise DataError(
+            f"it has more than {MAX_PIXELS:,} pixels; make the image smaller"
+        ) from error
     except Exception as error:  # Pillow's plugins raise whatever comes up in a broken file
         raise DataError(f"not a readable image ({_reason(error)})") from error
 
@@ -83,7 +107,8 @@ def require_few_pixels(width: int, height: int, what: str = "it has") -> None:
     """Raises `DataError` above `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{what} {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; make the image smaller"
+            f"{what} {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; make the "
+            "image smaller"
         )
 
 
@@ -110,7 +135,8 @@ def _has_frames(file: Image.Image) -> bool:
 
 
 def _transparent_value(file: Image.Image) -> int | None:
-    """The transparent grey of a PNG of 2 or 4 bits in 0..255, which Pillow gives as it is stored; else None.
+    """The transparent grey of a PNG of 2 or 4 bits in 0..255, which Pillow gives as it is stored;
+    else None.
 
     Raises:
         DataError: a transparent colour of 16 bits a channel, of which Pillow keeps 8.
@@ -119,7 +145,9 @@ def _transparent_value(file: Image.Image) -> int | None:
         return None
     rawmode = file.tile[0][3]
     if rawmode == "RGB;16B":
-        raise DataError("has one transparent colour among colours of 16 bits; save it with an alpha channel")
+        raise DataError(
+            "has one transparent colour among colours of 16 bits; save it with an alpha channel"
+        )
     return file.info["transparency"] * _SCALES[rawmode] if rawmode in _SCALES else None
 
 
@@ -133,7 +161,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 class _Grey(NamedTuple):
-    """The range of numbers of more than 8 bits, 0..highest (None: the file does not say), and which end is white."""
+    """The range of numbers of more than 8 bits, 0..highest (None: the file does not say), and which
+    end is white."""
 
     highest: int | None
     inverted: bool
@@ -175,8 +204,8 @@ def _eight_bits(image: Image.Image, meant: _Grey) -> Image.Image:
         low, high = _range(numbers)
         if not (low >= 0 and high <= 1):  # NaN is not
             raise DataError(
-                f"has floating-point pixels from {low:g} to {high:g}, and those from 0 to 1 are read; save it with 8 "
-                "or 16 bits"
+                f"has floating-point pixels from {low:g} to {high:g}, and those from 0 to 1 are "
+                "read; save it with 8 or 16 bits"
             )
         pixels = np.rint(numbers * np.float32(255)).astype(np.uint8)
     else:
@@ -184,8 +213,8 @@ def _eight_bits(image: Image.Image, meant: _Grey) -> Image.Image:
         low, high = _range(numbers) if meant.highest is None else (0, highest)
         if low < 0 or high > highest or 0 < high <= 255:
             raise DataError(
-                f"has pixels of 32 bits from {low:.0f} to {high:.0f}, and those of 16 bits, to 65535, are read; save "
-                "it with 8 or 16 bits"
+                f"has pixels of 32 bits from {low:.0f} to {high:.0f}, and those of 16 bits, to "
+                "65535, are read; save it with 8 or 16 bits"
             )
         pixels = ((numbers.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
     grey = Image.fromarray(255 - pixels if meant.inverted else pixels)

@@ -62,17 +62,30 @@ class ImageTextCard:
 
     def shapes(self, size: int, length: int) -> Shapes:
         """Shape and type of every array of a batch of ``size`` examples."""
-        return {**self.text.shapes(size, length), **self.image.shapes(size, length), "present": ((size, 2), np.bool_)}
+        return {
+            **self.text.shapes(size, length),
+            **self.image.shapes(size, length),
+            "present": ((size, 2), np.bool_),
+        }
 
     def summary(self) -> str:
         """One line for the header of a run."""
-        text = f"{', '.join(self.text.texts)} with {self.text.vocab_size:,} tokens, padded to {self.text.max_len}"
+        text = (
+            f"{', '.join(self.text.texts)} with {self.text.vocab_size:,} tokens, padded to "
+            f"{self.text.max_len}"
+        )
         return f"{self.image.summary()}; {text}"
 
 
 def text_card(card: object) -> TextCard | None:
     """The card of the texts, of whatever data set; None where there are none."""
-    return card.text if isinstance(card, ImageTextCard) else card if isinstance(card, TextCard) else None
+    return (
+        card.text
+        if isinstance(card, ImageTextCard)
+        else card
+        if isinstance(card, TextCard)
+        else None
+    )
 
 
 class ImageTextExamples:
@@ -89,8 +102,13 @@ class ImageTextExamples:
     def __len__(self) -> int:
         return len(self._images)
 
-    def batch(self, indices: np.ndarray, draws: Sequence[Draw] | None = None) -> dict[str, np.ndarray]:
-        """Returns what images and texts give, and present bool [k, 2]: an empty text is one that is missing."""
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[Draw] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns what images and texts give, and present bool [k, 2]: an empty text is one that is
+        missing."""
         texts = self._texts.batch(indices)
-        present = np.stack([np.ones(len(indices), bool), texts["segments"].sum(1) > self._frame], axis=1)
+        present = np.stack(
+            [np.ones(len(indices), bool), texts["segments"].sum(1) > self._frame], axis=1
+        )
         return {**texts, **self._images.batch(indices, draws), "present": present}

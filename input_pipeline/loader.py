@@ -1,8 +1,9 @@
 """Batches of images, text or rows of tables for training and evaluation.
 
-Global batch t is a function of (data, seed, t) alone. The number of processes only decides who gets which rows of it,
-and the whole state of a loader is t: a run resumes with the same batches, on any number of processes. The item of the
-Grain source is a whole batch, because Grain's cost per item (tens of microseconds) would dominate were it an example.
+Global batch t is a function of (data, seed, t) alone. The number of processes only decides who gets
+which rows of it, and the whole state of a loader is t: a run resumes with the same batches, on any
+number of processes. The item of the Grain source is a whole batch, because Grain's cost per item
+(tens of microseconds) would dominate were it an example.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def describe(
     labels: Sequence[str] = (),
     require: Sequence[str] = (),
 ) -> DatasetCard | TableCard:
-    """Returns the card of a data set of images or of a table, preparing it first if it is a built-in one.
+    """Returns the card of a data set of images or of a table, preparing it first if it is a
+    built-in one.
 
     Args:
         name: see `make_loader`, as are data_dir, raw_dir, decoding and labels.
@@ -69,7 +71,10 @@ def describe(
     _, _, label = image_and_label(builder)
     shape = image_shape(builder, decoding.image_size)
     if decoding.randaugment_layers and shape[2] not in (1, 3):
-        raise DataError(f"randaugment_layers {decoding.randaugment_layers} is for 1 or 3 channels, not for {shape[2]}")
+        raise DataError(
+            f"randaugment_layers {decoding.randaugment_layers} is for 1 or 3 channels, not for "
+            f"{shape[2]}"
+        )
     return DatasetCard(
         name=name,
         version=str(builder.version),
@@ -82,7 +87,9 @@ def describe(
     )
 
 
-Examples = ArrayExamples | RecordExamples | TableExamples | TextExamples | ImageTextExamples | MoreLabels
+Examples = (
+    ArrayExamples | RecordExamples | TableExamples | TextExamples | ImageTextExamples | MoreLabels
+)
 """What has a length and ``batch(indices, draws)``."""
 
 
@@ -99,7 +106,10 @@ class _TrainBatches:
 
     def __getitem__(self, t: int) -> dict[str, np.ndarray]:
         size = len(self._examples)
-        start, stop = t * self._batch_size + self._rows.start, t * self._batch_size + self._rows.stop
+        start, stop = (
+            t * self._batch_size + self._rows.start,
+            t * self._batch_size + self._rows.stop,
+        )
         indices = np.concatenate(
             [
                 self._order(epoch)[max(start - epoch * size, 0) : stop - epoch * size]
@@ -115,7 +125,8 @@ class _TrainBatches:
 
 
 class _EvalBatches:
-    """One ordered pass: item t is this process's rows of batch t; missing rows are zeros of weight 0."""
+    """One ordered pass: item t is this process's rows of batch t; missing rows are zeros of weight
+    0."""
 
     def __init__(self, examples: Examples, batch_size: int, rows: slice):
         self._examples, self._batch_size, self._rows = examples, batch_size, rows
@@ -133,14 +144,18 @@ class _EvalBatches:
 
 
 class _BucketTrainBatches:
-    """Endless: item t is this process's rows of global training batch t, whose examples are about equally long.
+    """Endless: item t is this process's rows of global training batch t, whose examples are about
+    equally long.
 
-    In each epoch the examples of every length are put in a new order and divided into batches; what is left over goes
-    to the next greater length, and the last batch is filled up with examples of its length, or of any. So all epochs
-    have the same number of batches of each length; their order is drawn too.
+    In each epoch the examples of every length are put in a new order and divided into batches; what
+    is left over goes to the next greater length, and the last batch is filled up with examples of
+    its length, or of any. So all epochs have the same number of batches of each length; their order
+    is drawn too.
     """
 
-    def __init__(self, examples: Translations | LabelledTexts, batch_size: int, rows: slice, seed: int):
+    def __init__(
+        self, examples: Translations | LabelledTexts, batch_size: int, rows: slice, seed: int
+    ):
         self._examples, self._batch_size, self._rows, self._seed = examples, batch_size, rows, seed
         self._plan = functools.lru_cache(maxsize=4)(self._make_plan)
         self._epoch = len(self._plan(0))
@@ -154,7 +169,11 @@ class _BucketTrainBatches:
 
     def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, epoch], np.uint64)))
-        size, batches, rest = self._batch_size, list[tuple[int, np.ndarray]](), np.zeros(0, np.int64)
+        size, batches, rest = (
+            self._batch_size,
+            list[tuple[int, np.ndarray]](),
+            np.zeros(0, np.int64),
+        )
         for length, indices in self._examples.buckets:
             pool = np.concatenate([rest, rng.permutation(indices)])
             count = len(pool) // size
@@ -164,14 +183,19 @@ class _BucketTrainBatches:
             missing = size - len(rest)
             length, last = self._examples.buckets[-1]
             others = last if len(last) >= missing else np.arange(len(self._examples))
-            batches.append((length, np.concatenate([rest, rng.choice(others, missing, len(others) < missing)])))
+            batches.append(
+                (length, np.concatenate([rest, rng.choice(others, missing, len(others) < missing)]))
+            )
         return [batches[i] for i in rng.permutation(len(batches))]
 
 
 class _BucketEvalBatches:
-    """One pass, length by length: item t is this process's rows of batch t; missing rows are zeros of weight 0."""
+    """One pass, length by length: item t is this process's rows of batch t; missing rows are zeros
+    of weight 0."""
 
-    def __init__(self, examples: Translations | LabelledTexts, batch_size: int, rows: slice, seed: int):
+    def __init__(
+        self, examples: Translations | LabelledTexts, batch_size: int, rows: slice, seed: int
+    ):
         self._examples, self._rows = examples, rows
         self._batches = [
             (length, indices[i : i + batch_size], batch_size)
@@ -193,10 +217,12 @@ class _BucketEvalBatches:
 
 
 def _read_options(examples: Examples, batch_bytes: int) -> grain.ReadOptions:
-    if isinstance(examples, RecordExamples):  # Pillow decodes without the interpreter lock, one batch per thread.
+    # Pillow decodes without the interpreter lock, one batch per thread.
+    if isinstance(examples, RecordExamples):
         threads = min(16, os.cpu_count() or 1)
         return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    if batch_bytes <= 1 << 20:  # Copying this much takes less time than handing it over from another thread.
+    # Copying this much takes less time than handing it over from another thread.
+    if batch_bytes <= 1 << 20:
         return grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     return grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
@@ -223,46 +249,58 @@ def make_loader(
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Opens a data set, preparing it first if it is a built-in one, and iterates over its batches.
 
-    With `train`, the stream is endless: epoch e visits every example once, in an order drawn from (seed, e); a batch
-    may straddle epochs, so no remainder is dropped. Without, it is one pass in stored order; the last batch is padded
-    with zeros of weight 0, and all processes get the same number of batches. Texts in batches of about the same length
-    are visited length by length instead, and in training the last batch of an epoch is filled up with others.
+    With `train`, the stream is endless: epoch e visits every example once, in an order drawn from
+    (seed, e); a batch may straddle epochs, so no remainder is dropped. Without, it is one pass in
+    stored order; the last batch is padded with zeros of weight 0, and all processes get the same
+    number of batches. Texts in batches of about the same length are visited length by length
+    instead, and in training the last batch of an epoch is filled up with others.
 
     Args:
-        name: a built-in data set, or `name[/config][:version]` of one that TFDS has prepared in `data_dir`.
+        name: a built-in data set, or `name[/config][:version]` of one that TFDS has prepared in
+          `data_dir`.
         split: TFDS split string, such as "test" or "train[:90%]".
         batch_size: examples in a global batch, over all processes.
         seed: of the order, 0 <= seed < 2**64; unused without `train`.
         train: see above.
         data_dir: TFDS root; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        raw_dir: where the raw files of a built-in set are; None looks in the usual places and then downloads.
-        decoding: how images become pixels; its random parts act with `train` alone, and images are then decoded anew
-            each time, whatever in_memory_bytes.
+        raw_dir: where the raw files of a built-in set are; None looks in the usual places and then
+          downloads.
+        decoding: how images become pixels; its random parts act with `train` alone, and images are
+            then decoded anew each time, whatever in_memory_bytes.
         text: card by which text becomes tokens; None where there is no text.
-        images: whether batches hold images; None: if there is no text. With text, both of each example.
+        images: whether batches hold images; None: if there is no text. With text, both of each
+          example.
         labels: further features that are class labels, found as `label_NAME` int32 [b].
-        known: card that a model was made for; the data set must have its classes and its shape of images.
-        complete: whether every image must have a label; texts and rows must, unless there are further labels.
+        known: card that a model was made for; the data set must have its classes and its shape of
+          images.
+        complete: whether every image must have a label; texts and rows must, unless there are
+          further labels.
         process_index: which contiguous rows of each batch to yield, of `process_count`.
         process_count: number of processes that share each batch.
         start_batch: first batch to yield.
-        in_memory_bytes: a split whose decoded images take at most this many bytes is held in memory.
+        in_memory_bytes: a split whose decoded images take at most this many bytes is held in
+          memory.
 
     Returns:
-        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), of a table with
-        features=float32 [b, d] in place of image, of text of what `TextCard.shapes` says; b is batch_size //
-        process_count. `get_state()` is {"next_index": t}, t being the next batch to be returned, whatever is
-        prefetched; `set_state(state)` goes there; `close()` stops the background threads.
+        An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), of a
+        table with features=float32 [b, d] in place of image, of text of what `TextCard.shapes`
+        says; b is batch_size // process_count. `get_state()` is {"next_index": t}, t being the next
+        batch to be returned, whatever is prefetched; `set_state(state)` goes there; `close()` stops
+        the background threads.
 
     Raises:
-        DataError: the data set or split cannot be found, prepared or used, or an argument is out of range. The
-            iterator raises it for an image that cannot be read and, where images are not held in memory, for a label
-            that is no class.
+        DataError: the data set or split cannot be found, prepared or used, or an argument is out of
+            range. The iterator raises it for an image that cannot be read and, where images are not
+            held in memory, for a label that is no class.
     """
     if process_count < 1 or not 0 <= process_index < process_count:
-        raise DataError(f"process_index {process_index} is not in 0 .. process_count - 1 = {process_count - 1}")
+        raise DataError(
+            f"process_index {process_index} is not in 0 .. process_count - 1 = {process_count - 1}"
+        )
     if batch_size < 1 or batch_size % process_count:
-        raise DataError(f"batch_size {batch_size} must be a positive multiple of process_count {process_count}")
+        raise DataError(
+            f"batch_size {batch_size} must be a positive multiple of process_count {process_count}"
+        )
     if not 0 <= seed < 2**64:
         raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
@@ -279,7 +317,9 @@ def make_loader(
         images = False
     if images or (images is None and text is None):
         in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
-        pictures = open_examples(builder, split, decoding, in_memory_bytes=in_memory_bytes, complete=complete)
+        pictures = open_examples(
+            builder, split, decoding, in_memory_bytes=in_memory_bytes, complete=complete
+        )
         row_bytes += math.prod(image_shape(builder, decoding.image_size))
         examples = pictures if text is None else ImageTextExamples(pictures, texts, text.frame)
     if labels:
@@ -290,16 +330,25 @@ def make_loader(
         kind = _BucketTrainBatches if train else _BucketEvalBatches
         source = kind(examples, batch_size, rows, seed)
     else:
-        source = _TrainBatches(examples, batch_size, rows, seed) if train else _EvalBatches(examples, batch_size, rows)
+        source = (
+            _TrainBatches(examples, batch_size, rows, seed)
+            if train
+            else _EvalBatches(examples, batch_size, rows)
+        )
     if not 0 <= start_batch <= len(source):
-        raise DataError(f"start_batch {start_batch} is not in 0 .. {len(source)}, the number of batches")
-    iterator = iter(grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, local * row_bytes)))
+        raise DataError(
+            f"start_batch {start_batch} is not in 0 .. {len(source)}, the number of batches"
+        )
+    iterator = iter(
+        grain.MapDataset.source(source).to_iter_dataset(_read_options(examples, local * row_bytes))
+    )
     iterator.set_state({"next_index": start_batch})
     return iterator
 
 
 def _require_same(builder: tfds.core.DatasetBuilder, known: Card, decoding: Decoding) -> None:
-    """Raises `DataError` unless the classes of a data set, and the shape of its images, are those of a card."""
+    """Raises `DataError` unless the classes of a data set, and the shape of its images, are those
+    of a card."""
     name, features = builder.info.full_name, builder.info.features
     again = f"{name} in {builder.data_dir} is not what the run was trained on:"
     if known.label_names and (names := tuple(features["label"].names)) != known.label_names:
@@ -307,7 +356,9 @@ def _require_same(builder: tfds.core.DatasetBuilder, known: Card, decoding: Deco
         raise DataError(f"{again} its {len(names)} classes are {there}, and then they were {then}")
     for key, count in known.tasks.items():
         if features[key].num_classes != count:
-            raise DataError(f"{again} {key} has {features[key].num_classes} classes, and then it had {count}")
+            raise DataError(
+                f"{again} {key} has {features[key].num_classes} classes, and then it had {count}"
+            )
     shape = getattr(known, "image_shape", None)
     if shape is not None and (now := image_shape(builder, decoding.image_size)) != tuple(shape):
         raise DataError(f"{again} its images are {now}, and then they were {tuple(shape)}")

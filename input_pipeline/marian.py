@@ -1,9 +1,11 @@
-"""Marian's tokenizer: a SentencePiece model cuts the sources, and ``vocab.json`` numbers the pieces of both languages.
+"""Marian's tokenizer: a SentencePiece model cuts the sources, and ``vocab.json`` numbers the pieces
+of both languages.
 
-No single ``tokenizers.Tokenizer`` can do this. A piece of ``source.spm`` that ``vocab.json`` lacks is unknown only
-after the text was cut. Text unknown to ``source.spm`` may be a piece of ``vocab.json``, from the other language.
-So the ``sentencepiece`` package cuts the texts, as in the original: ``MarianTokenizer`` of transformers 5. That joins
-translations by ``source.spm`` too, so ``target.spm`` must be there and says nothing.
+No single ``tokenizers.Tokenizer`` can do this. A piece of ``source.spm`` that ``vocab.json`` lacks
+is unknown only after the text was cut. Text unknown to ``source.spm`` may be a piece of
+``vocab.json``, from the other language. So the ``sentencepiece`` package cuts the texts, as in the
+original: ``MarianTokenizer`` of transformers 5. That joins translations by ``source.spm`` too, so
+``target.spm`` must be there and says nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ FILES = ("source.spm", "target.spm", "vocab.json")
 class Marian(NamedTuple):
     """A tokenizer that cuts sources and joins translations.
 
-    ``model``: of SentencePiece; ``numbers``: of pieces; ``pieces``: by number; ``added``: tokens that are found in a
-    text before it is cut; ``special``: those that are not written; ``unknown``, ``end``, ``pad``: numbers;
-    ``cleaned``: whether no spaces are left before punctuation.
+    ``model``: of SentencePiece; ``numbers``: of pieces; ``pieces``: by number; ``added``: tokens
+    that are found in a text before it is cut; ``special``: those that are not written; ``unknown``,
+    ``end``, ``pad``: numbers; ``cleaned``: whether no spaces are left before punctuation.
     """
 
     model: SentencePieceProcessor
@@ -46,7 +48,8 @@ class Marian(NamedTuple):
 
 
 def load(path: Path) -> Tokenizer | Marian:
-    """The tokenizer of a translator: Marian's where a directory has its files, else that of `load_tokenizer`.
+    """The tokenizer of a translator: Marian's where a directory has its files, else that of
+    `load_tokenizer`.
 
     Raises:
         DataError: there is none, or it cannot be read.
@@ -58,7 +61,8 @@ def load(path: Path) -> Tokenizer | Marian:
         others = any(file_in(path, name) for name in ("tokenizer.json", "merges.txt"))
         if not others and len(missing) < len(FILES):
             raise DataError(
-                f"{path} lacks {' and '.join(missing)}: Marian's tokenizer is {', '.join(FILES)}, or a tokenizer.json"
+                f"{path} lacks {' and '.join(missing)}: Marian's tokenizer is {', '.join(FILES)}, "
+                "or a tokenizer.json"
             )
     return load_tokenizer(path)
 
@@ -73,21 +77,32 @@ def read_marian(directory: Path) -> Marian:
     settings = read_settings(directory, "marian")
     added = {token.content: token for token in settings.tokens if token.content in settings.numbers}
     known = numbers | settings.numbers
-    for token in settings.tokens:  # those that no file numbers follow; of their flags the original keeps none
+    # those that no file numbers follow; of their flags the original keeps none
+    for token in settings.tokens:
         if token.content not in added:
             known.setdefault(token.content, len(known))
             added[token.content] = AddedToken(token.content, special=True)
-    missing = [key for key in ("unk_token", "eos_token", "pad_token") if settings.names.get(key) not in known]
+    missing = [
+        key
+        for key in ("unk_token", "eos_token", "pad_token")
+        if settings.names.get(key) not in known
+    ]
     if missing or settings.names["unk_token"] not in numbers:
         name = missing[0] if missing else "unk_token"
-        raise DataError(f"{directory / FILES[2]} has no number for {name} {brief(settings.names.get(name))}")
+        raise DataError(
+            f"{directory / FILES[2]} has no number for {name} {brief(settings.names.get(name))}"
+        )
     pieces = {number: token for token, number in known.items()}
     if len(pieces) < len(known):
         raise DataError(f"{directory}: an added token has the number of another token")
     special = settings.extra | {*settings.names.values()}
-    unknown, end, pad = (known[settings.names[key]] for key in ("unk_token", "eos_token", "pad_token"))
+    unknown, end, pad = (
+        known[settings.names[key]] for key in ("unk_token", "eos_token", "pad_token")
+    )
     cleaned = bool(settings.config.get("clean_up_tokenization_spaces"))
-    return Marian(_model(directory / FILES[0]), known, pieces, added, special, unknown, end, pad, cleaned)
+    return Marian(
+        _model(directory / FILES[0]), known, pieces, added, special, unknown, end, pad, cleaned
+    )
 
 
 def _model(file: Path) -> SentencePieceProcessor:
@@ -100,7 +115,11 @@ def _model(file: Path) -> SentencePieceProcessor:
 
 def vocabulary_size(tokenizer: Tokenizer | Marian) -> int:
     """One more than the greatest number of a token."""
-    return max(tokenizer.pieces) + 1 if isinstance(tokenizer, Marian) else tokenizers.vocabulary_size(tokenizer)
+    return (
+        max(tokenizer.pieces) + 1
+        if isinstance(tokenizer, Marian)
+        else tokenizers.vocabulary_size(tokenizer)
+    )
 
 
 def ends(tokenizer: Tokenizer | Marian, source: str) -> tuple[int, int]:
@@ -114,7 +133,9 @@ def ends(tokenizer: Tokenizer | Marian, source: str) -> tuple[int, int]:
     return tokenizers.sentence_ends(tokenizer, source)
 
 
-def source_tokens(tokenizer: Tokenizer | Marian, texts: Sequence[str], *, source: str) -> list[list[int]]:
+def source_tokens(
+    tokenizer: Tokenizer | Marian, texts: Sequence[str], *, source: str
+) -> list[list[int]]:
     """Tokens of texts that are to be translated, without the end token.
 
     Raises:
@@ -140,7 +161,9 @@ def _encode(tokenizer: Marian, text: str) -> list[int]:
 def _parts(tokenizer: Marian, text: str) -> list[str]:
     """The text, cut where added tokens stand in it."""
     longest_first = sorted(tokenizer.added, key=len, reverse=True)
-    parts = [part for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if part]
+    parts = [
+        part for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if part
+    ]
     for i, part in enumerate(parts):
         token = tokenizer.added.get(part)
         if token is None:
@@ -162,7 +185,9 @@ def written(tokenizer: Tokenizer | Marian, tokens: Sequence[int]) -> str:
     if not isinstance(tokenizer, Marian):
         return tokenizer.decode(tokens)
     pieces = [tokenizer.pieces.get(token) or _beyond(tokenizer.model, token) for token in tokens]
-    text = tokenizer.model.decode_pieces([piece for piece in pieces if piece not in tokenizer.special])
+    text = tokenizer.model.decode_pieces(
+        [piece for piece in pieces if piece not in tokenizer.special]
+    )
     text = text.replace("▁", " ").strip()
     for old, new in CLEANED if tokenizer.cleaned else ():
         text = text.replace(old, new)

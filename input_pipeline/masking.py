@@ -18,8 +18,8 @@ def mask_tokens(
 ) -> tuple[Int[Array, " l"], Int[Array, " k"], Int[Array, " k"], Float[Array, " k"]]:
     """Hides some of the tokens of one text.
 
-    Of the places that may be masked, the share ``rate`` (at least one, if there is one) is drawn. Of these, 80% become
-    the mask token, 10% a random token and 10% stay as they are.
+    Of the places that may be masked, the share ``rate`` (at least one, if there is one) is drawn.
+    Of these, 80% become the mask token, 10% a random token and 10% stay as they are.
 
     Args:
         key: of the draws.
@@ -29,8 +29,8 @@ def mask_tokens(
         vocab_size: random tokens are below it.
 
     Returns:
-        The tokens as the model gets them; the places that are to be predicted, what stood there, and 1 for each of
-        them, 0 for those that only fill up k.
+        The tokens as the model gets them; the places that are to be predicted, what stood there,
+        and 1 for each of them, 0 for those that only fill up k.
     """
     most = max(1, round(rate * len(tokens)))
     key_place, key_kind, key_token = jax.random.split(key, 3)

@@ -1,7 +1,9 @@
-"""Pairs of spans of a corpus, of which the second follows the first or not: what BERT is pretrained on.
+"""Pairs of spans of a corpus, of which the second follows the first or not: what BERT is pretrained
+on.
 
-Devlin et al. 2019, section 3.1 and appendix A.2. A "sentence" is there any span of text; here its ends are ends of
-words, not of sentences. Tokens are masked later, on the device (input_pipeline/masking.py).
+Devlin et al. 2019, section 3.1 and appendix A.2. A "sentence" is there any span of text; here its
+ends are ends of words, not of sentences. Tokens are masked later, on the device
+(input_pipeline/masking.py).
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ TRIES = 16
 
 
 class SentencePairs:
-    """``[CLS] a [SEP] b [SEP]``, with the interface of image examples; ``label`` is 0 where b follows a in the corpus.
+    """``[CLS] a [SEP] b [SEP]``, with the interface of image examples; ``label`` is 0 where b
+    follows a in the corpus.
 
-    There are as many examples as it takes to see every token about once. Where each begins, where it is cut in two, and
-    whether b is exchanged for a span of another document (one half) is drawn for each.
+    There are as many examples as it takes to see every token about once. Where each begins, where
+    it is cut in two, and whether b is exchanged for a span of another document (one half) is drawn
+    for each.
 
     Args:
         tokens: the stream, [n].
@@ -38,7 +42,15 @@ class SentencePairs:
         DataError: fewer than two documents of two tokens, ``max_len`` below 5, or no such tokens.
     """
 
-    def __init__(self, tokens: np.ndarray, starts: np.ndarray, tokenizer: Tokenizer, max_len: int, *, source: str):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        starts: np.ndarray,
+        tokenizer: Tokenizer,
+        max_len: int,
+        *,
+        source: str,
+    ):
         special = require_tokens(tokenizer, ("[CLS]", "[SEP]", "[MASK]"), source)
         self._begin, self._end = special["[CLS]"], special["[SEP]"]
         if max_len < 5:
@@ -48,11 +60,15 @@ class SentencePairs:
         long = ends - starts >= 2
         self._starts, self._ends = starts[long], ends[long]
         if not long.all():
-            print(f"{source}: {(~long).sum():,} documents of fewer than two tokens are left out", file=sys.stderr)
+            print(
+                f"{source}: {(~long).sum():,} documents of fewer than two tokens are left out",
+                file=sys.stderr,
+            )
         self._until = np.cumsum(self._ends - self._starts)  # tokens of all documents up to each
         if len(self._starts) < 2:
             raise DataError(
-                f"{source} has {len(self._starts)} document(s) of two tokens or more: at least 2 are needed"
+                f"{source} has {len(self._starts)} document(s) of two tokens or more: at least 2 "
+                "are needed"
             )
         names = tokenizer.get_vocab()
         self._inside = np.zeros(vocabulary_size(tokenizer), bool)  # of a word: no span begins there
@@ -66,7 +82,9 @@ class SentencePairs:
         """Bytes of one row of a batch."""
         return 12 * self._max_len + 8
 
-    def batch(self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns tokens, segments, types int32 [k, max_len]; label int32 [k]; weight float32 [k].
 
         Args:
@@ -101,7 +119,8 @@ class SentencePairs:
     def _elsewhere(self, document: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """``count`` tokens of another document; fewer only if none of those drawn has so many.
 
-        All that is not this document is equally likely, and the length does not give the label away.
+        All that is not this document is equally likely, and the length does not give the label
+        away.
         """
         begin, size = int(self._until[document - 1]) if document else 0, int(self._until[-1])
         length = int(self._ends[document] - self._starts[document])
@@ -111,7 +130,10 @@ class SentencePairs:
             place += length if place >= begin else 0
             other = int(np.searchsorted(self._until, place, "right"))
             start, end = int(self._starts[other]), int(self._ends[other])
-            first = min(place - (int(self._until[other - 1]) if other else 0) + start, max(start, end - count))
+            first = min(
+                place - (int(self._until[other - 1]) if other else 0) + start,
+                max(start, end - count),
+            )
             while first > start and self._inside[self._tokens[first]]:
                 first -= 1
             found = np.asarray(self._tokens[first : min(first + count, end)])
@@ -121,7 +143,8 @@ class SentencePairs:
         return best
 
     def _span(self, document: int, offset: int, room: int) -> np.ndarray:
-        """Up to ``room`` tokens of a document about ``offset``: those at its ends too, if ``offset`` is near them."""
+        """Up to ``room`` tokens of a document about ``offset``: those at its ends too, if
+        ``offset`` is near them."""
         start, end = int(self._starts[document]), int(self._ends[document])
         begin = max(start, min(start + offset - room // 2, end - room))
         span = np.asarray(self._tokens[begin : min(begin + room, end)])

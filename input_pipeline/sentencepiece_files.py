@@ -1,8 +1,10 @@
-"""Tokenizers from SentencePiece models (Kudo and Richardson 2018): T5's, ALBERT's, XLM-RoBERTa's and Llama's.
+"""Tokenizers from SentencePiece models (Kudo and Richardson 2018): T5's, ALBERT's, XLM-RoBERTa's
+and Llama's.
 
-The file is read by the message definitions that the ``sentencepiece`` package carries, and becomes what transformers 5
-makes of it (``SentencePieceExtractor`` and each class's ``__init__``), so tokens are those of transformers; where they
-differ from the package's own, as for most settings in the model's normaliser, transformers' count.
+The file is read by the message definitions that the ``sentencepiece`` package carries, and becomes
+what transformers 5 makes of it (``SentencePieceExtractor`` and each class's ``__init__``), so
+tokens are those of transformers; where they differ from the package's own, as for most settings in
+the model's normaliser, transformers' count.
 """
 
 from __future__ import annotations
@@ -14,11 +16,33 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from input_pipeline.errors import DataError
-from input_pipeline.tokenizer_reading import MOST_TOKENS, brief, file_in, guarded, read_bytes, read_object
-from input_pipeline.tokenizer_settings import Settings, add_tokens, clean_up, flag, read_settings, template
+from input_pipeline.tokenizer_reading import (
+    MOST_TOKENS,
+    brief,
+    file_in,
+    guarded,
+    read_bytes,
+    read_object,
+)
+from input_pipeline.tokenizer_settings import (
+    Settings,
+    add_tokens,
+    clean_up,
+    flag,
+    read_settings,
+    template,
+)
 
 FILES = {
     "t5": "spiece.model",
@@ -36,9 +60,15 @@ def find(directory: Path, wanted: str | None, kind: str | None) -> Path | None:
     """The SentencePiece model of a directory, or the file that is wanted if it is one."""
     if wanted is not None:
         return (
-            directory / wanted if Path(wanted).suffix in (".model", ".spm") and (directory / wanted).exists() else None
+            directory / wanted
+            if Path(wanted).suffix in (".model", ".spm") and (directory / wanted).exists()
+            else None
         )
-    names = (FILES[kind],) if kind in FILES else (*dict.fromkeys(FILES.values()), "source.spm", "target.spm")
+    names = (
+        (FILES[kind],)
+        if kind in FILES
+        else (*dict.fromkeys(FILES.values()), "source.spm", "target.spm")
+    )
     return next((file for file in (file_in(directory, name) for name in names) if file), None)
 
 
@@ -50,16 +80,19 @@ def read(file: Path, kind: str | None, name: str | None) -> Tokenizer:
     """
     if kind == "marian" or file.suffix == ".spm":
         raise DataError(
-            f"{file.parent} holds Marian's files, one model for sources and one for translations: train.generate "
-            "--weights reads them; to train, give a tokenizer.json with the same vocabulary"
+            f"{file.parent} holds Marian's files, one model for sources and one for translations: "
+            "train.generate --weights reads them; to train, give a tokenizer.json with the same "
+            "vocabulary"
         )
     if kind not in FILES:
         said = (
-            f"it is of {brief(name)}" if name else "no tokenizer_class in a tokenizer_config.json beside it says whose"
+            f"it is of {brief(name)}"
+            if name
+            else "no tokenizer_class in a tokenizer_config.json beside it says whose"
         )
         raise DataError(
-            f"{file} is a SentencePiece model, and {said}: T5Tokenizer, AlbertTokenizer, XLMRobertaTokenizer and "
-            "LlamaTokenizer are read; save others as a tokenizer.json"
+            f"{file} is a SentencePiece model, and {said}: T5Tokenizer, AlbertTokenizer, "
+            "XLMRobertaTokenizer and LlamaTokenizer are read; save others as a tokenizer.json"
         )
     model = parse(file)
     types = sentencepiece_model_pb2.ModelProto.SentencePiece
@@ -71,7 +104,9 @@ def read(file: Path, kind: str | None, name: str | None) -> Tokenizer:
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     extra = _sentinels(file.parent, pieces, added) if kind == "t5" else []
     settings = read_settings(file.parent, kind, model_tokens=[*added, *extra])
-    tokenizer = _llama(pieces, settings) if kind == "llama" else _unigram(kind, pieces, model, settings)
+    tokenizer = (
+        _llama(pieces, settings) if kind == "llama" else _unigram(kind, pieces, model, settings)
+    )
     if kind == "albert":
         _frame(tokenizer, kind, settings)  # before tokens are added, as there
     add_tokens(tokenizer, settings)
@@ -93,11 +128,16 @@ def parse(file: Path) -> Any:
     except DecodeError as error:
         raise DataError(f"{file} is no SentencePiece model: {brief(error)}") from error
     if not 0 < len(model.pieces) < MOST_TOKENS:
-        raise DataError(f"{file} holds {len(model.pieces):,} pieces: a SentencePiece model has 1 to {MOST_TOKENS:,}")
+        raise DataError(
+            f"{file} holds {len(model.pieces):,} pieces: a SentencePiece model has 1 to "
+            f"{MOST_TOKENS:,}"
+        )
     return model
 
 
-def _sentinels(directory: Path, pieces: list[tuple[str, float]], added: Sequence[AddedToken]) -> list[str]:
+def _sentinels(
+    directory: Path, pieces: list[tuple[str, float]], added: Sequence[AddedToken]
+) -> list[str]:
     """T5's ``<extra_id_0>`` and so on, which are put behind the pieces."""
     file = file_in(directory, "tokenizer_config.json")
     count = (read_object(file) if file else {}).get("extra_ids", 100)
@@ -105,17 +145,28 @@ def _sentinels(directory: Path, pieces: list[tuple[str, float]], added: Sequence
         raise DataError(f"{file}: extra_ids = {brief(count)} is not in 0 .. 10,000")
     there = sum("<extra_id_" in token.content for token in added)
     if there and count not in (0, there):
-        raise DataError(f"{directory} has extra_ids = {count} and {there} such tokens in its SentencePiece model")
+        raise DataError(
+            f"{directory} has extra_ids = {count} and {there} such tokens in its SentencePiece "
+            "model"
+        )
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(count))]
     return [] if there else [f"<extra_id_{i}>" for i in range(count)]
 
 
-def _unigram(kind: str, pieces: list[tuple[str, float]], model: Any, settings: Settings) -> Tokenizer:
+def _unigram(
+    kind: str, pieces: list[tuple[str, float]], model: Any, settings: Settings
+) -> Tokenizer:
     if kind == "xlm-roberta":
         first = ("bos_token", "pad_token", "eos_token", "unk_token")
-        pieces = [(_name(settings, key), 0.0) for key in first] + pieces[3:] + [(_name(settings, "mask_token"), 0.0)]
+        pieces = (
+            [(_name(settings, key), 0.0) for key in first]
+            + pieces[3:]
+            + [(_name(settings, "mask_token"), 0.0)]
+        )
     file = settings.file.parent
-    tokenizer = guarded(file, lambda: Tokenizer(models.Unigram(pieces, _UNKNOWN[kind], byte_fallback=False)))
+    tokenizer = guarded(
+        file, lambda: Tokenizer(models.Unigram(pieces, _UNKNOWN[kind], byte_fallback=False))
+    )
     steps: list[Any] = []
     if kind == "albert":
         steps += [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
@@ -146,7 +197,8 @@ def _checked(normalizer: normalizers.Precompiled) -> normalizers.Precompiled:
 
 
 def _llama(pieces: list[tuple[str, float]], settings: Settings) -> Tokenizer:
-    """Byte-pair merges of the pieces in the order of their numbers, with bytes for unknown characters."""
+    """Byte-pair merges of the pieces in the order of their numbers, with bytes for unknown
+    characters."""
     vocabulary = {piece: i for i, (piece, _) in enumerate(pieces)}
     merges: list[tuple[str, str]] = []
     for piece in vocabulary:
@@ -157,9 +209,13 @@ def _llama(pieces: list[tuple[str, float]], settings: Settings) -> Tokenizer:
     tokenizer = Tokenizer(guarded(settings.file.parent, make))
     prefix = flag(settings, "add_prefix_space", True)
     scheme = ("always" if flag(settings, "legacy", False) else "first") if prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        replacement="▁", prepend_scheme=scheme, split=False
+    )
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(content=" ", left=1)] if prefix else steps)
+    tokenizer.decoder = decoders.Sequence(
+        [*steps, decoders.Strip(content=" ", left=1)] if prefix else steps
+    )
     return tokenizer
 
 
@@ -173,9 +229,14 @@ def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
     """The tokens around a text and between two."""
 
     def ends(*keys: str) -> list[tuple[str, int]]:
-        found = [(name, tokenizer.token_to_id(name)) for name in (_name(settings, key) for key in keys)]
+        found = [
+            (name, tokenizer.token_to_id(name)) for name in (_name(settings, key) for key in keys)
+        ]
         if None in (number for _, number in found):
-            raise DataError(f"{settings.file.parent} has {brief(found)}: the vocabulary lacks one of these tokens")
+            raise DataError(
+                f"{settings.file.parent} has {brief(found)}: the vocabulary lacks one of these "
+                "tokens"
+            )
         return found
 
     if kind == "t5":
@@ -193,11 +254,18 @@ def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
     elif kind == "xlm-roberta":
         (bos, _), (eos, _) = around = ends("bos_token", "eos_token")
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=[bos, "$A", eos], pair=[bos, "$A", eos, eos, "$B", eos], special_tokens=[*dict(around).items()]
+            single=[bos, "$A", eos],
+            pair=[bos, "$A", eos, eos, "$B", eos],
+            special_tokens=[*dict(around).items()],
         )
     else:
         keys = ("bos_token", "eos_token")
-        wanted = [flag(settings, f"add_{key}", False) and settings.names.get(key) is not None for key in keys]
-        begin, end = (ends(key)[0] if want else None for want, key in zip(wanted, keys, strict=True))
+        wanted = [
+            flag(settings, f"add_{key}", False) and settings.names.get(key) is not None
+            for key in keys
+        ]
+        begin, end = (
+            ends(key)[0] if want else None for want, key in zip(wanted, keys, strict=True)
+        )
         if begin or end:
             tokenizer.post_processor = template(begin, end)

@@ -46,13 +46,15 @@ def by_length(lengths: np.ndarray, buckets: tuple[int, ...]) -> list[tuple[int, 
 
 
 class LabelledTexts:
-    """Texts, or pairs of texts, framed by the tokenizer, with the interface of image examples and ``buckets``.
+    """Texts, or pairs of texts, framed by the tokenizer, with the interface of image examples and
+    ``buckets``.
 
     Args:
         builder: of the data set; split: of it.
         tokenizer: of the texts.
         texts: one or two features.
-        lengths: to which batches are padded, ascending. What is longer than the last is cut, and how many are is said.
+        lengths: to which batches are padded, ascending. What is longer than the last is cut, and
+          how many are is said.
         source: name of the split, for messages.
         complete: whether every example must have a label.
         classes: labels are 0 .. classes - 1; None: they are numbers.
@@ -61,8 +63,8 @@ class LabelledTexts:
         buckets: for each length the examples that take it, shorter ones left to shorter lengths.
 
     Raises:
-        DataError: no examples, an example without a label or of no class, text that the tokenizer does not know, or
-            that is not UTF-8.
+        DataError: no examples, an example without a label or of no class, text that the tokenizer
+            does not know, or that is not UTF-8.
     """
 
     def __init__(
@@ -97,10 +99,19 @@ class LabelledTexts:
         if classes is not None:
             check_labels(np.array(labels), classes, source, complete=complete)
         if not np.isfinite(labels).all():
-            raise DataError(f"{source} has {np.sum(~np.isfinite(labels))} examples whose label is NaN or Inf")
+            raise DataError(
+                f"{source} has {np.sum(~np.isfinite(labels))} examples whose label is NaN or Inf"
+            )
         if cut:
-            print(f"{source}: {cut:,} of {len(labels):,} texts are cut to max_len {max_len} tokens", file=sys.stderr)
-        self._tokens, self._types, self._labels = Ragged(tokens), Ragged(types), np.array(labels, dtype)
+            print(
+                f"{source}: {cut:,} of {len(labels):,} texts are cut to max_len {max_len} tokens",
+                file=sys.stderr,
+            )
+        self._tokens, self._types, self._labels = (
+            Ragged(tokens),
+            Ragged(types),
+            np.array(labels, dtype),
+        )
         self.buckets = by_length(self._tokens.lengths, lengths)
 
     def __len__(self) -> int:
@@ -112,9 +123,14 @@ class LabelledTexts:
         return 12 * self._lengths[-1] + 8
 
     def batch(
-        self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None, *, length: int | None = None
+        self,
+        indices: np.ndarray,
+        draws: Sequence[tuple[int, ...]] | None = None,
+        *,
+        length: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Returns tokens, segments, types int32 [k, length]; label int32 or float32 [k]; weight float32 [k]."""
+        """Returns tokens, segments, types int32 [k, length]; label int32 or float32 [k]; weight
+        float32 [k]."""
         length = length or self._lengths[-1]
         tokens, segments = self._tokens.padded(indices, length)
         types, _ = self._types.padded(indices, length)
@@ -131,8 +147,8 @@ class LabelledTexts:
 class Translations:
     """A text and its translation, with the interface of image examples and ``buckets``.
 
-    The decoder is given a begin token and the translation, and is to give the translation and an end token; the source
-    ends with one too; which they are says `tokenizers.sentence_ends`.
+    The decoder is given a begin token and the translation, and is to give the translation and an
+    end token; the source ends with one too; which they are says `tokenizers.sentence_ends`.
 
     Args:
         builder: of the data set; split: of it.
@@ -140,13 +156,15 @@ class Translations:
         texts: features of source and target.
         lengths: to which batches are padded, ascending.
         source: name of the split, for messages.
-        train: leave out pairs that are longer than the last length; otherwise they are cut. How many is said.
+        train: leave out pairs that are longer than the last length; otherwise they are cut. How
+          many is said.
 
     Attributes:
         buckets: for each length the examples that take it, shorter ones left to shorter lengths.
 
     Raises:
-        DataError: no examples, no end token, text that the tokenizer does not know, or that is not UTF-8.
+        DataError: no examples, no end token, text that the tokenizer does not know, or that is not
+          UTF-8.
     """
 
     def __init__(
@@ -164,8 +182,13 @@ class Translations:
         longest, total, longer = lengths[-1], 0, 0
         sides: tuple[list[list[int]], list[list[int]]] = ([], [])
         for records in _chunks(read_records(builder, split)):
-            columns = [[text_of(record, text, i, source) for i, record in enumerate(records, total)] for text in texts]
-            found = [encode_all(tokenizer, column, special=False, source=source) for column in columns]
+            columns = [
+                [text_of(record, text, i, source) for i, record in enumerate(records, total)]
+                for text in texts
+            ]
+            found = [
+                encode_all(tokenizer, column, special=False, source=source) for column in columns
+            ]
             for first, second in zip(*found, strict=True):
                 total += 1
                 pair = [*first.ids, end], [*second.ids, end]
@@ -178,7 +201,9 @@ class Translations:
         if longer:
             what = "left out" if train else "cut"
             print(
-                f"{source}: {longer:,} of {total:,} pairs are {what}: above max_len {longest} tokens", file=sys.stderr
+                f"{source}: {longer:,} of {total:,} pairs are {what}: above max_len {longest} "
+                "tokens",
+                file=sys.stderr,
             )
         if not sides[0]:
             raise DataError(f"{source} has no pairs of at most max_len {longest} tokens")
@@ -195,13 +220,23 @@ class Translations:
         return 24 * self._lengths[-1]
 
     def batch(
-        self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None, *, length: int | None = None
+        self,
+        indices: np.ndarray,
+        draws: Sequence[tuple[int, ...]] | None = None,
+        *,
+        length: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Returns source, source_segments, tokens, segments, target int32 and weight float32: [k, length]."""
+        """Returns source, source_segments, tokens, segments, target int32 and weight float32: [k,
+        length]."""
         length = length or self._lengths[-1]
         source, source_segments = self._source.padded(indices, length)
         target, segments = self._target.padded(indices, length)
-        tokens = np.concatenate([np.full((len(indices), 1), self._begin, np.int32), target[:, :-1]], axis=1) * segments
+        tokens = (
+            np.concatenate(
+                [np.full((len(indices), 1), self._begin, np.int32), target[:, :-1]], axis=1
+            )
+            * segments
+        )
         weight = segments.astype(np.float32)
         return {
             "source": source,
@@ -224,13 +259,21 @@ def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
         yield chunk
 
 
-def framed(tokenizer: Tokenizer, rows: Sequence[tuple[str, ...]], max_len: int, *, source: str) -> list[Encoding]:
-    """Encodings of texts, or of pairs of texts, with the tokens that frame them, cut to ``max_len``."""
+def framed(
+    tokenizer: Tokenizer, rows: Sequence[tuple[str, ...]], max_len: int, *, source: str
+) -> list[Encoding]:
+    """Encodings of texts, or of pairs of texts, with the tokens that frame them, cut to
+    ``max_len``."""
     texts = max(map(len, rows), default=1)
     frame = tokenizer.num_special_tokens_to_add(texts > 1)
     if texts > 1 and not frame:
-        raise DataError(f"{source} has pairs of texts, and the tokenizer puts nothing between them; 'wordpiece' does")
+        raise DataError(
+            f"{source} has pairs of texts, and the tokenizer puts nothing between them; "
+            "'wordpiece' does"
+        )
     if max_len < frame + texts:
         raise DataError(f"max_len {max_len} has no place for a text: {frame} tokens frame it")
     tokenizer.enable_truncation(max_len)
-    return encode_all(tokenizer, [row[0] if len(row) == 1 else row for row in rows], special=True, source=source)
+    return encode_all(
+        tokenizer, [row[0] if len(row) == 1 else row for row in rows], special=True, source=source
+    )

@@ -25,7 +25,8 @@ class TableCard:
         splits: split name -> number of examples.
         feature_names: of the columns.
         label_names: of the classes; of two, the second is the positive one.
-        mean, std: of each column over the split that is trained on; std is 1 where a column is constant.
+        mean, std: of each column over the split that is trained on; std is 1 where a column is
+          constant.
         directory: where it lies on disk.
         tasks: number of classes of each label that is a task, where there are several.
     """
@@ -47,7 +48,10 @@ class TableCard:
 
     def shapes(self, size: int, length: int) -> Shapes:
         """Shape and type of every array of a batch of ``size`` examples."""
-        return {"features": ((size, self.num_features), np.float32), **label_shapes(size, self.tasks)}
+        return {
+            "features": ((size, self.num_features), np.float32),
+            **label_shapes(size, self.tasks),
+        }
 
     @property
     def num_features(self) -> int:
@@ -62,14 +66,19 @@ class TableCard:
     def summary(self) -> str:
         """One line for the header of a run."""
         splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
-        return f"{self.name} {self.version}: {splits}; {self.num_features} columns, {self.num_classes} classes"
+        return (
+            f"{self.name} {self.version}: {splits}; {self.num_features} columns, "
+            f"{self.num_classes} classes"
+        )
 
 
 class TableExamples:
-    """Rows held in memory: features float32 [n, d], label int32 [n]; the interface of image examples.
+    """Rows held in memory: features float32 [n, d], label int32 [n]; the interface of image
+    examples.
 
     Raises:
-        DataError: unknown split, a number that is not finite, or an example without a label or of no class.
+        DataError: unknown split, a number that is not finite, or an example without a label or of
+          no class.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
@@ -82,8 +91,8 @@ class TableExamples:
         holes = np.flatnonzero(~np.isfinite(self.features).all(1))
         if holes.size:
             raise DataError(
-                f"{source} has {holes.size} row(s) with a number that is missing or not finite, first example "
-                f"{holes[0]}; prepare it without"
+                f"{source} has {holes.size} row(s) with a number that is missing or not finite, "
+                f"first example {holes[0]}; prepare it without"
             )
         check_labels(labels, builder.info.features["label"].num_classes, source, complete=True)
         self.label = labels.astype(np.int32)
@@ -96,14 +105,17 @@ class TableExamples:
         """Bytes of one row of a batch."""
         return 4 * self.features.shape[1] + 8
 
-    def batch(self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns features float32 [k, d], label int32 [k] and weight float32 [k] of k indices."""
         weight = np.ones(len(indices), np.float32)
         return {"features": self.features[indices], "label": self.label[indices], "weight": weight}
 
 
 def vector_feature(builder: tfds.core.DatasetBuilder) -> str | None:
-    """Name of the one feature that is a vector of floating-point numbers; None if the data set is no table."""
+    """Name of the one feature that is a vector of floating-point numbers; None if the data set is
+    no table."""
     found = [
         name
         for name, feature in builder.info.features.items()
@@ -112,7 +124,9 @@ def vector_feature(builder: tfds.core.DatasetBuilder) -> str | None:
         and feature.shape[0]
         and np.issubdtype(feature.np_dtype, np.floating)
     ]
-    labelled = isinstance(dict(builder.info.features.items()).get("label"), tfds.features.ClassLabel)
+    labelled = isinstance(
+        dict(builder.info.features.items()).get("label"), tfds.features.ClassLabel
+    )
     return found[0] if len(found) == 1 and labelled else None
 
 
@@ -138,7 +152,9 @@ def describe_table(
         name=name,
         version=str(builder.version),
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        feature_names=named if len(named) == rows.shape[1] else tuple(f"column {i}" for i in range(rows.shape[1])),
+        feature_names=named
+        if len(named) == rows.shape[1]
+        else tuple(f"column {i}" for i in range(rows.shape[1])),
         label_names=tuple(builder.info.features["label"].names),
         mean=tuple(rows.mean(0).tolist()),
         std=tuple(np.where(std > 0, std, 1.0).tolist()),

@@ -1,6 +1,8 @@
-"""Rows of numbers from a CSV file, or one with tabs or semicolons, whose first line names the columns.
+"""Rows of numbers from a CSV file, or one with tabs or semicolons, whose first line names the
+columns.
 
-A row is used as it is or refused by its file and line: there is no number that stands for one that is missing.
+A row is used as it is or refused by its file and line: there is no number that stands for one that
+is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from input_pipeline.errors import DataError, shortened
 _SEPARATORS = (",", "\t", ";")
 
 
-def read_table(text: str, name: str, columns: Sequence[str], source: str) -> tuple[list[int], np.ndarray]:
+def read_table(
+    text: str, name: str, columns: Sequence[str], source: str
+) -> tuple[list[int], np.ndarray]:
     """Reads the columns that are needed, in any order and among others.
 
     Args:
@@ -30,8 +34,8 @@ def read_table(text: str, name: str, columns: Sequence[str], source: str) -> tup
         The line that each row begins in, from 1, and float32 [rows, columns]; at least one row.
 
     Raises:
-        DataError: a column that is missing or there twice, a row with too many or too few cells, a cell that is no
-            number, or none that float32 has.
+        DataError: a column that is missing or there twice, a row with too many or too few cells, a
+            cell that is no number, or none that float32 has.
     """
     separator = _separator(text, columns)
     rows = _rows(text, name, separator)
@@ -43,10 +47,12 @@ def read_table(text: str, name: str, columns: Sequence[str], source: str) -> tup
     for line, row in rows:
         if len(row) != len(header):
             raise DataError(
-                f"{name}:{line} has {len(row)} cells for {len(header)} columns; a cell with a {separator!r} in it must "
-                "be quoted"
+                f"{name}:{line} has {len(row)} cells for {len(header)} columns; a cell with a "
+                f"{separator!r} in it must be quoted"
             )
-        numbers.append([_number(row[i], f"{name}:{line}, {shortened(header[i])!r}") for i in places])
+        numbers.append(
+            [_number(row[i], f"{name}:{line}, {shortened(header[i])!r}") for i in places]
+        )
         lines.append(line)
     if not lines:
         raise DataError(f"no rows in {name}: it has a line of names alone")
@@ -58,7 +64,9 @@ def _separator(text: str, columns: Sequence[str]) -> str:
     headers = {}
     for separator in _SEPARATORS:
         try:
-            headers[separator] = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+            headers[separator] = next(
+                csv.reader(io.StringIO(text, newline=""), delimiter=separator), []
+            )
         except csv.Error:  # said when the rows are read
             headers[separator] = []
     return max(_SEPARATORS, key=lambda s: (len({*columns} & {*headers[s]}), len(headers[s])))
@@ -74,7 +82,8 @@ def _rows(text: str, name: str, separator: str) -> Iterator[tuple[int, list[str]
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{name}:{line} is no row of a table ({error}); a cell has at most {csv.field_size_limit():,} characters, "
+            f"{name}:{line} is no row of a table ({error}); a cell has at most "
+            f"{csv.field_size_limit():,} characters, "
             'and a quote in a quoted one is written twice, ""'
         ) from error
 
@@ -85,12 +94,20 @@ def _places(header: list[str], name: str, columns: Sequence[str], source: str) -
     if missing:
         near = difflib.get_close_matches(missing[0], header, n=1)
         raise DataError(
-            f"{name} lacks {len(missing)} of the {len(columns)} columns of {source}, first {shortened(missing[0])!r}"
-            + (f"; it has {shortened(near[0])!r}" if near else "; its first line must name them, as dataset.json does")
+            f"{name} lacks {len(missing)} of the {len(columns)} columns of {source}, first "
+            f"{shortened(missing[0])!r}"
+            + (
+                f"; it has {shortened(near[0])!r}"
+                if near
+                else "; its first line must name them, as dataset.json does"
+            )
         )
     twice = [column for column in columns if header.count(column) > 1]
     if twice:
-        raise DataError(f"{name} has the column {shortened(twice[0])!r} {header.count(twice[0])} times; leave one")
+        raise DataError(
+            f"{name} has the column {shortened(twice[0])!r} {header.count(twice[0])} times; leave "
+            "one"
+        )
     return [header.index(column) for column in columns]
 
 

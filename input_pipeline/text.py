@@ -18,12 +18,18 @@ from input_pipeline.examples import split_parts, task_sizes
 from input_pipeline.prepare import open_builder
 from input_pipeline.sentence_pairs import SentencePairs
 from input_pipeline.sequences import LabelledTexts, Ragged, Translations, framed
-from input_pipeline.tokenizers import END_OF_TEXT, KINDS, characters_per_token, load_tokenizer, vocabulary_size
+from input_pipeline.tokenizers import (
+    END_OF_TEXT,
+    KINDS,
+    characters_per_token,
+    load_tokenizer,
+    vocabulary_size,
+)
 from input_pipeline.windows import TokenWindows
 
 Form = Literal["windows", "sentence_pairs", "labels", "numbers", "translation"]
-"""How text is cut: windows of a stream; pairs of spans that follow each other or not; texts with a label; texts with a
-number as label; a text and its translation."""
+"""How text is cut: windows of a stream; pairs of spans that follow each other or not; texts with a
+label; texts with a number as label; a text and its translation."""
 
 BUCKETED = ("labels", "numbers", "translation")
 """Forms of which a batch may hold examples of about the same length."""
@@ -47,7 +53,8 @@ class TextCard:
         texts: features with the text or texts.
         label_names: of the classes; form labels.
         isolate: whether windows say to which document a token belongs.
-        buckets: lengths to which labelled texts or translations are padded, ascending; the last is max_len.
+        buckets: lengths to which labelled texts or translations are padded, ascending; the last is
+          max_len.
         tasks: number of classes of each label that is a task, where there are several.
     """
 
@@ -72,7 +79,8 @@ class TextCard:
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1; 1 where they are numbers, which a model has one output for."""
+        """Labels are 0 .. num_classes - 1; 1 where they are numbers, which a model has one output
+        for."""
         return 1 if self.form == "numbers" else len(self.label_names)
 
     @property
@@ -101,7 +109,9 @@ class TextCard:
             "sentence_pairs": f"pairs of {self.max_len}",
             "labels": f"{self.num_classes} classes, padded to {', '.join(map(str, self.lengths))}",
             "numbers": f"a number each, padded to {', '.join(map(str, self.lengths))}",
-            "translation": f"{' to '.join(self.texts)}, padded to {', '.join(map(str, self.lengths))}",
+            "translation": (
+                f"{' to '.join(self.texts)}, padded to {', '.join(map(str, self.lengths))}"
+            ),
         }[self.form]
         return f"{self.name} {self.version}: {splits}; {self.vocab_size:,} tokens, {cut}"
 
@@ -122,7 +132,8 @@ def describe_text(
     labels: Sequence[str] = (),
     require: Sequence[str] = (),
 ) -> TextCard:
-    """Returns the card of a data set of text, preparing it and training its tokenizer first if need be.
+    """Returns the card of a data set of text, preparing it and training its tokenizer first if need
+    be.
 
     Args:
         name: a built-in data set, or a prepared TFDS data set whose features suit ``form``.
@@ -131,7 +142,8 @@ def describe_text(
         tokenizer: of `tokenizers.KINDS`, trained on `train_split`; or a path, see `load_tokenizer`.
         vocab_size: of a tokenizer that is trained.
         train_split: TFDS split string.
-        texts: features that hold the text, or the text and its pair, or source and target; empty: those there are.
+        texts: features that hold the text, or the text and its pair, or source and target; empty:
+          those there are.
         isolate, buckets: see `TextCard`.
         data_dir: TFDS root.
         raw_dir: raw files of a built-in data set.
@@ -170,7 +182,8 @@ def tokenizer_of(card: TextCard) -> Tokenizer:
     """The tokenizer of a card.
 
     Raises:
-        DataError: it cannot be read, or has tokens that a model of the card's vocabulary has no place for.
+        DataError: it cannot be read, or has tokens that a model of the card's vocabulary has no
+          place for.
     """
     try:
         found = Tokenizer.from_str(card.tokenizer)
@@ -180,13 +193,15 @@ def tokenizer_of(card: TextCard) -> Tokenizer:
         ) from error
     if (size := vocabulary_size(found)) > card.vocab_size:
         raise DataError(
-            f"the tokenizer that the run keeps of {card.name} has {size:,} tokens, and its vocab_size is "
-            f"{card.vocab_size:,}: its dataset.json is damaged"
+            f"the tokenizer that the run keeps of {card.name} has {size:,} tokens, and its "
+            f"vocab_size is {card.vocab_size:,}: its dataset.json is damaged"
         )
     return found
 
 
-def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *, train: bool) -> TextExamples:
+def open_texts(
+    builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *, train: bool
+) -> TextExamples:
     """The examples of a split such as "train" or "validation+test".
 
     Raises:
@@ -199,7 +214,9 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
         options = {"source": source, "complete": not card.tasks, "classes": classes}
         return LabelledTexts(builder, split, tokenizer, card.texts, card.lengths, **options)
     if card.form == "translation":
-        return Translations(builder, split, tokenizer, card.texts, card.lengths, source=source, train=train)
+        return Translations(
+            builder, split, tokenizer, card.texts, card.lengths, source=source, train=train
+        )
     tokens, starts = open_stream(builder, split, tokenizer, card.texts[0])
     if card.form == "sentence_pairs":
         return SentencePairs(tokens, starts, tokenizer, card.max_len, source=source)
@@ -207,10 +224,14 @@ def open_texts(builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *,
         raise DataError(f"{source} has {len(tokens)} token(s): at least 2 are needed")
     separated = tokenizer.token_to_id(END_OF_TEXT) is not None
     characters = characters_per_token(tokenizer)
-    return TokenWindows(tokens, starts, card.max_len, characters, isolate=card.isolate, separated=separated)
+    return TokenWindows(
+        tokens, starts, card.max_len, characters, isolate=card.isolate, separated=separated
+    )
 
 
-def text_arrays(rows: Sequence[tuple[str, ...]], card: TextCard) -> tuple[dict[str, np.ndarray], int]:
+def text_arrays(
+    rows: Sequence[tuple[str, ...]], card: TextCard
+) -> tuple[dict[str, np.ndarray], int]:
     """Tokens, segments and types [k, max_len] of texts or pairs of texts, and how many were cut.
 
     Raises:
@@ -220,7 +241,9 @@ def text_arrays(rows: Sequence[tuple[str, ...]], card: TextCard) -> tuple[dict[s
     every = np.arange(len(encodings))
     tokens, segments = Ragged(e.ids for e in encodings).padded(every, card.max_len)
     types, _ = Ragged(e.type_ids for e in encodings).padded(every, card.max_len)
-    return {"tokens": tokens, "segments": segments, "types": types}, sum(bool(e.overflowing) for e in encodings)
+    return {"tokens": tokens, "segments": segments, "types": types}, sum(
+        bool(e.overflowing) for e in encodings
+    )
 
 
 def translation_texts(
@@ -248,10 +271,14 @@ def translation_texts(
 def text_features(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
     """Names of the features that are text, in alphabetical order: TFDS has none."""
     features = builder.info.features.items()
-    return tuple(sorted(name for name, feature in features if isinstance(feature, tfds.features.Text)))
+    return tuple(
+        sorted(name for name, feature in features if isinstance(feature, tfds.features.Text))
+    )
 
 
-def _features(builder: tfds.core.DatasetBuilder, form: Form, texts: Sequence[str]) -> tuple[str, ...]:
+def _features(
+    builder: tfds.core.DatasetBuilder, form: Form, texts: Sequence[str]
+) -> tuple[str, ...]:
     """The features with the text that ``form`` needs."""
     name, there = builder.info.full_name, text_features(builder)
     for text in texts:
@@ -260,12 +287,18 @@ def _features(builder: tfds.core.DatasetBuilder, form: Form, texts: Sequence[str
     if form in ("labels", "numbers"):
         features = dict(builder.info.features.items())
         label = features.get("label")
-        number = isinstance(label, tfds.features.Scalar) and np.issubdtype(label.np_dtype, np.floating)
+        number = isinstance(label, tfds.features.Scalar) and np.issubdtype(
+            label.np_dtype, np.floating
+        )
         if form == "labels" and not isinstance(label, tfds.features.ClassLabel):
             hint = "; it is a number, for objective regression" if number else ""
-            raise DataError(f"{name} has no feature 'label' that is a ClassLabel{hint}; it has {features}")
+            raise DataError(
+                f"{name} has no feature 'label' that is a ClassLabel{hint}; it has {features}"
+            )
         if form == "numbers" and not number:
-            raise DataError(f"{name} has no feature 'label' that is a floating-point number; it has {features}")
+            raise DataError(
+                f"{name} has no feature 'label' that is a floating-point number; it has {features}"
+            )
         wanted, most = "one or two texts", 2
     elif form == "translation":
         wanted, most = "two texts, source and target", 2
@@ -273,5 +306,8 @@ def _features(builder: tfds.core.DatasetBuilder, form: Form, texts: Sequence[str
         wanted, most = "one text", 1
     found = tuple(texts) or (("text",) if most == 1 and "text" in there else there)
     if not found or len(found) > most or (form == "translation" and len(found) != 2):
-        raise DataError(f"{name} has the texts {', '.join(there) or 'none'}; data.texts must name {wanted} of them")
+        raise DataError(
+            f"{name} has the texts {', '.join(there) or 'none'}; data.texts must name {wanted} of "
+            "them"
+        )
     return found

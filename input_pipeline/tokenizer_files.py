@@ -1,7 +1,8 @@
-"""Tokenizers from published files: ``tokenizer.json``, BERT's ``vocab.txt``, GPT-2's vocabulary and merges.
+"""Tokenizers from published files: ``tokenizer.json``, BERT's ``vocab.txt``, GPT-2's vocabulary and
+merges.
 
-Each gives the tokens that transformers 5 gives for the directory. References: its ``BertTokenizer``, ``GPT2Tokenizer``,
-``RobertaTokenizer`` and ``TokenizersBackend``.
+Each gives the tokens that transformers 5 gives for the directory. References: its
+``BertTokenizer``, ``GPT2Tokenizer``, ``RobertaTokenizer`` and ``TokenizersBackend``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from input_pipeline.tokenizer_settings import (
 )
 
 _PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-_ENDS = {"bert": ("cls_token", "sep_token"), "roberta": ("cls_token", "sep_token"), "gpt2": ("bos_token", "eos_token")}
+_ENDS = {
+    "bert": ("cls_token", "sep_token"),
+    "roberta": ("cls_token", "sep_token"),
+    "gpt2": ("bos_token", "eos_token"),
+}
 
 
 def read_tokenizer(path: Path) -> Tokenizer | None:
@@ -62,11 +67,14 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
     return None
 
 
-def _suits(directory: Path, kind: str | None, name: str | None, kinds: tuple[str, ...], file: str) -> None:
+def _suits(
+    directory: Path, kind: str | None, name: str | None, kinds: tuple[str, ...], file: str
+) -> None:
     if name is not None and kind not in kinds:
         raise DataError(
-            f"{directory} is of {brief(name)}, and {file} is read as {' and '.join(kinds)} do: save this tokenizer as "
-            "a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained)"
+            f"{directory} is of {brief(name)}, and {file} is read as {' and '.join(kinds)} do: "
+            "save this tokenizer as a tokenizer.json "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained)"
         )
 
 
@@ -84,7 +92,9 @@ def _read_bpe(directory: Path, pair: tuple[str, str], kind: str) -> Tokenizer:
     read_numbers(vocabulary)
     read_text(merges)
     settings = read_settings(directory, kind)
-    tokenizer = Tokenizer(guarded(directory, lambda: models.BPE.from_file(str(vocabulary), str(merges))))
+    tokenizer = Tokenizer(
+        guarded(directory, lambda: models.BPE.from_file(str(vocabulary), str(merges)))
+    )
     tokenizer.pre_tokenizer, tokenizer.decoder = _parts(kind, settings)[1:]
     add_tokens(tokenizer, settings)
     _frame(tokenizer, kind, settings)
@@ -97,19 +107,29 @@ def _read_wordpiece(directory: Path) -> Tokenizer:
     settings = read_settings(directory, "bert")
     unknown = settings.names.get("unk_token")
     if unknown is None:
-        raise DataError(f"{settings.file} names no unk_token: write the token that stands for unknown words")
-    tokenizer = Tokenizer(guarded(file, lambda: models.WordPiece.from_file(str(file), unk_token=unknown)))
+        raise DataError(
+            f"{settings.file} names no unk_token: write the token that stands for unknown words"
+        )
+    tokenizer = Tokenizer(
+        guarded(file, lambda: models.WordPiece.from_file(str(file), unk_token=unknown))
+    )
     config = dict(settings.config)
     if config.get("do_lower_case") is None:
-        capital = next((t for t in sorted(tokenizer.get_vocab()) if t != t.lower() and t[0] not in "[<"), None)
+        capital = next(
+            (t for t in sorted(tokenizer.get_vocab()) if t != t.lower() and t[0] not in "[<"), None
+        )
         if capital and settings.said:
             raise DataError(
-                f"{file} has {brief(capital)}, and {settings.file.name} beside it says nothing of do_lower_case, "
-                "without which transformers writes all texts in lower case: write true or false there"
+                f"{file} has {brief(capital)}, and {settings.file.name} beside it says nothing of "
+                "do_lower_case, without which transformers writes all texts in lower case: write "
+                "true or false there"
             )
         config["do_lower_case"] = _is_uncased(tokenizer)
-    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = _parts("bert", settings._replace(config=config))
-    # a special token that no file names and the vocabulary lacks would have a number for which no model has a row
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = _parts(
+        "bert", settings._replace(config=config)
+    )
+    # a special token that no file names and the vocabulary lacks would have a number for which no
+    # model has a row
     add_tokens(tokenizer, settings, optional=[settings.names[key] for key in settings.defaults])
     clean_up(tokenizer, settings)
     _frame(tokenizer, "bert", settings)
@@ -117,7 +137,9 @@ def _read_wordpiece(directory: Path) -> Tokenizer:
 
 
 def _is_uncased(tokenizer: Tokenizer) -> bool:
-    return not any(token != token.lower() for token in tokenizer.get_vocab() if not token.startswith("["))
+    return not any(
+        token != token.lower() for token in tokenizer.get_vocab() if not token.startswith("[")
+    )
 
 
 def _parts(kind: str, settings: Settings) -> tuple[Any, Any, Any]:
@@ -129,17 +151,26 @@ def _parts(kind: str, settings: Settings) -> tuple[Any, Any, Any]:
             "strip_accents": flag(settings, "strip_accents", None),
             "handle_chinese_chars": flag(settings, "tokenize_chinese_chars", True),
         }
-        return normalizers.BertNormalizer(**options), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+        return (
+            normalizers.BertNormalizer(**options),
+            pre_tokenizers.BertPreTokenizer(),
+            decoders.WordPiece(),
+        )
     prefix = flag(settings, "add_prefix_space", False)
     return None, pre_tokenizers.ByteLevel(add_prefix_space=prefix), decoders.ByteLevel()
 
 
 def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
     """The tokens around a text and between two."""
-    ends = [(settings.names.get(key), tokenizer.token_to_id(settings.names.get(key, ""))) for key in _ENDS[kind]]
+    ends = [
+        (settings.names.get(key), tokenizer.token_to_id(settings.names.get(key, "")))
+        for key in _ENDS[kind]
+    ]
     if kind == "gpt2":
         wanted = [flag(settings, key, False) for key in ("add_bos_token", "add_eos_token")]
-        begin, end = (end if want and end[0] else None for want, end in zip(wanted, ends, strict=True))
+        begin, end = (
+            end if want and end[0] else None for want, end in zip(wanted, ends, strict=True)
+        )
         if begin or end:
             tokenizer.post_processor = template(begin, end)
     elif None in (number for _, number in ends):
@@ -148,14 +179,17 @@ def _frame(tokenizer: Tokenizer, kind: str, settings: Settings) -> None:
         tokenizer.post_processor = processors.BertProcessing(*reversed(ends))
     else:
         prefix = bool(flag(settings, "add_prefix_space", False))
-        tokenizer.post_processor = processors.RobertaProcessing(*reversed(ends), add_prefix_space=prefix)
+        tokenizer.post_processor = processors.RobertaProcessing(
+            *reversed(ends), add_prefix_space=prefix
+        )
 
 
 def _with_settings(file: Path) -> Tokenizer:
     """A ``tokenizer.json`` beside which a ``tokenizer_config.json`` lies.
 
-    The classes of BERT, GPT-2 and RoBERTa take the vocabulary from it and make the rest anew. A part that they make
-    otherwise is made so if the settings ask for it, and refused where the settings say nothing.
+    The classes of BERT, GPT-2 and RoBERTa take the vocabulary from it and make the rest anew. A
+    part that they make otherwise is made so if the settings ask for it, and refused where the
+    settings say nothing.
     """
     tokenizer = unpadded(file)
     written = json.loads(tokenizer.to_str())
@@ -165,7 +199,9 @@ def _with_settings(file: Path) -> Tokenizer:
     if kind is None:
         _agrees(written, said, name, settings, file)
     else:
-        anew = json.dumps({**written, **_changes(written, kind, settings, file), "added_tokens": []})
+        anew = json.dumps(
+            {**written, **_changes(written, kind, settings, file), "added_tokens": []}
+        )
         tokenizer = guarded(file, lambda: Tokenizer.from_str(anew))
     add_tokens(tokenizer, settings)
     clean_up(tokenizer, settings)
@@ -181,11 +217,15 @@ _GENERIC = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend
 """Classes that take a ``tokenizer.json`` as it is, whatever the settings."""
 
 
-def _agrees(written: dict[str, Any], kind: str | None, name: str | None, settings: Settings, file: Path) -> None:
-    """Refuses settings of other classes that a ``tokenizer.json`` does not show; it is taken as it is."""
+def _agrees(
+    written: dict[str, Any], kind: str | None, name: str | None, settings: Settings, file: Path
+) -> None:
+    """Refuses settings of other classes that a ``tokenizer.json`` does not show; it is taken as it
+    is."""
     text = {part: json.dumps(written[part]) for part in ("normalizer", "pre_tokenizer")}
     prefixed = '"Prepend"' in text["normalizer"] or (
-        '"Metaspace"' in text["pre_tokenizer"] and '"prepend_scheme": "never"' not in text["pre_tokenizer"]
+        '"Metaspace"' in text["pre_tokenizer"]
+        and '"prepend_scheme": "never"' not in text["pre_tokenizer"]
     )
     shown = {
         "do_lower_case": '"Lowercase"' in text["normalizer"],
@@ -196,8 +236,8 @@ def _agrees(written: dict[str, Any], kind: str | None, name: str | None, setting
     for key in keys & shown.keys():
         if flag(settings, key, shown[key]) != shown[key]:
             raise DataError(
-                f"{file} contradicts {settings.file.name}, which has {key} = {settings.config[key]}; give "
-                "tokenizer.json itself, which is then read alone"
+                f"{file} contradicts {settings.file.name}, which has {key} = "
+                f"{settings.config[key]}; give tokenizer.json itself, which is then read alone"
             )
 
 
@@ -211,7 +251,8 @@ _CAUSES = {
 
 
 def _changes(written: dict[str, Any], kind: str, settings: Settings, file: Path) -> dict[str, Any]:
-    """Parts of a ``tokenizer.json`` that transformers' class puts others in the place of, and these."""
+    """Parts of a ``tokenizer.json`` that transformers' class puts others in the place of, and
+    these."""
     made = Tokenizer(models.WordPiece(unk_token="") if kind == "bert" else models.BPE())
     made.normalizer, made.pre_tokenizer, made.decoder = _parts(kind, settings)
     theirs = json.loads(made.to_str())
@@ -222,8 +263,9 @@ def _changes(written: dict[str, Any], kind: str, settings: Settings, file: Path)
             continue
         if not any(key in OWN_KEYS[kind] and settings.config.get(key) is not None for key in keys):
             raise DataError(
-                f"{file} contradicts {settings.file.name}: its {part.replace('_', '-')} is {brief(found)}, and the "
-                f"class that is named there makes {brief(wanted)}; give tokenizer.json itself, which is then read alone"
+                f"{file} contradicts {settings.file.name}: its {part.replace('_', '-')} is "
+                f"{brief(found)}, and the class that is named there makes {brief(wanted)}; give "
+                "tokenizer.json itself, which is then read alone"
             )
         changes[part] = theirs[part]
     if kind == "bert":
@@ -236,7 +278,9 @@ def _essence(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     left_out = ("vocab", "merges", "trim_offsets", "unk_token")
-    return {key: value for key, value in part.items() if key not in left_out and value not in ("", None)}
+    return {
+        key: value for key, value in part.items() if key not in left_out and value not in ("", None)
+    }
 
 
 def _frames(tokenizer: Tokenizer) -> list[list[int]]:

@@ -1,4 +1,5 @@
-"""Reads the small files of a tokenizer: bounded, and with one line that names the file where one is damaged."""
+"""Reads the small files of a tokenizer: bounded, and with one line that names the file where one is
+damaged."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def read_bytes(file: Path) -> bytes:
     try:
         size = file.stat().st_size
         if size > MOST_BYTES:
-            raise DataError(f"{file} has {size:,} bytes: a tokenizer's file has at most {MOST_BYTES:,}")
+            raise DataError(
+                f"{file} has {size:,} bytes: a tokenizer's file has at most {MOST_BYTES:,}"
+            )
         return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
@@ -93,13 +96,16 @@ def read_numbers(file: Path) -> dict[str, int]:
     for token, number in found.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
             raise DataError(
-                f"{file} gives {brief(token)} the number {brief(number)}: it must be in 0 .. {MOST_TOKENS - 1:,}"
+                f"{file} gives {brief(token)} the number {brief(number)}: it must be in 0 .. "
+                f"{MOST_TOKENS - 1:,}"
             )
     if len({*found.values()}) < len(found):
         seen: dict[int, str] = {}
         for token, number in found.items():
             if number in seen:
-                raise DataError(f"{file} gives {brief(seen[number])} and {brief(token)} one number, {number}")
+                raise DataError(
+                    f"{file} gives {brief(seen[number])} and {brief(token)} one number, {number}"
+                )
             seen[number] = token
     return found
 

@@ -1,7 +1,9 @@
-"""Settings beside a vocabulary: ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json``.
+"""Settings beside a vocabulary: ``tokenizer_config.json``, ``special_tokens_map.json``,
+``added_tokens.json``.
 
-Every key is applied, known to change no token, or refused by name. The order of adding tokens, and which file goes over
-which, are transformers' (``PreTrainedTokenizerBase._from_pretrained`` and ``TokenizersBackend.__init__``, version 5).
+Every key is applied, known to change no token, or refused by name. The order of adding tokens, and
+which file goes over which, are transformers' (``PreTrainedTokenizerBase._from_pretrained`` and
+``TokenizersBackend.__init__``, version 5).
 """
 
 from __future__ import annotations
@@ -30,13 +32,21 @@ CLASSES = {
     "XLMRobertaTokenizer": "xlm-roberta",
     "LlamaTokenizer": "llama",
 }
-"""Tokenizer classes of transformers (with or without ``Fast`` behind), and the kind that reads their files here."""
+"""Tokenizer classes of transformers (with or without ``Fast`` behind), and the kind that reads
+their files here."""
 
 MODEL_TYPES = {
-    **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert", "ernie", "layoutlm"), "bert"),
-    **dict.fromkeys(("megatron-bert", "nomic_bert", "squeezebert", "visual_bert", "retribert"), "bert"),
+    **dict.fromkeys(
+        ("bert", "distilbert", "electra", "mobilebert", "convbert", "ernie", "layoutlm"), "bert"
+    ),
+    **dict.fromkeys(
+        ("megatron-bert", "nomic_bert", "squeezebert", "visual_bert", "retribert"), "bert"
+    ),
     **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "codegen", "opt"), "gpt2"),
-    **dict.fromkeys(("roberta", "bart", "ibert", "longformer", "data2vec-text", "roberta-prelayernorm"), "roberta"),
+    **dict.fromkeys(
+        ("roberta", "bart", "ibert", "longformer", "data2vec-text", "roberta-prelayernorm"),
+        "roberta",
+    ),
     **dict.fromkeys(("t5", "mt5", "switch_transformers"), "t5"),
     **dict.fromkeys(("xlm-roberta", "xmod"), "xlm-roberta"),
     **{"marian": "marian", "albert": "albert", "llama": "llama"},
@@ -45,7 +55,13 @@ MODEL_TYPES = {
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-_BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+_BERT = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 _ROBERTA = {
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -62,7 +78,13 @@ DEFAULTS: dict[str, dict[str, str]] = {
     "xlm-roberta": _ROBERTA,
     "marian": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
     "t5": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
-    "albert": {**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "<unk>", "pad_token": "<pad>"},
+    "albert": {
+        **_BERT,
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    },
     "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
 }
 """Special tokens of each kind where no file names others."""
@@ -71,7 +93,13 @@ OWN_KEYS: dict[str, set[str]] = {
     "bert": {"do_lower_case", "strip_accents", "tokenize_chinese_chars"},
     "gpt2": {"add_prefix_space", "add_bos_token", "add_eos_token"},
     "roberta": {"add_prefix_space"},
-    "marian": {"separate_vocabs", "source_lang", "target_lang", "sp_model_kwargs", "target_vocab_file"},
+    "marian": {
+        "separate_vocabs",
+        "source_lang",
+        "target_lang",
+        "sp_model_kwargs",
+        "target_vocab_file",
+    },
     "t5": {"extra_ids"},
     "albert": {"do_lower_case", "keep_accents", "add_prefix_space"},
     "xlm-roberta": {"add_prefix_space"},
@@ -85,16 +113,64 @@ _HARMLESS = {
     # which class reads the files: see `kind_of`
     *("tokenizer_class", "auto_map", "processor_class", "backend", "use_fast", "from_slow"),
     # lengths and padding, which callers say themselves
-    *("model_max_length", "max_len", "max_length", "padding_side", "truncation_side", "truncation", "padding"),
-    *("truncation_strategy", "stride", "pad_to_multiple_of", "pad_token_type_id", "pad_to_max_length"),
+    *(
+        "model_max_length",
+        "max_len",
+        "max_length",
+        "padding_side",
+        "truncation_side",
+        "truncation",
+        "padding",
+    ),
+    *(
+        "truncation_strategy",
+        "stride",
+        "pad_to_multiple_of",
+        "pad_token_type_id",
+        "pad_to_max_length",
+    ),
     # numbers of the model, which do not reach the tokenizer
-    *("vocab_size", "model_type", "architectures", "max_position_embeddings", "task_specific_params", "language"),
+    *(
+        "vocab_size",
+        "model_type",
+        "architectures",
+        "max_position_embeddings",
+        "task_specific_params",
+        "language",
+    ),
     # how the files were fetched, and where they once lay
-    *("cache_dir", "revision", "subfolder", "trust_remote_code", "use_auth_token", "_from_auto", "tokenizers_version"),
-    *("name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file", "is_local"),
-    *("local_files_only", "full_tokenizer_file", "fast_tokenizer_files", "device_map", "files_loaded"),
+    *(
+        "cache_dir",
+        "revision",
+        "subfolder",
+        "trust_remote_code",
+        "use_auth_token",
+        "_from_auto",
+        "tokenizers_version",
+    ),
+    *(
+        "name_or_path",
+        "special_tokens_map_file",
+        "tokenizer_file",
+        "vocab_file",
+        "merges_file",
+        "is_local",
+    ),
+    *(
+        "local_files_only",
+        "full_tokenizer_file",
+        "fast_tokenizer_files",
+        "device_map",
+        "files_loaded",
+    ),
     # messages of a chat, which are not written here
-    *("chat_template", "response_template", "response_schema", "chat_control_tokens", "use_default_system_prompt"),
+    *(
+        "chat_template",
+        "response_template",
+        "response_schema",
+        "chat_control_tokens",
+        "use_default_system_prompt",
+    ),
     # what is returned beside the tokens, and what is printed
     *(
         "model_input_names",
@@ -134,15 +210,17 @@ _REFUSED_UNLESS: dict[str, tuple[object, ...]] = {
     "source_lang": (None,),
     "target_lang": (None,),
 }
-"""Keys that would change tokens and that a kind does not apply, with the values that change nothing."""
+"""Keys that would change tokens and that a kind does not apply, with the values that change
+nothing."""
 
 
 class Settings(NamedTuple):
     """Settings of a tokenizer, from the files of its directory.
 
-    ``config``: the keys of ``tokenizer_config.json``, empty where there is none; ``said``: whether there is one;
-    ``tokens``: those to be added, in order; ``numbers``: of some of them, as a file says; ``names``: the special tokens
-    by their keys (``eos_token``); ``extra``: those without a key; ``defaults``: keys of ``names`` that no file says.
+    ``config``: the keys of ``tokenizer_config.json``, empty where there is none; ``said``: whether
+    there is one; ``tokens``: those to be added, in order; ``numbers``: of some of them, as a file
+    says; ``names``: the special tokens by their keys (``eos_token``); ``extra``: those without a
+    key; ``defaults``: keys of ``names`` that no file says.
     """
 
     config: dict[str, Any]
@@ -156,16 +234,21 @@ class Settings(NamedTuple):
 
 
 def kind_of(directory: Path) -> tuple[str | None, str | None]:
-    """The kind of tokenizer that a directory says it holds, and the name it says; None and None where it says nothing.
+    """The kind of tokenizer that a directory says it holds, and the name it says; None and None
+    where it says nothing.
 
-    The class in ``tokenizer_config.json`` goes over that in ``config.json``, and this over ``model_type``. The kind of
-    a class that is not known here is None.
+    The class in ``tokenizer_config.json`` goes over that in ``config.json``, and this over
+    ``model_type``. The kind of a class that is not known here is None.
 
     Raises:
         DataError: one of these files cannot be read.
     """
     config, model = (file_in(directory, name) for name in ("tokenizer_config.json", "config.json"))
-    for file, key in ((config, "tokenizer_class"), (model, "tokenizer_class"), (model, "model_type")):
+    for file, key in (
+        (config, "tokenizer_class"),
+        (model, "tokenizer_class"),
+        (model, "model_type"),
+    ):
         name = read_object(file).get(key) if file else None
         if name is not None:
             if not isinstance(name, str):
@@ -185,9 +268,11 @@ def read_settings(
 
     Args:
         directory: which holds them.
-        kind: one of the values of `CLASSES`; None: the class that takes ``tokenizer.json`` as it is.
+        kind: one of the values of `CLASSES`; None: the class that takes ``tokenizer.json`` as it
+          is.
         json_tokens: ``added_tokens`` of the ``tokenizer.json`` that is the vocabulary, if one is.
-        model_tokens: control and user-defined symbols of the SentencePiece model that is the vocabulary, if one is.
+        model_tokens: control and user-defined symbols of the SentencePiece model that is the
+          vocabulary, if one is.
 
     Raises:
         DataError: a file cannot be read, or a key has a value that cannot be applied.
@@ -202,7 +287,11 @@ def read_settings(
     said = dict(config)
     if said.get("additional_special_tokens") is not None and not said.get("extra_special_tokens"):
         said["extra_special_tokens"] = said.pop("additional_special_tokens")
-    others = {key: said[key] for key in said if key.endswith("_token") and key not in NAMED and _is_token(said[key])}
+    others = {
+        key: said[key]
+        for key in said
+        if key.endswith("_token") and key not in NAMED and _is_token(said[key])
+    }
     if isinstance(said.get("extra_special_tokens"), dict):
         others |= said.pop("extra_special_tokens")
     numbered: dict[int, AddedToken] = {}
@@ -230,10 +319,20 @@ def read_settings(
     extra = said.get("extra_special_tokens")
     if extra is not None and not isinstance(extra, list):
         raise DataError(_refusal(file, "additional_special_tokens", extra))
-    every = [value if isinstance(value, str) else _token(value, file, "special tokens") for value in extra or ()]
-    by_name = {key: value if isinstance(value, str) else value.content for key, value in names.items()}
+    every = [
+        value if isinstance(value, str) else _token(value, file, "special tokens")
+        for value in extra or ()
+    ]
+    by_name = {
+        key: value if isinstance(value, str) else value.content for key, value in names.items()
+    }
     there = {*written, *(token["content"] for token in json_tokens or () if kind is None)}
-    tokens = _in_order([numbered[i] for i in sorted(numbered)], [*names.values(), *every], there, {*by_name.values()})
+    tokens = _in_order(
+        [numbered[i] for i in sorted(numbered)],
+        [*names.values(), *every],
+        there,
+        {*by_name.values()},
+    )
     unsaid = frozenset(key for key in NAMED if key in by_name and key not in said)
     contents = frozenset(str(getattr(token, "content", token)) for token in every)
     numbers = {token.content: i for i, token in numbered.items()}
@@ -248,22 +347,28 @@ def _account(config: Mapping[str, Any], kind: str, file: Path) -> None:
         if key in OWN_KEYS[kind] and key not in ("sp_model_kwargs", "separate_vocabs"):
             continue
         if kind == "albert" and key in ("add_bos_token", "add_eos_token"):
-            raise DataError(_refusal(file, key, value))  # either, whatever its value, takes [CLS] and [SEP] away there
+            # either, whatever its value, takes [CLS] and [SEP] away there
+            raise DataError(_refusal(file, key, value))
         if key not in _REFUSED_UNLESS and value is None:
             continue
-        if key not in _REFUSED_UNLESS or not any(value is x or value == x for x in _REFUSED_UNLESS[key]):
+        if key not in _REFUSED_UNLESS or not any(
+            value is x or value == x for x in _REFUSED_UNLESS[key]
+        ):
             raise DataError(_refusal(file, key, value))
 
 
 def _refusal(file: Path, key: str, value: object) -> str:
     return (
-        f"{file}: {brief(key)} = {brief(value)} is not applied, and could change tokens: remove it, or save the "
-        "tokenizer as one tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained) and give that file"
+        f"{file}: {brief(key)} = {brief(value)} is not applied, and could change tokens: remove "
+        "it, or save the tokenizer as one tokenizer.json "
+        "(AutoTokenizer.from_pretrained(...).save_pretrained) and give that file"
     )
 
 
 def _is_token(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, dict) and value.get("__type") == "AddedToken")
+    return isinstance(value, str) or (
+        isinstance(value, dict) and value.get("__type") == "AddedToken"
+    )
 
 
 def _token(value: object, file: Path, key: str) -> AddedToken:
@@ -277,7 +382,10 @@ def _token(value: object, file: Path, key: str) -> AddedToken:
         known = given.keys() <= {"content", *flags} and isinstance(given.get("content"), str)
         if known and all(isinstance(given[k], bool) for k in given.keys() & flags):
             return AddedToken(**given)
-    raise DataError(f"{file}: {key} has {brief(value)}, which is no token: a text, or content and its flags, is needed")
+    raise DataError(
+        f"{file}: {key} has {brief(value)}, which is no token: a text, or content and its flags, "
+        "is needed"
+    )
 
 
 def _special(value: object, file: Path, key: str) -> AddedToken:
@@ -292,14 +400,20 @@ def _number(value: object, file: Path) -> int:
     except ValueError:
         raise DataError(f"{file}: {brief(value)} is not the number of a token") from None
     if not 0 <= number < MOST_TOKENS:
-        raise DataError(f"{file}: the number {brief(number)} of a token is not in 0 .. {MOST_TOKENS - 1:,}")
+        raise DataError(
+            f"{file}: the number {brief(number)} of a token is not in 0 .. {MOST_TOKENS - 1:,}"
+        )
     return number
 
 
 def _legacy(
-    directory: Path, said: dict[str, Any], others: dict[str, Any], json_tokens: Iterable[Mapping[str, Any]]
+    directory: Path,
+    said: dict[str, Any],
+    others: dict[str, Any],
+    json_tokens: Iterable[Mapping[str, Any]],
 ) -> dict[int, AddedToken]:
-    """Tokens by number of the files that count where ``added_tokens_decoder`` is not given; changes ``said``."""
+    """Tokens by number of the files that count where ``added_tokens_decoder`` is not given; changes
+    ``said``."""
     numbered: dict[int, AddedToken] = {}
     file = file_in(directory, "special_tokens_map.json")
     for key, value in (read_object(file) if file else {}).items():
@@ -309,12 +423,17 @@ def _legacy(
                 continue
             if not isinstance(value, list):
                 raise DataError(_refusal(file, key, value))
-            listed = [_special(token, file, key) if isinstance(token, dict) else token for token in value]
+            listed = [
+                _special(token, file, key) if isinstance(token, dict) else token for token in value
+            ]
             if key == "additional_special_tokens":
                 said[key] = listed
             else:
                 before = said.get("extra_special_tokens") or []
-                said["extra_special_tokens"] = [*before, *(token for token in listed if token not in before)]
+                said["extra_special_tokens"] = [
+                    *before,
+                    *(token for token in listed if token not in before),
+                ]
         elif key in NAMED or key.endswith("_token"):
             if value is not None and not isinstance(value, str | dict):
                 raise DataError(_refusal(file, key, value))
@@ -326,12 +445,15 @@ def _legacy(
         else:
             raise DataError(_refusal(file, key, value))
     special = {str(getattr(said[key], "content", said[key])) for key in NAMED if said.get(key)}
-    # here, as in transformers: those of `additional_special_tokens` in this file come too late to count in the next one
+    # here, as in transformers: those of `additional_special_tokens` in this file come too late to
+    # count in the next one
     special |= {str(getattr(x, "content", x)) for x in said.get("extra_special_tokens") or ()}
     file = file_in(directory, "added_tokens.json")
     for content, number in (read_object(file) if file else {}).items():
         is_special = content in special
-        numbered[_number(number, file)] = AddedToken(content, normalized=not is_special, special=is_special)
+        numbered[_number(number, file)] = AddedToken(
+            content, normalized=not is_special, special=is_special
+        )
     for value in json_tokens:
         numbered[_number(value.get("id"), directory / "tokenizer.json")] = _token(
             dict(value), directory / "tokenizer.json", "added_tokens"
@@ -340,15 +462,25 @@ def _legacy(
 
 
 def _in_order(
-    numbered: Sequence[AddedToken], special: Sequence[AddedToken | str], there: set[str], named: set[str]
+    numbered: Sequence[AddedToken],
+    special: Sequence[AddedToken | str],
+    there: set[str],
+    named: set[str],
 ) -> list[AddedToken]:
-    """First those with numbers, then the special ones not yet ``there``; one with other flags goes over an earlier."""
+    """First those with numbers, then the special ones not yet ``there``; one with other flags goes
+    over an earlier."""
     found: list[AddedToken | str] = [*numbered]
     for value in special:
         if str(getattr(value, "content", value)) not in there and value not in found:
             found.append(value)
-    tokens = [AddedToken(value, special=True) if isinstance(value, str) else value for value in found]
-    return [_flagged(token, special=token.special or token.content in named) for token in tokens if token.content]
+    tokens = [
+        AddedToken(value, special=True) if isinstance(value, str) else value for value in found
+    ]
+    return [
+        _flagged(token, special=token.special or token.content in named)
+        for token in tokens
+        if token.content
+    ]
 
 
 def _flagged(token: AddedToken, **flags: bool) -> AddedToken:
@@ -357,14 +489,18 @@ def _flagged(token: AddedToken, **flags: bool) -> AddedToken:
 
 
 def add_tokens(tokenizer: Tokenizer, settings: Settings, *, optional: Iterable[str] = ()) -> None:
-    """Adds what the settings say; those in ``optional`` only if the vocabulary has them, or some other token is new.
+    """Adds what the settings say; those in ``optional`` only if the vocabulary has them, or some
+    other token is new.
 
     Raises:
         DataError: a token would have another number than a file says, or two tokens one.
     """
-    unknown = {token.content for token in settings.tokens if tokenizer.token_to_id(token.content) is None}
+    unknown = {
+        token.content for token in settings.tokens if tokenizer.token_to_id(token.content) is None
+    }
     left_out = unknown if unknown <= {*optional} - settings.numbers.keys() else set()
-    alone = len({token.content for token in settings.tokens}) == 1  # then the order of matching says nothing
+    # then the order of matching says nothing
+    alone = len({token.content for token in settings.tokens}) == 1
     for token in settings.tokens:
         if token.content not in left_out:
             plain = alone and token.special and tokenizer.normalizer is None
@@ -373,8 +509,9 @@ def add_tokens(tokenizer: Tokenizer, settings: Settings, *, optional: Iterable[s
         found = tokenizer.token_to_id(content)
         if found != number and content:
             raise DataError(
-                f"{settings.file.parent} gives the added token {brief(content)} the number {number}, and behind this "
-                f"vocabulary it has {found}: numbers of added tokens must follow the vocabulary's without a gap"
+                f"{settings.file.parent} gives the added token {brief(content)} the number "
+                f"{number}, and behind this vocabulary it has {found}: numbers of added tokens "
+                "must follow the vocabulary's without a gap"
             )
 
 
@@ -387,7 +524,8 @@ CLEANED = (
 
 
 def clean_up(tokenizer: Tokenizer, settings: Settings) -> None:
-    """Has decoded texts cleaned up where ``clean_up_tokenization_spaces`` asks for it; byte-level BPE never is."""
+    """Has decoded texts cleaned up where ``clean_up_tokenization_spaces`` asks for it; byte-level
+    BPE never is."""
     value = settings.config.get("clean_up_tokenization_spaces")
     if value and tokenizer.decoder is not None and not isinstance(tokenizer.model, models.BPE):
         replaced = [decoders.Replace(old, new) for old, new in CLEANED]
@@ -405,7 +543,8 @@ def uncleaned(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def flag(settings: Settings, key: str, default: bool | None) -> bool | None:
-    """A key of ``tokenizer_config.json`` that is true or false, or its default where it is null or absent.
+    """A key of ``tokenizer_config.json`` that is true or false, or its default where it is null or
+    absent.
 
     Raises:
         DataError: it is something else.
@@ -418,7 +557,9 @@ def flag(settings: Settings, key: str, default: bool | None) -> bool | None:
     return value
 
 
-def template(begin: tuple[str, int] | None, end: tuple[str, int] | None) -> processors.TemplateProcessing:
+def template(
+    begin: tuple[str, int] | None, end: tuple[str, int] | None
+) -> processors.TemplateProcessing:
     """Puts a token before, and one behind, each of one or two texts."""
 
     def around(text: str, kind: int) -> list[str]:

@@ -1,4 +1,5 @@
-"""Tokenizers, all of them Hugging Face's ``tokenizers.Tokenizer``: trained on a corpus, or from published files."""
+"""Tokenizers, all of them Hugging Face's ``tokenizers.Tokenizer``: trained on a corpus, or from
+published files."""
 
 from __future__ import annotations
 
@@ -8,7 +9,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Encoding,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from input_pipeline.errors import DataError
 from input_pipeline.tokenizer_files import read_tokenizer
@@ -21,8 +32,9 @@ END_OF_TEXT = "<|endoftext|>"
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 KINDS = ("characters", "words", "bpe", "wordpiece")
-"""What can be trained: one token for each character seen; the most frequent words, uncased; byte-level BPE as GPT-2's
-(Radford et al. 2019, section 2.2); WordPiece as BERT's (Devlin et al. 2019, section 3), uncased."""
+"""What can be trained: one token for each character seen; the most frequent words, uncased;
+byte-level BPE as GPT-2's (Radford et al. 2019, section 2.2); WordPiece as BERT's (Devlin et al.
+2019, section 3), uncased."""
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -31,11 +43,14 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
     Args:
         kind: of `KINDS`.
         texts: documents.
-        vocab_size: tokens, special ones included; a small corpus may give fewer. Characters have no say in it.
+        vocab_size: tokens, special ones included; a small corpus may give fewer. Characters have no
+          say in it.
     """
     if kind == "characters":
         seen = sorted(set().union(*map(set, texts)))
-        tokenizer = Tokenizer(models.WordLevel({character: i for i, character in enumerate(seen)}, unk_token=""))
+        tokenizer = Tokenizer(
+            models.WordLevel({character: i for i, character in enumerate(seen)}, unk_token="")
+        )
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
     elif kind == "bpe":
@@ -44,7 +59,10 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         special = [END_OF_TEXT]
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+            vocab_size=vocab_size,
+            special_tokens=special,
+            initial_alphabet=alphabet,
+            show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
     elif kind == "words":
@@ -64,13 +82,18 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokeniz
 def _word_pieces(texts: Iterable[str], vocab_size: int) -> dict[str, int]:
     """A vocabulary of WordPiece.
 
-    The library numbers the characters inside words in the order of a hash table, which differs from process to process;
-    so they are given to it in order, as if they were special.
+    The library numbers the characters inside words in the order of a hash table, which differs from
+    process to process; so they are given to it in order, as if they were special.
     """
     words: Counter[str] = Counter()
     tokenizer = _uncased(models.WordPiece(unk_token="[UNK]"))
     for text in texts:
-        words.update(w for w, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)))
+        words.update(
+            w
+            for w, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
+                tokenizer.normalizer.normalize_str(text)
+            )
+        )
     inside = sorted({f"##{character}" for word in words for character in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*BERT_SPECIAL, *inside], show_progress=False
@@ -85,24 +108,30 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """A tokenizer from published files, with what those beside them say: see `tokenizer_files`.
 
     Args:
-        path: a ``tokenizer.json``, GPT-2's ``encoder.json`` and ``vocab.bpe`` or ``vocab.json`` and ``merges.txt``,
-            BERT's ``vocab.txt``, a SentencePiece model; or a directory that holds them.
+        path: a ``tokenizer.json``, GPT-2's ``encoder.json`` and ``vocab.bpe`` or ``vocab.json`` and
+            ``merges.txt``, BERT's ``vocab.txt``, a SentencePiece model; or a directory that holds
+            them.
 
     Raises:
-        DataError: none of them is there, it cannot be read, or a setting beside it cannot be applied.
+        DataError: none of them is there, it cannot be read, or a setting beside it cannot be
+          applied.
     """
     path = Path(path).expanduser()
     found = read_tokenizer(path)
     if found is None:
         raise DataError(
-            f"no tokenizer at {path}: give a tokenizer.json, a directory with encoder.json and vocab.bpe or with "
-            f"vocab.txt, a SentencePiece model, or one of {', '.join(KINDS)} to train one"
+            f"no tokenizer at {path}: give a tokenizer.json, a directory with encoder.json and "
+            f"vocab.bpe or with vocab.txt, a SentencePiece model, or one of {', '.join(KINDS)} to "
+            "train one"
         )
     size = vocabulary_size(found)
     if not size:
         raise DataError(f"{path} holds a tokenizer without tokens")
     if size > MOST_TOKENS:
-        raise DataError(f"{path} has a token with the number {size - 1:,}: numbers of tokens are below {MOST_TOKENS:,}")
+        raise DataError(
+            f"{path} has a token with the number {size - 1:,}: numbers of tokens are below "
+            f"{MOST_TOKENS:,}"
+        )
     return found
 
 
@@ -123,7 +152,9 @@ def _frame_pairs(tokenizer: Tokenizer) -> None:
     """``[CLS] a [SEP]`` and ``[CLS] a [SEP] b [SEP]``, with types 0 and 1."""
     known = {token: tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")}
     if None not in known.values():
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", known["[SEP]"]), ("[CLS]", known["[CLS]"]))
+        tokenizer.post_processor = processors.BertProcessing(
+            ("[SEP]", known["[SEP]"]), ("[CLS]", known["[CLS]"])
+        )
 
 
 def require_tokens(tokenizer: Tokenizer, names: Sequence[str], source: str) -> dict[str, int]:
@@ -135,7 +166,10 @@ def require_tokens(tokenizer: Tokenizer, names: Sequence[str], source: str) -> d
     found = {name: tokenizer.token_to_id(name) for name in names}
     missing = [name for name, i in found.items() if i is None]
     if missing:
-        raise DataError(f"{source} needs a tokenizer with {', '.join(missing)}, such as data.tokenizer = 'wordpiece'")
+        raise DataError(
+            f"{source} needs a tokenizer with {', '.join(missing)}, such as data.tokenizer = "
+            "'wordpiece'"
+        )
     return {name: i for name, i in found.items() if i is not None}
 
 
@@ -154,7 +188,8 @@ def special_tokens(tokenizer: str) -> tuple[list[int], int]:
 
 
 def stands_for_no_text(tokenizer: Tokenizer, *, unknown: bool = True) -> list[int]:
-    """Numbers of the tokens that do, ascending; ``unknown``: with the token that stands for unknown words."""
+    """Numbers of the tokens that do, ascending; ``unknown``: with the token that stands for unknown
+    words."""
     left_out = None if unknown else getattr(tokenizer.model, "unk_token", None)
     decoder = tokenizer.get_added_tokens_decoder()
     return sorted(i for i, token in decoder.items() if token.special and token.content != left_out)
@@ -163,9 +198,10 @@ def stands_for_no_text(tokenizer: Tokenizer, *, unknown: bool = True) -> list[in
 def sentence_ends(tokenizer: Tokenizer, source: str) -> tuple[int, int]:
     """The tokens before and behind a sentence.
 
-    What the tokenizer frames a text with ([CLS] and [SEP] of BERT's, <s> and </s> of BART's); where it has only one
-    behind it (</s> of T5's and Marian's), <pad> is before it, with which these begin to write, or else the same. A
-    tokenizer that frames nothing: twice the end-of-text token, or tokens with these names.
+    What the tokenizer frames a text with ([CLS] and [SEP] of BERT's, <s> and </s> of BART's); where
+    it has only one behind it (</s> of T5's and Marian's), <pad> is before it, with which these
+    begin to write, or else the same. A tokenizer that frames nothing: twice the end-of-text token,
+    or tokens with these names.
 
     Raises:
         DataError: the tokenizer has none of them.
@@ -205,7 +241,8 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 def characters_per_token(tokenizer: Tokenizer) -> np.ndarray:
     """How many characters begin in each token, float32 [vocabulary]; special tokens stand for none.
 
-    A byte-level token may hold a part of a character only; it counts where its first byte is, so sums are exact.
+    A byte-level token may hold a part of a character only; it counts where its first byte is, so
+    sums are exact.
     """
     size = vocabulary_size(tokenizer)
     special = {*stands_for_no_text(tokenizer)}
@@ -220,10 +257,17 @@ def characters_per_token(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _letters_of_bytes() -> dict[str, int]:
-    """The printable letter that byte-level BPE writes for each byte (GPT-2's ``bytes_to_unicode``), turned round."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """The printable letter that byte-level BPE writes for each byte (GPT-2's ``bytes_to_unicode``),
+    turned round."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + i): byte for i, byte in enumerate(others)
+    }
 
 
 def encode_all(
@@ -247,7 +291,8 @@ def encode(tokenizer: Tokenizer, text: str, *, source: str) -> np.ndarray:
     """Tokens of a text without special ones, int32 [n].
 
     Raises:
-        DataError: characters that the tokenizer does not know and has no token for; the first few are named.
+        DataError: characters that the tokenizer does not know and has no token for; the first few
+          are named.
     """
     try:
         return np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
@@ -258,6 +303,6 @@ def encode(tokenizer: Tokenizer, text: str, *, source: str) -> np.ndarray:
             raise
         raise DataError(
             f"{source} has {len(unknown)} characters that the tokenizer does not know, such as "
-            f"{', '.join(map(repr, unknown[:5]))}: train it on text that has them, or use tokenizer 'bpe', which knows "
-            "all there are"
+            f"{', '.join(map(repr, unknown[:5]))}: train it on text that has them, or use "
+            "tokenizer 'bpe', which knows all there are"
         ) from error

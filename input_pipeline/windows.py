@@ -8,19 +8,21 @@ import numpy as np
 
 
 class TokenWindows:
-    """Windows of ``max_len`` tokens and the tokens behind them, with the interface of image examples.
+    """Windows of ``max_len`` tokens and the tokens behind them, with the interface of image
+    examples.
 
-    In order, the windows of a split cover every target once; the last may be padded. Where draws are given, a window
-    begins up to ``max_len - 1`` tokens later, at random, so that epochs differ.
+    In order, the windows of a split cover every target once; the last may be padded. Where draws
+    are given, a window begins up to ``max_len - 1`` tokens later, at random, so that epochs differ.
 
     Args:
         tokens: the stream, [n].
         starts: places in it where documents begin, ascending.
         max_len: tokens in a window.
         characters: that begin in each token of the vocabulary.
-        isolate: give the segment of each token, so that a document sees nothing of another; see `batch`.
-        separated: whether documents begin with an end-of-text token. If not, and they are isolated, nothing predicts
-            their first token.
+        isolate: give the segment of each token, so that a document sees nothing of another; see
+          `batch`.
+        separated: whether documents begin with an end-of-text token. If not, and they are isolated,
+            nothing predicts their first token.
     """
 
     def __init__(
@@ -33,7 +35,12 @@ class TokenWindows:
         isolate: bool,
         separated: bool,
     ):
-        self._tokens, self._starts, self._max_len, self._characters = tokens, starts, max_len, characters
+        self._tokens, self._starts, self._max_len, self._characters = (
+            tokens,
+            starts,
+            max_len,
+            characters,
+        )
         self._isolate, self._separated = isolate, separated
 
     def __len__(self) -> int:
@@ -44,8 +51,11 @@ class TokenWindows:
         """Bytes of one row of a batch."""
         return 20 * self._max_len
 
-    def batch(self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
-        """Returns tokens, target int32; weight, characters float32; and, isolated, segments int32: [k, max_len].
+    def batch(
+        self, indices: np.ndarray, draws: Sequence[tuple[int, ...]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns tokens, target int32; weight, characters float32; and, isolated, segments int32:
+        [k, max_len].
 
         Args:
             indices: of windows.
@@ -63,7 +73,9 @@ class TokenWindows:
         batch = {"tokens": stream[:, :-1] * real[:, 1:], "target": target, "weight": weight}
         if self._isolate:
             number = np.searchsorted(self._starts, place, "right")
-            batch["segments"] = ((number - number[:, :1] + 1) * real)[:, :-1].astype(np.int32) * real[:, 1:]
+            batch["segments"] = ((number - number[:, :1] + 1) * real)[:, :-1].astype(
+                np.int32
+            ) * real[:, 1:]
             if not self._separated:
                 weight[number[:, 1:] != number[:, :-1]] = 0
         batch["characters"] = self._characters[target]
@@ -71,7 +83,8 @@ class TokenWindows:
 
 
 def mixed(seed: int, number: int) -> int:
-    """A hash of two numbers (the finaliser of splitmix64): cheaper than a generator for each window."""
+    """A hash of two numbers (the finaliser of splitmix64): cheaper than a generator for each
+    window."""
     mask = 2**64 - 1
     z = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xD1B54A32D192ED03) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -17,11 +17,36 @@ from jaxmodels.gpt2 import GPT2, gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, gp
 from jaxmodels.inception import InceptionV3
 from jaxmodels.lstm import LSTMClassifier, bilstm, lstm
 from jaxmodels.mlp import MLP
-from jaxmodels.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56, resnet101, resnet152
-from jaxmodels.transformer import Transformer, marian, transformer_base, transformer_big, transformer_tiny
+from jaxmodels.resnet import (
+    ResNet,
+    resnet18,
+    resnet20,
+    resnet34,
+    resnet50,
+    resnet56,
+    resnet101,
+    resnet152,
+)
+from jaxmodels.transformer import (
+    Transformer,
+    marian,
+    transformer_base,
+    transformer_big,
+    transformer_tiny,
+)
 from jaxmodels.vae import VAE, vae, vae_conv
 from jaxmodels.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
-from jaxmodels.vit import ViT, vit_b_16, vit_b_16_hf, vit_b_32, vit_h_14, vit_l_16, vit_l_32, vit_s_16, vit_ti_16
+from jaxmodels.vit import (
+    ViT,
+    vit_b_16,
+    vit_b_16_hf,
+    vit_b_32,
+    vit_h_14,
+    vit_l_16,
+    vit_l_32,
+    vit_s_16,
+    vit_ti_16,
+)
 
 __version__ = "0.1.0"
 
@@ -89,13 +114,16 @@ def model_fields(name: str) -> dict[str, Any]:
       ValueError: unknown ``name``, with the nearest known one.
     """
     if name not in MODELS:
-        raise ValueError(f"model {name!r} is not one of {', '.join(list_models())}{_nearest(name, MODELS)}")
+        raise ValueError(
+            f"model {name!r} is not one of {', '.join(list_models())}{_nearest(name, MODELS)}"
+        )
     hidden = ("parent", "name", "origin")  # linen's own, and what weights.load notes
     return {f.name: f.type for f in dataclasses.fields(MODELS[name].func) if f.name not in hidden}
 
 
 def create(name: str, **fields) -> Module:
-    """Builds the model ``name`` with its preset, ``fields`` overriding it: ``create("cnn", num_classes=10)``.
+    """Builds the model ``name`` with its preset, ``fields`` overriding it:
+    ``create("cnn", num_classes=10)``.
 
     Raises:
       ValueError: unknown ``name`` or field, with the nearest known one.
@@ -103,7 +131,10 @@ def create(name: str, **fields) -> Module:
     known = model_fields(name)
     for key in fields:
         if key not in known:
-            raise ValueError(f"model {name!r} has no field {key!r}{_nearest(key, known)}; it has {', '.join(known)}")
+            raise ValueError(
+                f"model {name!r} has no field {key!r}{_nearest(key, known)}; it has "
+                f"{', '.join(known)}"
+            )
     return MODELS[name](**fields)
 
 

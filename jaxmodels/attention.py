@@ -1,7 +1,7 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2), its masks, its backends and its cache.
 
-On a mesh with an axis ``sequence`` every device has a part of the queries and gathers all keys and values; kernels,
-which XLA cannot split, run on each device's own heads, queries and examples.
+On a mesh with an axis ``sequence`` every device has a part of the queries and gathers all keys and
+values; kernels, which XLA cannot split, run on each device's own heads, queries and examples.
 """
 
 import contextlib
@@ -32,19 +32,21 @@ from jaxmodels.layers import (
 from jaxmodels.meshes import constrain_batch
 
 BACKENDS = ("auto", "einsum", "deferred", "xla", "cudnn", "splash")
-"""What :func:`choose_backend` takes; plain products; the same with the softmax's division put off until the weights are
-multiplied with the values; ``jax.nn.dot_product_attention`` by XLA or by cuDNN (NVIDIA, bfloat16); the splash kernel of
-Pallas (TPU; elsewhere interpreted, for tests). Dropout on attention weights is for einsum and deferred alone."""
+"""What :func:`choose_backend` takes; plain products; the same with the softmax's division put off
+until the weights are multiplied with the values; ``jax.nn.dot_product_attention`` by XLA or by
+cuDNN (NVIDIA, bfloat16); the splash kernel of Pallas (TPU; elsewhere interpreted, for tests).
+Dropout on attention weights is for einsum and deferred alone."""
 
 SPLASH_BLOCK, SPLASH_BLOCKS = 128, (128, 256, 512)
-"""Lengths are padded to a multiple of the first for the splash kernel, one that is shorter gains nothing; it works on
-squares of the largest that divides them, and on the larger faster."""
+"""Lengths are padded to a multiple of the first for the splash kernel, one that is shorter gains
+nothing; it works on squares of the largest that divides them, and on the larger faster."""
 
 KERNELS = {"gpu": "cudnn", "tpu": "splash"}
 """Of each platform, that which keeps no weights [queries, keys] in memory."""
 
 WITHOUT_BFLOAT16 = ("TPU v2", "TPU v3")
-"""Kinds of devices whose matrix unit takes no bfloat16 from a kernel: Mosaic refuses to compile it."""
+"""Kinds of devices whose matrix unit takes no bfloat16 from a kernel: Mosaic refuses to compile
+it."""
 
 PRODUCTS = ("einsum", "deferred")
 """Those that can do everything, and of which XLA makes the program."""
@@ -63,12 +65,14 @@ def choose_backend(
     capability: float | None = None,
     device_kind: str = "",
 ) -> tuple[str, str]:
-    """The backend that attention runs by, and why: of ``"auto"`` the platform's kernel where it can, else products.
+    """The backend that attention runs by, and why: of ``"auto"`` the platform's kernel where it
+    can, else products.
 
     Args:
       backend: of :data:`BACKENDS`; any but ``"auto"`` is returned as it is.
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``, for which the program is compiled.
-      dtype: of queries, keys and values; head_size: their last dimension; queries, keys: their lengths.
+      dtype: of queries, keys and values; head_size: their last dimension; queries, keys: their
+        lengths.
       dropout_rate: on attention weights, now: 0 in evaluation.
       parts: that the queries are split into over devices.
       capability: of an NVIDIA GPU; None: unknown.
@@ -106,7 +110,11 @@ def choose_backend(
     elif backend == "auto" and short < SPLASH_BLOCK:
         hindrance = f"gains nothing below {SPLASH_BLOCK} tokens, and these are {short}"
     if backend == "auto":
-        return ("einsum", f"{kernel} {hindrance}") if hindrance else (kernel, f"the kernel for {platform}")
+        return (
+            ("einsum", f"{kernel} {hindrance}")
+            if hindrance
+            else (kernel, f"the kernel for {platform}")
+        )
     if hindrance:
         raise ValueError(f"attention {backend!r} {hindrance}: 'einsum' can")
     return backend, "as told"
@@ -114,15 +122,24 @@ def choose_backend(
 
 @contextlib.contextmanager
 def exact_attention() -> Iterator[set[str]]:
-    """What is traced within attends by ``"einsum"``: with weights to show and operations to count, and without kernels.
+    """What is traced within attends by ``"einsum"``: with weights to show and operations to count,
+    and without kernels.
 
     Yields:
       the backends in whose place it did, filled as models are traced.
     """
     replaced: set[str] = set()
 
-    def plainly(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
-        if not isinstance(context.module, MultiHeadAttention) or context.method_name != "chosen_backend":
+    def plainly(
+        call: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ):
+        if (
+            not isinstance(context.module, MultiHeadAttention)
+            or context.method_name != "chosen_backend"
+        ):
             return call(*args, **kwargs)
         replaced.update({call(*args, **kwargs)} - {*PRODUCTS})
         return "einsum"
@@ -142,9 +159,10 @@ def gpu_capability() -> float | None:
 class AttentionMask(struct.PyTreeNode):
     """Which keys a query may attend to: those of its segment, and, if causal, none behind it.
 
-    Segments are numbers; 0 is padding by convention. Without them everything is one segment. A query that may attend
-    to nothing gets a mean over all keys, or NaN from a kernel (cudnn, splash); as padding attends to padding, none does
-    where queries and keys are the same text. Padding must have weight 0 in the loss.
+    Segments are numbers; 0 is padding by convention. Without them everything is one segment. A
+    query that may attend to nothing gets a mean over all keys, or NaN from a kernel (cudnn,
+    splash); as padding attends to padding, none does where queries and keys are the same text.
+    Padding must have weight 0 in the loss.
 
     Attributes:
       query_segments, key_segments: int32 [b, q] and [b, k], or None.
@@ -178,21 +196,27 @@ def attention(
     backend: str = "einsum",
     dropout: Callable[[jax.Array], jax.Array] = lambda weights: weights,
 ) -> Float[Array, "b h q d"]:
-    """``softmax(query key^T / sqrt(d)) value``, the softmax in at least float32 (Vaswani et al. 2017, equation 1).
+    """``softmax(query key^T / sqrt(d)) value``, the softmax in at least float32 (Vaswani et al.
+    2017, equation 1).
 
     Args:
       backend: of :data:`BACKENDS`.
-      dropout: applied to the weights [b, h, q, k], which only einsum and deferred have, deferred not yet divided.
+      dropout: applied to the weights [b, h, q, k], which only einsum and deferred have, deferred
+        not yet divided.
     """
     queries, keys = query.shape[2], key.shape[2]
-    if backend == "splash" and mask.start is None:  # its mask has no place for a cache; one query is no work either
+    # its mask has no place for a cache; one query is no work either
+    if backend == "splash" and mask.start is None:
         return _splash(query, key, value, mask)
     if backend == "cudnn":
         return _cudnn(query, key, value, mask)
     dense = mask.dense(queries, keys)
     if backend == "xla":
         q, k, v = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
-        return rearrange(jax.nn.dot_product_attention(q, k, v, mask=dense, implementation="xla"), "b n h d -> b h n d")
+        return rearrange(
+            jax.nn.dot_product_attention(q, k, v, mask=dense, implementation="xla"),
+            "b n h d -> b h n d",
+        )
     scores = jnp.einsum("bhqd,bhkd->bhqk", query / math.sqrt(query.shape[-1]), key)
     scores = at_least_float32(scores)
     if dense is not None:
@@ -208,7 +232,8 @@ def attention(
 
 
 class _Places(NamedTuple):
-    """Axes of the mesh over which a kernel's examples, heads and queries are split, None where they are not."""
+    """Axes of the mesh over which a kernel's examples, heads and queries are split, None where they
+    are not."""
 
     batch: tuple[str, ...] | None
     heads: str | None
@@ -227,17 +252,27 @@ class _Places(NamedTuple):
 
 
 def _on_each_device(
-    kernel: Callable[..., jax.Array], places: _Places, inputs: tuple[jax.Array, ...], segments: Any, more: Any = ()
+    kernel: Callable[..., jax.Array],
+    places: _Places,
+    inputs: tuple[jax.Array, ...],
+    segments: Any,
+    more: Any = (),
 ) -> jax.Array:
-    """``kernel(*inputs, segments, *more)`` with each device's own examples, heads and queries and all keys.
+    """``kernel(*inputs, segments, *more)`` with each device's own examples, heads and queries and
+    all keys.
 
     Args:
-      inputs: query, key, value; segments: of queries and of keys, or None; more: what else there is, and its places.
+      inputs: query, key, value; segments: of queries and of keys, or None; more: what else there
+        is, and its places.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return kernel(*inputs, segments, *(value for value, _ in more))
     queries, keys = P(places.batch, places.heads, places.queries), P(places.batch, places.heads)
-    of_segments = None if segments is None else type(segments)(P(places.batch, places.queries), P(places.batch))
+    of_segments = (
+        None
+        if segments is None
+        else type(segments)(P(places.batch, places.queries), P(places.batch))
+    )
     where = (queries, keys, keys, of_segments, *(place for _, place in more))
     mapped = jax.shard_map(kernel, in_specs=where, out_specs=queries, check_vma=False)
     return mapped(*inputs, segments, *(value for value, _ in more))
@@ -258,11 +293,12 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
         own, start = segments or _Segments(None, None), mask.start
         if places.queries:
             start = jax.lax.axis_index(places.queries) * query.shape[2]
-        plain = mask.causal and segments is None and start is None  # then no mask is read from memory
+        # then no mask is read from memory
+        plain = mask.causal and segments is None and start is None
         whole = AttentionMask(*own, start, causal=mask.causal)
         dense = None if plain else whole.dense(query.shape[2], key.shape[2])
-        # jax refuses odd lengths in training, as a ViT's of 197: one more of each. Nothing attends to the key; the
-        # query attends to all, since a row without keys could be NaN
+        # jax refuses odd lengths in training, as a ViT's of 197: one more of each. Nothing attends
+        # to the key; the query attends to all, since a row without keys could be NaN
         q, k, v = (_padded(rearrange(x, "b h n d -> b n h d"), 1, 2) for x in (query, key, value))
         lengths = None
         if dense is not None:
@@ -270,7 +306,13 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
         elif key.shape[2] % 2:
             lengths = jnp.full(len(key), key.shape[2], jnp.int32)
         y = jax.nn.dot_product_attention(
-            q, k, v, mask=dense, is_causal=plain, key_value_seq_lengths=lengths, implementation="cudnn"
+            q,
+            k,
+            v,
+            mask=dense,
+            is_causal=plain,
+            key_value_seq_lengths=lengths,
+            implementation="cudnn",
         )
         return rearrange(y[:, : query.shape[2]], "b n h d -> b h n d")
 
@@ -292,13 +334,17 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionM
     batch, heads, queries, keys = *query.shape[:3], key.shape[2]
     mesh, places = jax.sharding.get_abstract_mesh(), _Places.of(query)
 
-    inputs = tuple(_padded(x, 2, SPLASH_BLOCK) for x in (query / math.sqrt(query.shape[-1]), key, value))
+    inputs = tuple(
+        _padded(x, 2, SPLASH_BLOCK) for x in (query / math.sqrt(query.shape[-1]), key, value)
+    )
     head_shards, query_shards = (mesh.shape[axis] if axis else 1 for axis in places[1:])
     own, shape = inputs[0].shape[2] // query_shards, (inputs[0].shape[2], inputs[1].shape[2])
     if not mask.causal:  # every device's queries see the same
         query_shards, shape = 1, (own, shape[1])
     one = masks.CausalMask(shape) if mask.causal else masks.FullMask(shape)
-    block_q, block_k = (max(size for size in SPLASH_BLOCKS if not length % size) for length in (own, shape[1]))
+    block_q, block_k = (
+        max(size for size in SPLASH_BLOCKS if not length % size) for length in (own, shape[1])
+    )
     splash = kernels.make_splash_mha(
         mask=masks.MultiHeadMask([one] * heads),
         block_sizes=kernels.BlockSizes(
@@ -315,9 +361,15 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionM
     )
     query_segments, key_segments = mask.query_segments, mask.key_segments
     if query_segments is None or key_segments is None:
-        query_segments, key_segments = jnp.ones((batch, queries), jnp.int32), jnp.ones((batch, keys), jnp.int32)
-    # what is added must attend to itself: a row without keys is NaN there; no segment has the number -1
-    segments = kernels.SegmentIds(*(_padded(x, 1, SPLASH_BLOCK, -1) for x in (query_segments, key_segments)))
+        query_segments, key_segments = (
+            jnp.ones((batch, queries), jnp.int32),
+            jnp.ones((batch, keys), jnp.int32),
+        )
+    # what is added must attend to itself: a row without keys is NaN there; no segment has the
+    # number -1
+    segments = kernels.SegmentIds(
+        *(_padded(x, 1, SPLASH_BLOCK, -1) for x in (query_segments, key_segments))
+    )
     if mesh.empty:
         place = None
     else:
@@ -325,7 +377,9 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionM
             NamedSharding(mesh, P(places.heads, places.queries if mask.causal else None))
         )
 
-    def kernel(query: jax.Array, key: jax.Array, value: jax.Array, segments: Any, splash: Any) -> jax.Array:
+    def kernel(
+        query: jax.Array, key: jax.Array, value: jax.Array, segments: Any, splash: Any
+    ) -> jax.Array:
         return jax.vmap(splash)(query, key, value, segments)
 
     return _on_each_device(kernel, places, inputs, segments, ((splash, place),))[:, :, :queries]
@@ -361,9 +415,9 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Array, "b q d"]:
         """Attends from ``x`` to ``memory``, or to itself. Dropout draws from the ``dropout`` RNG.
 
-        Where ``mask.start`` is given, keys and values of ``x`` are written to collection ``cache`` at that place, and
-        all that is cached is attended to; the cache is as long as ``mask.key_segments``. Those of a ``memory`` are
-        made once, where the cache has none.
+        Where ``mask.start`` is given, keys and values of ``x`` are written to collection ``cache``
+        at that place, and all that is cached is attended to; the cache is as long as
+        ``mask.key_segments``. Those of a ``memory`` are made once, where the cache has none.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
@@ -381,14 +435,19 @@ class MultiHeadAttention(nn.Module):
             key, value = heads("key", memory), heads("value", memory)
         else:
             key, value = (
-                self.variable("cache", f"cached_{name}", heads, name, memory).value for name in ("key", "value")
+                self.variable("cache", f"cached_{name}", heads, name, memory).value
+                for name in ("key", "value")
             )
         # each device has made the keys of its own tokens and now takes the others'
         key, value = (constrain_batch(y, "heads", "all_tokens") for y in (key, value))
         dropout = nn.Dropout(self.dropout_rate, deterministic=not self.train, name="dropout")
-        y = attention(query, key, value, mask, backend=self.chosen_backend(query, key, mask), dropout=dropout)
+        y = attention(
+            query, key, value, mask, backend=self.chosen_backend(query, key, mask), dropout=dropout
+        )
         y = rearrange(y, "b h n d -> b n (h d)")
-        return Dense(x.shape[-1], kernel_init=self.out_init, bias_init=zeros, name="out", **dtypes)(y)
+        return Dense(x.shape[-1], kernel_init=self.out_init, bias_init=zeros, name="out", **dtypes)(
+            y
+        )
 
     def chosen_backend(self, query: jax.Array, key: jax.Array, mask: AttentionMask) -> str:
         """By which this attention runs."""
@@ -416,7 +475,9 @@ class MultiHeadAttention(nn.Module):
         return cache.value
 
 
-def require_attention(*, backend: str, num_heads: int, hidden_size: int, dropout_rate: float) -> None:
+def require_attention(
+    *, backend: str, num_heads: int, hidden_size: int, dropout_rate: float
+) -> None:
     """Raises ValueError, naming the field, for what :class:`MultiHeadAttention` cannot do."""
     require_choice("attention", backend, BACKENDS)
     require_rate(attention_dropout_rate=dropout_rate)

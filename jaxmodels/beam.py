@@ -1,7 +1,9 @@
-"""Beam search with an encoder-decoder: token for token and score for score what transformers' ``generate`` finds.
+"""Beam search with an encoder-decoder: token for token and score for score what transformers'
+``generate`` finds.
 
-Everything lies in arrays of ``max_len`` places; so there is one compilation for each (batch, length of the sources,
-``max_len``, ``beams``, kinds of rules, number of end tokens, sampling). The sources' keys and values are made once.
+Everything lies in arrays of ``max_len`` places; so there is one compilation for each (batch, length
+of the sources, ``max_len``, ``beams``, kinds of rules, number of end tokens, sampling). The
+sources' keys and values are made once.
 """
 
 import dataclasses
@@ -37,9 +39,10 @@ class Beams(struct.PyTreeNode):
 
     Attributes:
       place: number of places that are written, the start token's included.
-      tokens, scores: of the texts that go on, the best first; a score is the sum of log probabilities.
-      ended_tokens, ended_scores, ended: of those that do not, the best first; a score is divided by length ** penalty.
-        ``ended`` is False where there is none yet.
+      tokens, scores: of the texts that go on, the best first; a score is the sum of log
+        probabilities.
+      ended_tokens, ended_scores, ended: of those that do not, the best first; a score is divided by
+        length ** penalty. ``ended`` is False where there is none yet.
       open: sources for which something better may still come.
       logits: of the next token. cache: keys and values of the layers.
     """
@@ -70,24 +73,29 @@ def beam_search(
     settings: GenerationConfig | None = None,
     seed: int = 0,
 ) -> tuple[list[list[int]], list[float]]:
-    """The most probable text for each source, as far as a search along ``beams`` texts at a time finds it.
+    """The most probable text for each source, as far as a search along ``beams`` texts at a time
+    finds it.
 
-    A text ends with ``eos`` or at ``max_len``, and scores ``log p(text | source) / length ** length_penalty``. A search
-    ends when ``beams`` texts have, none worse than the best that goes on would be if it ended where it is
-    (``early_stopping`` of the settings changes that). One beam is greedy decoding, or drawing, and ends with its text.
+    A text ends with ``eos`` or at ``max_len``, and scores
+    ``log p(text | source) / length ** length_penalty``. A search ends when ``beams`` texts have,
+    none worse than the best that goes on would be if it ended where it is (``early_stopping`` of
+    the settings changes that). One beam is greedy decoding, or drawing, and ends with its text.
 
-    With ``settings=weights.generation_config(directory)`` texts are those of transformers' ``generate``.
+    With ``settings=weights.generation_config(directory)`` texts are those of transformers'
+    ``generate``.
 
     Args:
       model: called as :class:`jaxmodels.transformer.Transformer`.
       source_segments: 1 for tokens, 0 for padding; None: no padding.
       beams: default: as the settings say, or 1.
-      max_len: places of a text, the start token's included; at most the model's. Default: as the settings say, or 21.
+      max_len: places of a text, the start token's included; at most the model's. Default: as the
+        settings say, or 21.
       bos: the start token; opus-mt's is its padding token. Default: as the settings say.
       eos: the token that ends a text, or several. Default: as the settings say.
-      length_penalty: above 0 prefers long texts (they have lower probabilities, and are divided by more). Default: as
-        the settings say, or 1.
-      forbidden: tokens that are never written; their probability is not given to others. Default: as the settings say.
+      length_penalty: above 0 prefers long texts (they have lower probabilities, and are divided by
+        more). Default: as the settings say, or 1.
+      forbidden: tokens that are never written; their probability is not given to others. Default:
+        as the settings say.
       settings: all else. The other arguments go over it.
       seed: of the draws, if the settings say ``do_sample``.
 
@@ -96,18 +104,28 @@ def beam_search(
       ``num_return_sequences`` so many for each source, the best first, one source after the other.
 
     Raises:
-      ValueError: another model; lengths, beams or tokens that the model does not have; settings that do not fit.
+      ValueError: another model; lengths, beams or tokens that the model does not have; settings
+        that do not fit.
     """
     if not isinstance(model, Transformer):
         raise ValueError(
-            f"a {type(model).__name__} has no encoder, and a beam search needs one (Transformer); language models "
-            "write by jaxmodels.generate.generate"
+            f"a {type(model).__name__} has no encoder, and a beam search needs one (Transformer); "
+            "language models write by jaxmodels.generate.generate"
         )
     source, size = np.asarray(source), model.target_vocab_size or model.vocab_size
-    ends = () if eos is None else (int(eos),) if isinstance(eos, int | np.integer) else tuple(map(int, eos))
+    ends = (
+        ()
+        if eos is None
+        else (int(eos),)
+        if isinstance(eos, int | np.integer)
+        else tuple(map(int, eos))
+    )
     _check(model, source, beams, max_len, [*ends, *forbidden, *(() if bos is None else (bos,))])
     given: dict[str, Any] = {"beams": beams, "start": bos, "length_penalty": length_penalty}
-    given |= {"stop": ends if eos is not None else None, "forbidden": tuple(map(int, forbidden)) or None}
+    given |= {
+        "stop": ends if eos is not None else None,
+        "forbidden": tuple(map(int, forbidden)) or None,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     if settings is None and (max_len is None or not {"beams", "start", "stop"} <= {*given}):
         raise ValueError("beams, max_len, bos and eos must all be given where no settings are")
@@ -115,16 +133,23 @@ def beam_search(
     beams, count = said.beams or 1, said.num_return_sequences or 1
     max_len = decoding.places(said, 1, model.max_len) if max_len is None else max_len
     if said.start is None:
-        raise ValueError("neither bos nor the settings (decoder_start_token_id) say with which token a text starts")
+        raise ValueError(
+            "neither bos nor the settings (decoder_start_token_id) say with which token a text "
+            "starts"
+        )
     _check(model, source, beams, max_len, [said.start])
     drawn = decoding.sampling(said, beams) if said.do_sample else None
     if drawn and drawn.greedy:
         drawn = None
     if count > 1 and count > (beams if beams > 1 or not drawn else count):
-        raise ValueError(f"num_return_sequences {count} is above the {beams} beams, of which so many texts come")
+        raise ValueError(
+            f"num_return_sequences {count} is above the {beams} beams, of which so many texts come"
+        )
     rules = make_rules(said, prompt=1, max_len=max_len, size=size)
     source = source.astype(np.int32)
-    segments = np.ones_like(source) if source_segments is None else np.asarray(source_segments, np.int32)
+    segments = (
+        np.ones_like(source) if source_segments is None else np.asarray(source_segments, np.int32)
+    )
     if beams == 1 and count > 1:  # each is a draw of its own
         source, segments = (np.repeat(x, count, axis=0) for x in (source, segments))
     penalty = 1.0 if said.length_penalty is None else said.length_penalty
@@ -151,7 +176,9 @@ def beam_search(
     )
     texts = [
         _until(text, said.stop) if there else []
-        for text, there in zip(rearrange(tokens, "b k t -> (b k) t").tolist(), ended.flatten().tolist(), strict=True)
+        for text, there in zip(
+            rearrange(tokens, "b k t -> (b k) t").tolist(), ended.flatten().tolist(), strict=True
+        )
     ]
     return texts, scores.flatten().tolist()
 
@@ -161,12 +188,18 @@ def _until(text: list[int], stop: Sequence[int]) -> list[int]:
     return text[: next((i + 1 for i, token in enumerate(text) if token in stop), len(text))]
 
 
-def _check(model: Any, source: np.ndarray, beams: int | None, max_len: int | None, tokens: Sequence[int]) -> None:
+def _check(
+    model: Any, source: np.ndarray, beams: int | None, max_len: int | None, tokens: Sequence[int]
+) -> None:
     size = model.target_vocab_size or model.vocab_size
     if max_len is not None and not 2 <= max_len <= model.max_len:
-        raise ValueError(f"max_len {max_len} must be at least 2, and at most the model's max_len {model.max_len}")
+        raise ValueError(
+            f"max_len {max_len} must be at least 2, and at most the model's max_len {model.max_len}"
+        )
     if beams is not None and not 1 <= beams <= size // 2:
-        raise ValueError(f"beams {beams} must be at least 1, and at most half the vocabulary of {size}")
+        raise ValueError(
+            f"beams {beams} must be at least 1, and at most half the vocabulary of {size}"
+        )
     for token in tokens:
         if not 0 <= token < size:
             raise ValueError(f"token {token} is outside the model's vocabulary of {size}")
@@ -175,7 +208,8 @@ def _check(model: Any, source: np.ndarray, beams: int | None, max_len: int | Non
     wrong = source[(source < 0) | (source >= model.vocab_size)]
     if wrong.size:
         raise ValueError(
-            f"a source has token {wrong[0]}, outside the model's vocabulary of {model.vocab_size}: another tokenizer?"
+            f"a source has token {wrong[0]}, outside the model's vocabulary of {model.vocab_size}: "
+            "another tokenizer?"
         )
 
 
@@ -193,7 +227,8 @@ def _search(
     max_len: int,
     sampling: Sampling | None,
 ) -> Beams:
-    """Args: ``ends`` are start token, end tokens [e], length penalty, and when a search ends (:data:`EARLY`)."""
+    """Args: ``ends`` are start token, end tokens [e], length penalty, and when a search ends
+    (:data:`EARLY`)."""
     bos, stops, length_penalty, early = ends
     batch = len(source)
     memory = model.apply(variables, source, source_segments, method="encode")
@@ -202,7 +237,8 @@ def _search(
     first = jnp.zeros(batch * beams, jnp.int32)
     of_source = (repeat(source, "b n -> (b k) n", k=beams), segments > 0) if rules.of_source else ()
 
-    def read(tokens: jax.Array, place: Any, cache: Any) -> tuple[jax.Array, Any]:  # logits of the next token, cache
+    # logits of the next token, cache
+    def read(tokens: jax.Array, place: Any, cache: Any) -> tuple[jax.Array, Any]:
         outputs, changed = model.apply(
             {**variables, **cache},
             tokens,
@@ -235,12 +271,21 @@ def _search(
         scores = process(rules, scores, written)
         return normalised(rules, scores if sampling is None else warped(scores, sampling))
 
-    def candidates(now: Beams) -> tuple[jax.Array, jax.Array, jax.Array]:  # scores, parent and token [b, j]
+    # scores, parent and token [b, j]
+    def candidates(now: Beams) -> tuple[jax.Array, jax.Array, jax.Array]:
         if beams == 1:  # the logits are processed, and the score is the model's
             scores, logp = processed(now.logits, now), jax.nn.log_softmax(now.logits)
-            token = argmax(scores) if sampling is None else jax.random.categorical(_key(key, now), scores)
+            token = (
+                argmax(scores)
+                if sampling is None
+                else jax.random.categorical(_key(key, now), scores)
+            )
             token = token.astype(jnp.int32)[:, None]
-            return now.scores + jnp.take_along_axis(logp, token, axis=1), jnp.zeros_like(token), token
+            return (
+                now.scores + jnp.take_along_axis(logp, token, axis=1),
+                jnp.zeros_like(token),
+                token,
+            )
         scores = processed(jax.nn.log_softmax(now.logits), now)
         scores = now.scores[:, :, None] + rearrange(scores, "(b k) v -> b k v", k=beams)
         vocabulary = scores.shape[-1]
@@ -249,8 +294,11 @@ def _search(
         count = beams * max(2, 1 + len(stops))
         if sampling is None:
             scores, index = jax.lax.top_k(scores, count)
-        else:  # draws without replacement (Kool et al. 2019, arXiv:1903.06059), the first drawn first
-            index = jax.lax.top_k(scores + jax.random.gumbel(_key(key, now), scores.shape, scores.dtype), count)[1]
+        else:
+            # draws without replacement (Kool et al. 2019, arXiv:1903.06059), the first drawn first
+            index = jax.lax.top_k(
+                scores + jax.random.gumbel(_key(key, now), scores.shape, scores.dtype), count
+            )[1]
             scores = jnp.take_along_axis(scores, index, axis=1)
         return scores, index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
@@ -268,11 +316,15 @@ def _search(
         length = place.astype(scores.dtype)
         new = ends & (jnp.arange(scores.shape[1]) < beams) & now.open[:, None]
         new_scores = jnp.where(new, scores / length**length_penalty, NOTHING)
-        ended_scores, best = jax.lax.top_k(jnp.concatenate([now.ended_scores, new_scores], axis=1), beams)
+        ended_scores, best = jax.lax.top_k(
+            jnp.concatenate([now.ended_scores, new_scores], axis=1), beams
+        )
         ended = _taken(jnp.concatenate([now.ended, new], axis=1), best)
         full = ended.all(1)
         # with "never" the best that goes on may still be as good as it would be at its full length
-        hoped = jnp.where((early == EARLY["never"]) & (length_penalty > 0), max_len - 1, place).astype(scores.dtype)
+        hoped = jnp.where(
+            (early == EARLY["never"]) & (length_penalty > 0), max_len - 1, place
+        ).astype(scores.dtype)
         better = running[:, 0] / hoped**length_penalty > ended_scores[:, -1]
         goes_on = ~full if beams == 1 else ~full | (better & (early != EARLY[True]))
         return Beams(
@@ -301,7 +353,8 @@ def _taken(x: Array, index: Int[Array, "b j"]) -> Array:
 
 
 def _of_rows(cache: Any, rows: Int[Array, " bk"]) -> Any:
-    """The cache of other rows of the batch; what is of the sources stays, which are the same for all beams."""
+    """The cache of other rows of the batch; what is of the sources stays, which are the same for
+    all beams."""
 
     def taken(path: tuple[Any, ...], x: jax.Array) -> jax.Array:  # [layers] b h k d
         same = any(getattr(key, "key", None) == "cross_attention" for key in path)

@@ -1,13 +1,15 @@
-"""BERT (Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", arXiv:1810.04805).
+"""BERT (Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers",
+arXiv:1810.04805).
 
-Parity reference: transformers' ``BertForPreTraining``, ``BertForMaskedLM``, ``BertForNextSentencePrediction``,
-``BertForSequenceClassification``, ``BertForMultipleChoice``, ``BertForTokenClassification``,
-``BertForQuestionAnswering`` and ``BertModel``: one class here, with a field ``head``. Initial values are the paper's:
-normal with deviation 0.02, biases 0.
+Parity reference: transformers' ``BertForPreTraining``, ``BertForMaskedLM``,
+``BertForNextSentencePrediction``, ``BertForSequenceClassification``, ``BertForMultipleChoice``,
+``BertForTokenClassification``, ``BertForQuestionAnswering`` and ``BertModel``: one class here, with
+a field ``head``. Initial values are the paper's: normal with deviation 0.02, biases 0.
 
 Deliberate differences: logits of the vocabulary are made when they are asked for (see
-:class:`jaxmodels.layers.TokenLogits`), and only at the places that are to be predicted, if those are given; tokens are
-grouped by segments, which serve for padding and for packed texts alike: positions start anew in each.
+:class:`jaxmodels.layers.TokenLogits`), and only at the places that are to be predicted, if those
+are given; tokens are grouped by segments, which serve for padding and for packed texts alike:
+positions start anew in each.
 """
 
 import dataclasses
@@ -40,12 +42,14 @@ from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
 HEADS = ("pretraining", "classification", "tokens", "spans", "none", "next_sentence", "choices")
-"""Masked tokens and next sentence; one label for a text or a pair; one for each token; where an answer starts and ends;
-the encoder's features; next sentence alone; one score for each of several texts of an example."""
+"""Masked tokens and next sentence; one label for a text or a pair; one for each token; where an
+answer starts and ends; the encoder's features; next sentence alone; one score for each of several
+texts of an example."""
 
 
 class PretrainingLogits(NamedTuple):
-    """Logits of the masked tokens, and [b, 2] of the next sentence (0: the second text follows) if that is asked."""
+    """Logits of the masked tokens, and [b, 2] of the next sentence (0: the second text follows) if
+    that is asked."""
 
     tokens: TokenLogits
     next_sentence: Float[Array, "b 2"] | None
@@ -63,21 +67,24 @@ class BERT(nn.Module):
     """Token, position and type embedding, post-norm encoder blocks, a head.
 
     Attributes:
-      vocab_size: number of tokens; max_len: of positions; type_vocab_size: of types (first and second text).
+      vocab_size: number of tokens; max_len: of positions; type_vocab_size: of types (first and
+        second text).
       num_layers, num_heads, hidden_size, mlp_dim: of the blocks.
       head: of :data:`HEADS`; num_classes: of the heads classification and tokens.
-      pool: what the head classification sees: the first token through the pooler, ``"cls"``, or the mean over the
-        tokens, ``"mean"``, on which encoders of sentences are trained (then there is no pooler).
-      pooler: whether the head none has a pooler. next_sentence: whether the head pretraining predicts the next sentence
-        too; without it there is no pooler either, as in ``BertForMaskedLM``.
-      tie_embeddings: logits of the head pretraining are products with the token embedding; without it, with a matrix of
-        their own, ``head_decoder``.
+      pool: what the head classification sees: the first token through the pooler, ``"cls"``, or the
+        mean over the tokens, ``"mean"``, on which encoders of sentences are trained (then there is
+        no pooler).
+      pooler: whether the head none has a pooler. next_sentence: whether the head pretraining
+        predicts the next sentence too; without it there is no pooler either, as in
+        ``BertForMaskedLM``.
+      tie_embeddings: logits of the head pretraining are products with the token embedding; without
+        it, with a matrix of their own, ``head_decoder``.
       activation: of the MLP and of the pretraining head; norm_eps: of every LayerNorm.
-      dropout_rate: on the embedding, on what each branch adds and before a classifier; attention_dropout_rate: on
-        attention weights.
+      dropout_rate: on the embedding, on what each branch adds and before a classifier;
+        attention_dropout_rate: on attention weights.
       attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
-      scan: run the layers as one scanned layer, stacked in ``blocks``; remat: recompute activations in the backward
-        pass.
+      scan: run the layers as one scanned layer, stacked in ``blocks``; remat: recompute activations
+        in the backward pass.
       dtype: compute dtype; param_dtype: storage dtype.
       origin: what it was loaded from, for export; two models that differ in it are equal.
     """
@@ -139,9 +146,13 @@ class BERT(nn.Module):
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal(0.02), **dtypes)
         token_embed = embed(self.vocab_size, name="token_embed")
-        places = jnp.arange(tokens.shape[1])[None] if segments is None else segment_positions(segments)
+        places = (
+            jnp.arange(tokens.shape[1])[None] if segments is None else segment_positions(segments)
+        )
         x = token_embed(tokens) + embed(self.max_len, name="position_embed")(places)
-        x += embed(self.type_vocab_size, name="type_embed")(jnp.zeros_like(tokens) if types is None else types)
+        x += embed(self.type_vocab_size, name="type_embed")(
+            jnp.zeros_like(tokens) if types is None else types
+        )
         x = constrain_batch(dropout(name="dropout")(norm(name="norm")(x)), "tokens")
         fields = {
             "num_heads": self.num_heads,
@@ -158,7 +169,9 @@ class BERT(nn.Module):
         depth = {"num_layers": self.num_layers, "scan": self.scan, "remat": self.remat}
         x = run_stack(self, EncoderBlock, fields, x, mask, **depth)
         if self.head == "tokens":
-            return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(x)))
+            return at_least_float32(
+                dense(self.num_classes, name="head")(dropout(name="dropout_head")(x))
+            )
         if self.head == "spans":
             logits = at_least_float32(dense(2, name="head")(x))
             return SpanLogits(logits[..., 0], logits[..., 1])
@@ -170,7 +183,9 @@ class BERT(nn.Module):
         if self.head == "none":
             return Encoded(x, pooled)
         if self.head == "classification":
-            return at_least_float32(dense(self.num_classes, name="head")(dropout(name="dropout_head")(pooled)))
+            return at_least_float32(
+                dense(self.num_classes, name="head")(dropout(name="dropout_head")(pooled))
+            )
         if self.head == "choices":
             scores = at_least_float32(dense(1, name="head")(dropout(name="dropout_head")(pooled)))
             return scores.reshape(leading)
@@ -189,8 +204,12 @@ class BERT(nn.Module):
         )
 
     def _check(self, length: int) -> None:
-        require_positive(vocab_size=self.vocab_size, max_len=self.max_len, type_vocab_size=self.type_vocab_size)
-        require_positive(num_layers=self.num_layers, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
+        require_positive(
+            vocab_size=self.vocab_size, max_len=self.max_len, type_vocab_size=self.type_vocab_size
+        )
+        require_positive(
+            num_layers=self.num_layers, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim
+        )
         require_positive(num_classes=self.num_classes)
         require_rate(dropout_rate=self.dropout_rate)
         require_choice("activation", self.activation, tuple(ACTIVATIONS))
@@ -198,7 +217,11 @@ class BERT(nn.Module):
         require_choice("pool", self.pool, ("cls", "mean"))
         if self.pool == "mean" and self.head != "classification":
             raise ValueError(f"pool 'mean' is for the head classification, not for {self.head!r}")
-        for name, head in (("pooler", "none"), ("next_sentence", "pretraining"), ("tie_embeddings", "pretraining")):
+        for name, head in (
+            ("pooler", "none"),
+            ("next_sentence", "pretraining"),
+            ("tie_embeddings", "pretraining"),
+        ):
             if self.head != head and not getattr(self, name):
                 raise ValueError(f"{name} False is for the head {head}, not for {self.head!r}")
         require_attention(
@@ -212,7 +235,8 @@ class BERT(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and an MLP, each with a residual connection and a LayerNorm behind it; fields as in BERT."""
+    """Self-attention and an MLP, each with a residual connection and a LayerNorm behind it; fields
+    as in BERT."""
 
     num_heads: int
     mlp_dim: int
@@ -254,8 +278,11 @@ def token_mean(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Fl
     return (hidden * real).sum(1) / jnp.maximum(real.sum(1), 1)
 
 
-def sentence_embedding(hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]) -> Float[Array, "b d"]:
-    """Mean over the tokens of each text, scaled to length 1: Sentence-BERT (Reimers & Gurevych 2019), as MiniLM's."""
+def sentence_embedding(
+    hidden: Float[Array, "b l d"], segments: Int[Array, "b l"]
+) -> Float[Array, "b d"]:
+    """Mean over the tokens of each text, scaled to length 1: Sentence-BERT (Reimers & Gurevych
+    2019), as MiniLM's."""
     return unit_length(token_mean(hidden, segments))
 
 

@@ -1,7 +1,9 @@
-"""The small convolutional network of every framework's first tutorial (after LeCun et al. 1998, LeNet).
+"""The small convolutional network of every framework's first tutorial (after LeCun et al. 1998,
+LeNet).
 
-Parity reference: ``torch.nn.Conv2d(padding=1)``, ReLU, ``MaxPool2d(2)``, ``Linear``. Deliberate difference: activations
-are laid out height, width, channel, so the dense layer after the flattening sees PyTorch's inputs in another order.
+Parity reference: ``torch.nn.Conv2d(padding=1)``, ReLU, ``MaxPool2d(2)``, ``Linear``. Deliberate
+difference: activations are laid out height, width, channel, so the dense layer after the flattening
+sees PyTorch's inputs in another order.
 """
 
 import jax.numpy as jnp
@@ -25,14 +27,17 @@ from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 @on_any_mesh
 class CNN(nn.Module):
-    """3x3 convolutions with ReLU, an optional 2x2 max pool, an optional hidden dense layer, and a linear classifier.
+    """3x3 convolutions with ReLU, an optional 2x2 max pool, an optional hidden dense layer, and a
+    linear classifier.
 
-    Any image size and number of channels; the size is fixed by the first batch, because of the dense layer.
+    Any image size and number of channels; the size is fixed by the first batch, because of the
+    dense layer.
 
     Attributes:
       num_classes: number of logits.
       features: output channels of each convolution, first to last.
-      pool: where a 2x2 max pool (stride 2) stands: after the ``"last"`` convolution, after ``"each"``, or ``"none"``.
+      pool: where a 2x2 max pool (stride 2) stands: after the ``"last"`` convolution, after
+        ``"each"``, or ``"none"``.
       hidden_size: width of a dense ReLU layer before the classifier; 0 leaves it out.
       dropout_rate: before each dense layer, when training.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -62,7 +67,8 @@ class CNN(nn.Module):
             if self.pool == "each" or (self.pool == "last" and i == len(self.features) - 1):
                 if min(x.shape[1:3]) < 2:
                     raise ValueError(
-                        f"a 2x2 pool cannot take a {x.shape[1]}x{x.shape[2]} map: fewer pools, larger images"
+                        f"a 2x2 pool cannot take a {x.shape[1]}x{x.shape[2]} map: fewer pools, "
+                        "larger images"
                     )
                 x = max_pool(x, 2, stride=2)
         x = rearrange(x, "b h w c -> b (h w c)")

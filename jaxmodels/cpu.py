@@ -1,7 +1,8 @@
-"""What XLA's compiler for CPUs does slowly, computed otherwise there; on other platforms this changes nothing.
+"""What XLA's compiler for CPUs does slowly, computed otherwise there; on other platforms this
+changes nothing.
 
-Chosen while a program is traced, by shape: convolutions of small maps and of few channels, pooling, the largest of
-many, products of rows, ReLU of residual blocks.
+Chosen while a program is traced, by shape: convolutions of small maps and of few channels, pooling,
+the largest of many, products of rows, ReLU of residual blocks.
 The values are those of ``jax.lax`` up to rounding.
 """
 
@@ -23,13 +24,15 @@ Pads = tuple[tuple[int, int], ...]
 
 
 def target_platform() -> str:
-    """For which platform a program that is being traced will be compiled: that of the mesh, or else of the process."""
+    """For which platform a program that is being traced will be compiled: that of the mesh, or else
+    of the process."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device.platform if device is not None else jax.default_backend()
 
 
 def target_kind() -> str:
-    """The kind of the devices of :func:`target_platform`, such as "TPU v3"; "" where jax does not say."""
+    """The kind of the devices of :func:`target_platform`, such as "TPU v3"; "" where jax does not
+    say."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None) or jax.devices()[0]
     return device.device_kind or ""
 
@@ -39,12 +42,14 @@ def _one_device() -> bool:
 
 
 def _has_onednn() -> bool:
-    """Whether XLA was told to take oneDNN's convolutions, as ``train/hardware.py`` does where it can."""
+    """Whether XLA was told to take oneDNN's convolutions, as ``train/hardware.py`` does where it
+    can."""
     return "onednn_custom_call=true" in os.environ.get("XLA_FLAGS", "")
 
 
 def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
-    """Of the last axis, the first where several are equal (on CPUs 0 is above -0, and so is NaN above all)."""
+    """Of the last axis, the first where several are equal (on CPUs 0 is above -0, and so is NaN
+    above all)."""
     if target_platform() == "cpu":  # twice as fast
         return jax.lax.top_k(x, 1)[1][..., 0]
     return x.argmax(-1).astype(jnp.int32)
@@ -53,14 +58,18 @@ def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``jax.nn.relu`` of what is long to compute, as the sum of a residual block.
 
-    XLA computes all of it again in every fusion that reads it (the next block's, and the transposition for the
-    gradient of a convolution's kernel), unless the last operation is one of two arrays.
+    XLA computes all of it again in every fusion that reads it (the next block's, and the
+    transposition for the gradient of a convolution's kernel), unless the last operation is one of
+    two arrays.
     """
     return jnp.where(x <= 0, 0, x) if target_platform() == "cpu" else jax.nn.relu(x)
 
 
-def row_product(x: Float[Array, "*rows i"], kernel: Float[Array, "*w i o"]) -> Float[Array, "*rows o"]:
-    """``x @ kernel``, of one axis of rows: for the kernel's gradient XLA transposes what is summed over several.
+def row_product(
+    x: Float[Array, "*rows i"], kernel: Float[Array, "*w i o"]
+) -> Float[Array, "*rows o"]:
+    """``x @ kernel``, of one axis of rows: for the kernel's gradient XLA transposes what is summed
+    over several.
 
     On a mesh the axes stay apart, since one of them is sharded.
     """
@@ -79,29 +88,38 @@ def product_with_rows(
     rows = x.size // x.shape[-1]
     if target_platform() == "cpu" and _one_device() and 1 < rows <= 64 and kernel.size >= 2**22:
         y = jnp.einsum("vd,...d->v...", kernel, x, preferred_element_type=dtype)
-        return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1)  # or XLA would turn the product again
+        # or XLA would turn the product again
+        return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1)
     return jnp.einsum("...d,vd->...v", x, kernel, preferred_element_type=dtype)
 
 
 def convolve(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "y x c o"], strides: tuple[int, int], padding: Any, **options: Any
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "y x c o"],
+    strides: tuple[int, int],
+    padding: Any,
+    **options: Any,
 ) -> Float[Array, "b h2 w2 o"]:
     """``jax.lax.conv_general_dilated`` as ``nn.Conv`` calls it."""
-    plain = options["feature_group_count"] == 1 and {*options["lhs_dilation"], *options["rhs_dilation"]} == {1}
+    plain = options["feature_group_count"] == 1 and {
+        *options["lhs_dilation"],
+        *options["rhs_dilation"],
+    } == {1}
     if target_platform() == "cpu" and plain and not isinstance(padding, str):
         product = partial(jnp.matmul, precision=options["precision"])
         size, pads = kernel.shape[:2], tuple(map(tuple, padding))
         if size == strides and not np.any(pads):
             return _of_tiles(x, kernel, product)
         out = _out(x, size, strides, pads)
-        # of a map with fewer rows than the kernel XLA's convolution is up to 400 times slower; and where there are few
-        # places for so large a kernel, what takes the time is to turn the kernel for the gradients, which with strides
-        # go over the places between as well
+        # of a map with fewer rows than the kernel XLA's convolution is up to 400 times slower; and
+        # where there are few places for so large a kernel, what takes the time is to turn the
+        # kernel for the gradients, which with strides go over the places between as well
         products = math.prod(kernel.shape[:3])  # for each value
         small = any(n < k for n, k in zip(out, size, strict=True))
         if size == (1, 1) or small or 10 * len(x) * math.prod(out) <= products * math.prod(strides):
             of_patches = partial(_of_patches, strides=strides, pads=pads, product=product)
-            return jax.checkpoint(of_patches)(x, kernel)  # patches are large: for the gradient they are made again
+            # patches are large: for the gradient they are made again
+            return jax.checkpoint(of_patches)(x, kernel)
         same = {k: v for k, v in options.items() if k in ("precision", "preferred_element_type")}
         conv = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=pads, **same)
         value = partial(conv, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -113,7 +131,10 @@ def convolve(
 
 
 def _out(x: Array, size: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> list[int]:
-    return [(n + sum(p) - k) // s + 1 for n, k, s, p in zip(x.shape[1:3], size, strides, pads, strict=True)]
+    return [
+        (n + sum(p) - k) // s + 1
+        for n, k, s, p in zip(x.shape[1:3], size, strides, pads, strict=True)
+    ]
 
 
 def _of_tiles(x: Array, kernel: Array, product: Any) -> Array:
@@ -123,17 +144,22 @@ def _of_tiles(x: Array, kernel: Array, product: Any) -> Array:
     return _rows(tiles, rearrange(kernel, "h w c o -> (h w c) o"), product)
 
 
-def _of_patches(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads, product: Any) -> Array:
-    windows = jnp.concatenate(taps(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel.shape[:2], strides), -1)
+def _of_patches(
+    x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads, product: Any
+) -> Array:
+    windows = jnp.concatenate(
+        taps(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel.shape[:2], strides), -1
+    )
     return _rows(windows, rearrange(kernel, "h w c o -> (h w c) o"), product)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _as_eigen_has_it(x: Array, kernel: Array, value: Any, conv: Any) -> Array:
-    """``value``, a convolution whose gradients are by ``conv`` with the dimensions in the order that Eigen takes.
+    """``value``, a convolution whose gradients are by ``conv`` with the dimensions in the order
+    that Eigen takes.
 
-    And oneDNN. XLA turns them into that order itself, but not in a loop, where it would take up to 50 times longer
-    instead.
+    And oneDNN. XLA turns them into that order itself, but not in a loop, where it would take up to
+    50 times longer instead.
     """
     return value(x, kernel)
 
@@ -142,24 +168,30 @@ def _as_eigen_has_it(x: Array, kernel: Array, value: Any, conv: Any) -> Array:
 def _as_eigen_has_it_jvp(
     value: Any, conv: Any, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """So written that what transposes the change by the input and by the kernel is NHWC and HWIO."""
+    """So written that what transposes the change by the input and by the kernel is NHWC and
+    HWIO."""
     (x, kernel), (of_x, of_kernel) = primals, tangents
     y = _as_eigen_has_it(x, kernel, value, conv)
-    # oneDNN takes no reversed kernel, as a transposed convolution has; one that was then transposed, it takes
+    # oneDNN takes no reversed kernel, as a transposed convolution has; one that was then
+    # transposed, it takes
     turned = jax.lax.rev(rearrange(jax.lax.rev(kernel, (0, 1)), "y x i o -> y x o i"), (0, 1))
     by_x = conv(of_x, turned, dimension_numbers=("NHWC", "HWOI", "NHWC"))
     of_kernel = rearrange(of_kernel, "y x i o -> i y x o")
-    # oneDNN reads the whole gradient of y for each place of the kernel: of a few images at a time it stays in the cache
+    # oneDNN reads the whole gradient of y for each place of the kernel: of a few images at a time
+    # it stays in the cache
     many = _has_onednn() and _one_device() and len(y) >= 64 and math.prod(y.shape[1:3]) >= 100
     size = 16 if many else len(y)
     batches = (rearrange(x[n : n + size], "b h w i -> i h w b") for n in range(0, len(y), size))
-    by_kernel = [conv(batch, of_kernel, dimension_numbers=("CHWN", "IHWO", "HWNC")) for batch in batches]
+    by_kernel = [
+        conv(batch, of_kernel, dimension_numbers=("CHWN", "IHWO", "HWNC")) for batch in batches
+    ]
     return y, by_x + rearrange(jnp.concatenate(by_kernel, 2), "h w b o -> b h w o")
 
 
 def _of_few(x: Array, kernel: Array, *, strides: tuple[int, ...], pads: Pads) -> Array:
     """The sum of a product for each place of the kernel, which is one loop."""
-    with set_xla_metadata(inlineable="false"):  # left alone, XLA would compute it anew wherever it is read
+    # left alone, XLA would compute it anew wherever it is read
+    with set_xla_metadata(inlineable="false"):
         return _sum_of_products(x, kernel, strides=strides, pads=pads)
 
 
@@ -177,7 +209,8 @@ def _rows(x: Array, kernel: Array, product: Any) -> Array:
 
 
 def taps(x: Array, size: tuple[int, ...], strides: tuple[int, ...]) -> list[Array]:
-    """For each place of a window, what of ``x`` [b, ..., c] lies there in every window: arrays [b, ..., c]."""
+    """For each place of a window, what of ``x`` [b, ..., c] lies there in every window: arrays [b,
+    ..., c]."""
 
     def tap(*start: int) -> Array:
         ends = (n - k + first + 1 for n, k, first in zip(x.shape[1:-1], size, start, strict=True))
@@ -186,28 +219,35 @@ def taps(x: Array, size: tuple[int, ...], strides: tuple[int, ...]) -> list[Arra
     return [tap(*start) for start in np.ndindex(*size)]
 
 
-def max_pool(x: Float[Array, "b h w c"], window: int, stride: int, pads: Pads) -> Float[Array, "b h2 w2 c"]:
-    """Largest value of each window, padding being -inf; the gradient goes to the first one, as PyTorch's does."""
+def max_pool(
+    x: Float[Array, "b h w c"], window: int, stride: int, pads: Pads
+) -> Float[Array, "b h2 w2 c"]:
+    """Largest value of each window, padding being -inf; the gradient goes to the first one, as
+    PyTorch's does."""
     return _max_pool(x, window, stride, pads, x.shape[1:3])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool(x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]) -> Array:
-    # reduce_window is slower, and draws what is around it into YNNPACK, convolutions included, which has one core
+    # reduce_window is slower, and draws what is around it into YNNPACK, convolutions included,
+    # which has one core
     return functools.reduce(jnp.maximum, _windows(x, window, stride, pads))
 
 
 def _windows(x: Array, window: int, stride: int, pads: Pads) -> list[Array]:
     """The value at each place of all windows, padding being -inf."""
     everywhere = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
-    return taps(jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere), (window, window), (stride, stride))
+    return taps(
+        jax.lax.pad(x, np.array(-np.inf, x.dtype), everywhere), (window, window), (stride, stride)
+    )
 
 
 def _max_pool_forward(
     x: Array, window: int, stride: int, pads: Pads, size: tuple[int, int]
 ) -> tuple[Array, UInt[Array, "b h2 w2 c"]]:
     best, *others = _windows(x, window, stride, pads)
-    # which it is, and not x and y to compare: XLA may compute x again, rounded otherwise, and none would be equal
+    # which it is, and not x and y to compare: XLA may compute x again, rounded otherwise, and none
+    # would be equal
     first = jnp.zeros(best.shape, _index_type(window))
     for k, tap in enumerate(others, 1):
         better = (tap > best) | jnp.isnan(tap)
@@ -225,15 +265,19 @@ def _max_pool_backward(
     edge = (overlap - 1, overlap - 1)
     first = jnp.pad(first, ((0, 0), edge, edge, (0, 0)), constant_values=nowhere)
     gradient = jnp.pad(gradient, ((0, 0), edge, edge, (0, 0)))
-    rows, columns = (n - overlap + 1 for n in first.shape[1:3])  # of squares of stride x stride places
+    # of squares of stride x stride places
+    rows, columns = (n - overlap + 1 for n in first.shape[1:3])
     total = jnp.zeros((), gradient.dtype)
     for back in np.ndindex(overlap, overlap):  # the window that begins so many squares before
         i, j = (overlap - 1 - n for n in back)
         here, values = (
-            rearrange(x[:, i : i + rows, j : j + columns], "b i j c -> b i 1 j 1 c") for x in (first, gradient)
+            rearrange(x[:, i : i + rows, j : j + columns], "b i j c -> b i 1 j 1 c")
+            for x in (first, gradient)
         )
         y, x = (np.arange(stride) + stride * n for n in back)
-        places = np.where((y < window)[:, None] & (x < window), y[:, None] * window + x, nowhere - 1)
+        places = np.where(
+            (y < window)[:, None] & (x < window), y[:, None] * window + x, nowhere - 1
+        )
         chosen = here == places.astype(first.dtype)[:, None, :, None]
         total = total + jnp.where(chosen, values, np.zeros((), gradient.dtype))
     total = rearrange(total, "b i y j x c -> b (i y) (j x) c")[:, :height, :width]

@@ -11,14 +11,16 @@ from jaxmodels.meshes import on_any_mesh
 
 
 class Features(NamedTuple):
-    """Of each example as a whole: what its classifier takes; and of each of its places, if the model has some."""
+    """Of each example as a whole: what its classifier takes; and of each of its places, if the
+    model has some."""
 
     whole: Float[Array, "b d"]
     places: Float[Array, "b n e"] | None
 
 
 class Encoded(NamedTuple):
-    """Features of each token or patch [b, l, d], and of the whole through the pooler [b, d], None without a pooler."""
+    """Features of each token or patch [b, l, d], and of the whole through the pooler [b, d], None
+    without a pooler."""
 
     hidden: Float[Array, "b l d"]
     pooled: Float[Array, "b d"] | None
@@ -27,8 +29,9 @@ class Encoded(NamedTuple):
 def features(model: nn.Module, *inputs: Any, train: bool) -> Features:
     """Runs a classifier of this library without its ``head``, which then has no parameters either.
 
-    ``whole`` is what the module named head would have taken; ``places`` is what the last layer with places gave:
-    patches, points of the last feature map, or tokens. No change to the model is needed.
+    ``whole`` is what the module named head would have taken; ``places`` is what the last layer with
+    places gave: patches, points of the last feature map, or tokens. No change to the model is
+    needed.
 
     Args:
       model: a sub-module of the module that calls this, or one that is being applied.
@@ -40,7 +43,12 @@ def features(model: nn.Module, *inputs: Any, train: bool) -> Features:
     places: list[jax.Array] = []
     whole: list[jax.Array] = []
 
-    def without_head(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+    def without_head(
+        call: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ):
         module = context.module
         if module.path[:-1] != model.path or module is model or context.method_name != "__call__":
             return call(*args, **kwargs)
@@ -84,7 +92,12 @@ class WithFeatures(nn.Module):
         """Outputs of the model with its features; ValueError if it has no module named head."""
         taken: list[jax.Array] = []
 
-        def keep(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+        def keep(
+            call: Any,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ):
             if context.module.path == (*self.path, "head") and context.method_name == "__call__":
                 taken.append(args[0])
             return call(*args, **kwargs)
@@ -97,5 +110,10 @@ class WithFeatures(nn.Module):
 
 
 def _headless(model: nn.Module, heads: int) -> str:
-    nearest = "" if not hasattr(model, "fusion") else "; nearest: fusion='concat', which has one for both"
-    return f"{type(model).__name__} has {heads} modules named head; features are those under one{nearest}"
+    nearest = (
+        "" if not hasattr(model, "fusion") else "; nearest: fusion='concat', which has one for both"
+    )
+    return (
+        f"{type(model).__name__} has {heads} modules named head; features are those under "
+        f"one{nearest}"
+    )

@@ -1,9 +1,10 @@
 """Models of an image and a text: fusion for classification, and a dual encoder for retrieval.
 
-Kinds of fusion after Baltrusaitis et al. 2019 (arXiv:1705.09406, section 6): *direct* (one transformer over patches and
-tokens, as ViLT, Kim et al. 2021), of *features* (side by side; a weighted sum; the outer product of Zadeh et al. 2017,
-arXiv:1707.07250; attention of each to the other, as ViLBERT, Lu et al. 2019), of *decisions* (a mean of probabilities,
-with equal or learned weights). The dual encoder is CLIP's (Radford et al. 2021, arXiv:2103.00020).
+Kinds of fusion after Baltrusaitis et al. 2019 (arXiv:1705.09406, section 6): *direct* (one
+transformer over patches and tokens, as ViLT, Kim et al. 2021), of *features* (side by side; a
+weighted sum; the outer product of Zadeh et al. 2017, arXiv:1707.07250; attention of each to the
+other, as ViLBERT, Lu et al. 2019), of *decisions* (a mean of probabilities, with equal or learned
+weights). The dual encoder is CLIP's (Radford et al. 2021, arXiv:2103.00020).
 
 Encoders are classifiers of this library without their heads: see :mod:`jaxmodels.features`.
 """
@@ -44,7 +45,17 @@ from jaxmodels.resnet import resnet18, resnet20, resnet50
 from jaxmodels.stack import run_stack
 from jaxmodels.vit import vit_s_16, vit_ti_16
 
-FUSIONS = ("image", "text", "direct", "concat", "sum", "outer", "cross_attention", "mean", "learned")
+FUSIONS = (
+    "image",
+    "text",
+    "direct",
+    "concat",
+    "sum",
+    "outer",
+    "cross_attention",
+    "mean",
+    "learned",
+)
 """One modality alone; one model over both; four of features; two of decisions."""
 
 IMAGE_ENCODERS: dict[str, Callable[..., nn.Module]] = {
@@ -68,18 +79,19 @@ TEXT_ENCODERS: dict[str, Callable[..., nn.Module]] = {
 class Fusion(nn.Module):
     """Classifies what an image and a text are of; either may be missing.
 
-    An image or text that is missing has no weight in sums, means and attention; where a feature is needed all the same,
-    a learned vector stands for it.
+    An image or text that is missing has no weight in sums, means and attention; where a feature is
+    needed all the same, a learned vector stands for it.
 
     Attributes:
       num_classes: number of logits; vocab_size: of tokens; max_len: of a text.
       fusion: of :data:`FUSIONS`.
-      image_encoder: of :data:`IMAGE_ENCODERS`, with image_fields; text_encoder: of :data:`TEXT_ENCODERS`, with
-        text_fields. Fusion direct has none.
+      image_encoder: of :data:`IMAGE_ENCODERS`, with image_fields; text_encoder: of
+        :data:`TEXT_ENCODERS`, with text_fields. Fusion direct has none.
       hidden_size: of each modality's features, and of what fuses them.
-      outer_size: of each modality's features where their outer product is taken; a 1 is put beside them, so that the
-        product holds them alone too.
-      num_layers, num_heads, mlp_dim: of the transformer of fusion direct; heads also of cross_attention.
+      outer_size: of each modality's features where their outer product is taken; a 1 is put beside
+        them, so that the product holds them alone too.
+      num_layers, num_heads, mlp_dim: of the transformer of fusion direct; heads also of
+        cross_attention.
       patch_size: in pixels; fusion direct.
       dropout_rate: before the classifier, and in fusion direct everywhere that BERT has it.
       dtype: compute dtype; param_dtype: storage dtype.
@@ -121,8 +133,9 @@ class Fusion(nn.Module):
 
         Args:
           segments: of each token; 0 is padding. None: no padding.
-          present: whether the image and the text are there. None: both are. What stands for a missing one has no
-            influence, but for an encoder with batch norm in training: its statistics are of all that are given.
+          present: whether the image and the text are there. None: both are. What stands for a
+            missing one has no influence, but for an encoder with batch norm in training: its
+              statistics are of all that are given.
 
         Raises:
           ValueError: a field does not fit.
@@ -147,8 +160,12 @@ class Fusion(nn.Module):
         def one(modality: str) -> Array:
             """Features [b, hidden] of a modality, or of its being missing."""
             x = nn.relu(dense(name=f"dense_{modality}")(encoded(modality).whole))
-            missing = self.param(f"missing_{modality}", zeros, (self.hidden_size,), self.param_dtype)
-            return jnp.where(present[:, MODALITIES.index(modality), None], x, missing.astype(x.dtype))
+            missing = self.param(
+                f"missing_{modality}", zeros, (self.hidden_size,), self.param_dtype
+            )
+            return jnp.where(
+                present[:, MODALITIES.index(modality), None], x, missing.astype(x.dtype)
+            )
 
         def weights(name: str) -> Array:
             """Learned weights [b, 2] of the modalities that are there."""
@@ -156,29 +173,46 @@ class Fusion(nn.Module):
 
         if self.fusion in ("mean", "learned"):
             decided = [
-                at_least_float32(head(name=f"head_{modality}")(dropout(name=f"dropout_{modality}")(one(modality))))
+                at_least_float32(
+                    head(name=f"head_{modality}")(
+                        dropout(name=f"dropout_{modality}")(one(modality))
+                    )
+                )
                 for modality in MODALITIES
             ]
             logits = jnp.stack(decided, 1)  # [b, 2, classes]
-            weight = weights("weights") if self.fusion == "learned" else modality_weights(jnp.zeros(2), present)
+            weight = (
+                weights("weights")
+                if self.fusion == "learned"
+                else modality_weights(jnp.zeros(2), present)
+            )
             log_weight = jnp.log(jnp.maximum(weight, jnp.finfo(weight.dtype).tiny))
             return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_weight[..., None], axis=1)
         if self.fusion in MODALITIES:
             x = one(self.fusion)
         elif self.fusion == "concat":
-            x = nn.relu(dense(name="dense_fused")(jnp.concatenate([one(m) for m in MODALITIES], -1)))
+            x = nn.relu(
+                dense(name="dense_fused")(jnp.concatenate([one(m) for m in MODALITIES], -1))
+            )
         elif self.fusion == "sum":
             x = jnp.einsum(
-                "bm,bmd->bd", weights("weights").astype(self.dtype), jnp.stack([one(m) for m in MODALITIES], 1)
+                "bm,bmd->bd",
+                weights("weights").astype(self.dtype),
+                jnp.stack([one(m) for m in MODALITIES], 1),
             )
             x = nn.relu(dense(name="dense_fused")(x))
         elif self.fusion == "outer":
-            small = [Dense(self.outer_size, name=f"dense_outer_{m}", **dtypes)(one(m)) for m in MODALITIES]
+            small = [
+                Dense(self.outer_size, name=f"dense_outer_{m}", **dtypes)(one(m))
+                for m in MODALITIES
+            ]
             first, second = (jnp.pad(x, ((0, 0), (0, 1)), constant_values=1) for x in small)
             product = jnp.einsum("bi,bj->bij", first, second)
             x = nn.relu(dense(name="dense_fused")(rearrange(product, "b i j -> b (i j)")))
         elif self.fusion == "cross_attention":
-            x = nn.relu(dense(name="dense_fused")(self._attended(encoded, segments, present, train)))
+            x = nn.relu(
+                dense(name="dense_fused")(self._attended(encoded, segments, present, train))
+            )
         else:
             x = self._direct(image, tokens, segments, present, train)
         return at_least_float32(head(name="head")(dropout(name="dropout_head")(constrain_batch(x))))
@@ -186,17 +220,23 @@ class Fusion(nn.Module):
     def _attended(
         self, encoded: Callable[[str], Features], segments: Array, present: Array, train: bool
     ) -> Float[Array, "b e"]:
-        """Every modality's places with what they attend to in the other; their means side by side."""
+        """Every modality's places with what they attend to in the other; their means side by
+        side."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         places, groups = {}, {}
         for m, modality in enumerate(MODALITIES):
             found = encoded(modality).places
             if found is None:
-                raise ValueError(f"{modality}_encoder has no places to attend to, which fusion 'cross_attention' needs")
+                raise ValueError(
+                    f"{modality}_encoder has no places to attend to, which fusion "
+                    "'cross_attention' needs"
+                )
             places[modality] = Dense(self.hidden_size, name=f"dense_{modality}", **dtypes)(found)
             there = present[:, m, None]
             groups[modality] = (
-                (segments > 0) & there if modality == "text" else jnp.broadcast_to(there, found.shape[:2])
+                (segments > 0) & there
+                if modality == "text"
+                else jnp.broadcast_to(there, found.shape[:2])
             )
         means = []
         for modality, other in (MODALITIES, MODALITIES[::-1]):
@@ -210,25 +250,42 @@ class Fusion(nn.Module):
                 out_init=lecun_normal,
                 name=f"{modality}_cross_attention",
                 **dtypes,
-            )(x, memory, AttentionMask(jnp.ones(x.shape[:2], jnp.int32), groups[other].astype(jnp.int32)))
-            y = jnp.where(present[:, MODALITIES.index(other), None, None], y, 0)  # nothing to attend to
+            )(
+                x,
+                memory,
+                AttentionMask(jnp.ones(x.shape[:2], jnp.int32), groups[other].astype(jnp.int32)),
+            )
+            # nothing to attend to
+            y = jnp.where(present[:, MODALITIES.index(other), None, None], y, 0)
             x = LayerNorm(1e-5, name=f"norm_{modality}", **dtypes)(x + y)
             means.append(bert.token_mean(x, groups[modality].astype(jnp.int32)))
         return jnp.concatenate(means, -1)
 
-    def _direct(self, image: Array, tokens: Array, segments: Array, present: Array, train: bool) -> Float[Array, "b d"]:
-        """A class token, patches and tokens through one encoder, as BERT's; the class token's features."""
+    def _direct(
+        self, image: Array, tokens: Array, segments: Array, present: Array, train: bool
+    ) -> Float[Array, "b d"]:
+        """A class token, patches and tokens through one encoder, as BERT's; the class token's
+        features."""
         size, p = self.hidden_size, self.patch_size
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         embed = partial(nn.Embed, features=size, embedding_init=normal(0.02), **dtypes)
         patches = rearrange(image, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
         patches = Dense(size, kernel_init=lecun_normal, name="patch_embed", **dtypes)(patches)
-        position = self.param("position", normal(0.02), (1, patches.shape[1], size), self.param_dtype)
+        position = self.param(
+            "position", normal(0.02), (1, patches.shape[1], size), self.param_dtype
+        )
         words = embed(self.vocab_size, name="token_embed")(tokens)
         words += embed(self.max_len, name="position_embed")(jnp.arange(tokens.shape[1]))
-        first = self.param("class_token", normal(0.02), (1, 1, size), self.param_dtype).astype(words.dtype)
+        first = self.param("class_token", normal(0.02), (1, 1, size), self.param_dtype).astype(
+            words.dtype
+        )
         x = jnp.concatenate(
-            [jnp.broadcast_to(first, (len(words), 1, size)), patches + position.astype(patches.dtype), words], 1
+            [
+                jnp.broadcast_to(first, (len(words), 1, size)),
+                patches + position.astype(patches.dtype),
+                words,
+            ],
+            1,
         )
         there = present.astype(jnp.int32)
         groups = jnp.concatenate(
@@ -252,12 +309,21 @@ class Fusion(nn.Module):
             "train": train,
             **dtypes,
         }
-        mask, depth = AttentionMask(groups, groups), {"num_layers": self.num_layers, "scan": False, "remat": False}
-        return run_stack(self, bert.EncoderBlock, fields, constrain_batch(x, "tokens"), mask, **depth)[:, 0]
+        mask, depth = (
+            AttentionMask(groups, groups),
+            {"num_layers": self.num_layers, "scan": False, "remat": False},
+        )
+        return run_stack(
+            self, bert.EncoderBlock, fields, constrain_batch(x, "tokens"), mask, **depth
+        )[:, 0]
 
     def _check(self, height: int, width: int) -> None:
-        require_positive(num_classes=self.num_classes, vocab_size=self.vocab_size, max_len=self.max_len)
-        require_positive(hidden_size=self.hidden_size, outer_size=self.outer_size, num_layers=self.num_layers)
+        require_positive(
+            num_classes=self.num_classes, vocab_size=self.vocab_size, max_len=self.max_len
+        )
+        require_positive(
+            hidden_size=self.hidden_size, outer_size=self.outer_size, num_layers=self.num_layers
+        )
         require_positive(mlp_dim=self.mlp_dim, patch_size=self.patch_size)
         require_rate(dropout_rate=self.dropout_rate)
         require_choice("fusion", self.fusion, FUSIONS)
@@ -269,7 +335,9 @@ class Fusion(nn.Module):
                 dropout_rate=self.dropout_rate,
             )
         if self.fusion == "direct" and (height % self.patch_size or width % self.patch_size):
-            raise ValueError(f"an image of {height}x{width} is not divisible by patch_size {self.patch_size}")
+            raise ValueError(
+                f"an image of {height}x{width} is not divisible by patch_size {self.patch_size}"
+            )
 
 
 MODALITIES = ("image", "text")
@@ -282,7 +350,8 @@ def modality_weights(scores: Float[Array, "2"], present: Bool[Array, "b 2"]) -> 
 
 
 def encoder_of(module: "Fusion | DualEncoder", modality: str) -> nn.Module:
-    """The encoder of a modality that the fields name, as sub-module ``image`` or ``text``; its head is never run.
+    """The encoder of a modality that the fields name, as sub-module ``image`` or ``text``; its head
+    is never run.
 
     Raises:
       ValueError: unknown encoder or field.
@@ -301,14 +370,18 @@ def encoder_of(module: "Fusion | DualEncoder", modality: str) -> nn.Module:
     require_choice(f"{modality}_encoder", name, tuple(known))
     fields: Mapping[str, Any] = {"num_classes": 1, **more, **own}
     try:
-        return known[name](**fields, dtype=module.dtype, param_dtype=module.param_dtype, name=modality)
+        return known[name](
+            **fields, dtype=module.dtype, param_dtype=module.param_dtype, name=modality
+        )
     except TypeError as e:
         raise ValueError(f"{modality}_fields {dict(own)} do not fit {name!r}: {e}") from e
 
 
 def has_text_encoder(model: nn.Module) -> bool:
     """Whether the texts of a model go through an encoder of their own, sub-module ``text``."""
-    return isinstance(model, DualEncoder) or (isinstance(model, Fusion) and model.fusion not in ("direct", "image"))
+    return isinstance(model, DualEncoder) or (
+        isinstance(model, Fusion) and model.fusion not in ("direct", "image")
+    )
 
 
 class ContrastiveOutputs(NamedTuple):
@@ -374,8 +447,12 @@ class DualEncoder(nn.Module):
                 )(x)
             )
             embedded.append(unit_length(x))
-        log_scale = self.param("log_scale", lambda key: jnp.log(jnp.asarray(1 / self.temperature, self.param_dtype)))
-        return ContrastiveOutputs(*embedded, jnp.minimum(jnp.exp(at_least_float32(log_scale)), 100.0))
+        log_scale = self.param(
+            "log_scale", lambda key: jnp.log(jnp.asarray(1 / self.temperature, self.param_dtype))
+        )
+        return ContrastiveOutputs(
+            *embedded, jnp.minimum(jnp.exp(at_least_float32(log_scale)), 100.0)
+        )
 
 
 fusion = partial(Fusion)

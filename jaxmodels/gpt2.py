@@ -1,11 +1,12 @@
 """GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
 
-Parity reference: ``GPT2LMHeadModel`` of transformers. Initial values are the paper's: normal with deviation 0.02, that
-of the last matrix of each residual branch divided by sqrt(2 layers).
+Parity reference: ``GPT2LMHeadModel`` of transformers. Initial values are the paper's: normal with
+deviation 0.02, that of the last matrix of each residual branch divided by sqrt(2 layers).
 
-Deliberate differences: query, key and value are three matrices where the reference has one; logits are made when they
-are asked for (see :class:`jaxmodels.layers.TokenLogits`); and tokens are grouped by segments, which serve for padding
-and for packed documents alike: positions start anew in each, and nothing is seen of the others.
+Deliberate differences: query, key and value are three matrices where the reference has one; logits
+are made when they are asked for (see :class:`jaxmodels.layers.TokenLogits`); and tokens are grouped
+by segments, which serve for padding and for packed documents alike: positions start anew in each,
+and nothing is seen of the others.
 """
 
 import dataclasses
@@ -44,11 +45,12 @@ class GPT2(nn.Module):
       num_layers, num_heads, hidden_size, mlp_dim: of the blocks.
       tie_embeddings: logits are products with the token embedding; without it there is a ``head``.
       activation: of the MLP; norm_eps: of every LayerNorm.
-      embedding_dropout_rate: on the embedding; dropout_rate: on what each residual branch adds; attention_dropout_rate:
-        on attention weights. All 0.1 in the paper's models.
+      embedding_dropout_rate: on the embedding; dropout_rate: on what each residual branch adds;
+        attention_dropout_rate: on attention weights. All 0.1 in the paper's models.
       attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
-      scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
-        with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
+      scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile
+        time does not grow with depth. remat: recompute each layer's activations in the backward
+          pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
       origin: what it was loaded from, for export; two models that differ in it are equal.
     """
@@ -85,21 +87,25 @@ class GPT2(nn.Module):
 
         Args:
           segments: of each token; 0 is padding. None: all one segment.
-          start: with it, ``tokens`` are those at places start, start + 1, ... of a text whose ``segments`` are given in
-            full; keys and values go to collection ``cache``, and those of earlier places are taken from there.
+          start: with it, ``tokens`` are those at places start, start + 1, ... of a text whose
+            ``segments`` are given in full; keys and values go to collection ``cache``, and those of
+            earlier places are taken from there.
 
         Raises:
           ValueError: the text is longer than ``max_len``, or fields do not fit each other.
         """
         self._check(tokens.shape[1] if segments is None else segments.shape[1])
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        positions = jnp.arange(tokens.shape[1])[None] if segments is None else segment_positions(segments)
+        positions = (
+            jnp.arange(tokens.shape[1])[None] if segments is None else segment_positions(segments)
+        )
         queries = segments
         if start is not None:
             if segments is None:
                 raise ValueError("start needs the segments of the whole text")
             positions, queries = (
-                jax.lax.dynamic_slice_in_dim(x, start, tokens.shape[1], axis=1) for x in (positions, segments)
+                jax.lax.dynamic_slice_in_dim(x, start, tokens.shape[1], axis=1)
+                for x in (positions, segments)
             )
         mask = AttentionMask(queries, segments, start, causal=True)
         embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal(0.02), **dtypes)
@@ -127,9 +133,13 @@ class GPT2(nn.Module):
         return TokenLogits(x, embed(self.vocab_size, name="head").embedding)
 
     def _check(self, length: int) -> None:
-        require_positive(vocab_size=self.vocab_size, max_len=self.max_len, num_layers=self.num_layers)
+        require_positive(
+            vocab_size=self.vocab_size, max_len=self.max_len, num_layers=self.num_layers
+        )
         require_positive(hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
-        require_rate(dropout_rate=self.dropout_rate, embedding_dropout_rate=self.embedding_dropout_rate)
+        require_rate(
+            dropout_rate=self.dropout_rate, embedding_dropout_rate=self.embedding_dropout_rate
+        )
         require_choice("activation", self.activation, tuple(ACTIVATIONS))
         require_attention(
             backend=self.attention,
@@ -142,7 +152,8 @@ class GPT2(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention and an MLP, each behind a LayerNorm and with a residual connection; fields as in GPT2.
+    """Causal self-attention and an MLP, each behind a LayerNorm and with a residual connection;
+    fields as in GPT2.
 
     Attributes:
       out_deviation: of the initial values of the last matrix of either branch.
@@ -177,7 +188,9 @@ class DecoderBlock(nn.Module):
             **dtypes,
         )(norm(name="norm_1")(x), mask=mask)
         x = x + dropout(name="dropout_1")(y)
-        y = Dense(self.mlp_dim, kernel_init=normal(0.02), name="mlp_in", **dtypes)(norm(name="norm_2")(x))
+        y = Dense(self.mlp_dim, kernel_init=normal(0.02), name="mlp_in", **dtypes)(
+            norm(name="norm_2")(x)
+        )
         y = ACTIVATIONS[self.activation](y)
         y = Dense(x.shape[-1], kernel_init=normal(self.out_deviation), name="mlp_out", **dtypes)(y)
         return constrain_batch(x + dropout(name="dropout_2")(y), "tokens")

@@ -1,13 +1,14 @@
-"""LSTM text classifier (Hochreiter & Schmidhuber 1997; with forget gates, Gers et al. 2000; both ways, Graves &
-Schmidhuber 2005).
+"""LSTM text classifier (Hochreiter & Schmidhuber 1997; with forget gates, Gers et al. 2000; both
+ways, Graves & Schmidhuber 2005).
 
-Parity reference: ``torch.nn.Embedding``, ``torch.nn.LSTM`` over ``pack_padded_sequence``, ``torch.nn.Linear``, with
-PyTorch's initial values. Dropout stands where PyTorch's usual text classifier has it (bentrevett's
-pytorch-sentiment-analysis): on the embedding, between layers and before the classifier.
+Parity reference: ``torch.nn.Embedding``, ``torch.nn.LSTM`` over ``pack_padded_sequence``,
+``torch.nn.Linear``, with PyTorch's initial values. Dropout stands where PyTorch's usual text
+classifier has it (bentrevett's pytorch-sentiment-analysis): on the embedding, between layers and
+before the classifier.
 
-Deliberate differences: padding is left out wherever it stands, not only at the right, and no row of the embedding is
-reserved for it (``padding_idx``), because it reaches nothing; a text that is all padding has the features 0, where
-PyTorch raises.
+Deliberate differences: padding is left out wherever it stands, not only at the right, and no row of
+the embedding is reserved for it (``padding_idx``), because it reaches nothing; a text that is all
+padding has the features 0, where PyTorch raises.
 """
 
 from functools import partial
@@ -38,8 +39,10 @@ class LSTMClassifier(nn.Module):
 
     Attributes:
       vocab_size: number of tokens; num_classes: of logits.
-      embed_size: of the embedding; hidden_size: of each layer and direction; num_layers: of the stack.
-      bidirectional: a second LSTM reads each text from its end; every layer gives the two side by side.
+      embed_size: of the embedding; hidden_size: of each layer and direction; num_layers: of the
+        stack.
+      bidirectional: a second LSTM reads each text from its end; every layer gives the two side by
+        side.
       dropout_rate: on the embedding, between layers and before the classifier, when training.
       dtype: compute dtype; param_dtype: storage dtype.
     """
@@ -66,32 +69,48 @@ class LSTMClassifier(nn.Module):
         Raises:
           ValueError: a size is below 1, or ``dropout_rate`` is no rate.
         """
-        require_positive(vocab_size=self.vocab_size, num_classes=self.num_classes, embed_size=self.embed_size)
-        require_positive(hidden_size=self.hidden_size, num_layers=self.num_layers, length=tokens.shape[1])
+        require_positive(
+            vocab_size=self.vocab_size, num_classes=self.num_classes, embed_size=self.embed_size
+        )
+        require_positive(
+            hidden_size=self.hidden_size, num_layers=self.num_layers, length=tokens.shape[1]
+        )
         require_rate(dropout_rate=self.dropout_rate)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
         real = None if segments is None else segments > 0
         if real is None and not train and target_platform() == "cpu":
-            # true of all that the embedding has; without a mask XLA computes the gates anew wherever they are read
+            # true of all that the embedding has; without a mask XLA computes the gates anew
+            # wherever they are read
             real = tokens >= -self.vocab_size
-        x = nn.Embed(self.vocab_size, self.embed_size, embedding_init=normal(1.0), name="token_embed", **dtypes)(tokens)
+        x = nn.Embed(
+            self.vocab_size,
+            self.embed_size,
+            embedding_init=normal(1.0),
+            name="token_embed",
+            **dtypes,
+        )(tokens)
         x = constrain_batch(x)
         for i in range(self.num_layers):
             x = dropout(name=f"dropout_{i}")(x)
-            x, final = LSTM(self.hidden_size, self.bidirectional, name=f"lstm_{i}", **dtypes)(x, real)
+            x, final = LSTM(self.hidden_size, self.bidirectional, name=f"lstm_{i}", **dtypes)(
+                x, real
+            )
             x, final = constrain_batch(x), constrain_batch(final)
         final = dropout(name="dropout_head")(final)
         bias = torch_bias(final.shape[-1])
-        logits = nn.Dense(self.num_classes, kernel_init=torch_uniform, bias_init=bias, name="head", **dtypes)(final)
+        logits = nn.Dense(
+            self.num_classes, kernel_init=torch_uniform, bias_init=bias, name="head", **dtypes
+        )(final)
         return at_least_float32(logits)
 
 
 class LSTM(nn.Module):
     """One layer of ``torch.nn.LSTM``; fields as in :class:`LSTMClassifier`.
 
-    Gates lie side by side in PyTorch's order, i, f, g, o. As there, each has two biases, which only act as their sum:
-    one alone would take half their step. Parameters of the second direction end in ``_reverse``.
+    Gates lie side by side in PyTorch's order, i, f, g, o. As there, each has two biases, which only
+    act as their sum: one alone would take half their step. Parameters of the second direction end
+    in ``_reverse``.
     """
 
     hidden_size: int
@@ -103,7 +122,8 @@ class LSTM(nn.Module):
     def __call__(
         self, x: Float[Array, "b l i"], real: Bool[Array, "b l"] | None
     ) -> tuple[Float[Array, "b l o"], Float[Array, "b o"]]:
-        """The state after every token, and the final ones: after the last token, and of the reverse after the first.
+        """The state after every token, and the final ones: after the last token, and of the reverse
+        after the first.
 
         Args:
           real: which tokens are no padding; padding leaves the state as it is. None: all.
@@ -113,7 +133,8 @@ class LSTM(nn.Module):
 
         def parameter(name: str, *shape: int) -> Array:
             arrays = [self.param(f"{name}{way}", init, shape, self.param_dtype) for way in ways]
-            # one direction has no axis of its own: products of matrices are faster than those of batches of one
+            # one direction has no axis of its own: products of matrices are faster than those of
+            # batches of one
             return (jnp.stack(arrays) if self.bidirectional else arrays[0]).astype(self.dtype)
 
         gates = 4 * self.hidden_size
@@ -131,7 +152,8 @@ class LSTM(nn.Module):
         return rearrange(states, "l w b h -> b l (w h)"), rearrange(final, "w b h -> b (w h)")
 
     def _turned(self, x: Array) -> Array:
-        """[l, ...], or of two directions [l, 2, ...] with the second turned round, so that both are one scan."""
+        """[l, ...], or of two directions [l, 2, ...] with the second turned round, so that both are
+        one scan."""
         return jnp.stack([x, x[::-1]], axis=1) if self.bidirectional else x
 
 
@@ -142,19 +164,22 @@ def _recurrence(
     bias: Float[Array, "*w k"],
     real: Bool[Array, "l *w b 1"] | None,
 ) -> tuple[Float[Array, "l *w b h"], Float[Array, "*w b h"]]:
-    """States of an LSTM, and the last, from its inputs' products with the weights; ``real`` as in :class:`LSTM`.
+    """States of an LSTM, and the last, from its inputs' products with the weights; ``real`` as in
+    :class:`LSTM`.
 
-    ``c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)``, ``h_t = sigmoid(o) tanh(c_t)`` with i, f, g, o the quarters of
-    ``inputs_t + h_{t-1} kernel + bias``; gates and c in at least float32.
+    ``c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)``, ``h_t = sigmoid(o) tanh(c_t)`` with i, f, g,
+    o the quarters of ``inputs_t + h_{t-1} kernel + bias``; gates and c in at least float32.
 
-    The gradients of ``kernel`` and ``bias`` are one product and one sum over all places and texts: left to itself, the
-    scan would add up small ones, and on a mesh sum each over the devices. States, gates and cells are kept for the
-    gradient, no more. There is no forward-mode derivative.
+    The gradients of ``kernel`` and ``bias`` are one product and one sum over all places and texts:
+    left to itself, the scan would add up small ones, and on a mesh sum each over the devices.
+    States, gates and cells are kept for the gradient, no more. There is no forward-mode derivative.
     """
     return _scan(inputs, kernel, bias, real, keep=False)[:2]
 
 
-def _scan(inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep: bool) -> tuple[Any, ...]:
+def _scan(
+    inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep: bool
+) -> tuple[Any, ...]:
     """States, the last, and if ``keep`` of all places the gates i, f, g, o and the cells."""
     bias = at_least_float32(bias)[..., None, :]
 
@@ -167,10 +192,15 @@ def _scan(inputs: Array, kernel: Array, bias: Array, real: Array | None, *, keep
         new_state = (o * jnp.tanh(new_cell)).astype(state.dtype)
         if real is not None:
             new_state, new_cell = jnp.where(real, new_state, state), jnp.where(real, new_cell, cell)
-        return (new_state, new_cell), (new_state, *(((i, f, g, o), new_cell) if keep else (None, None)))
+        return (new_state, new_cell), (
+            new_state,
+            *(((i, f, g, o), new_cell) if keep else (None, None)),
+        )
 
     state = jnp.zeros((*inputs.shape[1:-1], kernel.shape[-2]), inputs.dtype)
-    (final, _), (states, *kept) = jax.lax.scan(step, (state, at_least_float32(state)), (inputs, real))
+    (final, _), (states, *kept) = jax.lax.scan(
+        step, (state, at_least_float32(state)), (inputs, real)
+    )
     return states, final, *kept
 
 
@@ -189,7 +219,8 @@ def _recurrence_backward(residuals, cotangent):
     def step(carry, at_place):
         (of_state, of_cell), (of_output, (i, f, g, o), cell, real) = carry, at_place
         of_state = of_state + of_output
-        new_state, new_cell = of_state, of_cell  # what of the gradients goes through the gates: none at padding
+        # what of the gradients goes through the gates: none at padding
+        new_state, new_cell = of_state, of_cell
         if real is not None:
             new_state, new_cell = jnp.where(real, of_state, 0), jnp.where(real, of_cell, 0)
         squashed = jnp.tanh(f * cell + i * g)  # faster than to keep it

@@ -1,8 +1,8 @@
 """Multi-layer perceptron (Rumelhart, Hinton & Williams 1986).
 
-Parity reference: ``torch.nn.Sequential(Flatten, Linear, ReLU|Sigmoid, ..., Linear)``. An image is flattened in the
-order height, width, channel; PyTorch flattens channel, height, width, so first-layer weights of images with several
-channels need that permutation.
+Parity reference: ``torch.nn.Sequential(Flatten, Linear, ReLU|Sigmoid, ..., Linear)``. An image is
+flattened in the order height, width, channel; PyTorch flattens channel, height, width, so
+first-layer weights of images with several channels need that permutation.
 """
 
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 @on_any_mesh
 class MLP(nn.Module):
-    """``len(hidden_sizes)`` hidden layers and a linear classifier; with no hidden layer it is softmax regression.
+    """``len(hidden_sizes)`` hidden layers and a linear classifier; with no hidden layer it is
+    softmax regression.
 
     Attributes:
       num_classes: number of logits.
@@ -44,9 +45,12 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b classes"]:
-        """Maps a batch of images or vectors to float32 (or wider) logits. Dropout draws from the ``dropout`` RNG."""
+        """Maps a batch of images or vectors to float32 (or wider) logits. Dropout draws from the
+        ``dropout`` RNG."""
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}"
+            )
         require_positive(num_classes=self.num_classes, hidden_sizes=self.hidden_sizes)
         require_rate(dropout_rate=self.dropout_rate)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": zeros}

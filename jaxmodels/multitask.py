@@ -1,6 +1,8 @@
-"""Several tasks over one trunk (Caruana 1997), and weights of their losses that are learned (Kendall et al. 2018).
+"""Several tasks over one trunk (Caruana 1997), and weights of their losses that are learned
+(Kendall et al. 2018).
 
-Both wrap a model and keep the names of its parameters, so that what was trained alone can be loaded.
+Both wrap a model and keep the names of its parameters, so that what was trained alone can be
+loaded.
 """
 
 from collections.abc import Mapping
@@ -12,7 +14,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxmodels.features import features
-from jaxmodels.layers import Dense, at_least_float32, freeze_fields, lecun_normal, require_positive, zeros
+from jaxmodels.layers import (
+    Dense,
+    at_least_float32,
+    freeze_fields,
+    lecun_normal,
+    require_positive,
+    zeros,
+)
 from jaxmodels.meshes import on_any_mesh
 
 
@@ -36,11 +45,17 @@ class MultiHead(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        require_positive(**{f"num_classes of task {name}": n for name, n in self.num_classes.items()})
+        require_positive(
+            **{f"num_classes of task {name}": n for name, n in self.num_classes.items()}
+        )
         nn.share_scope(self, self.trunk)
         self.heads = {
             name: Dense(
-                n, kernel_init=lecun_normal, name=f"head_{name}", dtype=self.dtype, param_dtype=self.param_dtype
+                n,
+                kernel_init=lecun_normal,
+                name=f"head_{name}",
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
             )
             for name, n in self.num_classes.items()
         }

@@ -1,4 +1,5 @@
-"""Paths of parameters, which are an interface: sharding, checkpoints, weights and pruning go by them."""
+"""Paths of parameters, which are an interface: sharding, checkpoints, weights and pruning go by
+them."""
 
 import re
 from typing import Any
@@ -17,5 +18,6 @@ def in_stack(path: str) -> bool:
 
 
 def is_stacked(path: str) -> bool:
-    """Whether a parameter is that of scanned layers, which ``nn.scan`` stacks along a first axis."""
+    """Whether a parameter is that of scanned layers, which ``nn.scan`` stacks along a first
+    axis."""
     return "blocks" in path.split("/")

@@ -1,8 +1,9 @@
 """ResNet (He et al. 2016, arXiv:1512.03385) for ImageNet and for small images.
 
-Parity reference: ``torchvision.models.resnet``, whose bottleneck strides in its 3x3 convolution ("v1.5"). The CIFAR
-networks of the paper's section 4.2 (three stages of 16, 32, 64 channels, shortcuts without parameters) are the same
-module with ``shortcut="pad"``; their reference is the widely used ``akamaster/pytorch_resnet_cifar10``.
+Parity reference: ``torchvision.models.resnet``, whose bottleneck strides in its 3x3 convolution
+("v1.5"). The CIFAR networks of the paper's section 4.2 (three stages of 16, 32, 64 channels,
+shortcuts without parameters) are the same module with ``shortcut="pad"``; their reference is the
+widely used ``akamaster/pytorch_resnet_cifar10``.
 """
 
 from functools import partial
@@ -31,17 +32,20 @@ from jaxmodels.meshes import constrain_batch, on_any_mesh
 
 @on_any_mesh
 class ResNet(nn.Module):
-    """Stem, stages of residual blocks, global average pool, linear classifier. Any image size and channels.
+    """Stem, stages of residual blocks, global average pool, linear classifier. Any image size and
+    channels.
 
     Attributes:
       num_classes: number of logits.
-      stage_sizes: blocks of each stage; every stage after the first halves the map and doubles the width.
-      block: ``"basic"`` (two 3x3 convolutions) or ``"bottleneck"`` (1x1, 3x3, 1x1 with four times the width).
+      stage_sizes: blocks of each stage; every stage after the first halves the map and doubles the
+        width.
+      block: ``"basic"`` (two 3x3 convolutions) or ``"bottleneck"`` (1x1, 3x3, 1x1 with four times
+        the width).
       width: channels of the first stage (before the bottleneck's expansion).
-      stem: ``"imagenet"`` (7x7 convolution with stride 2, then a max pool: maps a quarter of the image) or ``"small"``
-        (one 3x3 convolution, for images of 28 or 32 pixels).
-      shortcut: where the shape changes, ``"projection"`` (1x1 convolution and batch norm) or ``"pad"`` (every second
-        pixel, new channels zero; the paper's option A).
+      stem: ``"imagenet"`` (7x7 convolution with stride 2, then a max pool: maps a quarter of the
+        image) or ``"small"`` (one 3x3 convolution, for images of 28 or 32 pixels).
+      shortcut: where the shape changes, ``"projection"`` (1x1 convolution and batch norm) or
+        ``"pad"`` (every second pixel, new channels zero; the paper's option A).
       zero_init_residual: start the last batch norm of each block at scale 0 (Goyal et al. 2017).
       dtype: compute dtype; param_dtype: storage dtype.
     """
@@ -62,7 +66,9 @@ class ResNet(nn.Module):
         require_choice("block", self.block, ("basic", "bottleneck"))
         require_choice("stem", self.stem, ("imagenet", "small"))
         require_choice("shortcut", self.shortcut, ("projection", "pad"))
-        require_positive(num_classes=self.num_classes, stage_sizes=self.stage_sizes, width=self.width)
+        require_positive(
+            num_classes=self.num_classes, stage_sizes=self.stage_sizes, width=self.width
+        )
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         imagenet = self.stem == "imagenet"
         x = conv(
@@ -91,7 +97,11 @@ class ResNet(nn.Module):
                 )(constrain_batch(x), train=train)
         x = x.mean((1, 2))
         x = nn.Dense(
-            self.num_classes, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name="head", **dtypes
+            self.num_classes,
+            kernel_init=torch_uniform,
+            bias_init=torch_bias(x.shape[-1]),
+            name="head",
+            **dtypes,
         )(x)
         return at_least_float32(x)
 
@@ -122,7 +132,9 @@ class Block(nn.Module):
         for i, (size, kernel, stride) in enumerate(layers, start=1):
             last = i == len(layers)
             y = convolve(size, kernel, stride=stride, padding=kernel // 2, name=f"conv_{i}")(y)
-            y = BatchNorm(scale_init=last_scale if last else ones, name=f"bn_{i}", **dtypes)(y, train=train)
+            y = BatchNorm(scale_init=last_scale if last else ones, name=f"bn_{i}", **dtypes)(
+                y, train=train
+            )
             y = y if last else relu(y)
         if x.shape != y.shape or self.stride != 1:
             if self.pad_shortcut:

@@ -1,4 +1,5 @@
-"""Equal layers behind each other: scanned or one by one, rematerialised or not, their parameters made ready in turn."""
+"""Equal layers behind each other: scanned or one by one, rematerialised or not, their parameters
+made ready in turn."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ _preparation: Callable[[], Prepare | None] | None = None
 def prepare_layers(preparation: Callable[[], Prepare | None]) -> None:
     """Sets what is done to each layer's parameters right before it runs, where the layer is traced.
 
-    It is for parameters that are split over devices and gathered for use: one layer's at a time, in the backward pass
-    anew. The models know nothing of it.
+    It is for parameters that are split over devices and gathered for use: one layer's at a time, in
+    the backward pass anew. The models know nothing of it.
 
     Args:
       preparation: asked while a stack is traced; None leaves parameters as they are.
@@ -41,9 +42,11 @@ def run_stack(
     """``num_layers`` blocks behind each other, as sub-modules of ``parent``, which calls this.
 
     Args:
-      block: of one layer; fields: its own. It is called with ``x`` and ``context`` and returns the new x.
-      scan: run the layers as one scanned layer: parameters are stacked along a first axis in ``blocks``, and compile
-        time does not grow with depth. Else they are ``block_0``, ``block_1``, ...
+      block: of one layer; fields: its own. It is called with ``x`` and ``context`` and returns the
+        new x.
+      scan: run the layers as one scanned layer: parameters are stacked along a first axis in
+        ``blocks``, and compile time does not grow with depth. Else they are ``block_0``,
+        ``block_1``, ...
       remat: recompute each layer's activations in the backward pass instead of keeping them.
     """
     prepare = _preparation() if _preparation else None
@@ -51,7 +54,9 @@ def run_stack(
     if prepare is not None and not parent.is_initializing():
         layer = nn.map_variables(layer, "params", functools.partial(_prepared, prepare))
         # what is gathered is not kept for the backward pass
-        layer = nn.remat(layer, prevent_cse=not scan, policy=None if remat else _keep_all_but_parameters)
+        layer = nn.remat(
+            layer, prevent_cse=not scan, policy=None if remat else _keep_all_but_parameters
+        )
     elif remat:
         layer = nn.remat(layer, prevent_cse=not scan)
     if not scan:
@@ -92,7 +97,8 @@ def _prepared(prepare: Prepare, variables: Any) -> Any:
 
 
 def _keep_all_but_parameters(primitive: Any, *inputs: Any, **parameters: Any) -> bool:
-    """What the backward pass keeps: all but prepared parameters and, of at most two dimensions, their other dtypes."""
+    """What the backward pass keeps: all but prepared parameters and, of at most two dimensions,
+    their other dtypes."""
     if primitive.name == "convert_element_type" and inputs[0].ndim <= 2:
         return False
     return not (primitive.name == "name" and parameters["name"] == "prepared")

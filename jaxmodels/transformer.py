@@ -1,12 +1,14 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017, "Attention Is All You Need").
 
-Parity references: ``torch.nn.Transformer`` between the paper's embeddings, sine positions and logits; and
-``MarianMTModel`` of transformers. Initial values are those of ``torch.nn.Transformer``, Xavier's, and for embeddings
-normal with deviation hidden_size^-1/2, which the scale of section 3.4 takes to 1.
+Parity references: ``torch.nn.Transformer`` between the paper's embeddings, sine positions and
+logits; and ``MarianMTModel`` of transformers. Initial values are those of ``torch.nn.Transformer``,
+Xavier's, and for embeddings normal with deviation hidden_size^-1/2, which the scale of section 3.4
+takes to 1.
 
-Deliberate differences: query, key and value are three matrices where ``torch.nn.Transformer`` has one; logits are made
-when they are asked for (see :class:`jaxmodels.layers.TokenLogits`); and tokens are grouped by segments, which serve for
-padding and for packed pairs alike: positions start anew in each, and a target sees the source of its own number.
+Deliberate differences: query, key and value are three matrices where ``torch.nn.Transformer`` has
+one; logits are made when they are asked for (see :class:`jaxmodels.layers.TokenLogits`); and tokens
+are grouped by segments, which serve for padding and for packed pairs alike: positions start anew in
+each, and a target sees the source of its own number.
 """
 
 import dataclasses
@@ -43,26 +45,32 @@ from jaxmodels.vit import packed_xavier_uniform
 
 @on_any_mesh
 class Transformer(nn.Module):
-    """Embeddings, an encoder of the source, a causal decoder of the target that attends to it, logits.
+    """Embeddings, an encoder of the source, a causal decoder of the target that attends to it,
+    logits.
 
     Attributes:
-      vocab_size: number of tokens; target_vocab_size: of the target, 0 if it is the same; max_len: of positions.
+      vocab_size: number of tokens; target_vocab_size: of the target, 0 if it is the same; max_len:
+        of positions.
       num_layers, num_heads, hidden_size, mlp_dim: of encoder and decoder each.
-      share_embeddings: source and target have one token embedding; tie_embeddings: logits are products with the
-        target's. The paper does both; without the latter there is a ``head``. logits_bias: logits have a bias.
-      position: ``"sine"``, sines at even and cosines at odd features as in the paper, or ``"sine_halves"``, all sines
-        before all cosines as in Marian. Neither has parameters.
+      share_embeddings: source and target have one token embedding; tie_embeddings: logits are
+        products with the target's. The paper does both; without the latter there is a ``head``.
+        logits_bias: logits have a bias.
+      position: ``"sine"``, sines at even and cosines at odd features as in the paper, or
+        ``"sine_halves"``, all sines before all cosines as in Marian. Neither has parameters.
       scale_embedding: token embeddings are multiplied by sqrt(hidden_size).
       activation: of the MLP.
-      norm_first: LayerNorm at the beginning of each residual branch (Xiong et al. 2020) instead of behind the sum.
-      final_norm: a LayerNorm behind the last layer of either stack. ``torch.nn.Transformer`` has it always, the paper
-        does not; with ``norm_first`` it is needed.
+      norm_first: LayerNorm at the beginning of each residual branch (Xiong et al. 2020) instead of
+        behind the sum.
+      final_norm: a LayerNorm behind the last layer of either stack. ``torch.nn.Transformer`` has it
+        always, the paper does not; with ``norm_first`` it is needed.
       norm_eps: of every LayerNorm.
-      dropout_rate: on embeddings and on what each residual branch adds; attention_dropout_rate: on attention weights;
-        activation_dropout_rate: inside the MLP. The paper has the first, ``torch.nn.Transformer`` one rate for all.
+      dropout_rate: on embeddings and on what each residual branch adds; attention_dropout_rate: on
+        attention weights; activation_dropout_rate: inside the MLP. The paper has the first,
+        ``torch.nn.Transformer`` one rate for all.
       attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
-      scan: run the layers of a stack as one scanned layer: parameters are stacked in ``blocks``, and compile time does
-        not grow with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
+      scan: run the layers of a stack as one scanned layer: parameters are stacked in ``blocks``,
+        and compile time does not grow with depth. remat: recompute each layer's activations in the
+          backward pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
       origin: what it was loaded from, for export; two models that differ in it are equal.
     """
@@ -96,7 +104,12 @@ class Transformer(nn.Module):
     def setup(self):
         self._check()
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal(self.hidden_size**-0.5), **dtypes)
+        embed = partial(
+            nn.Embed,
+            features=self.hidden_size,
+            embedding_init=normal(self.hidden_size**-0.5),
+            **dtypes,
+        )
         target_vocab_size = self.target_vocab_size or self.vocab_size
         if self.share_embeddings:
             self.token_embed = embed(self.vocab_size)
@@ -121,7 +134,9 @@ class Transformer(nn.Module):
             **dtypes,
         )
         norm = partial(LayerNorm, self.norm_eps, **dtypes) if self.final_norm else None
-        stack = partial(Stack, block, norm, num_layers=self.num_layers, scan=self.scan, remat=self.remat)
+        stack = partial(
+            Stack, block, norm, num_layers=self.num_layers, scan=self.scan, remat=self.remat
+        )
         self.encoder, self.decoder = stack(), stack()
 
     def __call__(
@@ -146,7 +161,11 @@ class Transformer(nn.Module):
         return self.decode(target, memory, source_segments, target_segments, train=train)
 
     def encode(
-        self, source: Int[Array, "b n"], source_segments: Int[Array, "b n"] | None = None, *, train: bool = False
+        self,
+        source: Int[Array, "b n"],
+        source_segments: Int[Array, "b n"] | None = None,
+        *,
+        train: bool = False,
     ) -> Float[Array, "b n d"]:
         """What the decoder attends to; see :meth:`__call__`."""
         self._require_length("source", source.shape[1])
@@ -168,22 +187,28 @@ class Transformer(nn.Module):
         *,
         train: bool = False,
     ) -> TokenLogits:
-        """Logits of the token behind each of ``target``, given what :meth:`encode` made of the source.
+        """Logits of the token behind each of ``target``, given what :meth:`encode` made of the
+        source.
 
         Args:
-          start: with it, ``target`` are the tokens at places start, start + 1, ... of a text whose ``target_segments``
-            are given in full. Keys and values go to collection ``cache``, and those of earlier places and of the
-            memory, once they are there, are taken from it.
+          start: with it, ``target`` are the tokens at places start, start + 1, ... of a text whose
+            ``target_segments`` are given in full. Keys and values go to collection ``cache``, and
+            those of earlier places and of the memory, once they are there, are taken from it.
         """
         whole = target if target_segments is None else target_segments
         self._require_length("target", whole.shape[1])
         if start is not None and target_segments is None:
             raise ValueError("start needs the target_segments of the whole text")
-        positions = jnp.arange(target.shape[1])[None] if target_segments is None else segment_positions(target_segments)
+        positions = (
+            jnp.arange(target.shape[1])[None]
+            if target_segments is None
+            else segment_positions(target_segments)
+        )
         queries = target_segments
         if start is not None:
             positions, queries = (
-                jax.lax.dynamic_slice_in_dim(x, start, target.shape[1], axis=1) for x in (positions, queries)
+                jax.lax.dynamic_slice_in_dim(x, start, target.shape[1], axis=1)
+                for x in (positions, queries)
             )
         context = (
             AttentionMask(queries, target_segments, start, causal=True),
@@ -195,11 +220,15 @@ class Transformer(nn.Module):
         kernel = embed.embedding if self.tie_embeddings else self.head.embedding
         return TokenLogits(x, kernel, self.bias if self.logits_bias else None)
 
-    def _embedded(self, embed: nn.Embed, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
+    def _embedded(
+        self, embed: nn.Embed, tokens: jax.Array, positions: jax.Array, train: bool
+    ) -> jax.Array:
         x = embed(tokens)
         if self.scale_embedding:
             x = x * math.sqrt(self.hidden_size)
-        table = sine_positions(self.max_len, self.hidden_size, halves=self.position == "sine_halves")
+        table = sine_positions(
+            self.max_len, self.hidden_size, halves=self.position == "sine_halves"
+        )
         x = x + jnp.asarray(table, x.dtype)[positions]
         return constrain_batch(self.dropout(x, deterministic=not train), "tokens")
 
@@ -208,9 +237,13 @@ class Transformer(nn.Module):
             raise ValueError(f"a {name} of {length} tokens is longer than max_len {self.max_len}")
 
     def _check(self) -> None:
-        require_positive(vocab_size=self.vocab_size, max_len=self.max_len, num_layers=self.num_layers)
+        require_positive(
+            vocab_size=self.vocab_size, max_len=self.max_len, num_layers=self.num_layers
+        )
         require_positive(hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
-        require_rate(dropout_rate=self.dropout_rate, activation_dropout_rate=self.activation_dropout_rate)
+        require_rate(
+            dropout_rate=self.dropout_rate, activation_dropout_rate=self.activation_dropout_rate
+        )
         require_choice("activation", self.activation, tuple(ACTIVATIONS))
         require_choice("position", self.position, ("sine", "sine_halves"))
         require_attention(
@@ -220,9 +253,14 @@ class Transformer(nn.Module):
             dropout_rate=self.attention_dropout_rate,
         )
         if self.hidden_size % 2:
-            raise ValueError(f"hidden_size {self.hidden_size} is odd: positions are pairs of sine and cosine")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is odd: positions are pairs of sine and cosine"
+            )
         if self.target_vocab_size < 0:
-            raise ValueError(f"target_vocab_size {self.target_vocab_size} must be at least 0, which is vocab_size")
+            raise ValueError(
+                f"target_vocab_size {self.target_vocab_size} must be at least 0, which is "
+                "vocab_size"
+            )
         if self.share_embeddings and self.target_vocab_size not in (0, self.vocab_size):
             raise ValueError(
                 f"target_vocab_size {self.target_vocab_size} is not vocab_size {self.vocab_size}: "
@@ -231,23 +269,30 @@ class Transformer(nn.Module):
 
 
 def _memory_mask(
-    target: jax.Array, queries: jax.Array | None, source_segments: jax.Array | None, start: jax.Array | None
+    target: jax.Array,
+    queries: jax.Array | None,
+    source_segments: jax.Array | None,
+    start: jax.Array | None,
 ) -> AttentionMask:
-    """Each target sees the source of its segment; padding sees what the first source token does, so none sees nothing.
+    """Each target sees the source of its segment; padding sees what the first source token does, so
+    none sees nothing.
 
     A query without keys is a mean over all of them by plain products, but NaN by kernels.
     """
     if source_segments is None:
         return AttentionMask(start=start)
     queries = jnp.ones_like(target) if queries is None else queries
-    return AttentionMask(jnp.where(queries > 0, queries, source_segments[:, :1]), source_segments, start)
+    return AttentionMask(
+        jnp.where(queries > 0, queries, source_segments[:, :1]), source_segments, start
+    )
 
 
 class Stack(nn.Module):
     """Blocks behind each other, and a last LayerNorm.
 
     Attributes:
-      block: :class:`Block` with its fields, but for ``train``; norm: LayerNorm with its fields, or None.
+      block: :class:`Block` with its fields, but for ``train``; norm: LayerNorm with its fields, or
+        None.
       num_layers, scan, remat: see :class:`Transformer`.
     """
 
@@ -269,9 +314,11 @@ class Stack(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, attention to a memory if there is one, and an MLP, each with a residual connection and a norm.
+    """Self-attention, attention to a memory if there is one, and an MLP, each with a residual
+    connection and a norm.
 
-    ``norm(x + branch(x))`` or, with ``norm_first``, ``x + branch(norm(x))``; fields as in :class:`Transformer`.
+    ``norm(x + branch(x))`` or, with ``norm_first``, ``x + branch(norm(x))``; fields as in
+    :class:`Transformer`.
     """
 
     num_heads: int
@@ -313,22 +360,31 @@ class Block(nn.Module):
         branches.append(self._mlp)
         for i, branch in enumerate(branches, 1):
             norm = LayerNorm(self.norm_eps, name=f"norm_{i}", **dtypes)
-            dropout = nn.Dropout(self.dropout_rate, deterministic=not self.train, name=f"dropout_{i}")
+            dropout = nn.Dropout(
+                self.dropout_rate, deterministic=not self.train, name=f"dropout_{i}"
+            )
             x = x + dropout(branch(norm(x))) if self.norm_first else norm(x + dropout(branch(x)))
         return constrain_batch(x, "tokens")
 
     def _mlp(self, x: jax.Array) -> jax.Array:
-        dtypes = {"kernel_init": xavier_uniform, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes = {
+            "kernel_init": xavier_uniform,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
         y = Dense(self.mlp_dim, bias_init=torch_bias(x.shape[-1]), name="mlp_in", **dtypes)(x)
         y = ACTIVATIONS[self.activation](y)
-        y = nn.Dropout(self.activation_dropout_rate, deterministic=not self.train, name="mlp_dropout")(y)
+        y = nn.Dropout(
+            self.activation_dropout_rate, deterministic=not self.train, name="mlp_dropout"
+        )(y)
         return Dense(x.shape[-1], bias_init=torch_bias(self.mlp_dim), name="mlp_out", **dtypes)(y)
 
 
 def sine_positions(length: int, size: int, *, halves: bool) -> np.ndarray:
     """Position embedding [length, size] of Vaswani et al. 2017, section 3.5, in float64.
 
-    Sines and cosines of ``place / 10000^(2 i / size)`` for i below size / 2: in turn, or all sines first.
+    Sines and cosines of ``place / 10000^(2 i / size)`` for i below size / 2: in turn, or all sines
+    first.
     """
     angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, size, 2) / size)
     pair = (np.sin(angles), np.cos(angles))
@@ -336,8 +392,12 @@ def sine_positions(length: int, size: int, *, halves: bool) -> np.ndarray:
 
 
 transformer_base = partial(Transformer)
-transformer_big = partial(Transformer, num_heads=16, hidden_size=1024, mlp_dim=4096, dropout_rate=0.3)
-transformer_tiny = partial(Transformer, max_len=256, num_layers=3, num_heads=4, hidden_size=128, mlp_dim=512)
+transformer_big = partial(
+    Transformer, num_heads=16, hidden_size=1024, mlp_dim=4096, dropout_rate=0.3
+)
+transformer_tiny = partial(
+    Transformer, max_len=256, num_layers=3, num_heads=4, hidden_size=128, mlp_dim=512
+)
 marian = partial(
     Transformer,
     position="sine_halves",

@@ -1,7 +1,7 @@
 """VGG (Simonyan & Zisserman 2015, arXiv:1409.1556), with and without batch normalisation.
 
-Parity reference: ``torchvision.models.vgg``. Deliberate difference: the dense layers see height, width, channel, not
-channel first.
+Parity reference: ``torchvision.models.vgg``. Deliberate difference: the dense layers see height,
+width, channel, not channel first.
 """
 
 from functools import partial
@@ -30,7 +30,8 @@ from jaxmodels.meshes import constrain_batch, on_any_mesh
 class VGG(nn.Module):
     """Stages of 3x3 convolutions, each ended by a 2x2 max pool, then dense layers. Any channels.
 
-    A stage halves the map, so five stages want 32 pixels or more; for 28 pixels take four stages at most.
+    A stage halves the map, so five stages want 32 pixels or more; for 28 pixels take four stages at
+    most.
 
     Attributes:
       num_classes: number of logits.
@@ -38,7 +39,8 @@ class VGG(nn.Module):
       stage_features: channels of each stage.
       hidden_sizes: widths of the dense ReLU layers.
       batch_norm: batch normalisation after each convolution.
-      pooled_size: height and width that the last map is averaged to before the dense layers; small images want 1 to 3.
+      pooled_size: height and width that the last map is averaged to before the dense layers; small
+        images want 1 to 3.
       dropout_rate: after each hidden dense layer, when training.
       dtype: compute dtype; param_dtype: storage dtype.
     """
@@ -56,18 +58,32 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"]:
         """Maps images to float32 (or wider) logits. Dropout draws from the ``dropout`` RNG."""
-        require_positive(num_classes=self.num_classes, stage_sizes=self.stage_sizes, hidden_sizes=self.hidden_sizes)
+        require_positive(
+            num_classes=self.num_classes,
+            stage_sizes=self.stage_sizes,
+            hidden_sizes=self.hidden_sizes,
+        )
         require_positive(stage_features=self.stage_features, pooled_size=self.pooled_size)
         require_rate(dropout_rate=self.dropout_rate)
         if len(self.stage_sizes) != len(self.stage_features):
             raise ValueError(
-                f"stage_sizes {self.stage_sizes} and stage_features {self.stage_features} differ in length"
+                f"stage_sizes {self.stage_sizes} and stage_features {self.stage_features} differ "
+                "in length"
             )
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        for stage, (blocks, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True)):
+        for stage, (blocks, features) in enumerate(
+            zip(self.stage_sizes, self.stage_features, strict=True)
+        ):
             for block in range(blocks):
                 at = f"{stage}_{block}"
-                x = conv(features, 3, padding=1, kernel_init=kaiming_normal_fan_out, name=f"conv_{at}", **dtypes)(x)
+                x = conv(
+                    features,
+                    3,
+                    padding=1,
+                    kernel_init=kaiming_normal_fan_out,
+                    name=f"conv_{at}",
+                    **dtypes,
+                )(x)
                 if self.batch_norm:
                     x = BatchNorm(name=f"bn_{at}", **dtypes)(x, train=train)
                 x = nn.relu(x)
@@ -76,7 +92,9 @@ class VGG(nn.Module):
         x = rearrange(x, "b h w c -> b (h w c)")
         for i, size in enumerate(self.hidden_sizes):
             x = nn.relu(nn.Dense(size, kernel_init=normal(0.01), name=f"dense_{i}", **dtypes)(x))
-            x = nn.Dropout(self.dropout_rate, deterministic=not train, name=f"dropout_{i}")(constrain_batch(x))
+            x = nn.Dropout(self.dropout_rate, deterministic=not train, name=f"dropout_{i}")(
+                constrain_batch(x)
+            )
         x = nn.Dense(self.num_classes, kernel_init=normal(0.01), name="head", **dtypes)(x)
         return at_least_float32(x)
 

@@ -1,11 +1,12 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
-Parity references: ``torchvision.models.vision_transformer`` (LayerNorm epsilon 1e-6), and ``ViTForImageClassification``
-and ``ViTModel`` of transformers (epsilon 1e-12): the same module, two weight maps. The plain ViT of Beyer et al. 2022
-(arXiv:2205.01580), with global average pooling and fixed sine positions, is a matter of two fields.
+Parity references: ``torchvision.models.vision_transformer`` (LayerNorm epsilon 1e-6), and
+``ViTForImageClassification`` and ``ViTModel`` of transformers (epsilon 1e-12): the same module, two
+weight maps. The plain ViT of Beyer et al. 2022 (arXiv:2205.01580), with global average pooling and
+fixed sine positions, is a matter of two fields.
 
-Deliberate difference: patches are cut out and multiplied by one matrix, which is what the reference's convolution with
-stride = kernel computes.
+Deliberate difference: patches are cut out and multiplied by one matrix, which is what the
+reference's convolution with stride = kernel computes.
 """
 
 import dataclasses
@@ -38,12 +39,14 @@ from jaxmodels.origin import Origin
 from jaxmodels.stack import run_stack
 
 packed_xavier_uniform = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
-"""Xavier's bound for query, key and value as one [3 d, d] matrix, as ``torch.nn.MultiheadAttention`` takes it."""
+"""Xavier's bound for query, key and value as one [3 d, d] matrix, as
+``torch.nn.MultiheadAttention`` takes it."""
 
 
 @on_any_mesh
 class ViT(nn.Module):
-    """Patches, pre-norm transformer encoder, classifier. Any channels and any image size that the patches divide.
+    """Patches, pre-norm transformer encoder, classifier. Any channels and any image size that the
+    patches divide.
 
     The learned position embedding is as large as the first batch's images ask for.
 
@@ -51,15 +54,19 @@ class ViT(nn.Module):
       num_classes: number of logits; 0 leaves the classifier out, and the model gives features.
       patch_size: height and width of a patch in pixels.
       num_layers, num_heads, hidden_size, mlp_dim: of the encoder.
-      representation_size: width of a tanh layer before the classifier, transformers' pooler; 0 leaves it out.
-      pool: what is classified: the class token, ``"cls"``, or the mean over patches, ``"mean"`` (no class token then).
+      representation_size: width of a tanh layer before the classifier, transformers' pooler; 0
+        leaves it out.
+      pool: what is classified: the class token, ``"cls"``, or the mean over patches, ``"mean"`` (no
+        class token then).
       position: ``"learned"``, or ``"sincos"``: fixed two-dimensional sines without parameters.
       activation: of the MLP; ``"gelu"`` is the exact one.
       norm_eps: of every LayerNorm; torchvision 1e-6, transformers 1e-12.
-      dropout_rate: after the embedding, after attention and in the MLP; attention_dropout_rate: on attention weights.
+      dropout_rate: after the embedding, after attention and in the MLP; attention_dropout_rate: on
+        attention weights.
       attention: backend, see ``jaxmodels.attention.BACKENDS`` and ``choose_backend``.
-      scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile time does not grow
-        with depth. remat: recompute each layer's activations in the backward pass instead of keeping them.
+      scan: run the layers as one scanned layer: parameters are stacked in ``blocks``, and compile
+        time does not grow with depth. remat: recompute each layer's activations in the backward
+          pass instead of keeping them.
       dtype: compute dtype; param_dtype: storage dtype.
       origin: what it was loaded from, for export; two models that differ in it are equal.
     """
@@ -85,11 +92,13 @@ class ViT(nn.Module):
     origin: Origin | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"] | Encoded:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b classes"] | Encoded:
         """Maps images to float32 (or wider) logits. Dropout draws from the ``dropout`` RNG.
 
-        Without classes, features: of the class token, if there is one, and of each patch; ``pooled`` is those behind
-        the tanh layer, or None without it.
+        Without classes, features: of the class token, if there is one, and of each patch;
+        ``pooled`` is those behind the tanh layer, or None without it.
 
         Raises:
           ValueError: the patches do not divide the image, or the heads the width.
@@ -99,17 +108,24 @@ class ViT(nn.Module):
         size, p = self.hidden_size, self.patch_size
         rows, columns = x.shape[1] // p, x.shape[2] // p
         x = rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
-        x = Dense(size, kernel_init=normal(1 / math.sqrt(x.shape[-1])), name="patch_embed", **dtypes)(x)
+        x = Dense(
+            size, kernel_init=normal(1 / math.sqrt(x.shape[-1])), name="patch_embed", **dtypes
+        )(x)
         if self.pool == "cls":
             token = self.param("class_token", zeros, (1, 1, size), self.param_dtype)
-            x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, size)).astype(x.dtype), x], axis=1)
+            x = jnp.concatenate(
+                [jnp.broadcast_to(token, (len(x), 1, size)).astype(x.dtype), x], axis=1
+            )
         if self.position == "learned":
             position = self.param("position", normal(0.02), (1, x.shape[1], size), self.param_dtype)
         else:
             position = jnp.asarray(sincos_positions(rows, columns, size), self.param_dtype)
             position = jnp.pad(position, ((0, 0), (x.shape[1] - rows * columns, 0), (0, 0)))
-        # a product with ones, and so its gradient: for a sum over images XLA for GPUs turns around all that leads to it
-        position = jnp.einsum("b,nd->bnd", jnp.ones(len(x), x.dtype), position[0].astype(x.dtype), precision="highest")
+        # a product with ones, and so its gradient: for a sum over images XLA for GPUs turns around
+        # all that leads to it
+        position = jnp.einsum(
+            "b,nd->bnd", jnp.ones(len(x), x.dtype), position[0].astype(x.dtype), precision="highest"
+        )
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x + position)
         fields = {
             "num_heads": self.num_heads,
@@ -128,7 +144,9 @@ class ViT(nn.Module):
         x = x[:, 0] if self.pool == "cls" else x.mean(1)
         if self.representation_size:
             init = normal(1 / math.sqrt(x.shape[-1]))
-            x = jnp.tanh(Dense(self.representation_size, kernel_init=init, name="dense", **dtypes)(x))
+            x = jnp.tanh(
+                Dense(self.representation_size, kernel_init=init, name="dense", **dtypes)(x)
+            )
         if not self.num_classes:
             return Encoded(hidden, x if self.representation_size else None)
         x = Dense(self.num_classes, kernel_init=zeros, name="head", **dtypes)(x)
@@ -136,7 +154,9 @@ class ViT(nn.Module):
 
     def _check(self, height: int, width: int) -> None:
         require_positive(patch_size=self.patch_size, num_layers=self.num_layers)
-        require_positive(num_heads=self.num_heads, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim)
+        require_positive(
+            num_heads=self.num_heads, hidden_size=self.hidden_size, mlp_dim=self.mlp_dim
+        )
         require_rate(dropout_rate=self.dropout_rate)
         require_choice("pool", self.pool, ("cls", "mean"))
         require_choice("position", self.position, ("learned", "sincos"))
@@ -148,11 +168,19 @@ class ViT(nn.Module):
             dropout_rate=self.attention_dropout_rate,
         )
         if self.position == "sincos" and self.hidden_size % 4:
-            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by 4, which position 'sincos' needs")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by 4, which position 'sincos' "
+                "needs"
+            )
         if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"an image of {height}x{width} is not divisible by patch_size {self.patch_size}")
+            raise ValueError(
+                f"an image of {height}x{width} is not divisible by patch_size {self.patch_size}"
+            )
         if self.num_classes < 0:
-            raise ValueError(f"num_classes {self.num_classes} must be at least 0, which leaves the classifier out")
+            raise ValueError(
+                f"num_classes {self.num_classes} must be at least 0, which leaves the classifier "
+                "out"
+            )
         if self.representation_size < 0:
             raise ValueError(f"representation_size {self.representation_size} must be at least 0")
 
@@ -195,9 +223,11 @@ class EncoderBlock(nn.Module):
 
 
 def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:
-    """Fixed two-dimensional position embedding [1, rows * columns, size] of Beyer et al. 2022 (MoCo v3's).
+    """Fixed two-dimensional position embedding [1, rows * columns, size] of Beyer et al. 2022 (MoCo
+    v3's).
 
-    A quarter of the features each for the sine and cosine of column and row, at frequencies 10000^(-i / (size/4 - 1)).
+    A quarter of the features each for the sine and cosine of column and row, at frequencies
+    10000^(-i / (size/4 - 1)).
     """
     y, x = np.mgrid[:rows, :columns]
     frequency = 1 / 10_000 ** (np.arange(size // 4) / max(1, size // 4 - 1))

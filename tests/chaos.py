@@ -2,29 +2,38 @@
 
 Of one process:
 
-kill     One run is undisturbed; another, with the same config, is killed with SIGKILL at random moments (start-up,
-         steps, evaluation, saves) and resumed each time. Their ``metrics.jsonl`` and every array of their final states
-         must be equal bit for bit. At least three quarters of the kills must come after a checkpoint.
-bitflip  One random bit of the data files of the newest checkpoint is flipped, each time in a fresh copy. Each flip must
+kill     One run is undisturbed; another, with the same config, is killed with SIGKILL at random
+moments (start-up,
+         steps, evaluation, saves) and resumed each time. Their ``metrics.jsonl`` and every array of
+         their final states must be equal bit for bit. At least three quarters of the kills must
+         come after a checkpoint.
+bitflip  One random bit of the data files of the newest checkpoint is flipped, each time in a fresh
+copy. Each flip must
          be noticed, and the checkpoint before must be restored exactly.
-records  One random bit of a stopped run's ``metrics.jsonl`` is flipped, and the run is resumed. The flip must be named,
-         the file kept aside, all other lines kept, and the final state equal that of the undisturbed run.
-cache    One random bit of the decoded images, or of what is kept beside them, is flipped, and the run is resumed.
+records  One random bit of a stopped run's ``metrics.jsonl`` is flipped, and the run is resumed. The
+flip must be named,
+         the file kept aside, all other lines kept, and the final state equal that of the
+         undisturbed run.
+cache    One random bit of the decoded images, or of what is kept beside them, is flipped, and the
+run is resumed.
          ``metrics.jsonl`` and the final state must equal those of the undisturbed run.
 
-Of two processes, with one device each (tests/processes.py): each time a fresh run meets one fault at a random step,
-and is resumed by two processes, every other time by one. ``pair`` is for all of these:
+Of two processes, with one device each (tests/processes.py): each time a fresh run meets one fault
+at a random step, and is resumed by two processes, every other time by one. ``pair`` is for all of
+these:
 
 none         nothing: two processes compute what they computed before, and what one does
 worker       SIGKILL of the second process           coordinator  SIGKILL of the first
 save         SIGKILL of either during a save         frozen       SIGSTOP of either
-exception    an exception in either                  term         SIGTERM to either, from before the first step on
-hup          SIGHUP in the place of SIGTERM          usr1         SIGUSR1 in the place of SIGTERM
+exception    an exception in either                  term         SIGTERM to either, from before the
+first step on hup          SIGHUP in the place of SIGTERM          usr1         SIGUSR1 in the place
+of SIGTERM
 evaluation   SIGTERM to either during an evaluation, which is cut short
 flip         SIGTERM, then a bit of the newest checkpoint is flipped
 disk         the file system of the workdir is full (a small tmpfs: needs root and mount)
 inodes       the same, but for its inodes: no file can be made, and no directory
-mkdir        the directory of a save cannot be made  rename       a save cannot be renamed at its end
+mkdir        the directory of a save cannot be made  rename       a save cannot be renamed at its
+end
 
 Exit code 0 if all held. The moments and bits come from ``--seed``.
 """
@@ -59,17 +68,43 @@ LIMIT = 3600.0
 
 
 def command(workdir: Path, steps: int, *more: str) -> list[str]:
-    """A short run of ``configs/digits_cnn.py`` that logs, evaluates and saves often and out of step with each other."""
-    fields = {"steps": steps, "batch_size": 32, "log_every": 7, "eval_every": 50, "checkpoint.every": 20}
-    fields |= {"checkpoint.keep_last": 3, "optim.warmup_steps": 5, "optim.ema_decay": 0.99, "accumulate": 2}
+    """A short run of ``configs/digits_cnn.py`` that logs, evaluates and saves often and out of step
+    with each other."""
+    fields = {
+        "steps": steps,
+        "batch_size": 32,
+        "log_every": 7,
+        "eval_every": 50,
+        "checkpoint.every": 20,
+    }
+    fields |= {
+        "checkpoint.keep_last": 3,
+        "optim.warmup_steps": 5,
+        "optim.ema_decay": 0.99,
+        "accumulate": 2,
+    }
     flags = [f"--config.{k}={v}" for k, v in fields.items()]
-    return [sys.executable, "-m", "train", "--config=configs/digits_cnn.py", f"--workdir={workdir}", *flags, *more]
+    return [
+        sys.executable,
+        "-m",
+        "train",
+        "--config=configs/digits_cnn.py",
+        f"--workdir={workdir}",
+        *flags,
+        *more,
+    ]
 
 
 def undisturbed(workdir: Path, steps: int, *more: str) -> float:
     """Runs to the end; returns seconds."""
     start = time.perf_counter()
-    subprocess.run(command(workdir, steps, *more), cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
+    subprocess.run(
+        command(workdir, steps, *more),
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=LIMIT,
+    )
     return time.perf_counter() - start
 
 
@@ -90,7 +125,8 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
     after_checkpoint = 0
     for killed in range(times):
         done = processes.newest(victim)
-        enough = killed - after_checkpoint < times // 4  # of the kills may come before the first checkpoint
+        # of the kills may come before the first checkpoint
+        enough = killed - after_checkpoint < times // 4
         with (base / "victim.log").open("a") as log:
             process = subprocess.Popen(command(victim, steps), cwd=ROOT, stdout=log, stderr=log)
             if rng.random() < 0.25 and (done or enough):
@@ -106,7 +142,10 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
                 share = max(seconds - start_up, 1.0) * (1 - done / steps) / (times - killed)
                 time.sleep(rng.uniform(0, 0.7 * share))
             if process.poll() is not None:
-                print(f"the run ended by itself with exit code {process.returncode}: see {base / 'victim.log'}")
+                print(
+                    f"the run ended by itself with exit code {process.returncode}: see "
+                    f"{base / 'victim.log'}"
+                )
                 return False
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -114,11 +153,13 @@ def kill(base: Path, *, times: int, steps: int, seed: int) -> bool:
         after_checkpoint += newest > 0
         print(f"kill {killed + 1:>2}: newest checkpoint {newest or 'none'}", flush=True)
     undisturbed(victim, steps)
-    same_lines = (reference / "metrics.jsonl").read_bytes() == (victim / "metrics.jsonl").read_bytes()
+    same_lines = (reference / "metrics.jsonl").read_bytes() == (
+        victim / "metrics.jsonl"
+    ).read_bytes()
     same_arrays = same_states(reference, victim)
     print(
-        f"{times} kills, {after_checkpoint} of them after a checkpoint; metrics.jsonl equal: {same_lines}; "
-        f"all arrays of the state equal: {same_arrays}"
+        f"{times} kills, {after_checkpoint} of them after a checkpoint; metrics.jsonl equal: "
+        f"{same_lines}; all arrays of the state equal: {same_arrays}"
     )
     return same_lines and same_arrays and after_checkpoint >= 0.75 * times
 
@@ -149,7 +190,9 @@ def bitflip(base: Path, *, times: int, steps: int, seed: int) -> bool:
         checkpoints.close()
         assert restored is not None
         state = restored[0]
-        same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), expected, strict=True))
+        same = all(
+            np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), expected, strict=True)
+        )
         detected += len(warnings) == 1
         exact += int(state.step) == before and same
         print(f"flip {i + 1:>2}: {where}: {warnings[0] if warnings else 'NOT NOTICED'}", flush=True)
@@ -166,7 +209,8 @@ def records(base: Path, *, times: int, steps: int, seed: int) -> bool:
     expected = (reference / "metrics.jsonl").read_bytes().splitlines()
     shutil.copytree(reference, stopped)
     (stopped / "summary.json").unlink()
-    shutil.rmtree(stopped / "checkpoints" / str(steps))  # as if it had been killed during its last save
+    # as if it had been killed during its last save
+    shutil.rmtree(stopped / "checkpoints" / str(steps))
     held = 0
     for i in range(times):
         copy = base / f"copy_{i}"
@@ -180,17 +224,26 @@ def records(base: Path, *, times: int, steps: int, seed: int) -> bool:
             lost.add(min(lost) + 1)
         data[bit // 8] ^= 1 << (bit % 8)
         path.write_bytes(data)
-        resumed = subprocess.run(command(copy, steps), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+        resumed = subprocess.run(
+            command(copy, steps), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
+        )
         aside = path.with_name("metrics.jsonl.damaged-1")
         good = {
             "ended well": resumed.returncode == 0,
-            "named": re.search(rf"metrics\.jsonl is damaged in .*\b{min(lost) + 1}\b", resumed.stderr) is not None,
+            "named": re.search(
+                rf"metrics\.jsonl is damaged in .*\b{min(lost) + 1}\b", resumed.stderr
+            )
+            is not None,
             "kept aside": aside.exists() and aside.read_bytes() == data,
-            "all else kept": path.read_bytes().splitlines() == [x for n, x in enumerate(expected) if n not in lost],
+            "all else kept": path.read_bytes().splitlines()
+            == [x for n, x in enumerate(expected) if n not in lost],
             "same state": same_states(reference, copy),
         }
         held += all(good.values())
-        print(f"flip {i + 1:>2}: line {min(lost) + 1}: {', '.join(k if v else f'NOT {k}' for k, v in good.items())}")
+        print(
+            f"flip {i + 1:>2}: line {min(lost) + 1}: "
+            f"{', '.join(k if v else f'NOT {k}' for k, v in good.items())}"
+        )
         shutil.rmtree(copy)
     print(f"{times} flips in metrics.jsonl: {held} held", flush=True)
     return held == times
@@ -209,15 +262,21 @@ def cache(base: Path, *, times: int, steps: int, seed: int) -> bool:
         shutil.rmtree(used)
         shutil.copytree(kept, used)
         files = sorted(p for p in used.rglob("*") if p.is_file() and p.stat().st_size)
-        path = rng.choice(files) if i % 2 else rng.choices(files, [p.stat().st_size for p in files])[0]
+        path = (
+            rng.choice(files) if i % 2 else rng.choices(files, [p.stat().st_size for p in files])[0]
+        )
         where_flipped = flip_bit_of(path, rng)
         victim = base / f"victim_{i}"
         undisturbed(victim, steps, where)
-        lines = (reference / "metrics.jsonl").read_bytes() == (victim / "metrics.jsonl").read_bytes()
+        lines = (reference / "metrics.jsonl").read_bytes() == (
+            victim / "metrics.jsonl"
+        ).read_bytes()
         same = lines and same_states(reference, victim)
         held += same
         print(
-            f"flip {i + 1:>2}: {path.relative_to(used)} {where_flipped}: {'equal' if same else 'NOT EQUAL'}", flush=True
+            f"flip {i + 1:>2}: {path.relative_to(used)} {where_flipped}: "
+            f"{'equal' if same else 'NOT EQUAL'}",
+            flush=True,
         )
     print(f"{times} flips in the cache: {held} changed nothing")
     return held == times
@@ -227,21 +286,32 @@ ALONE = {"kill": kill, "bitflip": bitflip, "records": records, "cache": cache}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("fault", choices=("all", *ALONE, "pair", *processes.FAULTS))
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--steps", type=int, default=None, help="length of the runs of one process")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # takes the runs along
+    # takes the runs along
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     held = []
     for fault, function in ALONE.items():
         steps = 100 * args.times if fault == "kill" else 80
         if args.fault in (fault, "all"):
             with tempfile.TemporaryDirectory() as base:
-                held.append(function(Path(base), times=args.times, steps=args.steps or steps, seed=args.seed))
-    several = processes.FAULTS if args.fault in ("pair", "all") else [f for f in processes.FAULTS if f == args.fault]
+                held.append(
+                    function(
+                        Path(base), times=args.times, steps=args.steps or steps, seed=args.seed
+                    )
+                )
+    several = (
+        processes.FAULTS
+        if args.fault in ("pair", "all")
+        else [f for f in processes.FAULTS if f == args.fault]
+    )
     if several:
         with tempfile.TemporaryDirectory() as base:
             held.append(processes.try_all(Path(base), several, times=args.times, seed=args.seed))

@@ -1,4 +1,5 @@
-"""Eight devices on any machine, fixed before jax starts; data sets prepared once per test session."""
+"""Eight devices on any machine, fixed before jax starts; data sets prepared once per test
+session."""
 
 import gc
 import os
@@ -7,18 +8,24 @@ import tempfile
 from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# the time is spent compiling: without LLVM's optimisations, which change no result by more than rounding, a half less
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-if version("jaxlib").startswith("0.10."):  # with the older emitter of fused loops, which 0.12 lacks, a quarter less
+# the time is spent compiling: without LLVM's optimisations, which change no result by more than
+# rounding, a half less
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+# with the older emitter of fused loops, which 0.12 lacks, a quarter less
+if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # and that every operation of a program knows the lines it came from costs a tenth
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-# many tests compile the same small run; one cache for each worker, so that none reads what another is writing
+# many tests compile the same small run; one cache for each worker, so that none reads what another
+# is writing
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmodels-tests-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"  # shorter ones take as long to write
+# shorter ones take as long to write
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
-# jaxtyping's hook compiles whatever is first imported from within our packages from its source, so the libraries are
-# imported before them
+# jaxtyping's hook compiles whatever is first imported from within our packages from its source, so
+# the libraries are imported before them
 import flax.linen  # noqa: F401
 import grain  # noqa: F401
 import jax
@@ -31,7 +38,8 @@ import tensorflow_datasets  # noqa: F401
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 
-# tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of the time is collecting
+# tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of
+# the time is collecting
 gc.set_threshold(50_000, 20, 100)
 
 
@@ -51,13 +59,17 @@ def x64():
 
 
 ALL_DEVICES = jax.devices()
-NEW_EMITTER = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
-"""Compiler options for two programs that are to be equal bit for bit: the older one rounds where it fuses."""
+NEW_EMITTER = (
+    {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
+)
+"""Compiler options for two programs that are to be equal bit for bit: the older one rounds where it
+fuses."""
 
 
 @pytest.fixture(scope="module")
 def two_devices():
-    """What is not about meshes runs on two of the eight devices: a mesh still, with less to compile and to wait for."""
+    """What is not about meshes runs on two of the eight devices: a mesh still, with less to compile
+    and to wait for."""
     devices = ALL_DEVICES[:2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: devices)

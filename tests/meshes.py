@@ -1,4 +1,5 @@
-"""How far eight devices are from one, every family on every mesh: ``python -m tests.meshes [FAMILY ...]``; ten minutes.
+"""How far eight devices are from one, every family on every mesh:
+``python -m tests.meshes [FAMILY ...]``; ten minutes.
 
 Prints a table, that of docs/meshes.md. Exit code 1 if a distance in float64 is not below 1e-10.
 """
@@ -6,7 +7,9 @@ Prints a table, that of docs/meshes.md. Exit code 1 if a distance in float64 is 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax starts
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 
 import sys
 from typing import Any
@@ -15,15 +18,28 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_sharding import FAMILIES, MESHES, SEQUENCE, TRANSFORMERS, few_blocks, gradients, relative
+from tests.test_sharding import (
+    FAMILIES,
+    MESHES,
+    SEQUENCE,
+    TRANSFORMERS,
+    few_blocks,
+    gradients,
+    relative,
+)
 
 FLOAT32 = ("data=8", "fsdp=8", "fsdp=4 x tensor=2", "sequence=2 x fsdp=2 x tensor=2")
 
 
 def worst(found: Any, one: Any, exact: Any) -> float:
-    """Largest distance of an array, by norm; those that are zero by construction, in float64 but for rounding, not."""
+    """Largest distance of an array, by norm; those that are zero by construction, in float64 but
+    for rounding, not."""
     leaves = zip(*map(jax.tree.leaves, (found, one, exact)), strict=True)
-    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b, e in leaves if np.linalg.norm(e) > 1e-12)
+    return max(
+        float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        for a, b, e in leaves
+        if np.linalg.norm(e) > 1e-12
+    )
 
 
 def row(family: str) -> tuple[list[str], bool]:
@@ -44,7 +60,10 @@ def row(family: str) -> tuple[list[str], bool]:
 def main(argv: list[str]) -> int:
     """Of the families named, or of all."""
     if wrong := set(argv) - set(FAMILIES):
-        print(f"error: no family {', '.join(sorted(wrong))}; there are {', '.join(FAMILIES)}", file=sys.stderr)
+        print(
+            f"error: no family {', '.join(sorted(wrong))}; there are {', '.join(FAMILIES)}",
+            file=sys.stderr,
+        )
         return 2
     head = ["family", "float64, worst of all meshes", "float32: one device, from float64", *FLOAT32]
     for cells in (head, ["---"] * len(head)):

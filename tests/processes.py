@@ -1,4 +1,5 @@
-"""Runs of two processes on the loopback, and what happens to them: see :mod:`tests.chaos`. No run outlasts LIMIT."""
+"""Runs of two processes on the loopback, and what happens to them: see :mod:`tests.chaos`. No run
+outlasts LIMIT."""
 
 import contextlib
 import dataclasses
@@ -24,7 +25,19 @@ from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
 FAULTS = (
-    *("none", "worker", "coordinator", "save", "frozen", "exception", "term", "hup", "usr1", "evaluation", "flip"),
+    *(
+        "none",
+        "worker",
+        "coordinator",
+        "save",
+        "frozen",
+        "exception",
+        "term",
+        "hup",
+        "usr1",
+        "evaluation",
+        "flip",
+    ),
     *("disk", "inodes", "mkdir", "rename"),
 )
 SIGNALS = {"term": signal.SIGTERM, "hup": signal.SIGHUP, "usr1": signal.SIGUSR1}
@@ -32,7 +45,8 @@ LOST_SECONDS = 10
 LIMIT = 300.0
 """Seconds after which a run hangs."""
 SOON = 20.0
-"""Seconds within which the others must have ended: some to notice, GRACE_SECONDS for a save in flight."""
+"""Seconds within which the others must have ended: some to notice, GRACE_SECONDS for a save in
+flight."""
 
 SAVE_SOON = 10.0
 """The same where a save failed: none in flight is waited for."""
@@ -135,14 +149,20 @@ class Group:
 
 @contextlib.contextmanager
 def group(
-    workdir: Path, *flags: str, logs: Path, count: int = 2, programs: dict[int, list[str]] | None = None, **env: str
+    workdir: Path,
+    *flags: str,
+    logs: Path,
+    count: int = 2,
+    programs: dict[int, list[str]] | None = None,
+    **env: str,
 ) -> Iterator[Group]:
     """Starts ``count`` processes with two devices among them; none outlives the context.
 
     Args:
       logs: directory of what they print.
       programs: process -> what it runs in place of ``-m train``.
-      env: further variables of the environment; ``{index}`` in a value is the number of the process.
+      env: further variables of the environment; ``{index}`` in a value is the number of the
+        process.
     """
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -159,7 +179,11 @@ def group(
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // count} --xla_backend_optimization_level=0",
             }
             environment = os.environ | several | {k: v.format(index=i) for k, v in env.items()}
-            command = [sys.executable, *(programs or {}).get(i, ["-m", "train"]), "--config=configs/digits_cnn.py"]
+            command = [
+                sys.executable,
+                *(programs or {}).get(i, ["-m", "train"]),
+                "--config=configs/digits_cnn.py",
+            ]
             paths.append(logs / f"{i}.log")
             with paths[-1].open("a") as log:
                 started.append(
@@ -229,10 +253,15 @@ def try_all(base: Path, faults: Sequence[str], *, times: int, seed: int) -> bool
                         print(f"--- {log.name} ---\n{log.read_text(errors='replace')[-3000:]}")
             print(" | ".join(_cells(row)), flush=True)
     print()
-    table = [["fault", "at", "noticed", "exit codes", "checkpoint", "resumed", "verdict"], *map(_cells, rows)]
+    table = [
+        ["fault", "at", "noticed", "exit codes", "checkpoint", "resumed", "verdict"],
+        *map(_cells, rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        )
     return not any(row.problems for row in rows)
 
 
@@ -243,7 +272,8 @@ def _cells(row: Row) -> list[str]:
 
 @contextlib.contextmanager
 def _directory(path: Path, *, small: bool) -> Iterator[Path | None]:
-    """A fresh one with ``disk`` in it; that is a small file system of its own, or None where it cannot be had."""
+    """A fresh one with ``disk`` in it; that is a small file system of its own, or None where it
+    cannot be had."""
     shutil.rmtree(path, ignore_errors=True)
     disk = path / "disk"
     disk.mkdir(parents=True)
@@ -269,7 +299,12 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
     marker = logs / "raised"
     if fault in ("mkdir", "rename"):
         who, step = 0, rng.choice((20, 30, 40))  # process 0 makes and renames directories
-    program = {"exception": FAILING, "evaluation": SLOW, "mkdir": UNWRITABLE, "rename": UNWRITABLE}.get(fault, "")
+    program = {
+        "exception": FAILING,
+        "evaluation": SLOW,
+        "mkdir": UNWRITABLE,
+        "rename": UNWRITABLE,
+    }.get(fault, "")
     other = program.format(step=step, marker=str(marker), call=fault)
     programs = {i: ["-c", other] for i in (0, 1) if other and (i == who or fault == "evaluation")}
     with group(workdir, logs=logs, programs=programs, **cache) as run:
@@ -316,18 +351,36 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         row.require(all((c == 0) == good for c in all_codes), "wrong exit codes")
         said = run.text(others[0])
         if fault in ("worker", "coordinator", "save", "frozen"):
-            row.require(f"error: process {who} (" in said and "is lost" in said, "the lost process is not named")
+            row.require(
+                f"error: process {who} (" in said and "is lost" in said,
+                "the lost process is not named",
+            )
             row.require("Thread 0x" in said, "no stacks")
             if fault == "frozen":
-                row.require("this process is lost: it stood still" in run.text(who), "it does not say so itself")
+                row.require(
+                    "this process is lost: it stood still" in run.text(who),
+                    "it does not say so itself",
+                )
         elif fault == "exception":
-            row.require(f"error: process {who} (" in said and "RuntimeError: on purpose" in said, "no traceback")
+            row.require(
+                f"error: process {who} (" in said and "RuntimeError: on purpose" in said,
+                "no traceback",
+            )
         elif fault in ("mkdir", "rename"):
             text = f"error: cannot save the checkpoint of step {step} in "
-            row.require(text in run.text(0) and "Input/output error" in run.text(0), "does not say what failed")
-            row.require("error: process 0 (" in run.text(1) and text[7:] in run.text(1), "the other does not say it")
+            row.require(
+                text in run.text(0) and "Input/output error" in run.text(0),
+                "does not say what failed",
+            )
+            row.require(
+                "error: process 0 (" in run.text(1) and text[7:] in run.text(1),
+                "the other does not say it",
+            )
         elif fault in ("disk", "inodes"):
-            row.require(any("disk full" in run.text(i) for i in (0, 1)), "does not say that the disk is full")
+            row.require(
+                any("disk full" in run.text(i) for i in (0, 1)),
+                "does not say that the disk is full",
+            )
             shutil.rmtree(workdir.parent / "filler")
         if fault in ("disk", "inodes", "mkdir", "rename"):
             row.require(not any("Traceback" in run.text(i) for i in (0, 1)), "a traceback")
@@ -336,7 +389,10 @@ def _meet(row: Row, workdir: Path, rng: random.Random, cache: dict[str, str]) ->
         row.require(after >= before, "a finished checkpoint is gone")
         if good:
             finished = after == STEPS  # both agree to stop a moment after one was told to
-            row.require(finished or f"after step {after};" in run.text(0), "not saved at the step that was said")
+            row.require(
+                finished or f"after step {after};" in run.text(0),
+                "not saved at the step that was said",
+            )
     if fault == "evaluation":
         row.at = f"process {who}, evaluation after 25"
         row.require(newest(workdir) == 25, "the evaluation was not cut short")
@@ -370,25 +426,41 @@ def _resume(row: Row, workdir: Path, reference: Path, cache: dict[str, str], *, 
             row.codes = " ".join(map(str, codes))
     row.resumed = f"by {count}: "
     if count == 2:
-        lines = (workdir / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
-        states = all(np.array_equal(a, b) for a, b in zip(state(workdir), state(reference), strict=True))
+        lines = (workdir / "metrics.jsonl").read_bytes() == (
+            reference / "metrics.jsonl"
+        ).read_bytes()
+        states = all(
+            np.array_equal(a, b) for a, b in zip(state(workdir), state(reference), strict=True)
+        )
         row.resumed += "equal bit for bit" if lines and states else "NOT EQUAL"
         row.require(lines and states, "not equal")
     else:
-        losses = [np.array([r["loss"] for r in read_records(w / "metrics.jsonl")]) for w in (workdir, reference)]
-        distance = float(np.abs(losses[0] / losses[1] - 1).max()) if len(losses[0]) == len(losses[1]) else np.inf
+        losses = [
+            np.array([r["loss"] for r in read_records(w / "metrics.jsonl")])
+            for w in (workdir, reference)
+        ]
+        distance = (
+            float(np.abs(losses[0] / losses[1] - 1).max())
+            if len(losses[0]) == len(losses[1])
+            else np.inf
+        )
         row.resumed += f"losses within {distance:.0e}"
         row.require(distance < 1e-5, "not equal")
 
 
 def newest(workdir: Path) -> int:
     """Step of the newest finished checkpoint, or 0."""
-    return max((int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit()), default=0)
+    return max(
+        (int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit()),
+        default=0,
+    )
 
 
 def state(workdir: Path) -> list[np.ndarray]:
     """Arrays of the newest checkpoint."""
-    return [np.asarray(x) for x in jax.tree.leaves(restore(setup.build(read_config(workdir)), workdir))]
+    return [
+        np.asarray(x) for x in jax.tree.leaves(restore(setup.build(read_config(workdir)), workdir))
+    ]
 
 
 def flip_bit(checkpoint: Path, rng: random.Random) -> str:

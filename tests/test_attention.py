@@ -1,4 +1,5 @@
-"""Attention: every backend against plain products, masks by gradient, the cache against the whole text."""
+"""Attention: every backend against plain products, masks by gradient, the cache against the whole
+text."""
 
 import importlib.util
 import itertools
@@ -30,7 +31,9 @@ def mask_of(kind, queries, keys):
     if kind == "causal":
         return AttentionMask(causal=True)
     if kind == "packed":
-        segments = jnp.asarray([[1] * 20 + [2] * 30 + [0] * (queries - 50), [1] * queries], jnp.int32)
+        segments = jnp.asarray(
+            [[1] * 20 + [2] * 30 + [0] * (queries - 50), [1] * queries], jnp.int32
+        )
         return AttentionMask(segments, segments, causal=True)
     valid = jnp.asarray([[1] * (keys - 7) + [0] * 7, [1] * keys], jnp.int32)
     return AttentionMask(jnp.ones((2, queries), jnp.int32), valid)
@@ -38,14 +41,19 @@ def mask_of(kind, queries, keys):
 
 @pytest.mark.parametrize(
     ("backend", "kind", "size"),
-    [*itertools.product(["deferred", "xla", "splash"], ["causal", "padding", "cross", "packed"], [32, 64, 128])],
+    [
+        *itertools.product(
+            ["deferred", "xla", "splash"], ["causal", "padding", "cross", "packed"], [32, 64, 128]
+        )
+    ],
 )
 def test_backends_equal_plain_products(backend, kind, size):
     queries, keys = (64, 64) if kind != "cross" else (48, 70)
     q, k, v = (heads(2, 2, n, size, seed=i) for i, n in enumerate((queries, keys, keys)))
     mask = mask_of(kind, queries, keys)
     weight = heads(2, 2, queries, size, seed=3)
-    if kind == "packed":  # padding looks at padding: what it gets is nobody's business, but it must not be NaN
+    # padding looks at padding: what it gets is nobody's business, but it must not be NaN
+    if kind == "packed":
         weight = weight * (mask.query_segments > 0)[:, None, :, None]
 
     def loss(q, k, v, backend):
@@ -65,19 +73,31 @@ def test_backends_equal_plain_products_with_a_cache(backend):
     segments = jnp.asarray([[0] * 3 + [1] * 13, [1] * 16], jnp.int32)
     mask = AttentionMask(jnp.ones((2, 1), jnp.int32), segments, jnp.asarray(9), causal=True)
     expected = attention(q, k, v, mask)
-    np.testing.assert_allclose(attention(q, k, v, mask, backend=backend), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        attention(q, k, v, mask, backend=backend), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_deferred_division_drops_the_weights_that_einsum_drops_and_overflows_nowhere():
     q, k, v = (heads(2, 2, 40, 8, seed=i) for i in range(3))
     kept = heads(2, 2, 40, 40, seed=3) > 0
     ours, plain = (
-        attention(q, k, v, AttentionMask(causal=True), backend=b, dropout=lambda w: jnp.where(kept, 2 * w, 0))
+        attention(
+            q,
+            k,
+            v,
+            AttentionMask(causal=True),
+            backend=b,
+            dropout=lambda w: jnp.where(kept, 2 * w, 0),
+        )
         for b in ("deferred", "einsum")
     )
     np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
     same = jnp.full((1, 1, 4096, 8), 30, jnp.float16)  # 4,096 x 30 is more than float16 has
-    assert attention(same, same, same, AttentionMask(), backend="deferred")[0, 0, 0].tolist() == [30] * 8
+    assert (
+        attention(same, same, same, AttentionMask(), backend="deferred")[0, 0, 0].tolist()
+        == [30] * 8
+    )
 
 
 def test_a_query_that_may_attend_to_nothing_gets_the_mean():
@@ -93,7 +113,9 @@ def test_softmax_is_wide():
     seen = []
     attention(q, k, k, AttentionMask(), dropout=lambda w: seen.append(w) or w)
     assert seen[0].dtype == jnp.bfloat16  # the weights are for a product
-    rows = np.asarray(jax.nn.softmax((q.astype(jnp.float32) / 8**0.5) @ k.astype(jnp.float32).swapaxes(2, 3)))
+    rows = np.asarray(
+        jax.nn.softmax((q.astype(jnp.float32) / 8**0.5) @ k.astype(jnp.float32).swapaxes(2, 3))
+    )
     np.testing.assert_allclose(np.asarray(seen[0], np.float32), rows, atol=4e-3)
 
 
@@ -104,7 +126,9 @@ def test_equals_pytorch():
     mask = AttentionMask(jnp.ones((2, 5), jnp.int32), jnp.asarray(allowed[:, 0, 0], jnp.int32))
     with jax.enable_x64(True):
         ours = attention(*map(jnp.asarray, (q, k, v)), mask)
-        theirs = F.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), attn_mask=torch.tensor(allowed))
+        theirs = F.scaled_dot_product_attention(
+            *map(torch.tensor, (q, k, v)), attn_mask=torch.tensor(allowed)
+        )
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
         causal = attention(*map(jnp.asarray, (q, q, q)), AttentionMask(causal=True))
         theirs = F.scaled_dot_product_attention(*[torch.tensor(q)] * 3, is_causal=True)
@@ -124,7 +148,9 @@ def test_nothing_is_seen_of_later_tokens_nor_of_other_segments():
     params = model.init(jax.random.key(0), x)
     for causal in (True, False):
         mask = AttentionMask(segments, segments, causal=causal)
-        jacobian = jax.jacobian(lambda x, mask=mask: model.apply(params, x, mask=mask))(x)[0, :, :, 0]
+        jacobian = jax.jacobian(lambda x, mask=mask: model.apply(params, x, mask=mask))(x)[
+            0, :, :, 0
+        ]
         depends = np.abs(jacobian).sum((1, 3)) > 0  # [output place, input place]
         same = np.asarray(segments[0])[:, None] == np.asarray(segments[0])
         expected = np.tril(same) if causal else same
@@ -149,11 +175,15 @@ def test_a_cache_gives_what_the_whole_text_does():
     cache, parts = {}, []
     for start, stop in ((0, 4), (4, 5), (5, 7)):
         mask = AttentionMask(segments[:, start:stop], segments, jnp.asarray(start), causal=True)
-        part, changed = model.apply({"params": params, **cache}, x[:, start:stop], mask=mask, mutable=["cache"])
+        part, changed = model.apply(
+            {"params": params, **cache}, x[:, start:stop], mask=mask, mutable=["cache"]
+        )
         cache = dict(changed)
         parts.append(part)
     real = np.asarray(segments) > 0
-    np.testing.assert_allclose(np.concatenate(parts, 1)[real], np.asarray(whole)[real], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        np.concatenate(parts, 1)[real], np.asarray(whole)[real], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_positions_begin_anew_in_each_segment():
@@ -179,7 +209,12 @@ CAN = {"dtype": jnp.bfloat16, "head_size": 64, "queries": 1024, "keys": 1024}
         ("tpu", {"dtype": jnp.float32, "head_size": 25, "parts": 4}, "splash", "kernel"),
         ("tpu", {"dropout_rate": 0.1}, "einsum", "splash has no dropout_rate 0.1"),
         ("tpu", {"dtype": jnp.float64}, "einsum", "float64"),
-        ("tpu", {"device_kind": "TPU v3"}, "einsum", "splash does not compile in bfloat16 for TPU v3"),
+        (
+            "tpu",
+            {"device_kind": "TPU v3"},
+            "einsum",
+            "splash does not compile in bfloat16 for TPU v3",
+        ),
         ("tpu", {"device_kind": "TPU v3", "dtype": jnp.float32}, "splash", "kernel"),
         ("tpu", {"device_kind": "TPU v4"}, "splash", "kernel"),
         ("tpu", {"keys": 64}, "einsum", "below 128 tokens"),
@@ -202,9 +237,19 @@ def test_a_backend_that_is_named_is_taken_or_refused():
     assert choose_backend("xla", platform="tpu", **CAN)[0] == "xla"
     for backend, platform, changes, words in (
         ("cudnn", "cpu", {}, "'cudnn' is not for cpu"),
-        ("cudnn", "gpu", {"dtype": jnp.float32}, "'cudnn' is for bfloat16 and float16, not for float32"),
+        (
+            "cudnn",
+            "gpu",
+            {"dtype": jnp.float32},
+            "'cudnn' is for bfloat16 and float16, not for float32",
+        ),
         ("splash", "tpu", {"dropout_rate": 0.1}, r"'splash' has no dropout_rate 0\.1"),
-        ("splash", "tpu", {"device_kind": "TPU v3"}, "'splash' does not compile in bfloat16 for TPU v3: 'einsum' can"),
+        (
+            "splash",
+            "tpu",
+            {"device_kind": "TPU v3"},
+            "'splash' does not compile in bfloat16 for TPU v3: 'einsum' can",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             choose_backend(backend, platform=platform, **CAN | changes)
@@ -242,14 +287,21 @@ def unlock_cudnn(monkeypatch):
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: float(capability) <= 9)
-    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0")
+    monkeypatch.setattr(
+        cudnn, "check_compute_capability", lambda capability: float(capability) <= 9
+    )
+    monkeypatch.setattr(
+        cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0"
+    )
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(63, 63), (64, 57), (57, 64), (1, 64)])
 @pytest.mark.parametrize("kind", ["full", "causal", "padding", "packed"])
-def test_cudnn_with_odd_lengths_is_given_one_more_that_nothing_attends_to(kind, queries, keys, monkeypatch):
-    """What jax would hand to cuDNN, computed by XLA instead; and cuDNN's call, which jax refuses for odd lengths."""
+def test_cudnn_with_odd_lengths_is_given_one_more_that_nothing_attends_to(
+    kind, queries, keys, monkeypatch
+):
+    """What jax would hand to cuDNN, computed by XLA instead; and cuDNN's call, which jax refuses
+    for odd lengths."""
     if kind == "packed" and queries != keys:
         pytest.skip("a packed text attends to itself")
     q, k, v, weight = (
@@ -269,12 +321,16 @@ def test_cudnn_with_odd_lengths_is_given_one_more_that_nothing_attends_to(kind, 
         patch.setattr(
             jax.nn,
             "dot_product_attention",
-            lambda *x, **options: given.append(options["mask"]) or real(*x, **options | {"implementation": "xla"}),
+            lambda *x, **options: (
+                given.append(options["mask"]) or real(*x, **options | {"implementation": "xla"})
+            ),
         )
         found = jax.value_and_grad(loss, (0, 1, 2))(q, k, v, "cudnn")
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    assert all(mask is None or jax.jit(lambda mask=mask: mask.any(-1).all())() for mask in given), "a row has no keys"
+    assert all(mask is None or jax.jit(lambda mask=mask: mask.any(-1).all())() for mask in given), (
+        "a row has no keys"
+    )
     unlock_cudnn(monkeypatch)
     half = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (q, k, v)]
     traced = jax.jit(jax.grad(partial(loss, backend="cudnn"), (0, 1, 2))).trace(*half)
@@ -283,15 +339,22 @@ def test_cudnn_with_odd_lengths_is_given_one_more_that_nothing_attends_to(kind, 
 
 @pytest.mark.parametrize("segmented", [False, True])
 def test_cudnn_is_lowered_with_each_device_s_own_queries(segmented, monkeypatch):
-    """As far as it goes without a GPU: the calls that the program for one would make, and their shapes."""
+    """As far as it goes without a GPU: the calls that the program for one would make, and their
+    shapes."""
     unlock_cudnn(monkeypatch)
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
-    mesh = jax.sharding.AbstractMesh((1, 2, 2, 2), AXES, (AxisType.Auto,) * 4, abstract_device=device)
+    mesh = jax.sharding.AbstractMesh(
+        (1, 2, 2, 2), AXES, (AxisType.Auto,) * 4, abstract_device=device
+    )
     x = jax.ShapeDtypeStruct((4, 4, 256, 64), jnp.bfloat16)
 
     def gradient(x, segments):
         assert target_platform() == "gpu"
-        mask = AttentionMask(segments, segments, causal=True) if segmented else AttentionMask(causal=True)
+        mask = (
+            AttentionMask(segments, segments, causal=True)
+            if segmented
+            else AttentionMask(causal=True)
+        )
         out = attention(x, x, x, mask, backend="cudnn")
         return out.astype(jnp.float32).sum()
 
@@ -306,7 +369,9 @@ def test_cudnn_is_lowered_with_each_device_s_own_queries(segmented, monkeypatch)
     if not segmented:
         monkeypatch.setattr("tests.test_attention.target_platform", lambda: "gpu")
         whole = text()
-        assert "@__cudnn$fmhaSoftmaxBackward" in whole and "256x256" not in whole, "no mask is read from memory"
+        assert "@__cudnn$fmhaSoftmaxBackward" in whole and "256x256" not in whole, (
+            "no mask is read from memory"
+        )
 
 
 TPU = """
@@ -348,8 +413,11 @@ for name, size, causal in (("v5e:2x2", 64, True), ("v5p:2x2x1", 128, True), ("v6
 
 
 def test_auto_is_the_kernel_on_tpus():
-    """Compiled ahead of time, forward and backward; in a process of its own, whose environment names the TPU."""
+    """Compiled ahead of time, forward and backward; in a process of its own, whose environment
+    names the TPU."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu, the compiler for TPUs, is not installed: pip install jax[tpu]")
-    done = subprocess.run([sys.executable, "-c", TPU], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", TPU], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
     assert done.stdout.count("ok") == 3, done.stderr[-2000:]

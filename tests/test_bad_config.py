@@ -1,4 +1,5 @@
-"""A ``config.json`` that is damaged, absurd or of wrong types ends in one line, before anything is made by it."""
+"""A ``config.json`` that is damaged, absurd or of wrong types ends in one line, before anything is
+made by it."""
 
 import json
 import time
@@ -14,7 +15,23 @@ from jaxmodels.weights.hub_config import HUB_FAMILIES, fields_from_transformers
 from jaxmodels.weights.json_files import read_json_object
 
 NAN = float("nan")
-WRONG = ["12", 12.5, True, None, [], [12], {}, -1, 0, 10**9, 2**40, 10**400, float("nan"), float("inf"), "\ud800" * 300]
+WRONG = [
+    "12",
+    12.5,
+    True,
+    None,
+    [],
+    [12],
+    {},
+    -1,
+    0,
+    10**9,
+    2**40,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "\ud800" * 300,
+]
 
 
 def refused(directory, config, *words):
@@ -26,7 +43,11 @@ def refused(directory, config, *words):
         weights.load(directory)
     assert time.monotonic() - start < 1
     line = str(e.value)
-    assert line.isprintable() and len(line) <= 500 + len(str(directory)) and str(directory / "config.json") in line
+    assert (
+        line.isprintable()
+        and len(line) <= 500 + len(str(directory))
+        and str(directory / "config.json") in line
+    )
     for word in words:
         assert word in line, line
     return line
@@ -54,21 +75,44 @@ def test_wrong_types_and_absurd_sizes(kind, tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "bert", "num_attention_heads": 7}, "hidden_size 768, which num_attention_heads 7 does not"),
+        (
+            {"model_type": "bert", "num_attention_heads": 7},
+            "hidden_size 768, which num_attention_heads 7 does not",
+        ),
         ({"model_type": "gpt2", "hidden_size": 40}, "n_embd 40, which n_head 12 does not divide"),
-        ({"model_type": "vit", "image_size": 8}, "image_size 8x8, which patch_size 16 does not divide"),
+        (
+            {"model_type": "vit", "image_size": 8},
+            "image_size 8x8, which patch_size 16 does not divide",
+        ),
         ({"model_type": "vit", "image_size": [32, 40]}, "image_size 32x40, which patch_size 16"),
-        ({"model_type": "vit", "image_size": [32, 32, 3]}, "image_size [32, 32, 3]; it must be one number, or height"),
-        ({"model_type": "vit", "patch_size": [16, 8]}, "patch_size [16, 8], and patches here are square"),
+        (
+            {"model_type": "vit", "image_size": [32, 32, 3]},
+            "image_size [32, 32, 3]; it must be one number, or height",
+        ),
+        (
+            {"model_type": "vit", "patch_size": [16, 8]},
+            "patch_size [16, 8], and patches here are square",
+        ),
         ({"model_type": "vit", "image_size": 16384, "patch_size": 2}, "rows of patches 8,192"),
-        ({"model_type": "vit", "id2label": ["a", "b"]}, "id2label ['a', 'b']; it must be an object"),
+        (
+            {"model_type": "vit", "id2label": ["a", "b"]},
+            "id2label ['a', 'b']; it must be an object",
+        ),
         ({"model_type": "vit", "id2label": {"a": 1}}, "its names must be whole numbers"),
         ({"model_type": "vit", "id2label": {}}, "0 labels, and a classifier has 1"),
         ({"model_type": "vit", "num_labels": "3"}, "num_labels '3'; it must be a whole number"),
-        ({"model_type": "bert", "architectures": "BertModel"}, "architectures 'BertModel'; it must be a list"),
+        (
+            {"model_type": "bert", "architectures": "BertModel"},
+            "architectures 'BertModel'; it must be a list",
+        ),
         ({"model_type": "bert", "architectures": [3]}, "architectures [3]; it must be a list"),
         (
-            {"model_type": "marian", "d_model": 48, "encoder_attention_heads": 5, "decoder_attention_heads": 5},
+            {
+                "model_type": "marian",
+                "d_model": 48,
+                "encoder_attention_heads": 5,
+                "decoder_attention_heads": 5,
+            },
             "d_model",
         ),
         (
@@ -89,7 +133,10 @@ def test_what_does_not_go_together(tmp_path, config, words):
     [
         (b"[" * 100_000, "nested too deeply"),
         (b'{"model_type":' * 100_000, "nested too deeply"),
-        (b'{"model_type": "bert", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (
+            b'{"model_type": "bert", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            "nested too deeply",
+        ),
         (b'{"model_type": "bert"', "no good JSON"),
         (b"", "no good JSON"),
         (b'{"model_type": "b\xffert"}', "no good JSON"),
@@ -113,7 +160,9 @@ def test_what_is_no_file(tmp_path):
         weights.load(tmp_path)
     path = tmp_path / "large.json"
     path.write_bytes(b'{"a": "' + b"x" * 100 + b'"}')
-    with pytest.raises(WeightsError, match=r"large\.json has 109 bytes, and a file of JSON here at most 50"):
+    with pytest.raises(
+        WeightsError, match=r"large\.json has 109 bytes, and a file of JSON here at most 50"
+    ):
         read_json_object(path, max_bytes=50)
     path.write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}')  # with a byte order mark
     assert read_json_object(path) == {"a": 1}
@@ -124,33 +173,83 @@ def test_what_is_no_file(tmp_path):
     [
         ([], "section jaxmodels that does not describe a model"),
         ({"model": "bert_tiny"}, "does not describe a model"),
-        ({"model": "no such", "fields": {}, "image_shape": [], "format": "x"}, "does not describe a model"),
-        ({"model": "bert_tiny", "fields": {"vocab_size": "9"}, "image_shape": [], "format": "x"}, "vocab_size '9'"),
         (
-            {"model": "bert_tiny", "fields": {"vocab_size": 9, "num_layers": 10**9}, "image_shape": []},
+            {"model": "no such", "fields": {}, "image_shape": [], "format": "x"},
+            "does not describe a model",
+        ),
+        (
+            {"model": "bert_tiny", "fields": {"vocab_size": "9"}, "image_shape": [], "format": "x"},
+            "vocab_size '9'",
+        ),
+        (
+            {
+                "model": "bert_tiny",
+                "fields": {"vocab_size": 9, "num_layers": 10**9},
+                "image_shape": [],
+            },
             "num_layers 1000",
         ),
-        ({"model": "bert_tiny", "fields": {"vocab_size": 9, "num_layers": 2000}, "image_shape": []}, "of 2,000 layers"),
-        ({"model": "bert_tiny", "fields": {"vocab_size": 9, "num_layers": 2.0}, "image_shape": []}, "num_layers 2.0"),
-        ({"model": "bert_tiny", "fields": {"vocab_size": 9, "scan": 1}, "image_shape": []}, "scan 1; it must be of"),
+        (
+            {
+                "model": "bert_tiny",
+                "fields": {"vocab_size": 9, "num_layers": 2000},
+                "image_shape": [],
+            },
+            "of 2,000 layers",
+        ),
+        (
+            {
+                "model": "bert_tiny",
+                "fields": {"vocab_size": 9, "num_layers": 2.0},
+                "image_shape": [],
+            },
+            "num_layers 2.0",
+        ),
+        (
+            {"model": "bert_tiny", "fields": {"vocab_size": 9, "scan": 1}, "image_shape": []},
+            "scan 1; it must be of",
+        ),
         (
             {"model": "bert_tiny", "fields": {"vocab_size": 9, "norm_eps": NAN}, "image_shape": []},
             "norm_eps nan",
         ),
         (
-            {"model": "resnet18", "fields": {"num_classes": 2, "stage_sizes": [2, 5000]}, "image_shape": []},
+            {
+                "model": "resnet18",
+                "fields": {"num_classes": 2, "stage_sizes": [2, 5000]},
+                "image_shape": [],
+            },
             "5,002 layers",
         ),
         (
-            {"model": "mlp", "fields": {"num_classes": 2, "hidden_sizes": [1] * 2000}, "image_shape": []},
+            {
+                "model": "mlp",
+                "fields": {"num_classes": 2, "hidden_sizes": [1] * 2000},
+                "image_shape": [],
+            },
             "2,000 numbers",
         ),
-        ({"model": "mlp", "fields": {"num_classes": 2}, "image_shape": [10**6, 10**6, 3]}, "which no images have"),
-        ({"model": "mlp", "fields": {"num_classes": 2}, "image_shape": [8, -8, 3]}, "which no images have"),
-        ({"model": "mlp", "fields": {"num_classes": 2}, "image_shape": "x"}, "which no images have"),
-        ({"model": "mlp", "fields": {"nope": 2}, "image_shape": [8, 8, 3], "format": "torch"}, "has no field 'nope'"),
         (
-            {"model": "transformer_tiny", "fields": {"vocab_size": 9, "max_len": 2**24, "hidden_size": 2**20}}
+            {"model": "mlp", "fields": {"num_classes": 2}, "image_shape": [10**6, 10**6, 3]},
+            "which no images have",
+        ),
+        (
+            {"model": "mlp", "fields": {"num_classes": 2}, "image_shape": [8, -8, 3]},
+            "which no images have",
+        ),
+        (
+            {"model": "mlp", "fields": {"num_classes": 2}, "image_shape": "x"},
+            "which no images have",
+        ),
+        (
+            {"model": "mlp", "fields": {"nope": 2}, "image_shape": [8, 8, 3], "format": "torch"},
+            "has no field 'nope'",
+        ),
+        (
+            {
+                "model": "transformer_tiny",
+                "fields": {"vocab_size": 9, "max_len": 2**24, "hidden_size": 2**20},
+            }
             | {"image_shape": [], "format": "torch"},
             "too large",
         ),
@@ -161,8 +260,12 @@ def test_a_section_of_ours_that_is_absurd(tmp_path, section, words):
 
 
 def test_more_layers_than_tensors_are_not_traced(tmp_path):
-    model = jaxmodels.create("gpt2_tiny", vocab_size=9, num_layers=1, hidden_size=8, num_heads=2, mlp_dim=8)
-    found = jax.eval_shape(lambda: model.init(jax.random.key(0), jax.numpy.ones((1, 2), int), train=False))
+    model = jaxmodels.create(
+        "gpt2_tiny", vocab_size=9, num_layers=1, hidden_size=8, num_heads=2, mlp_dim=8
+    )
+    found = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jax.numpy.ones((1, 2), int), train=False)
+    )
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), found)
     weights.save(tmp_path, model, variables)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -177,12 +280,25 @@ def test_more_layers_than_tensors_are_not_traced(tmp_path):
 def test_random_values_are_refused_or_make_a_model():
     """Random values of each key raise no other exception."""
     rng, outcomes = np.random.default_rng(0), {True: 0, False: 0}
-    pool = [*WRONG, *[12, 24, 768, 16, 1e-5, "gelu", "relu", False, {"0": "a"}, [32, 32], 3, 0.1] * 2]
+    pool = [
+        *WRONG,
+        *[12, 24, 768, 16, 1e-5, "gelu", "relu", False, {"0": "a"}, [32, 32], 3, 0.1] * 2,
+    ]
     for kind, family in HUB_FAMILIES.items():
-        keys = [*family.applied, *family.aliases, *family.fixed, "id2label", "num_labels", "architectures", "head_dim"]
+        keys = [
+            *family.applied,
+            *family.aliases,
+            *family.fixed,
+            "id2label",
+            "num_labels",
+            "architectures",
+            "head_dim",
+        ]
         for _ in range(250):
             chosen = keys[rng.integers(len(keys))], keys[rng.integers(len(keys))]
-            config = {"model_type": kind} | {key: pool[rng.integers(len(pool))] for key in chosen[: rng.integers(3)]}
+            config = {"model_type": kind} | {
+                key: pool[rng.integers(len(pool))] for key in chosen[: rng.integers(3)]
+            }
             try:
                 cls, fields, _, _ = fields_from_transformers(config)
                 cls(**fields)

@@ -35,7 +35,8 @@ def test_scores_are_their_definitions(outcomes):
     tp, fn = (p[label == 1] >= 0.4).sum(), (p[label == 1] < 0.4).sum()
     tn, fp = (p[label == 0] < 0.4).sum(), (p[label == 0] >= 0.4).sum()
     assert found["confusion"] == [[tn, fp], [fn, tp]]
-    pairs = p[label == 1][:, None] - p[label == 0]  # a positive beside a negative: ranked higher, or a tie
+    # a positive beside a negative: ranked higher, or a tie
+    pairs = p[label == 1][:, None] - p[label == 0]
     precision_at = {t: label[p >= t].mean() for t in p}
     recall_at = {t: (p[label == 1] >= t).mean() for t in p}
     steps = np.array(sorted(set(p), reverse=True))
@@ -68,13 +69,16 @@ def test_bootstrap_has_a_seed(outcomes, monkeypatch):
 def test_bootstrap_has_the_width_of_theory(outcomes):
     label, p = outcomes
     found = binary.scores(label, p)
-    # a mean: its standard error is known; 1,000 draws know an end of the interval to about 5% of its width
+    # a mean: its standard error is known; 1,000 draws know an end of the interval to about 5% of
+    # its width
     error = (p - label) ** 2
     width = found["brier"]["high"] - found["brier"]["low"]
     assert width == pytest.approx(2 * 1.96 * error.std() / np.sqrt(len(p)), rel=0.12)
     # Hanley & McNeil 1982, whose formula is an approximation
     a, n1, n0 = found["roc_auc"]["value"], label.sum(), (1 - label).sum()
-    variance = a * (1 - a) + (n1 - 1) * (a / (2 - a) - a**2) + (n0 - 1) * (2 * a**2 / (1 + a) - a**2)
+    variance = (
+        a * (1 - a) + (n1 - 1) * (a / (2 - a) - a**2) + (n0 - 1) * (2 * a**2 / (1 + a) - a**2)
+    )
     width = found["roc_auc"]["high"] - found["roc_auc"]["low"]
     assert width == pytest.approx(2 * 1.96 * np.sqrt(variance / (n1 * n0)), rel=0.25)
 
@@ -86,9 +90,14 @@ def test_the_calibrated_are_seldom_called_uncalibrated(monkeypatch):
     for distort in (1.0, 0.3):
         z = rng.normal(0, 2, (20, 114))
         p, truth = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-distort * z))
-        errors = [binary.calibration_error(rng.random(114) < t, x) for t, x in zip(truth, p, strict=True)]
-        above.append(np.mean([e > binary.error_by_chance(x, rng) for e, x in zip(errors, p, strict=True)]))
-    assert above[0] <= 0.2 and above[1] >= 0.8  # 5% expected, of 20: more than 4 with probability 0.003
+        errors = [
+            binary.calibration_error(rng.random(114) < t, x) for t, x in zip(truth, p, strict=True)
+        ]
+        above.append(
+            np.mean([e > binary.error_by_chance(x, rng) for e, x in zip(errors, p, strict=True)])
+        )
+    # 5% expected, of 20: more than 4 with probability 0.003
+    assert above[0] <= 0.2 and above[1] >= 0.8
 
 
 def test_threshold_of_a_sensitivity():
@@ -104,8 +113,12 @@ def test_what_is_undefined_is_none_without_a_warning(tmp_path):
         warnings.simplefilter("error")
         found = binary.scores(np.zeros(5, int), np.full(5, 0.1))
         report.plot_two_classes(np.zeros(5, int), np.full(5, 0.1), tmp_path / "a.png", "test")
-        report.plot_two_classes(np.arange(3000) % 2, np.arange(3000) / 2999, tmp_path / "b.png", "$a$_$")
-    assert found["specificity"]["value"] == 1.0 and found["calibration_error"]["value"] == pytest.approx(0.1)
+        report.plot_two_classes(
+            np.arange(3000) % 2, np.arange(3000) / 2999, tmp_path / "b.png", "$a$_$"
+        )
+    assert found["specificity"]["value"] == 1.0 and found["calibration_error"][
+        "value"
+    ] == pytest.approx(0.1)
     for name in ("sensitivity", "positive_predictive_value", "roc_auc", "average_precision"):
         assert found[name] is None
     assert "specificity" in binary.table({"positive": "yes", **found})
@@ -115,10 +128,15 @@ def test_a_perfect_classifier():
     label = np.array([0, 0, 0, 1, 1])
     found = binary.scores(label, label.astype(float))
     assert found["roc_auc"] == {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 2)), "high": 1.0}
-    assert found["average_precision"] == {"value": 1.0, "low": pytest.approx(2 / (2 + 1.96**2), rel=1e-4), "high": 1.0}
+    assert found["average_precision"] == {
+        "value": 1.0,
+        "low": pytest.approx(2 / (2 + 1.96**2), rel=1e-4),
+        "high": 1.0,
+    }
     assert found["brier"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(1 - 0.025 ** (1 / 5))}
     assert found["calibration_error"] == {"value": 0.0, "by_chance": 0.0}
-    assert found["sensitivity"]["low"] == pytest.approx(2 / (2 + 1.96**2), rel=1e-4)  # Wilson's, at 2 of 2
+    # Wilson's, at 2 of 2
+    assert found["sensitivity"]["low"] == pytest.approx(2 / (2 + 1.96**2), rel=1e-4)
 
 
 @pytest.mark.parametrize("one", [0, 1])
@@ -130,11 +148,14 @@ def test_scores_of_one_class_are_those_that_are_defined(one):
     assert found["roc_auc"] is None and found["calibration_error"]["value"] > 0
     ranked = found["average_precision"]
     assert ranked is None if one == 0 else ranked["value"] == 1.0 and ranked["low"] < 1
-    assert (found["sensitivity"] is None) == (one == 0) and (found["specificity"] is None) == (one == 1)
+    assert (found["sensitivity"] is None) == (one == 0) and (found["specificity"] is None) == (
+        one == 1
+    )
 
 
 def test_intervals_of_an_area_are_delongs():
-    """Its variance by its definition: placements of each positive among the negatives, and the other way round."""
+    """Its variance by its definition: placements of each positive among the negatives, and the
+    other way round."""
     rng = np.random.default_rng(3)
     label = (rng.random(60) < 0.4).astype(int)
     p = np.round(rng.beta(1 + 2 * label, 3 - 2 * label * 0.5), 1)  # with ties
@@ -144,14 +165,18 @@ def test_intervals_of_an_area_are_delongs():
     half = 1.959964 * np.sqrt(variance) / (area * (1 - area))
     ends = [1 / (1 + np.exp(-(np.log(area / (1 - area)) + x))) for x in (-half, half)]
     found = binary.roc_auc(label, p)
-    np.testing.assert_allclose([found["value"], found["low"], found["high"]], [area, *ends], rtol=1e-6)
+    np.testing.assert_allclose(
+        [found["value"], found["low"], found["high"]], [area, *ends], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
-    ("positives", "negatives", "distance"), [(5, 5, 1.8), (20, 20, 2.5), (42, 71, 3.9), (1, 30, 1.0), (100, 100, 0.5)]
+    ("positives", "negatives", "distance"),
+    [(5, 5, 1.8), (20, 20, 2.5), (42, 71, 3.9), (1, 30, 1.0), (100, 100, 0.5)],
 )
 def test_intervals_of_an_area_hold_the_true_one(positives, negatives, distance):
-    """Two normal distributions, whose area is known; perfect samples, a third of the smallest, among them."""
+    """Two normal distributions, whose area is known; perfect samples, a third of the smallest,
+    among them."""
     rng, true = np.random.default_rng(5), 0.5 * (1 + math.erf(distance / 2))
     label, held = np.repeat([1, 0], [positives, negatives]), 0
     for _ in range(400):
@@ -164,7 +189,17 @@ def test_intervals_of_an_area_hold_the_true_one(positives, negatives, distance):
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 7), (7, 1), (2, 2), (50, 3)])
 def test_no_interval_of_an_area_is_a_point(sizes):
     label = np.repeat([1, 0], sizes)
-    for p in (label.astype(float), 1.0 - label, np.full(len(label), 0.3), np.arange(len(label)) % 3 / 3):
+    for p in (
+        label.astype(float),
+        1.0 - label,
+        np.full(len(label), 0.3),
+        np.arange(len(label)) % 3 / 3,
+    ):
         found = binary.roc_auc(label, p)
-        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1 and found["low"] < found["high"]
-    assert binary.roc_auc(label, 1.0 - label)["high"] == pytest.approx(1 - 0.025 ** (1 / min(sizes)))
+        assert (
+            0 <= found["low"] <= found["value"] <= found["high"] <= 1
+            and found["low"] < found["high"]
+        )
+    assert binary.roc_auc(label, 1.0 - label)["high"] == pytest.approx(
+        1 - 0.025 ** (1 / min(sizes))
+    )

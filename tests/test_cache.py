@@ -1,4 +1,5 @@
-"""Caches: a flipped bit of data, header or digests is found, said in one line, and what was cached is made again."""
+"""Caches: a flipped bit of data, header or digests is found, said in one line, and what was cached
+is made again."""
 
 import os
 import shutil
@@ -26,9 +27,15 @@ def flips(directory):
 
 def test_every_flipped_bit_of_a_cache_of_images_is_found(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    found = examples.ArrayExamples(rng.integers(0, 256, (3, 2, 2, 1), np.uint8), np.arange(3, dtype=np.int32))
+    found = examples.ArrayExamples(
+        rng.integers(0, 256, (3, 2, 2, 1), np.uint8), np.arange(3, dtype=np.int32)
+    )
     examples._write_cache(tmp_path / "c", found)
-    assert [path.name for path in sorted((tmp_path / "c").iterdir())] == ["digests", "image.npy", "label.npy"]
+    assert [path.name for path in sorted((tmp_path / "c").iterdir())] == [
+        "digests",
+        "image.npy",
+        "label.npy",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
     def read():
@@ -57,7 +64,8 @@ def test_every_flipped_bit_of_a_cache_of_tokens_is_found(tmp_path, monkeypatch):
     tokens, starts = open_stream(builder, "train", tokenizer)
     directories = sorted(tmp_path.glob("local/*/.jaxmodels_cache/text_files-*"))
     directory = next(path for path in directories if (path / "tokens.bin").exists())
-    monkeypatch.setattr("input_pipeline.corpus._write_stream", None)  # whatever is wrong is to be made again
+    # whatever is wrong is to be made again
+    monkeypatch.setattr("input_pipeline.corpus._write_stream", None)
     for place in flips(directory):
         with pytest.raises(TypeError):
             open_stream(builder, "train", tokenizer)
@@ -79,7 +87,10 @@ def test_a_damaged_tokenizer_is_trained_again(tmp_path, capsys):
         capsys.readouterr()
         assert trained_tokenizer(builder, "characters", 0, "train").to_str() == first
         assert Tokenizer.from_file(str(path)).to_str() == first
-        assert capsys.readouterr().err.count("is damaged (does not fit its digests) and is made again") == 1
+        assert (
+            capsys.readouterr().err.count("is damaged (does not fit its digests) and is made again")
+            == 1
+        )
 
 
 def read_digits(data_dir):
@@ -92,7 +103,9 @@ def digits(tmp_path_factory):
     return root, read_digits(root)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "lengthen", "missing", "no digests", "another shape"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "truncate", "lengthen", "missing", "no digests", "another shape"]
+)
 def test_a_damaged_cache_is_said_in_one_line_and_made_again(digits, tmp_path, damage, capsys):
     shutil.copytree(digits[0], tmp_path / "data")  # with the times of its files
     (path,) = tmp_path.glob("data/.jaxmodels_cache/digits-*/image.npy")
@@ -135,7 +148,11 @@ def test_blocks_have_their_own_digests(tmp_path, monkeypatch):
         data.tofile(temporary / "a.bin")
         (temporary / "empty.bin").touch()
     first, second = (tmp_path / "c" / "digests").read_text().splitlines()
-    assert first.split()[:2] == ["a.bin", "200"] and len(first.split()) == 2 + 4 and second == "empty.bin 0"
+    assert (
+        first.split()[:2] == ["a.bin", "200"]
+        and len(first.split()) == 2 + 4
+        and second == "empty.bin 0"
+    )
     for mapped in ((), ("a.bin",)):
         found = cache.checked(tmp_path / "c", ("a.bin", "empty.bin"), mapped=mapped)
         np.testing.assert_array_equal(found["a.bin"], data)

@@ -32,11 +32,15 @@ def make_state(step, *, width=16, dtype=jnp.float32) -> TrainState:
 
 
 def like(state):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
 
 
 def equal(a, b):
-    return jax.tree.all(jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)) and x.dtype == y.dtype, a, b))
+    return jax.tree.all(
+        jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)) and x.dtype == y.dtype, a, b)
+    )
 
 
 @pytest.fixture
@@ -72,7 +76,10 @@ def test_what_is_saved_is_what_was_there_when_save_was_called(tmp_path):
         host["position"] = 1
         checkpoints.close()
         again = Checkpoints(tmp_path / str(attempt))
-        assert again.restore(like(make_state(0)))[1] == {"window": {"loss": [1.0, 2.0]}, "position": 0}
+        assert again.restore(like(make_state(0)))[1] == {
+            "window": {"loss": [1.0, 2.0]},
+            "position": 0,
+        }
         again.close()
 
 
@@ -96,11 +103,16 @@ def test_keeps_the_last_and_the_best_also_after_a_restart(tmp_path):
     assert checkpoints.steps() == [2, 7, 8]
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_, jnp.float16])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_, jnp.float16]
+)
 def test_digest_sees_every_single_bit(dtype):
     rng = np.random.default_rng(0)
     x = np.asarray(
-        jnp.asarray(rng.integers(0, 2, (3, 5)) if dtype == jnp.bool_ else rng.normal(size=(3, 5)) * 50, dtype)
+        jnp.asarray(
+            rng.integers(0, 2, (3, 5)) if dtype == jnp.bool_ else rng.normal(size=(3, 5)) * 50,
+            dtype,
+        )
     )
     one = int(digest(jnp.asarray(x)))
     assert one == int(digest(jnp.asarray(x.copy())))
@@ -121,7 +133,9 @@ def test_digest_sees_order_and_float64(x64):
     assert x.dtype == jnp.float64
     assert int(digest(x)) != int(digest(x[::-1]))
     assert int(digest(x)) != int(digest(x.at[5].set(np.nextafter(5.0, 6.0))))
-    assert int(digest(jnp.zeros(3))) == int(digest(jnp.zeros(4))) == 0, "shapes are compared beside the digest"
+    assert int(digest(jnp.zeros(3))) == int(digest(jnp.zeros(4))) == 0, (
+        "shapes are compared beside the digest"
+    )
 
 
 def test_damage_is_named_moved_aside_and_passed_over(saved):
@@ -130,7 +144,9 @@ def test_damage_is_named_moved_aside_and_passed_over(saved):
     checkpoints = Checkpoints(saved)
     state, host = checkpoints.restore(like(make_state(0)), warn=warnings.append)
     assert equal(state, make_state(2)) and host["position"] == 2
-    assert len(warnings) == 1 and "step 3 is damaged" in warnings[0] and "\n" not in warnings[0], where
+    assert len(warnings) == 1 and "step 3 is damaged" in warnings[0] and "\n" not in warnings[0], (
+        where
+    )
     assert (saved.parent / "damaged" / "3").is_dir() and checkpoints.steps() == [1, 2]
     checkpoints.save(make_state(3), {"position": 3})  # the same step can be saved again
     checkpoints.wait()
@@ -181,7 +197,9 @@ def test_all_damaged_is_an_error_not_a_fresh_start(saved):
     assert checkpoints.steps() == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("width", "dtype", "words"), [(17, jnp.float32, "64, 17"), (16, jnp.bfloat16, "bfloat16")])
+@pytest.mark.parametrize(
+    ("width", "dtype", "words"), [(17, jnp.float32, "64, 17"), (16, jnp.bfloat16, "bfloat16")]
+)
 def test_another_model_is_refused_not_cast(saved, width, dtype, words):
     checkpoints = Checkpoints(saved)
     with pytest.raises(CheckpointError, match=f"params/dense/kernel.*{words}"):
@@ -192,7 +210,11 @@ def test_another_model_is_refused_not_cast(saved, width, dtype, words):
 def test_disk_full_is_recognised_through_causes():
     error = RuntimeError("save failed")
     error.__cause__ = ValueError("RESOURCE_EXHAUSTED: write: No space left on device")
-    assert is_disk_full(error) and is_disk_full(OSError(28, "x")) and not is_disk_full(RuntimeError("other"))
+    assert (
+        is_disk_full(error)
+        and is_disk_full(OSError(28, "x"))
+        and not is_disk_full(RuntimeError("other"))
+    )
 
 
 def test_a_write_that_fails_on_one_process_alone_is_told_at_once(tmp_path, monkeypatch):
@@ -209,11 +231,15 @@ def test_a_write_that_fails_on_one_process_alone_is_told_at_once(tmp_path, monke
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     progress = checkpoints._manager._save_progress_tracker
     begin = progress.set
-    monkeypatch.setattr(progress, "set", lambda on: begin(on) if on else given_up.append(others.wait(20)))
+    monkeypatch.setattr(
+        progress, "set", lambda on: begin(on) if on else given_up.append(others.wait(20))
+    )
     checkpoints.save(make_state(1), {})
     with monkeypatch.context() as patch:
         patch.setattr("train.checkpoint.jax", SimpleNamespace(process_count=lambda: 2))
-        with pytest.raises(CheckpointError, match=r"disk full while saving the checkpoint of step 1"):
+        with pytest.raises(
+            CheckpointError, match=r"disk full while saving the checkpoint of step 1"
+        ):
             checkpoints.wait()
     assert not given_up
     others.set()
@@ -230,7 +256,8 @@ def test_disk_full_during_a_save_keeps_the_checkpoint_before(tmp_path):
         checkpoints.save(make_state(1, width=4096), {})  # about 1 MB each
         checkpoints.wait()
         with pytest.raises(
-            CheckpointError, match=r"disk full.* the checkpoint of step \d is kept.* goes on from there"
+            CheckpointError,
+            match=r"disk full.* the checkpoint of step \d is kept.* goes on from there",
         ):
             for step in range(2, 9):
                 checkpoints.save(make_state(step, width=4096), {})
@@ -238,7 +265,9 @@ def test_disk_full_during_a_save_keeps_the_checkpoint_before(tmp_path):
         checkpoints._manager.close()
         again = Checkpoints(mount / "checkpoints")
         kept = again.steps()[-1]
-        assert equal(again.restore(like(make_state(0, width=4096)))[0], make_state(kept, width=4096))
+        assert equal(
+            again.restore(like(make_state(0, width=4096)))[0], make_state(kept, width=4096)
+        )
         again.close()
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=True)

@@ -1,4 +1,5 @@
-"""Certificates: every family against its original at light sizes, and faults made on purpose are found and located."""
+"""Certificates: every family against its original at light sizes, and faults made on purpose are
+found and located."""
 
 import dataclasses
 import json
@@ -26,8 +27,9 @@ from train.compare.certificate import certify
 from train.config import ConfigError
 
 KEYS = (
-    "model params_equal logits_rel_f64 grad_rel_f64 worst_grad bn_rel_f64 adamw_loss_rel_f64 sgd_loss_rel_f64 "
-    "logits_rel_f32 torch_logits_rel_f32 grad_rel_f32 torch_grad_rel_f32 roundtrip_bitwise ratio_train ratio_infer pass"
+    "model params_equal logits_rel_f64 grad_rel_f64 worst_grad bn_rel_f64 adamw_loss_rel_f64 "
+    "sgd_loss_rel_f64 logits_rel_f32 torch_logits_rel_f32 grad_rel_f32 torch_grad_rel_f32 "
+    "roundtrip_bitwise ratio_train ratio_infer pass"
 ).split()
 
 SMALL_VGG = {"stage_features": (4, 5, 6, 7, 8), "hidden_sizes": (16, 12), "pooled_size": 2}
@@ -49,23 +51,44 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     "cnn-none": (case("cnn", (6, 6, 2), features=(4, 8, 12), pool="none"), 0),
     "alexnet": (case("alexnet", (96, 72, 3), features=(4, 6, 8, 7, 5), hidden_sizes=(16, 12)), 5),
     "alexnet-small": (
-        case("alexnet", (28, 28, 1), features=(4, 6, 8, 7, 5), hidden_sizes=(16, 12), stem="small", pooled_size=3),
+        case(
+            "alexnet",
+            (28, 28, 1),
+            features=(4, 6, 8, 7, 5),
+            hidden_sizes=(16, 12),
+            stem="small",
+            pooled_size=3,
+        ),
         0,
     ),
     "vgg": (case("vgg11", (64, 32, 1), **SMALL_VGG), 0),
     "vgg-bn": (case("vgg13_bn", (32, 64, 3), **SMALL_VGG), 5),
     "resnet-basic": (case("resnet18", (48, 40, 3), batch_size=3, stage_sizes=(1, 1, 1, 1)), 3),
-    "resnet-bottleneck": (case("resnet50", (12, 12, 1), batch_size=3, stage_sizes=(1, 2, 1, 1), stem="small"), 0),
+    "resnet-bottleneck": (
+        case("resnet50", (12, 12, 1), batch_size=3, stage_sizes=(1, 2, 1, 1), stem="small"),
+        0,
+    ),
     "resnet-cifar": (case("resnet20", (13, 15, 1), stage_sizes=(1, 2, 1), width=4), 5),
     "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL, representation_size=20), 0),
     "vit-scan": (case("vit_ti_16", (24, 24, 1), patch_size=8, **SMALL, scan=True), 5),
-    "vit-transformers": (case("vit_b_16_hf", (24, 24, 3), patch_size=8, **SMALL, scan=True, remat=True), 0),
+    "vit-transformers": (
+        case("vit_b_16_hf", (24, 24, 3), patch_size=8, **SMALL, scan=True, remat=True),
+        0,
+    ),
     "gpt2": (case("gpt2_tiny", (), max_len=12, **SMALL), 0),
     "gpt2-untied": (case("gpt2_tiny", (), max_len=12, **SMALL, tie_embeddings=False), 0),
     "gpt2-scan": (case("gpt2_tiny", (), max_len=12, **SMALL, scan=True, remat=True), 5),
     "bert": (case("bert_tiny", (), max_len=12, **SMALL), 0),
     "bert-scan": (
-        case("bert_base_classifier", (), max_len=12, **SMALL, head="classification", scan=True, remat=True),
+        case(
+            "bert_base_classifier",
+            (),
+            max_len=12,
+            **SMALL,
+            head="classification",
+            scan=True,
+            remat=True,
+        ),
         5,
     ),
     "transformer": (case("transformer_tiny", (), max_len=12, **SMALL, scan=True), 5),
@@ -78,7 +101,10 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     "lstm-2": (case("lstm", (), embed_size=12, hidden_size=16, num_layers=2), 5),
     "bilstm": (case("bilstm", (), embed_size=12, hidden_size=16), 5),
     "vae": (case("vae", (6, 4, 2), hidden_sizes=(24, 16), latent_size=5), 5),
-    "vae-conv": (case("vae_conv", (8, 12, 2), features=(4, 6), latent_size=5, likelihood="gaussian"), 5),
+    "vae-conv": (
+        case("vae_conv", (8, 12, 2), features=(4, 6), latent_size=5, likelihood="gaussian"),
+        5,
+    ),
 }
 
 
@@ -99,10 +125,12 @@ def test_every_family_equals_its_original(name):
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_the_deep_ones_in_evaluation(name):
-    """Logits of the whole network; gradients and steps are in the full certificates, they take a minute to compile."""
+    """Logits of the whole network; gradients and steps are in the full certificates, they take a
+    minute to compile."""
     small = case(name, (80, 80, 3), batch_size=2)
     with jax.enable_x64(True), certificate.deterministic_torch(0):
-        fields = {"aux_heads": False} if name == "inception_v3" else {}  # its auxiliary head wants 299 pixels
+        # its auxiliary head wants 299 pixels
+        fields = {"aux_heads": False} if name == "inception_v3" else {}
         model = cases.make_model(dataclasses.replace(small, fields=fields), jnp.float64)
         original = originals.build(model, small.image_shape)
         original.module.double().eval()
@@ -111,7 +139,9 @@ def test_the_deep_ones_in_evaluation(name):
         batch = certificate.make_batch(small, np.float64, 0)
         with torch.no_grad():
             expected = original.main(original.module(certificate.as_torch(batch["image"]))).numpy()
-        variables = weights.from_torch(model, tensors, image_shape=(299, 299, 3), format=original.format)
+        variables = weights.from_torch(
+            model, tensors, image_shape=(299, 299, 3), format=original.format
+        )
         logits = jax.jit(partial(model.apply, train=False))(variables, jnp.asarray(batch["image"]))
     assert np.linalg.norm(expected) > 1e-3
     np.testing.assert_allclose(logits, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
@@ -142,15 +172,20 @@ def test_same_instead_of_torch_padding_is_located(monkeypatch):
     monkeypatch.setattr(jaxmodels.resnet, "conv", faulty)
     result = certify(small, steps=0, dtypes=())
     assert result.failures
-    assert result.first_divergence.startswith("stage_2_block_0/conv_1 (PyTorch: layer2.0.conv1): same input, output")
+    assert result.first_divergence.startswith(
+        "stage_2_block_0/conv_1 (PyTorch: layer2.0.conv1): same input, output"
+    )
 
 
 def test_tanh_instead_of_exact_gelu_is_located():
     small = case("vit_ti_16", (16, 16, 3), patch_size=8, **SMALL)
-    result = certify(small, steps=0, dtypes=(), change=lambda model: model.clone(activation="gelu_tanh"))
+    result = certify(
+        small, steps=0, dtypes=(), change=lambda model: model.clone(activation="gelu_tanh")
+    )
     assert result.failures
     assert result.first_divergence.startswith(
-        "before block_0/mlp_out (PyTorch: encoder.layers.encoder_layer_0.mlp.3): its input differs by"
+        "before block_0/mlp_out (PyTorch: encoder.layers.encoder_layer_0.mlp.3): its input differs "
+        "by"
     )
     assert "block_0/mlp_in before it agrees" in result.first_divergence
 
@@ -180,13 +215,21 @@ def test_faults_of_batch_norm_are_located(monkeypatch, fault, words):
     assert "bn" in result.first_divergence
 
 
-@pytest.mark.parametrize(("name", "fields"), [("vgg11", SMALL_VGG), ("alexnet", {"features": (4, 6, 8, 7, 5)})])
-def test_another_order_of_flattening_fails_at_the_size_of_the_certificate(monkeypatch, name, fields):
+@pytest.mark.parametrize(
+    ("name", "fields"), [("vgg11", SMALL_VGG), ("alexnet", {"features": (4, 6, 8, 7, 5)})]
+)
+def test_another_order_of_flattening_fails_at_the_size_of_the_certificate(
+    monkeypatch, name, fields
+):
     """Small maps must not be so small that the pool before the dense layers repeats one pixel."""
     monkeypatch.setattr(
-        weights.families, "linear_after_flatten", lambda h, w: weights.rules.linear("o (c h w) -> (w h c) o", h=h, w=w)
+        weights.families,
+        "linear_after_flatten",
+        lambda h, w: weights.rules.linear("o (c h w) -> (w h c) o", h=h, w=w),
     )
-    small = dataclasses.replace(CASES[name], fields={**fields, "hidden_sizes": (16, 12)}, batch_size=2)
+    small = dataclasses.replace(
+        CASES[name], fields={**fields, "hidden_sizes": (16, 12)}, batch_size=2
+    )
     result = certify(small, steps=0, dtypes=())
     assert "dense_0" in result.first_divergence
     assert any(f.startswith("logits_rel_f64") for f in result.failures)
@@ -210,26 +253,39 @@ def test_a_constant_in_the_loss_fails(monkeypatch):
 
 def test_a_layer_that_is_not_compared_fails(monkeypatch):
     found = certificate.differences
-    monkeypatch.setattr(certificate, "differences", lambda *args: [d for d in found(*args) if d.ours != "dense_0"])
+    monkeypatch.setattr(
+        certificate, "differences", lambda *args: [d for d in found(*args) if d.ours != "dense_0"]
+    )
     result = certify(case("mlp", (4, 4, 1), hidden_sizes=(8,)), steps=0, dtypes=())
     assert result.failures == ["layer dense_0 (PyTorch: 1) was not compared"]
 
 
 def test_decay_of_biases_fails(monkeypatch):
-    """The mask of weight decay: PyTorch's side takes its groups from it, so only ours is changed."""
-    monkeypatch.setattr("train.optim.decay_mask", lambda params: jax.tree.map(lambda p: True, params))
+    """The mask of weight decay: PyTorch's side takes its groups from it, so only ours is
+    changed."""
+    monkeypatch.setattr(
+        "train.optim.decay_mask", lambda params: jax.tree.map(lambda p: True, params)
+    )
     result = certify(CASES["mlp"], steps=5, dtypes=())
-    assert [f.partition(" ")[0] for f in result.failures] == ["adamw_loss_rel_f64", "sgd_loss_rel_f64"]
+    assert [f.partition(" ")[0] for f in result.failures] == [
+        "adamw_loss_rel_f64",
+        "sgd_loss_rel_f64",
+    ]
 
 
 def test_a_fault_of_the_optimizer_fails(monkeypatch):
     small = case("mlp", (4, 4, 1), hidden_sizes=(8,))
     make = certificate.make_optimizer
     monkeypatch.setattr(
-        certificate, "make_optimizer", lambda config, n: make(dataclasses.replace(config, weight_decay=0.0), n)
+        certificate,
+        "make_optimizer",
+        lambda config, n: make(dataclasses.replace(config, weight_decay=0.0), n),
     )
     result = certify(small, steps=5, dtypes=())
-    assert [f.partition(" ")[0] for f in result.failures] == ["adamw_loss_rel_f64", "sgd_loss_rel_f64"]
+    assert [f.partition(" ")[0] for f in result.failures] == [
+        "adamw_loss_rel_f64",
+        "sgd_loss_rel_f64",
+    ]
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -294,13 +350,16 @@ def test_a_model_without_an_original_is_named():
     with pytest.raises(ValueError, match="'resnet19' has no PyTorch original"):
         command.main(["resnet19"])
     model = jaxmodels.create("alexnet", num_classes=3, lrn=True)
-    with pytest.raises(ValueError, match=r"the original of AlexNet has no lrn=True \(it has False\)"):
+    with pytest.raises(
+        ValueError, match=r"the original of AlexNet has no lrn=True \(it has False\)"
+    ):
         originals.build(model, (64, 64, 3))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_twin_trains_as_a_run_of_ours(tiny, tmp_path, capsys, optimizer):
-    """Sixteen steps are too few for rounding to part the two: the same data, augmentation, schedule and clipping."""
+    """Sixteen steps are too few for rounding to part the two: the same data, augmentation, schedule
+    and clipping."""
     tiny.optim = dataclasses.replace(tiny.optim, name=optimizer, ema_decay=0.0, clip_norm=0.5)
     tiny.accumulate = 1
     ours = loop.train(tiny, tmp_path / "run")["test"]
@@ -313,7 +372,9 @@ def test_a_twin_trains_as_a_run_of_ours(tiny, tmp_path, capsys, optimizer):
 
 
 def test_a_twin_refuses_what_it_does_not_do(tiny):
-    with pytest.raises(ValueError, match=r"not trained with config.optim.ema_decay = 0.9, config.accumulate = 2"):
+    with pytest.raises(
+        ValueError, match=r"not trained with config.optim.ema_decay = 0.9, config.accumulate = 2"
+    ):
         twin.train_twin(tiny)
 
 
@@ -337,14 +398,19 @@ INITIAL = {  # the project's own choice for mlp and cnn is He's
 def test_initial_values_are_drawn_as_the_originals(name):
     """Same mean, spread and bound for every tensor, as far as its size lets one tell."""
     shape, fields = INITIAL[name]
-    light = Case(name, shape, fields=fields, objective=CASES[name].objective, length=0 if shape else 9)
+    light = Case(
+        name, shape, fields=fields, objective=CASES[name].objective, length=0 if shape else 9
+    )
     model = cases.make_model(light, jnp.float32)
     with certificate.deterministic_torch(0):
         original = originals.build(model, shape)
     tensors = {k: v.numpy() for k, v in original.tensors().items()}
-    theirs = certificate._flat(weights.from_torch(model, tensors, image_shape=shape, format=original.format))
+    theirs = certificate._flat(
+        weights.from_torch(model, tensors, image_shape=shape, format=original.format)
+    )
     inputs = weights.families.family_of(model).inputs(model, shape)
-    key = jax.random.key(0, impl="rbg")  # for hundreds of tensors the default generator takes long to compile
+    # for hundreds of tensors the default generator takes long to compile
+    key = jax.random.key(0, impl="rbg")
     ours = certificate._flat(jax.jit(partial(model.init, train=False))(key, *inputs))
     assert sorted(ours) == sorted(theirs)
     drawn = 0
@@ -379,7 +445,8 @@ class Clock:
 
 
 def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
-    """As PyTorch's threads, which look for work for a while after its last call, and take every second moment."""
+    """As PyTorch's threads, which look for work for a while after its last call, and take every
+    second moment."""
     clock = Clock()
     monkeypatch.setattr(timing, "time", clock)
     spins_until = 0.0
@@ -393,10 +460,14 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
         clock.sleep(0.01 if clock.now < spins_until else 0.005)
 
     found = timing.alternate({"torch": torch, "ours": ours}, rounds=4)
-    assert found["torch"]["max"] == pytest.approx(0.004) and found["ours"]["max"] == pytest.approx(0.005)
+    assert found["torch"]["max"] == pytest.approx(0.004) and found["ours"]["max"] == pytest.approx(
+        0.005
+    )
     first = [0.1]  # and its memory is cold
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
-    found = timing.alternate({"cold": lambda: clock.sleep(first.pop() if first else 0.001)}, rounds=1)
+    found = timing.alternate(
+        {"cold": lambda: clock.sleep(first.pop() if first else 0.001)}, rounds=1
+    )
     assert found["cold"]["max"] == pytest.approx(0.001)
 
 
@@ -408,11 +479,19 @@ def single_calls(monkeypatch):
 
 
 def test_speed(tmp_path, single_calls, capsys):
-    assert command.main(["mlp", "--speed-only", "--timing=eager", "--json", str(tmp_path / "mlp.json")]) == 0
+    assert (
+        command.main(
+            ["mlp", "--speed-only", "--timing=eager", "--json", str(tmp_path / "mlp.json")]
+        )
+        == 0
+    )
     (mlp,) = json.loads((tmp_path / "mlp.json").read_text())
     assert "| `mlp` | 128 |" in capsys.readouterr().out
-    assert mlp["flops"] == 2 * 128 * (3 * (784 * 256 + 256 * 128 + 128 * 10) - 784 * 256)  # images take no gradient
-    assert mlp["share"] == pytest.approx(mlp["flops"] / mlp["train"]["ours"]["median"] / mlp["matmul_flops_per_s"])
+    # images take no gradient
+    assert mlp["flops"] == 2 * 128 * (3 * (784 * 256 + 256 * 128 + 128 * 10) - 784 * 256)
+    assert mlp["share"] == pytest.approx(
+        mlp["flops"] / mlp["train"]["ours"]["median"] / mlp["matmul_flops_per_s"]
+    )
     found = [
         mlp | {"ratio_train": 2.0, "ratio_infer": 1.5},
         mlp | {"model": "b", "ratio_train": 0.75, "ratio_infer": 1.0},
@@ -434,14 +513,21 @@ def settings_of_torch():
     cudnn.allow_tf32, cudnn.benchmark = before
 
 
-def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, single_calls, capsys, settings_of_torch):
-    """With a CPU in the GPU's place, which is told all that a GPU is, and small models for the published ones."""
+def test_speed_on_a_gpu_is_of_bfloat16(
+    tmp_path, monkeypatch, single_calls, capsys, settings_of_torch
+):
+    """With a CPU in the GPU's place, which is told all that a GPU is, and small models for the
+    published ones."""
     monkeypatch.setattr(timing.Setting, "on_gpu", True)
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
     small = {"num_layers": 1, "hidden_size": 32, "num_heads": 2}
-    gpt2 = dataclasses.replace(speed.GPU_CASES["gpt2_124m"], fields=small | {"max_len": 16}, length=16, classes=50)
-    resnet = dataclasses.replace(speed.GPU_CASES["resnet50"], fields={"stage_sizes": (1, 1, 1, 1)}, classes=5)
+    gpt2 = dataclasses.replace(
+        speed.GPU_CASES["gpt2_124m"], fields=small | {"max_len": 16}, length=16, classes=50
+    )
+    resnet = dataclasses.replace(
+        speed.GPU_CASES["resnet50"], fields={"stage_sizes": (1, 1, 1, 1)}, classes=5
+    )
     for one in (gpt2, dataclasses.replace(resnet, image_shape=(32, 32, 3))):
         monkeypatch.setitem(speed.GPU_CASES, one.key, dataclasses.replace(one, timing_batch_size=4))
     monkeypatch.setitem(timing.SETTINGS, "gpu", timing.Setting("cpu", bfloat16=True))
@@ -454,11 +540,18 @@ def test_speed_on_a_gpu_is_of_bfloat16(tmp_path, monkeypatch, single_calls, caps
         assert found["items"] == items and found["precision"] == "bfloat16" and found["flops"] > 1e5
         assert "| MFU |" in capsys.readouterr().out and waited
     page = speed.page([found | {"machine": {"gpu": "NVIDIA H100"}}], plot="x.png")
-    assert "--device=gpu`" in page and "in bfloat16 with AdamW (PyTorch by autocast" in page and "| 0.25 |" in page
+    assert (
+        "--device=gpu`" in page
+        and "in bfloat16 with AdamW (PyTorch by autocast" in page
+        and "| 0.25 |" in page
+    )
     model = timing._model(speed.GPU_CASES["gpt2_124m"], timing.SETTINGS["gpu"])
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32), train=False)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
-    assert model.apply(variables, jnp.zeros((1, 16), jnp.int32), train=False).hidden.dtype == jnp.bfloat16
+    assert (
+        model.apply(variables, jnp.zeros((1, 16), jnp.int32), train=False).hidden.dtype
+        == jnp.bfloat16
+    )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
@@ -501,7 +594,9 @@ def test_whole_texts_are_timed_without_masks(name, monkeypatch):
     state = jax.eval_shape(partial(certificate.our_state, tx=tx), shapes)
     with nn.intercept_methods(watch):
         jax.eval_shape(timing._our_step(model, tx, case), state, batch)
-    assert given and all(segments is None and tokens.shape == (2, 128) for tokens, segments, *_ in given)
+    assert given and all(
+        segments is None and tokens.shape == (2, 128) for tokens, segments, *_ in given
+    )
 
 
 def test_certificates_time_only_where_both_are_on_a_cpu(monkeypatch):
@@ -515,7 +610,11 @@ def test_a_gpu_that_is_not_there_is_named():
     """In a process of its own, which has not used jax yet."""
     words = [sys.executable, "-m", "train.compare", "gpt2_124m", "--speed-only", "--device=gpu"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "error: --device=gpu: " in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and "error: --device=gpu: " in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_published_models_are_timed_on_a_gpu():
@@ -523,7 +622,9 @@ def test_published_models_are_timed_on_a_gpu():
     counts |= {"vit_b_16": 86_567_656, "resnet50": 25_557_032}
     for name, count in counts.items():
         case = speed.GPU_CASES[name]
-        shapes = weights.shapes(timing._model(case, timing.SETTINGS["gpu"]), image_shape=case.image_shape)
+        shapes = weights.shapes(
+            timing._model(case, timing.SETTINGS["gpu"]), image_shape=case.image_shape
+        )
         assert sum(v.size for k, v in shapes.items() if k.startswith("params/")) == count, name
 
 
@@ -535,8 +636,16 @@ def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsy
         assert "--speed-only" in words and "--timing" in words
         if name == "vae":
             return subprocess.CompletedProcess(words, 1)
-        times = {side: {"median": t, "min": t, "max": t} for side, t in (("torch", 3.0), ("ours", 2.0))}
-        result = {"model": name, "batch_size": 8, "share": 0.5, "compile_s": {}, "machine": {"cores": 2}}
+        times = {
+            side: {"median": t, "min": t, "max": t} for side, t in (("torch", 3.0), ("ours", 2.0))
+        }
+        result = {
+            "model": name,
+            "batch_size": 8,
+            "share": 0.5,
+            "compile_s": {},
+            "machine": {"cores": 2},
+        }
         result["matmul_flops_per_s"] = 2e11
         result |= {"train": times, "infer": times, "ratio_train": 1.5, "ratio_infer": 1.5}
         file.write_text(json.dumps([result]))
@@ -548,14 +657,20 @@ def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsy
     assert "1 of 2 failed: vae" in capsys.readouterr().out
     assert [r["model"] for r in json.loads((tmp_path / "b.json").read_text())] == ["mlp"]
     assert "at 200 GFLOP/s" in (tmp_path / "b.md").read_text()
-    assert "| `mlp` | 8 | 1.50 |" in (tmp_path / "b.md").read_text() and "](b.png)" in (tmp_path / "b.md").read_text()
+    assert (
+        "| `mlp` | 8 | 1.50 |" in (tmp_path / "b.md").read_text()
+        and "](b.png)" in (tmp_path / "b.md").read_text()
+    )
     assert (tmp_path / "b.png").stat().st_size > 5_000
 
 
 def test_peak_memory_is_of_the_case_that_is_given():
     """Of the very sizes, in a process of its own: 8,192 examples take more than 4."""
     case = dataclasses.replace(speed.SPEED_CASES["mlp"], fields={"hidden_sizes": (512,)})
-    found = [timing._peak_memory(dataclasses.replace(case, timing_batch_size=n), "ours") for n in (4, 8192)]
+    found = [
+        timing._peak_memory(dataclasses.replace(case, timing_batch_size=n), "ours")
+        for n in (4, 8192)
+    ]
     assert found[1] > found[0] + 20  # MB: 8,192 images alone are 26
 
 
@@ -566,8 +681,13 @@ def test_decoding(tmp_path, monkeypatch, single_calls, capsys):
     found = json.loads((tmp_path / "d.json").read_text())
     assert [r["batch_size"] for r in found] == [1, 3] and all(r["equal"] == 1.0 for r in found)
     for r in found:
-        (first, whole) = ({side: r[key][side]["median"] for side in ("torch", "ours")} for key in ("first", "all"))
-        assert r["ratio"] == whole["torch"] / whole["ours"] and r["ratio_first"] == first["torch"] / first["ours"]
+        (first, whole) = (
+            {side: r[key][side]["median"] for side in ("torch", "ours")} for key in ("first", "all")
+        )
+        assert (
+            r["ratio"] == whole["torch"] / whole["ours"]
+            and r["ratio_first"] == first["torch"] / first["ours"]
+        )
     assert capsys.readouterr().out.count("equal tokens 100.0%") == 2
     with pytest.raises(SystemExit):
         decoding.main(["--model=vit_ti_16"])

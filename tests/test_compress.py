@@ -1,4 +1,5 @@
-"""Pruning and int8 against NumPy, exact zeros through training, files bit for bit, and the command line."""
+"""Pruning and int8 against NumPy, exact zeros through training, files bit for bit, and the command
+line."""
 
 import itertools
 import json
@@ -35,14 +36,18 @@ flat = partial(traverse_util.flatten_dict, sep="/")
 
 
 def tree(seed=0):
-    """One of each kind: dense, convolution with 3 and with 8 inputs, scanned, recurrent, and what is not pruned."""
+    """One of each kind: dense, convolution with 3 and with 8 inputs, scanned, recurrent, and what
+    is not pruned."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape) * rng.uniform(0.5, 2), jnp.float32)  # noqa: E731
     return {
         "dense_0": {"kernel": draw(12, 6), "bias": draw(6)},
         "conv_0": {"kernel": draw(3, 3, 3, 5)},
         "conv_1": {"kernel": draw(3, 3, 8, 5)},
-        "blocks": {"mlp_in": {"kernel": draw(4, 8, 6), "bias": draw(4, 6)}, "norm": {"scale": draw(4, 8)}},
+        "blocks": {
+            "mlp_in": {"kernel": draw(4, 8, 6), "bias": draw(4, 6)},
+            "norm": {"scale": draw(4, 8)},
+        },
         "lstm_0": {"kernel_ih": draw(8, 16), "kernel_hh_reverse": draw(4, 16), "bias_ih": draw(16)},
         "token_embed": {"embedding": draw(20, 8)},
         "head": {"kernel": draw(8, 4), "bias": draw(4)},
@@ -50,7 +55,13 @@ def tree(seed=0):
     }
 
 
-PRUNED = ("dense_0/kernel", "conv_0/kernel", "conv_1/kernel", "blocks/mlp_in/kernel", "lstm_0/kernel_ih")
+PRUNED = (
+    "dense_0/kernel",
+    "conv_0/kernel",
+    "conv_1/kernel",
+    "blocks/mlp_in/kernel",
+    "lstm_0/kernel_ih",
+)
 PRUNED = (*PRUNED, "lstm_0/kernel_hh_reverse")
 
 
@@ -66,7 +77,9 @@ def smallest_gone(x, share):
 def test_global_and_layer_pruning_are_numpys(share):
     params = tree()
     before = {k: np.asarray(v) for k, v in flat(params).items()}
-    together, each = (flat(prune.prune(params, share, scope=scope)) for scope in ("global", "layer"))
+    together, each = (
+        flat(prune.prune(params, share, scope=scope)) for scope in ("global", "layer")
+    )
     everything = smallest_gone(np.concatenate([before[k].ravel() for k in PRUNED]), share)
     np.testing.assert_array_equal(np.concatenate([together[k].ravel() for k in PRUNED]), everything)
     for name, x in before.items():
@@ -74,7 +87,9 @@ def test_global_and_layer_pruning_are_numpys(share):
             np.testing.assert_array_equal(together[name], x)
             np.testing.assert_array_equal(each[name], x)
         elif name.startswith("blocks/"):
-            np.testing.assert_array_equal(each[name], np.stack([smallest_gone(layer, share) for layer in x]))
+            np.testing.assert_array_equal(
+                each[name], np.stack([smallest_gone(layer, share) for layer in x])
+            )
         else:
             np.testing.assert_array_equal(each[name], smallest_gone(x, share))
     assert prune.sparsity(prune.prune(params, share)) == pytest.approx(share, abs=1e-3)
@@ -82,13 +97,16 @@ def test_global_and_layer_pruning_are_numpys(share):
 
 def test_two_of_four_along_the_inputs():
     params = tree()
-    params["dense_0"]["kernel"] = params["dense_0"]["kernel"].at[:4, 0].set(1.0)  # all equal: still two stay
+    # all equal: still two stay
+    params["dense_0"]["kernel"] = params["dense_0"]["kernel"].at[:4, 0].set(1.0)
     masks = prune.masks(params, 0.5, scope="2:4")
     assert masks["conv_0"]["kernel"] is None, "3 inputs are no group of 4"
     assert masks["head"]["kernel"] is None and masks["token_embed"]["embedding"] is None
     found = flat(prune.apply_masks(params, masks))
     for name in set(PRUNED) - {"conv_0/kernel"}:
-        before, after = (np.moveaxis(np.asarray(x[name]), -2, -1).reshape(-1, 4) for x in (flat(params), found))
+        before, after = (
+            np.moveaxis(np.asarray(x[name]), -2, -1).reshape(-1, 4) for x in (flat(params), found)
+        )
         assert ((after != 0).sum(1) == 2).all(), name
         kept = np.sort(np.abs(after), 1)[:, 2:]
         np.testing.assert_array_equal(kept, np.sort(np.abs(before), 1)[:, 2:])
@@ -121,13 +139,20 @@ OPTIMISERS = {
     "adamw": OptimConfig(name="adamw", weight_decay=0.1, clip_norm=1.0),
     "sgd": OptimConfig(name="sgd", momentum=0.9, nesterov=True, weight_decay=1e-2),
     "lion": OptimConfig(name="lion", weight_decay=0.1),
-    "adafactor": OptimConfig(name="adafactor", weight_decay=0.1, freeze=("dense_0",), rates={"conv_1": 3.0}),
+    "adafactor": OptimConfig(
+        name="adafactor", weight_decay=0.1, freeze=("dense_0",), rates={"conv_1": 3.0}
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "scope", "share"),
-    [("adamw", "global", 0.8), ("sgd", "2:4", 0.5), ("lion", "layer", 0.9), ("adafactor", "global", 0.8)],
+    [
+        ("adamw", "global", 0.8),
+        ("sgd", "2:4", 0.5),
+        ("lion", "layer", 0.9),
+        ("adafactor", "global", 0.8),
+    ],
 )
 def test_zeros_stay_zero_through_100_steps(name, scope, share):
     optim = OPTIMISERS[name]
@@ -137,7 +162,9 @@ def test_zeros_stay_zero_through_100_steps(name, scope, share):
     @jax.jit
     def step(params, state, key):
         # 1e3: updates of another size than the parameters, so that p + u rounds
-        grads = jax.tree.map(lambda p: p + 1e3 * jax.random.normal(key, p.shape), split(params, optim.freeze)[0])
+        grads = jax.tree.map(
+            lambda p: p + 1e3 * jax.random.normal(key, p.shape), split(params, optim.freeze)[0]
+        )
         updates, state = tx.update(grads, state, params)
         trained = optax.apply_updates(split(params, optim.freeze)[0], updates)
         return jax.tree.map(lambda p, t: p if t is None else t, params, trained), state
@@ -168,7 +195,9 @@ def test_zeros_stay_zero_through_100_steps(name, scope, share):
         else:
             assert not (now[k] == 0).any()
     masks = state.masks
-    assert all((flat(params)[k] == 0).sum() == (~m).sum() for k, m in flat(masks).items() if m is not None)
+    assert all(
+        (flat(params)[k] == 0).sum() == (~m).sum() for k, m in flat(masks).items() if m is not None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +227,19 @@ def test_a_trained_run_is_pruned_and_fine_tuned(base, tmp_path, monkeypatch):
     run = setup.build(c)
     checkpoints = Checkpoints(tmp_path / "whole" / "checkpoints", read_only=True)
     state, _ = checkpoints.restore(run.shapes)
-    assert checkpoints.best_step() > c.prune.end_step, "the best of a run that prunes is a pruned one"
+    assert checkpoints.best_step() > c.prune.end_step, (
+        "the best of a run that prunes is a pruned one"
+    )
     checkpoints.close()
     (mask,) = jax.tree.leaves(state.opt_state.masks)
     assert mask.dtype == bool and int((~mask).sum()) == round(0.75 * mask.size)
     for params in (state.params, state.ema_params):
-        np.testing.assert_array_equal(np.asarray(params["dense_0"]["kernel"]) == 0, ~np.asarray(mask))
-    np.testing.assert_array_equal(state.params["dense_1"]["kernel"], run.start()[0].params["dense_1"]["kernel"])
+        np.testing.assert_array_equal(
+            np.asarray(params["dense_0"]["kernel"]) == 0, ~np.asarray(mask)
+        )
+    np.testing.assert_array_equal(
+        state.params["dense_1"]["kernel"], run.start()[0].params["dense_1"]["kernel"]
+    )
 
 
 def test_pruning_on_a_mesh_is_that_of_one_device(base):
@@ -236,7 +271,10 @@ def test_pruning_on_a_mesh_is_that_of_one_device(base):
         (["prune.sparsity=1"], "config.prune.sparsity = 1.0"),
         (["prune.sparsity=0.8", "prune.scope=2:4"], "nearest: 0.5"),
         (["prune.sparsity=0.8", "prune.end_step=2000"], "config.prune.end_step = 2000"),
-        (["prune.sparsity=0.8", "prune.begin_step=9", "prune.end_step=3"], "config.prune.begin_step = 9"),
+        (
+            ["prune.sparsity=0.8", "prune.begin_step=9", "prune.end_step=3"],
+            "config.prune.begin_step = 9",
+        ),
         (["prune.scope=global_"], "nearest: 'global'"),
     ],
 )
@@ -259,9 +297,18 @@ def numpy_int8(x, axes):
 def test_weights_and_scales_are_numpys():
     params = tree()
     params["dense_0"]["kernel"] = params["dense_0"]["kernel"].at[:, 2:4].set(0)  # channels of zeros
-    params["dense_0"]["kernel"] = params["dense_0"]["kernel"].at[5, 3].set(1e-39)  # and of next to nothing
-    found, back = flat(jax.jit(quantize.quantize)(params)), flat(quantize.dequantize(quantize.quantize(params)))
-    axes = {"dense_0/kernel": (0,), "conv_0/kernel": (0, 1, 2), "conv_1/kernel": (0, 1, 2), "head/kernel": (0,)}
+    # and of next to nothing
+    params["dense_0"]["kernel"] = params["dense_0"]["kernel"].at[5, 3].set(1e-39)
+    found, back = (
+        flat(jax.jit(quantize.quantize)(params)),
+        flat(quantize.dequantize(quantize.quantize(params))),
+    )
+    axes = {
+        "dense_0/kernel": (0,),
+        "conv_0/kernel": (0, 1, 2),
+        "conv_1/kernel": (0, 1, 2),
+        "head/kernel": (0,),
+    }
     axes |= {"blocks/mlp_in/kernel": (1,), "token_embed/embedding": (1,)}
     assert {k.removesuffix("_int8") for k in found if k.endswith("_int8")} == set(axes)
     assert back.keys() == flat(params).keys()
@@ -270,7 +317,9 @@ def test_weights_and_scales_are_numpys():
             np.testing.assert_array_equal(found[name], x)
             continue
         q, scale = numpy_int8(x, axes[name])
-        assert found[f"{name}_int8"].dtype == jnp.int8 and found[f"{name}_scale"].dtype == jnp.float32
+        assert (
+            found[f"{name}_int8"].dtype == jnp.int8 and found[f"{name}_scale"].dtype == jnp.float32
+        )
         np.testing.assert_array_equal(found[f"{name}_int8"], q)
         np.testing.assert_array_equal(found[f"{name}_scale"], scale.squeeze(axes[name]))
         np.testing.assert_array_equal(back[name], q * scale)
@@ -281,7 +330,8 @@ def test_weights_and_scales_are_numpys():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_dense_layer_is_numpys_integer_product(dtype):
     layer = nn.Dense(7, dtype=dtype, use_bias=False)
-    x = jax.random.normal(jax.random.key(0), (3, 5, 200)).astype(dtype).at[1, 2].set(0)  # a row of zeros
+    # a row of zeros
+    x = jax.random.normal(jax.random.key(0), (3, 5, 200)).astype(dtype).at[1, 2].set(0)
     params = quantize.quantize(layer.init(jax.random.key(1), x)["params"])
     with quantize.executing():
         y = layer.apply({"params": params}, x)
@@ -293,7 +343,8 @@ def test_a_dense_layer_is_numpys_integer_product(dtype):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"padding": ((1, 1), (0, 2)), "strides": 2}, {"padding": "SAME"}, {"padding": "VALID"}]
+    "fields",
+    [{"padding": ((1, 1), (0, 2)), "strides": 2}, {"padding": "SAME"}, {"padding": "VALID"}],
 )
 def test_a_convolution_is_numpys_integer_sum(fields):
     layer = nn.Conv(6, (3, 2), use_bias=False, **fields)
@@ -302,11 +353,15 @@ def test_a_convolution_is_numpys_integer_sum(fields):
     with quantize.executing():
         y = layer.apply({"params": params}, x)
     q, scale = numpy_int8(x, (1, 2, 3))
-    pads = {"SAME": ((1, 1), (0, 1)), "VALID": ((0, 0), (0, 0))}.get(fields["padding"], fields["padding"])
+    pads = {"SAME": ((1, 1), (0, 1)), "VALID": ((0, 0), (0, 0))}.get(
+        fields["padding"], fields["padding"]
+    )
     q, stride = np.pad(q.astype(np.int64), ((0, 0), *pads, (0, 0))), fields.get("strides", 1)
     windows = np.lib.stride_tricks.sliding_window_view(q, (3, 2), (1, 2))[:, ::stride, ::stride]
     exact = np.einsum("bhwcij,ijco->bhwo", windows, np.asarray(params["kernel_int8"], np.int64))
-    np.testing.assert_array_equal(y, exact.astype(np.float32) * scale * np.asarray(params["kernel_scale"]))
+    np.testing.assert_array_equal(
+        y, exact.astype(np.float32) * scale * np.asarray(params["kernel_scale"])
+    )
 
 
 def test_a_grouped_convolution_is_dequantised():
@@ -326,7 +381,9 @@ def integer_products(jaxpr) -> int:
         if equation.primitive.name == "dot_general":
             kinds = [str(v.aval.dtype) for v in (*equation.invars, *equation.outvars)]
             count += kinds == ["int8", "int8", "int32"]
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
             inner = getattr(inner, "jaxpr", inner)
             count += integer_products(inner) if hasattr(inner, "eqns") else 0
     return count
@@ -334,7 +391,8 @@ def integer_products(jaxpr) -> int:
 
 @pytest.mark.parametrize("name", test_models.LIGHT)
 def test_every_model_multiplies_in_int8_without_an_edit(name):
-    """As many integer products as the model calls dense layers and convolutions, and without the context an error."""
+    """As many integer products as the model calls dense layers and convolutions, and without the
+    context an error."""
     shape, fields = test_models.LIGHT[name]
     model, inputs = test_models.make(name, shape, **fields)
     variables = test_models.shapes(model, inputs)
@@ -342,8 +400,13 @@ def test_every_model_multiplies_in_int8_without_an_edit(name):
 
     def count(call, args, kwargs, context):
         nonlocal calls
-        without = context.module.path in (("image", "head"), ("text", "head"))  # which fusion does not run
-        calls += context.method_name == "__call__" and isinstance(context.module, nn.Dense | nn.Conv) and not without
+        # which fusion does not run
+        without = context.module.path in (("image", "head"), ("text", "head"))
+        calls += (
+            context.method_name == "__call__"
+            and isinstance(context.module, nn.Dense | nn.Conv)
+            and not without
+        )
         return call(*args, **kwargs)
 
     apply = partial(model.apply, train=False)
@@ -363,8 +426,21 @@ def test_every_model_multiplies_in_int8_without_an_edit(name):
 MODELS = {
     "cnn": {"features": (8, 16), "hidden_size": 32},
     "resnet20": {"stage_sizes": (1, 1)},
-    "vit_ti_16": {"patch_size": 2, "num_layers": 2, "hidden_size": 32, "num_heads": 4, "mlp_dim": 64, "scan": True},
-    "bert_tiny": {"head": "classification", "num_layers": 2, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64},
+    "vit_ti_16": {
+        "patch_size": 2,
+        "num_layers": 2,
+        "hidden_size": 32,
+        "num_heads": 4,
+        "mlp_dim": 64,
+        "scan": True,
+    },
+    "bert_tiny": {
+        "head": "classification",
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_size": 32,
+        "mlp_dim": 64,
+    },
     "gpt2_tiny": {"num_layers": 2, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64},
     "lstm": {"embed_size": 16, "hidden_size": 16},
 }
@@ -397,7 +473,8 @@ def relative(a, b):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_int8_is_near_float32_and_nearer_to_its_simulation_in_float(name):
-    """The simulation rounds the same numbers and computes in float; where a sum rounds differently, a step may flip."""
+    """The simulation rounds the same numbers and computes in float; where a sum rounds differently,
+    a step may flip."""
     model, variables, inputs = drawn(name)
     params = variables["params"]
     apply = lambda params: model.apply(variables | {"params": params}, *inputs, train=False)  # noqa: E731
@@ -413,15 +490,20 @@ def test_int8_is_near_float32_and_nearer_to_its_simulation_in_float(name):
 def test_int8_in_bfloat16():
     model, variables, inputs = drawn("cnn", jnp.bfloat16)
     with quantize.executing():
-        int8 = model.apply(variables | {"params": quantize.quantize(variables["params"])}, *inputs, train=False)
+        int8 = model.apply(
+            variables | {"params": quantize.quantize(variables["params"])}, *inputs, train=False
+        )
     assert int8.dtype == jnp.float32
     assert relative(first(int8), first(model.apply(variables, *inputs, train=False))) < 0.05
 
 
 @pytest.mark.parametrize("name", ["cnn", "vit_ti_16"])
-@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 8}, {"data": 1, "fsdp": 4, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "mesh", [{"data": 1, "fsdp": 8}, {"data": 1, "fsdp": 4, "tensor": 2}], ids=str
+)
 def test_int8_on_a_mesh(name, mesh):
-    """Sums of integers are the same in any order: without norms in between nothing differs at all."""
+    """Sums of integers are the same in any order: without norms in between nothing differs at
+    all."""
     model, variables, inputs = drawn(name)
     mesh = sharding.make_mesh(MeshConfig(**mesh), ALL_DEVICES)
     found = []
@@ -454,7 +536,9 @@ def test_the_gradient_is_that_at_the_rounded_weights():
     found = jax.grad(lambda params: loss(quantize.fake_quantize(params)))(variables["params"])
     expected = jax.grad(loss)(quantize.dequantize(quantize.quantize(variables["params"])))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
-    dx = jax.grad(lambda x: (quantize.fake_quantized(x, (1,)) * 3).sum())(jnp.linspace(-1, 1, 12).reshape(3, 4))
+    dx = jax.grad(lambda x: (quantize.fake_quantized(x, (1,)) * 3).sum())(
+        jnp.linspace(-1, 1, 12).reshape(3, 4)
+    )
     np.testing.assert_array_equal(dx, np.full((3, 4), 3.0))
 
 
@@ -486,9 +570,14 @@ def bits(x):
 @pytest.mark.parametrize("int8", [False, True])
 def test_files_hold_every_bit(tmp_path, share, int8):
     params = prune.prune(tree(), share)
-    params["dense_0"]["kernel"] = params["dense_0"]["kernel"].at[0, :3].set(jnp.asarray([-0.0, np.nan, np.inf]))
+    params["dense_0"]["kernel"] = (
+        params["dense_0"]["kernel"].at[0, :3].set(jnp.asarray([-0.0, np.nan, np.inf]))
+    )
     params["dense_0"]["bias"] = params["dense_0"]["bias"].astype(jnp.bfloat16)
-    variables = {"params": quantize.quantize(params) if int8 else params, "batch_stats": {"count": jnp.int32(7)}}
+    variables = {
+        "params": quantize.quantize(params) if int8 else params,
+        "batch_stats": {"count": jnp.int32(7)},
+    }
     size = files.save(tmp_path / "x.safetensors", variables)
     found = files.load(tmp_path / "x.safetensors")
     assert (
@@ -543,12 +632,19 @@ def test_the_report(base, tmp_path, capsys, monkeypatch):
     assert all(name in printed for name in rows) and (out / "report.txt").read_text() in printed
     assert (out / "pareto.png").stat().st_size > 10_000
     assert rows["original"]["size_ratio"] == rows["original"]["latency_ratio"] == 1
-    assert rows["pruned_80"]["sparsity"] == pytest.approx(0.8, abs=0.01) and rows["original"]["int8"] == 0
+    assert (
+        rows["pruned_80"]["sparsity"] == pytest.approx(0.8, abs=0.01)
+        and rows["original"]["int8"] == 0
+    )
     assert rows["surgeon_80"]["sparsity"] == pytest.approx(0.8, abs=0.01)
     assert rows["fine_tuned"]["sparsity"] == pytest.approx(0.75, abs=0.01)
     for name, row in rows.items():
-        assert row["bytes"] == (out / f"{name}.safetensors").stat().st_size and row["latency_ms"] > 0
-    with pytest.raises(ConfigError, match=r"--add=.*fine_tuned would overwrite fine_tuned\.safetensors: rename it"):
+        assert (
+            row["bytes"] == (out / f"{name}.safetensors").stat().st_size and row["latency_ms"] > 0
+        )
+    with pytest.raises(
+        ConfigError, match=r"--add=.*fine_tuned would overwrite fine_tuned\.safetensors: rename it"
+    ):
         compress.main([*arguments, arguments[1]])
     # the files alone give the accuracy again
     image = tmp_path / "seven.png"
@@ -556,14 +652,21 @@ def test_the_report(base, tmp_path, capsys, monkeypatch):
     for name in ("original", "int8_pruned_50"):
         weights = f"--weights={out / name}.safetensors"
         assert evaluate.main([f"--workdir={base}", weights, "--split=train", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(rows[name]["accuracy"], abs=1e-6)
+        assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(
+            rows[name]["accuracy"], abs=1e-6
+        )
         probabilities = []
         for options in ([weights], ["--step=last"]):
-            assert predict.main([f"--workdir={base}", *options, "--json", "--top=10", str(image)]) == 0
+            assert (
+                predict.main([f"--workdir={base}", *options, "--json", "--top=10", str(image)]) == 0
+            )
             found = json.loads(capsys.readouterr().out)["labels"]
             probabilities.append({label["label"]: label["probability"] for label in found})
         assert (probabilities[0] == probabilities[1]) == (name == "original")
-    with pytest.raises(ConfigError, match=r"fine.safetensors is not of this run's model \w+: 1 arrays differ, first "):
+    with pytest.raises(
+        ConfigError,
+        match=r"fine.safetensors is not of this run's model \w+: 1 arrays differ, first ",
+    ):
         params = files.load(out / "original.safetensors")
         params["params"]["head"]["bias"] = jnp.zeros(3)
         files.save(tmp_path / "fine.safetensors", params)
@@ -573,18 +676,28 @@ def test_the_report(base, tmp_path, capsys, monkeypatch):
         with pytest.raises(ConfigError, match=rf"--weights=.*{name}\.safetensors: "):
             evaluate.main([f"--workdir={base}", f"--weights={tmp_path / f'{name}.safetensors'}"])
     with pytest.raises(ConfigError, match="--step is of a checkpoint and --weights of a file"):
-        evaluate.main([f"--workdir={base}", f"--weights={out / 'original.safetensors'}", "--step=best"])
+        evaluate.main(
+            [f"--workdir={base}", f"--weights={out / 'original.safetensors'}", "--step=best"]
+        )
 
 
 def test_the_report_is_for_classifiers_of_the_same_data(base, tmp_path):
     (tmp_path / "other").mkdir()
     for name in ("config.json", "dataset.json"):
         text = (base / name).read_text()
-        (tmp_path / "other" / name).write_text(text.replace('"eval_split": "test"', '"eval_split": "train"'))
+        (tmp_path / "other" / name).write_text(
+            text.replace('"eval_split": "test"', '"eval_split": "train"')
+        )
     shutil.copytree(base / "checkpoints", tmp_path / "other" / "checkpoints")
-    with pytest.raises(ConfigError, match=r"--add=.* is of a run with config.data.eval_split = 'train', not 'test'"):
+    with pytest.raises(
+        ConfigError, match=r"--add=.* is of a run with config.data.eval_split = 'train', not 'test'"
+    ):
         compress.main([f"--workdir={base}", f"--add={tmp_path / 'other'}", f"--out={tmp_path}"])
-    text = (base / "config.json").read_text().replace('"objective": "classification"', '"objective": "elbo"')
+    text = (
+        (base / "config.json")
+        .read_text()
+        .replace('"objective": "classification"', '"objective": "elbo"')
+    )
     (tmp_path / "other" / "config.json").write_text(
         text.replace('"mlp"', '"vae"').replace('"hidden_sizes"', '"features"')
     )

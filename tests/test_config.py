@@ -1,4 +1,5 @@
-"""Mistakes in a config stop before any work, in one line with the field, the value and the nearest right one."""
+"""Mistakes in a config stop before any work, in one line with the field, the value and the nearest
+right one."""
 
 import ast
 import dataclasses
@@ -14,7 +15,16 @@ from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.tokenizers import train_tokenizer
 from train import config as config_lib
 from train import setup
-from train.config import Config, ConfigError, check_batch, from_json, load_config, reads_images, reads_text, to_json
+from train.config import (
+    Config,
+    ConfigError,
+    check_batch,
+    from_json,
+    load_config,
+    reads_images,
+    reads_text,
+    to_json,
+)
 from train.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -36,24 +46,33 @@ def test_every_config_loads_has_a_card_and_survives_json(path):
     assert from_json(to_json(config)) == config
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring
-    for word in ("Command    python -m train --config=configs/" + path.name, "Data  ", "Measured  "):
+    for word in (
+        "Command    python -m train --config=configs/" + path.name,
+        "Data  ",
+        "Measured  ",
+    ):
         assert word in docstring, word
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_builds(path):
-    """Model, optimiser and shapes of the very training step, without data: a card stands in for the data set's."""
+    """Model, optimiser and shapes of the very training step, without data: a card stands in for the
+    data set's."""
     config = load_config(path)
     splits = {config.data.train_split.partition("[")[0]: 1000, config.data.eval_split: 100}
     card = None
     if columns := COLUMNS.get(config.data.name):
         names, numbers = tuple(map(str, range(columns))), (1.0,) * columns
-        card = TableCard(config.data.name, "1.0.0", splits, names, ("no", "yes"), numbers, numbers, "")
+        card = TableCard(
+            config.data.name, "1.0.0", splits, names, ("no", "yes"), numbers, numbers, ""
+        )
     elif reads_images(config):
         shape, classes = SHAPES[config.data.name]
         size = config.data.image_size
         shape = shape if size is None else (size, size, shape[-1])
-        card = DatasetCard(config.data.name, "1.0.0", splits, shape, classes, tuple(map(str, range(classes))), "")
+        card = DatasetCard(
+            config.data.name, "1.0.0", splits, shape, classes, tuple(map(str, range(classes))), ""
+        )
     if reads_text(config):
         form = setup.FORMS[config.objective]
         text = TextCard(
@@ -130,8 +149,14 @@ def test_overrides_are_read_by_annotation():
         ("optim=adamw", ["config.optim", "section"]),
         ("dtype=float16", ["config.dtype", "'float16'"]),
         ("accumulate=3", ["config.batch_size = 128", "config.accumulate = 3", "126 or 129"]),
-        ("steps_per_execution=3", ["config.steps = 2000", "config.steps_per_execution = 3", "1998 or 2001"]),
-        ("steps_per_execution=40", ["config.log_every = 50", "config.steps_per_execution = 40", "40 or 80"]),
+        (
+            "steps_per_execution=3",
+            ["config.steps = 2000", "config.steps_per_execution = 3", "1998 or 2001"],
+        ),
+        (
+            "steps_per_execution=40",
+            ["config.log_every = 50", "config.steps_per_execution = 40", "40 or 80"],
+        ),
         ("mesh.data=0", ["config.mesh.data", "nearest: 1"]),
         ("mesh.fsdp=-1", ["config.mesh", "-1"]),
         ("mesh.sequence=2", ["config.mesh.sequence = 2", "'cnn'", "nearest: 1"]),
@@ -168,7 +193,9 @@ def test_missing_or_wrong_config_files(tmp_path):
     wrong.write_text("def get_config(:\n")
     with pytest.raises(ConfigError, match="SyntaxError"):
         load_config(wrong)
-    wrong.write_text("from train.config import Config\ndef get_config():\n    return Config(stepz=3)\n")
+    wrong.write_text(
+        "from train.config import Config\ndef get_config():\n    return Config(stepz=3)\n"
+    )
     with pytest.raises(ConfigError, match="stepz"):
         load_config(wrong)
 
@@ -184,7 +211,9 @@ def test_batches_must_split_over_the_mesh():
 
 
 def test_meshes_that_do_not_fit_the_devices():
-    with pytest.raises(ConfigError, match=r"data -1 x fsdp 3 x sequence 1 x tensor 1 does not fit 8"):
+    with pytest.raises(
+        ConfigError, match=r"data -1 x fsdp 3 x sequence 1 x tensor 1 does not fit 8"
+    ):
         make_mesh(config_lib.MeshConfig(fsdp=3))
     with pytest.raises(ConfigError, match="8 device"):
         make_mesh(config_lib.MeshConfig(data=2, fsdp=2))
@@ -201,7 +230,9 @@ def test_meshes_that_do_not_fit_the_devices():
     ],
 )
 def test_sizes_that_no_model_can_have(model, fields, words):
-    card = DatasetCard("digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), "")
+    card = DatasetCard(
+        "digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), ""
+    )
     with pytest.raises(ConfigError) as e:
         setup.build(Config(model=model, model_fields=fields, eval_batch_size=128), card=card)
     assert words in str(e.value)
@@ -209,8 +240,15 @@ def test_sizes_that_no_model_can_have(model, fields, words):
 
 def test_differences_leave_out_what_may_change():
     a = Config()
-    b = Config(seed=3, mesh=config_lib.MeshConfig(fsdp=2), data=config_lib.DataConfig(raw_dir="x", flip=True))
-    assert config_lib.differences(a, b) == ["config.data.flip: False -> True", "config.seed: 0 -> 3"]
+    b = Config(
+        seed=3,
+        mesh=config_lib.MeshConfig(fsdp=2),
+        data=config_lib.DataConfig(raw_dir="x", flip=True),
+    )
+    assert config_lib.differences(a, b) == [
+        "config.data.flip: False -> True",
+        "config.seed: 0 -> 3",
+    ]
 
 
 def test_every_field_is_read_by_someone():
@@ -218,12 +256,18 @@ def test_every_field_is_read_by_someone():
     read = set()
     for path in [*(ROOT / "train").glob("*.py")]:
         if path.name != "config.py":
-            read |= {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+            read |= {
+                n.attr
+                for n in ast.walk(ast.parse(path.read_text()))
+                if isinstance(n, ast.Attribute)
+            }
 
     def fields(cls):
         for f in dataclasses.fields(cls):
             kind = (
-                config_lib.__dict__.get(f.type if isinstance(f.type, str) else f.type.__name__, None)
+                config_lib.__dict__.get(
+                    f.type if isinstance(f.type, str) else f.type.__name__, None
+                )
                 if isinstance(f.type, type | str)
                 else None
             )
@@ -233,16 +277,28 @@ def test_every_field_is_read_by_someone():
 
 
 def run(*args):
-    return subprocess.run([sys.executable, "-m", "train", *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "train", *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_command_line(tmp_path):
     listed = run("--list")
     assert listed.returncode == 0
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [f"configs/{p.name}" for p in CONFIGS]
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [
+        f"configs/{p.name}" for p in CONFIGS
+    ]
     assert all(len(line.split()) > 3 for line in listed.stdout.splitlines())
     helped = run("--help")
-    assert helped.returncode == 0 and "--workdir" in helped.stdout and "train.evaluate" in helped.stdout
+    assert (
+        helped.returncode == 0
+        and "--workdir" in helped.stdout
+        and "train.evaluate" in helped.stdout
+    )
     flags = [f"--config={DIGITS}", f"--workdir={tmp_path / 'w'}"]
     for args, word in (
         ([*flags, "--config.step=3"], "did you mean 'steps'"),
@@ -252,13 +308,19 @@ def test_command_line(tmp_path):
     ):
         result = run(*args)
         assert result.returncode == 2 and result.stdout == ""
-        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and word in result.stderr
+        assert (
+            result.stderr.startswith("error: ")
+            and result.stderr.count("\n") == 1
+            and word in result.stderr
+        )
     assert not (tmp_path / "w").exists(), "a mistake must stop before any work"
 
 
 def test_several_steps_in_a_call_need_batches_of_one_length():
     config = Config(
-        model="lstm", steps_per_execution=2, data=config_lib.DataConfig(name="sst2", buckets=(8, 16), max_len=32)
+        model="lstm",
+        steps_per_execution=2,
+        data=config_lib.DataConfig(name="sst2", buckets=(8, 16), max_len=32),
     )
     with pytest.raises(ConfigError, match=r"steps_per_execution = 2 needs batches of one length"):
         config_lib.check(config)

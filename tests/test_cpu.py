@@ -43,7 +43,15 @@ def random(seed, *shape):
     ],
 )
 def test_convolutions_by_products(height, width, kernel, stride, padding):
-    layer = conv(5, kernel, stride=stride, padding=padding, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
+    layer = conv(
+        5,
+        kernel,
+        stride=stride,
+        padding=padding,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        name="conv",
+    )
     x, k = random(0, 2, height, width, 3), random(1, kernel, kernel, 3, 5)
 
     def ours(x, k):
@@ -51,19 +59,24 @@ def test_convolutions_by_products(height, width, kernel, stride, padding):
 
     def reference(x, k):
         layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=layout)
+        return lax.conv_general_dilated(
+            x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=layout
+        )
 
     assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, k))
     y, backward = jax.vjp(ours, x, k)
     wanted, wanted_backward = jax.vjp(reference, x, k)
     np.testing.assert_allclose(y, wanted, atol=1e-5)
-    for one, other in zip(backward(random(2, *y.shape)), wanted_backward(random(2, *y.shape)), strict=True):
+    for one, other in zip(
+        backward(random(2, *y.shape)), wanted_backward(random(2, *y.shape)), strict=True
+    ):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize(("stride", "images"), [(1, 2), (2, 25)])
 def test_few_places_of_a_large_kernel_are_products(stride, images):
-    """Two images of 5 x 5 and 64 channels: 50 places of 576 products each; of three images it is a convolution.
+    """Two images of 5 x 5 and 64 channels: 50 places of 576 products each; of three images it is a
+    convolution.
 
     With stride 2 it is 9 places of an image, which count a quarter.
     """
@@ -75,7 +88,9 @@ def test_few_places_of_a_large_kernel_are_products(stride, images):
 
     def reference(x, k):
         layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, k, (stride, stride), [(1, 1), (1, 1)], dimension_numbers=layout)
+        return lax.conv_general_dilated(
+            x, k, (stride, stride), [(1, 1), (1, 1)], dimension_numbers=layout
+        )
 
     x, k = random(0, images + 1, 5, 5, 64), random(1, 3, 3, 64, 5)
     assert "conv_general_dilated" in str(jax.make_jaxpr(ours)(x, k))
@@ -91,28 +106,47 @@ def test_other_convolutions_and_other_platforms_are_left_alone(monkeypatch):
     def program(size, channels=4):
         layer = conv(5, 3, padding=1, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
         return str(
-            jax.make_jaxpr(lambda: layer.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, channels)))[0])()
+            jax.make_jaxpr(
+                lambda: layer.init_with_output(
+                    jax.random.key(0), jnp.zeros((2, size, size, channels))
+                )[0]
+            )()
         )
 
     assert "conv_general_dilated" in program(8)
     assert "conv_general_dilated" not in program(2)
-    with jax.set_mesh(jax.make_mesh((2,), ("data",))):  # on which a call of few channels would not be partitioned
+    # on which a call of few channels would not be partitioned
+    with jax.set_mesh(jax.make_mesh((2,), ("data",))):
         assert "conv_general_dilated" in program(8, channels=3)
     assert "conv_general_dilated" not in program(8, channels=3)
     monkeypatch.setattr("jaxmodels.cpu.target_platform", lambda: "tpu")
     assert "conv_general_dilated" in program(2)
 
 
-@pytest.mark.parametrize(("channels", "stride", "padding"), [(4, 1, 1), (4, 2, 1), (4, 2, 0), (3, 2, 1)])
-def test_gradients_of_convolutions_in_a_loop_are_convolutions_that_eigen_has(channels, stride, padding):
-    """XLA itself puts the dimensions into that order outside of loops alone; in them it is up to 50 times slower."""
+@pytest.mark.parametrize(
+    ("channels", "stride", "padding"), [(4, 1, 1), (4, 2, 1), (4, 2, 0), (3, 2, 1)]
+)
+def test_gradients_of_convolutions_in_a_loop_are_convolutions_that_eigen_has(
+    channels, stride, padding
+):
+    """XLA itself puts the dimensions into that order outside of loops alone; in them it is up to 50
+    times slower."""
     layer = conv(
-        16, 3, stride=stride, padding=padding, use_bias=False, dtype=jnp.float32, param_dtype=jnp.float32, name="conv"
+        16,
+        3,
+        stride=stride,
+        padding=padding,
+        use_bias=False,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        name="conv",
     )
     layout = ("NHWC", "HWIO", "NHWC")
 
     def reference(x, k):
-        return lax.conv_general_dilated(x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=layout)
+        return lax.conv_general_dilated(
+            x, k, (stride, stride), [(padding, padding)] * 2, dimension_numbers=layout
+        )
 
     def ours(x, k):
         return layer.apply({"params": {"kernel": k}}, x)
@@ -124,18 +158,31 @@ def test_gradients_of_convolutions_in_a_loop_are_convolutions_that_eigen_has(cha
     for one, other in zip(backward(y), wanted_backward(y), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
     tangents = random(2, *x.shape), random(3, *k.shape)
-    np.testing.assert_allclose(*(jax.jvp(f, (x, k), tangents)[1] for f in (ours, reference)), atol=1e-4)
+    np.testing.assert_allclose(
+        *(jax.jvp(f, (x, k), tangents)[1] for f in (ours, reference)), atol=1e-4
+    )
 
     def looped(x, k):
-        return lax.scan(lambda k, x: (jax.grad(lambda k: (ours(ours(x, k)[..., :channels], k) ** 2).sum())(k), 0), k, x)
+        return lax.scan(
+            lambda k, x: (
+                jax.grad(lambda k: (ours(ours(x, k)[..., :channels], k) ** 2).sum())(k),
+                0,
+            ),
+            k,
+            x,
+        )
 
-    found = re.findall(r"convolution\(.*dim_labels=([^ ,]*)", jax.jit(looped).lower(x[None], k).compile().as_text())
+    found = re.findall(
+        r"convolution\(.*dim_labels=([^ ,]*)", jax.jit(looped).lower(x[None], k).compile().as_text()
+    )
     assert len(found) >= 3 and set(found) == {"b01f_01io->b01f"}
 
 
 def test_a_convolution_of_few_channels_in_forward_mode_and_bfloat16():
     def ours(x, k):
-        layer = conv(64, 3, padding=1, use_bias=False, dtype=x.dtype, param_dtype=x.dtype, name="conv")
+        layer = conv(
+            64, 3, padding=1, use_bias=False, dtype=x.dtype, param_dtype=x.dtype, name="conv"
+        )
         return layer.apply({"params": {"kernel": k}}, x)
 
     x, k = random(0, 2, 6, 6, 3), random(1, 3, 3, 3, 64)
@@ -143,11 +190,13 @@ def test_a_convolution_of_few_channels_in_forward_mode_and_bfloat16():
     programs = cpu._sum_of_products._cache_size()
     ours(x, k)
     ours(x, k)
-    assert cpu._sum_of_products._cache_size() == programs + 1  # without jit around it is compiled once, not each time
+    # without jit around it is compiled once, not each time
+    assert cpu._sum_of_products._cache_size() == programs + 1
     x, k = x.astype(jnp.bfloat16), k.astype(jnp.bfloat16)
     y, exact = ours(x, k), ours(x.astype(jnp.float32), k.astype(jnp.float32))
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8)  # summed in float32, rounded once
+    # summed in float32, rounded once
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +211,14 @@ def test_a_convolution_of_few_channels_in_forward_mode_and_bfloat16():
         (2, 3, 0, False),
     ],
 )
-def test_of_equal_values_the_first_has_the_gradient_of_a_pool(window, stride, padding, ceil_mode, monkeypatch):
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 7, 6, 3)), jnp.float32)  # full of ties
-    y, backward = jax.vjp(lambda x: max_pool(x, window, stride=stride, padding=padding, ceil_mode=ceil_mode), x)
+def test_of_equal_values_the_first_has_the_gradient_of_a_pool(
+    window, stride, padding, ceil_mode, monkeypatch
+):
+    # full of ties
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 7, 6, 3)), jnp.float32)
+    y, backward = jax.vjp(
+        lambda x: max_pool(x, window, stride=stride, padding=padding, ceil_mode=ceil_mode), x
+    )
     gradient = random(1, *y.shape)
     theirs = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).requires_grad_()
     pooled = torch.nn.functional.max_pool2d(theirs, window, stride, padding, ceil_mode=ceil_mode)
@@ -173,12 +227,15 @@ def test_of_equal_values_the_first_has_the_gradient_of_a_pool(window, stride, pa
     np.testing.assert_allclose(backward(gradient)[0], theirs.grad.permute(0, 2, 3, 1), atol=1e-6)
     monkeypatch.setattr(cpu, "max_pool", None)
     monkeypatch.setattr(cpu, "target_platform", lambda: "tpu")  # XLA's own there
-    np.testing.assert_array_equal(max_pool(x, window, stride=stride, padding=padding, ceil_mode=ceil_mode), y)
+    np.testing.assert_array_equal(
+        max_pool(x, window, stride=stride, padding=padding, ceil_mode=ceil_mode), y
+    )
 
 
 def test_a_pool_of_more_places_than_a_byte_can_number():
     x = random(0, 2, 33, 36, 3)
-    gradient = jax.jit(jax.grad(lambda x: max_pool(x, 17, stride=8).sum()))(x)  # one by one the operations take 5 s
+    # one by one the operations take 5 s
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x, 17, stride=8).sum()))(x)
     theirs = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).requires_grad_()
     torch.nn.functional.max_pool2d(theirs, 17, 8).sum().backward()
     np.testing.assert_array_equal(gradient, theirs.grad.permute(0, 2, 3, 1))
@@ -200,7 +257,8 @@ def test_a_pool_whose_gradient_is_taken_gives_what_it_gives_alone():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_argmax_is_jaxs(dtype):
-    x = jnp.round(jax.random.normal(jax.random.key(0), (40, 17)), 0).astype(dtype)  # most have several equal
+    # most have several equal
+    x = jnp.round(jax.random.normal(jax.random.key(0), (40, 17)), 0).astype(dtype)
     x = x.at[0].set(-jnp.inf).at[1, 5].set(jnp.nan).at[2].set(0.0)
     found = jax.jit(cpu.argmax)(x)
     np.testing.assert_array_equal(found, x.argmax(-1))
@@ -213,23 +271,38 @@ def test_product_of_few_rows_is_that_of_many():
     x, y = jax.random.normal(keys[1], (2, 3, 2**8)), jax.random.normal(keys[2], (2, 3, 2**14))
 
     def of(product, dtype):
-        found, back = jax.vjp(lambda *inputs: product(*inputs), x.astype(dtype), kernel.astype(dtype))
+        found, back = jax.vjp(
+            lambda *inputs: product(*inputs), x.astype(dtype), kernel.astype(dtype)
+        )
         return found, *back(y.astype(found.dtype))
 
     few = partial(cpu.product_with_rows, dtype=jnp.float32)
-    turned = ["optimization_barrier" in jax.jit(few).lower(rows, kernel).as_text() for rows in (x, x[:1, :1])]
+    turned = [
+        "optimization_barrier" in jax.jit(few).lower(rows, kernel).as_text()
+        for rows in (x, x[:1, :1])
+    ]
     assert turned == [True, False]
-    for dtype, bound in (("float32", 1e-5), ("bfloat16", 1e-2)):  # gradients in bfloat16 are rounded at 2**-9
-        expected = of(lambda x, kernel: jnp.einsum("bld,vd->blv", x, kernel, preferred_element_type=jnp.float32), dtype)
+    # gradients in bfloat16 are rounded at 2**-9
+    for dtype, bound in (("float32", 1e-5), ("bfloat16", 1e-2)):
+        expected = of(
+            lambda x, kernel: jnp.einsum(
+                "bld,vd->blv", x, kernel, preferred_element_type=jnp.float32
+            ),
+            dtype,
+        )
         for ours, plain in zip(of(few, dtype), expected, strict=True):
             assert ours.dtype == plain.dtype and ours.shape == plain.shape
-            np.testing.assert_allclose(ours, plain, rtol=0, atol=bound * np.abs(np.asarray(plain, "f")).max())
+            np.testing.assert_allclose(
+                ours, plain, rtol=0, atol=bound * np.abs(np.asarray(plain, "f")).max()
+            )
 
 
 def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
     """In the cache directory of the user, if there is one, unless the user names another."""
     chosen = []
-    config = SimpleNamespace(jax_compilation_cache_dir="mine", update=lambda *named: chosen.append(named))
+    config = SimpleNamespace(
+        jax_compilation_cache_dir="mine", update=lambda *named: chosen.append(named)
+    )
     monkeypatch.setattr(hardware, "jax", SimpleNamespace(config=config))
     hardware.keep_compiled_programs()
     assert chosen == []
@@ -237,7 +310,11 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     hardware.keep_compiled_programs()
     ((name, place),) = chosen
-    assert name == "jax_compilation_cache_dir" and Path(place).parent == tmp_path / "jaxmodels" and Path(place).is_dir()
+    assert (
+        name == "jax_compilation_cache_dir"
+        and Path(place).parent == tmp_path / "jaxmodels"
+        and Path(place).is_dir()
+    )
     before = hardware._cpu()
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(97), raising=False)
     assert hardware._cpu() != before  # programs are made for so many cores
@@ -260,7 +337,13 @@ YNN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
         ("0.10.2", "x86_64", True, "", YNN),
         ("0.10.2", "aarch64", False, "--a=b", f"--a=b {YNN}"),
         ("0.11.0", "x86_64", True, "--a=b", "--a=b"),
-        ("0.12.0.1", "x86_64", True, "--a=b", f"--a=b {YNN} --xla_cpu_experimental_onednn_custom_call=true"),
+        (
+            "0.12.0.1",
+            "x86_64",
+            True,
+            "--a=b",
+            f"--a=b {YNN} --xla_cpu_experimental_onednn_custom_call=true",
+        ),
         ("0.12.0.1", "x86_64", False, "", ""),
         ("0.12.0.1", "aarch64", True, "", ""),
         ("0.12.0.1", "x86_64", True, *["--xla_cpu_experimental_onednn_custom_call=false"] * 2),
@@ -284,7 +367,8 @@ def test_flags_that_a_release_knows(release, machine, onednn, flags, wanted, mon
 
 
 @pytest.mark.skipif(
-    not version("jaxlib").startswith("0.12.") or platform.machine() != "x86_64", reason="a jaxlib without oneDNN's"
+    not version("jaxlib").startswith("0.12.") or platform.machine() != "x86_64",
+    reason="a jaxlib without oneDNN's",
 )
 def test_convolutions_and_their_gradients_by_onednn():
     script = """
@@ -318,7 +402,9 @@ for images in 4, 72:
     text = program.as_text()
     print(text.count('custom_call_target="__onednn$convolution"'), text.count(" convolution("))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     # of 72 images the gradient of the kernel is the sum of those of five parts
     assert done.stdout.splitlines() == ["3 0", "7 0"]
 
@@ -345,7 +431,9 @@ thread.start()
 thread.join()
 print(faults[1] - faults[0])
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < 1000  # 10,472 with a heap for each thread
 
 

@@ -33,7 +33,9 @@ importlib.util.find_spec = lambda name, package=None: None if name == "tensorflo
 
 def run(code: str, *args: str | Path) -> subprocess.Popen:
     command = [sys.executable, "-W", "error", "-c", WITHOUT_TENSORFLOW + code, *map(str, args)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -56,13 +58,22 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write_mnist(directory: Path, rng: np.random.Generator) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Writes 30 train and 20 test examples, one file gunzipped; returns (images, labels) by file prefix."""
+def write_mnist(
+    directory: Path, rng: np.random.Generator
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Writes 30 train and 20 test examples, one file gunzipped; returns (images, labels) by file
+    prefix."""
     data = {}
     for prefix, count in (("train", 30), ("t10k", 20)):
-        data[prefix] = rng.integers(0, 256, (count, 28, 28), np.uint8), rng.integers(0, 10, count, np.uint8)
+        data[prefix] = (
+            rng.integers(0, 256, (count, 28, 28), np.uint8),
+            rng.integers(0, 10, count, np.uint8),
+        )
         for kind, values in zip(("images-idx3", "labels-idx1"), data[prefix], strict=True):
-            content = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape) + values.tobytes()
+            content = (
+                struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
+                + values.tobytes()
+            )
             if (prefix, kind) == ("train", "images-idx3"):
                 (directory / f"{prefix}-{kind}-ubyte").write_bytes(content)
             else:
@@ -72,20 +83,25 @@ def write_mnist(directory: Path, rng: np.random.Generator) -> dict[str, tuple[np
 
 @pytest.fixture
 def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Raw files of 30 + 20 examples, and an MNIST builder that expects them; yields (directory, data)."""
+    """Raw files of 30 + 20 examples, and an MNIST builder that expects them; yields (directory,
+    data)."""
     directory = tmp_path / "raw"
     directory.mkdir()
     data = write_mnist(directory, np.random.default_rng(0))
     files = []
     for file in mnist.MNIST.RAW_FILES:
         content = raw.read_payload(raw.find(directory, file))
-        files.append(raw.RawFile(file.url, 0, "", file.unpacked, hashlib.sha256(content).hexdigest()))
+        files.append(
+            raw.RawFile(file.url, 0, "", file.unpacked, hashlib.sha256(content).hexdigest())
+        )
     monkeypatch.setattr(mnist.MNIST, "RAW_FILES", tuple(files))
     monkeypatch.setattr(mnist, "_SPLITS", {"train": ("train", 30), "test": ("t10k", 20)})
     return directory, data
 
 
-def write_cifar(directory: Path, builder: type[Cifar10], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def write_cifar(
+    directory: Path, builder: type[Cifar10], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """Writes 4 records per file into the unpacked directory; returns all records by split."""
     directory = directory / builder.RAW_FILES[0].unpacked
     directory.mkdir(parents=True)
@@ -103,10 +119,15 @@ def write_cifar(directory: Path, builder: type[Cifar10], rng: np.random.Generato
 
 
 def as_set(images, labels) -> set[tuple[bytes, int]]:
-    return {(np.asarray(image).tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
+    return {
+        (np.asarray(image).tobytes(), int(label))
+        for image, label in zip(images, labels, strict=True)
+    }
 
 
-def test_plain_tfds_reads_everything_in_a_fresh_process(tmp_path, data_dir, small_mnist, monkeypatch):
+def test_plain_tfds_reads_everything_in_a_fresh_process(
+    tmp_path, data_dir, small_mnist, monkeypatch
+):
     raw_dir, _ = small_mnist
     rng = np.random.default_rng(1)
     prepare.open_builder("mnist", data_dir=data_dir, raw_dir=raw_dir)
@@ -130,7 +151,13 @@ print(json.dumps(result))
     assert json.loads(finish(run(code, data_dir)).splitlines()[-1]) == {
         "digits": ["digits/1.0.0", {"train": 1438, "test": 359}, [8, 8, 1], keys[1:], ["0", "1"]],
         "mnist": ["mnist/3.0.1", {"train": 30, "test": 20}, [28, 28, 1], keys[1:], ["0", "1"]],
-        "cifar10": ["cifar10/3.0.2", {"train": 20, "test": 4}, [32, 32, 3], keys, ["label_0", "label_1"]],
+        "cifar10": [
+            "cifar10/3.0.2",
+            {"train": 20, "test": 4},
+            [32, 32, 3],
+            keys,
+            ["label_0", "label_1"],
+        ],
         "cifar100": [
             "cifar100/3.0.2",
             {"train": 4, "test": 4},
@@ -148,7 +175,9 @@ def test_digits_content_is_scikit_learns(data_dir):
     source = prepare.open_builder("digits", data_dir=data_dir).as_data_source()
     for split, rows in (("train", np.arange(1797) % 5 != 4), ("test", np.arange(1797) % 5 == 4)):
         examples = list(source[split])
-        expected = as_set((digits.images[rows] * 255 / 16).round().astype(np.uint8), digits.target[rows])
+        expected = as_set(
+            (digits.images[rows] * 255 / 16).round().astype(np.uint8), digits.target[rows]
+        )
         assert as_set([e["image"] for e in examples], [e["label"] for e in examples]) == expected
         assert len(examples) == rows.sum()
 
@@ -158,33 +187,49 @@ def test_mnist_content_and_damaged_files(tmp_path, small_mnist):
     source = prepare.open_builder("mnist", data_dir=tmp_path, raw_dir=raw_dir).as_data_source()
     for split, prefix in (("train", "train"), ("test", "t10k")):
         examples = list(source[split])
-        assert as_set([e["image"] for e in examples], [e["label"] for e in examples]) == as_set(*data[prefix])
+        assert as_set([e["image"] for e in examples], [e["label"] for e in examples]) == as_set(
+            *data[prefix]
+        )
     path = raw_dir / "train-images-idx3-ubyte"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(DataError, match=r"bad checksum: .*train-images-idx3-ubyte has sha256 \w{64}, expected \w{64}"):
+    with pytest.raises(
+        DataError,
+        match=r"bad checksum: .*train-images-idx3-ubyte has sha256 \w{64}, expected \w{64}",
+    ):
         prepare.open_builder("mnist", data_dir=tmp_path / "b", raw_dir=raw_dir)
     path.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte is truncated: 23535 bytes .*, expected 23536"):
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte is truncated: 23535 bytes .*, expected 23536"
+    ):
         prepare.open_builder("mnist", data_dir=tmp_path / "b", raw_dir=raw_dir)
     path.unlink()
-    with pytest.raises(DataError, match=r"raw lacks train-images-idx3-ubyte\.gz \(or train-images-idx3-ubyte\)"):
+    with pytest.raises(
+        DataError, match=r"raw lacks train-images-idx3-ubyte\.gz \(or train-images-idx3-ubyte\)"
+    ):
         prepare.open_builder("mnist", data_dir=tmp_path / "b", raw_dir=raw_dir)
     path.write_bytes(content)  # a failure leaves nothing that breaks the next attempt
     assert (
-        prepare.open_builder("mnist", data_dir=tmp_path / "b", raw_dir=raw_dir).info.splits["test"].num_examples == 20
+        prepare.open_builder("mnist", data_dir=tmp_path / "b", raw_dir=raw_dir)
+        .info.splits["test"]
+        .num_examples
+        == 20
     )
 
 
 def test_cifar_content(tmp_path, monkeypatch):
     records = write_cifar(tmp_path / "raw", Cifar100, np.random.default_rng(2))
     monkeypatch.setattr(Cifar100, "FILES", {"train": {"train.bin": 4}, "test": {"test.bin": 4}})
-    source = prepare.open_builder("cifar100", data_dir=tmp_path, raw_dir=tmp_path / "raw").as_data_source("train")
+    source = prepare.open_builder(
+        "cifar100", data_dir=tmp_path, raw_dir=tmp_path / "raw"
+    ).as_data_source("train")
     by_id = {example["id"].decode(): example for example in source}
     for i, record in enumerate(records["train"]):
         example = by_id[f"train_{i:05d}"]
         assert (example["coarse_label"], example["label"]) == tuple(record[:2])
-        np.testing.assert_array_equal(example["image"], record[2:].reshape(3, 32, 32).transpose(1, 2, 0))
+        np.testing.assert_array_equal(
+            example["image"], record[2:].reshape(3, 32, 32).transpose(1, 2, 0)
+        )
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
@@ -200,7 +245,12 @@ def test_features_are_those_of_the_stock_builder(tmp_path, name):
 
 def test_card(data_dir):
     card = describe("digits", data_dir=data_dir)
-    assert (card.name, card.version, card.image_shape, card.num_classes) == ("digits", "1.0.0", (8, 8, 1), 10)
+    assert (card.name, card.version, card.image_shape, card.num_classes) == (
+        "digits",
+        "1.0.0",
+        (8, 8, 1),
+        10,
+    )
     assert card.splits == {"train": 1438, "test": 359}
     assert card.label_names == tuple("0123456789")
     assert describe("digits", data_dir=data_dir, decoding=Decoding(16)).image_shape == (16, 16, 1)
@@ -208,12 +258,15 @@ def test_card(data_dir):
 
 def test_unknown_name_version_and_raw_dir(tmp_path, data_dir):
     with pytest.raises(
-        DataError, match=r"unknown data set 'fashion-mnist', did you mean fashion_mnist.*Built in: digits"
+        DataError,
+        match=r"unknown data set 'fashion-mnist', did you mean fashion_mnist.*Built in: digits",
     ):
         describe("fashion-mnist", data_dir=data_dir)
     with pytest.raises(DataError, match=r"digits has no version 9\.9\.9 in .*, only 1\.0\.0"):
         describe("digits:9.9.9", data_dir=data_dir)
-    with pytest.raises(DataError, match=r"mnist: raw_dir .*nowhere lacks train-images-idx3-ubyte\.gz"):
+    with pytest.raises(
+        DataError, match=r"mnist: raw_dir .*nowhere lacks train-images-idx3-ubyte\.gz"
+    ):
         describe("mnist", data_dir=tmp_path, raw_dir=tmp_path / "nowhere")
 
 
@@ -224,7 +277,9 @@ def test_data_dir_that_cannot_be_written_or_is_full(tmp_path, monkeypatch):
         describe("digits", data_dir=tmp_path / "file" / "below")
 
     def fail(self, **kwargs):  # what array_record raises
-        raise RuntimeError("Failed to finalize writing: write() failed: No space left on device; writing x")
+        raise RuntimeError(
+            "Failed to finalize writing: write() failed: No space left on device; writing x"
+        )
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(DataError, match=r"in data_dir .*No space left on device.*TFDS_DATA_DIR"):
@@ -235,7 +290,9 @@ def test_set_without_random_access(tmp_path, data_dir):
     shutil.copytree(data_dir / "digits", tmp_path / "digits")
     info = tmp_path / "digits" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(DataError, match=r"is prepared as tfrecord, which has no random access\. Prepare it again"):
+    with pytest.raises(
+        DataError, match=r"is prepared as tfrecord, which has no random access\. Prepare it again"
+    ):
         describe("digits", data_dir=tmp_path)
 
 

@@ -33,7 +33,11 @@ def load(data_dir: Path):
     loaders = []
 
     def load(split: str = "test", *, batch_size: int, train: bool, **kwargs):
-        loaders.append(make_loader("digits", split, batch_size=batch_size, train=train, data_dir=data_dir, **kwargs))
+        loaders.append(
+            make_loader(
+                "digits", split, batch_size=batch_size, train=train, data_dir=data_dir, **kwargs
+            )
+        )
         return loaders[-1]
 
     yield load
@@ -71,7 +75,9 @@ def test_each_epoch_is_a_permutation_whatever_the_batch_size(count, batch_size):
     if count == 10:
         assert len(np.unique(epochs, axis=0)) == 4  # epochs differ
         other = _TrainBatches(numbered(count), batch_size, slice(0, batch_size), seed=4)
-        assert not np.array_equal(stream, np.concatenate([other[t]["label"] for t in range(5 * count)]))
+        assert not np.array_equal(
+            stream, np.concatenate([other[t]["label"] for t in range(5 * count)])
+        )
 
 
 def test_batch_format(load):
@@ -94,7 +100,8 @@ def test_processes_share_the_rows_of_the_same_global_batches(load, train):
             for i in range(processes)
         ]
         merged = [
-            {k: np.concatenate([rank[k] for rank in ranks]) for k in ranks[0]} for ranks in zip(*parts, strict=True)
+            {k: np.concatenate([rank[k] for rank in ranks]) for k in ranks[0]}
+            for ranks in zip(*parts, strict=True)
         ]
         assert_same(merged, whole)
 
@@ -124,12 +131,18 @@ def test_evaluation_counts_every_example_once(load, data_dir, batch_size, proces
         for i in range(processes)
     ]
     assert {len(batches) for batches in ranks} == {-(-359 // batch_size)}
-    batches = [{k: np.concatenate([b[k] for b in row]) for k in row[0]} for row in zip(*ranks, strict=True)]
+    batches = [
+        {k: np.concatenate([b[k] for b in row]) for k in row[0]} for row in zip(*ranks, strict=True)
+    ]
     real = joined(batches, "weight") == 1
     assert real.sum() == joined(batches, "weight").sum() == 359
     source = open_builder("digits", data_dir=data_dir).as_data_source("test")
-    np.testing.assert_array_equal(joined(batches, "label")[real], [example["label"] for example in source])
-    np.testing.assert_array_equal(joined(batches, "image")[real], [example["image"] for example in source])
+    np.testing.assert_array_equal(
+        joined(batches, "label")[real], [example["label"] for example in source]
+    )
+    np.testing.assert_array_equal(
+        joined(batches, "image")[real], [example["image"] for example in source]
+    )
     assert not joined(batches, "image")[~real].any()
     assert not joined(batches, "label")[~real].any()
 
@@ -140,9 +153,13 @@ def test_split_slices(load):
         return joined(batches, "image")[joined(batches, "weight") == 1]
 
     train, test = images("train"), images("test")
-    np.testing.assert_array_equal(np.concatenate([images("train[:90%]"), images("train[90%:]")]), train)
+    np.testing.assert_array_equal(
+        np.concatenate([images("train[:90%]"), images("train[90%:]")]), train
+    )
     np.testing.assert_array_equal(images("test[5:7]"), test[5:7])
-    np.testing.assert_array_equal(images("test[-3:]+train[:2]"), np.concatenate([test[-3:], train[:2]]))
+    np.testing.assert_array_equal(
+        images("test[-3:]+train[:2]"), np.concatenate([test[-3:], train[:2]])
+    )
 
 
 def test_streaming_equals_in_memory(load):
@@ -161,9 +178,15 @@ def test_prefetching_thread_for_large_batches_changes_nothing(load):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"batch_size": 10, "process_count": 4}, "batch_size 10 must be a positive multiple of process_count 4"),
+        (
+            {"batch_size": 10, "process_count": 4},
+            "batch_size 10 must be a positive multiple of process_count 4",
+        ),
         ({"batch_size": 0}, "batch_size 0"),
-        ({"process_index": 2, "process_count": 2}, "process_index 2 is not in 0 .. process_count - 1 = 1"),
+        (
+            {"process_index": 2, "process_count": 2},
+            "process_index 2 is not in 0 .. process_count - 1 = 1",
+        ),
         ({"seed": -1}, "seed -1"),
         ({"start_batch": 7}, "start_batch 7 is not in 0 .. 6"),
         ({"split": "validation"}, "digits/1.0.0 has no split 'validation' .*Splits: train, test"),
@@ -247,15 +270,22 @@ def test_images_of_varying_size(tmp_path, capsys):
     Varying(data_dir=tmp_path, file_format="array_record").download_and_prepare()
 
     def read(**kwargs):
-        return list(make_loader("varying", "train", batch_size=4, train=False, data_dir=tmp_path, **kwargs))
+        return list(
+            make_loader("varying", "train", batch_size=4, train=False, data_dir=tmp_path, **kwargs)
+        )
 
-    with pytest.raises(DataError, match=r"images of varying/1\.2\.3 vary in size: .*--config\.data\.image_size=SIZE"):
+    with pytest.raises(
+        DataError,
+        match=r"images of varying/1\.2\.3 vary in size: .*--config\.data\.image_size=SIZE",
+    ):
         read()
     for batches in (read(decoding=Decoding(8)), read(decoding=Decoding(8), in_memory_bytes=0)):
         (batch,) = batches
         assert batch["image"].shape == (4, 8, 8, 3)
-        assert (np.diff(batch["image"].astype(int), axis=2) > 0).all()  # still brighter to the right
-        # The shorter side is kept whole: a wide image loses its ends, a tall one keeps the full range of brightness.
+        # still brighter to the right
+        assert (np.diff(batch["image"].astype(int), axis=2) > 0).all()
+        # The shorter side is kept whole: a wide image loses its ends, a tall one keeps the full
+        # range of brightness.
         spans = sorted((image[0, -1, 0] - image[0, 0, 0]).item() for image in batch["image"])
         assert spans[0] < 128 < 200 < spans[1]
         assert sorted(batch["label"]) == [0, 0, 1, 1]
@@ -269,7 +299,12 @@ def test_random_decoding_is_new_in_every_epoch_and_the_same_after_resuming(tmp_p
     decoding = Decoding(8, crop_area=(0.1, 0.5), randaugment_layers=1)
 
     def read(count, **kwargs):
-        options = {"batch_size": 4, "train": True, "data_dir": tmp_path, "decoding": decoding} | kwargs
+        options = {
+            "batch_size": 4,
+            "train": True,
+            "data_dir": tmp_path,
+            "decoding": decoding,
+        } | kwargs
         loader = make_loader("varying", "train", **options)
         batches = take(loader, count)
         loader.close()
@@ -278,15 +313,20 @@ def test_random_decoding_is_new_in_every_epoch_and_the_same_after_resuming(tmp_p
     reference = read(6)
     assert_same(read(3, start_batch=3), reference[3:])
     parts = [read(6, process_index=i, process_count=2) for i in range(2)]
-    assert_same([{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)], reference)
+    assert_same(
+        [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)],
+        reference,
+    )
     images = joined(reference, "image")
     assert len(np.unique(images, axis=0)) > 20  # of 24: few coincide
     assert not np.array_equal(joined(read(6, seed=1), "image"), images)
-    assert_same(read(1, train=False), read(1, train=False, decoding=Decoding(8)))  # evaluation has no chance in it
+    # evaluation has no chance in it
+    assert_same(read(1, train=False), read(1, train=False, decoding=Decoding(8)))
 
 
 class Odd(Varying, skip_registration=True):
-    """Images as people store them: turned by their camera, transparent, animated, broken in the last split."""
+    """Images as people store them: turned by their camera, transparent, animated, broken in the
+    last split."""
 
     name = "odd"
 
@@ -300,7 +340,12 @@ class Odd(Varying, skip_registration=True):
         exif[0x0112] = 6
         pixels = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
         clear = np.dstack([pixels, pixels[..., 0]])
-        files = [encoded(pixels, exif=exif), encoded(clear), encoded(pixels[..., 0].astype(np.uint16) * 257), animated]
+        files = [
+            encoded(pixels, exif=exif),
+            encoded(clear),
+            encoded(pixels[..., 0].astype(np.uint16) * 257),
+            animated,
+        ]
         files += [animated] if split == "train" else [files[0][:50]]
         for i, data in enumerate(files):
             yield i, {"picture": data, "label": i % 2}
@@ -314,7 +359,10 @@ def test_images_of_a_prepared_data_set_are_read_as_files_are(tmp_path, capsys, i
     (batch,) = make_loader("odd", "train", **options, in_memory_bytes=in_memory_bytes)
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if "several frames" in line]) == 1
-    assert any("of odd/1.2.3/train has several frames, of which the first is read" in line for line in lines)
+    assert any(
+        "of odd/1.2.3/train has several frames, of which the first is read" in line
+        for line in lines
+    )
     files = [
         record["picture"]
         for record in open_builder("odd", data_dir=tmp_path).as_data_source(
@@ -325,5 +373,7 @@ def test_images_of_a_prepared_data_set_are_read_as_files_are(tmp_path, capsys, i
         with opened(data, 3) as image:
             np.testing.assert_array_equal(pixels, np.asarray(fit(image, (8, 8))))
     assert sum((pixels == 200).all() for pixels in batch["image"]) == 2
-    with pytest.raises(DataError, match=r"example \d of odd/1\.2\.3/broken: not a readable image \("):
+    with pytest.raises(
+        DataError, match=r"example \d of odd/1\.2\.3/broken: not a readable image \("
+    ):
         list(make_loader("odd", "broken", **options, in_memory_bytes=in_memory_bytes))

@@ -15,8 +15,14 @@ from train.compare import originals
 def photograph(width=61, height=47, mode="RGB"):
     """Smooth colours with noise: no operation leaves it as it is."""
     rng = np.random.default_rng(0)
-    slope = np.linspace(20, 200, height)[:, None, None] + np.linspace(0, 40, width)[:, None] * (1, -1, 0.5)
-    return Image.fromarray((slope + rng.normal(0, 8, (height, width, 3))).clip(0, 255).astype(np.uint8)).convert(mode)
+    slope = np.linspace(20, 200, height)[:, None, None] + np.linspace(0, 40, width)[:, None] * (
+        1,
+        -1,
+        0.5,
+    )
+    return Image.fromarray(
+        (slope + rng.normal(0, 8, (height, width, 3))).clip(0, 255).astype(np.uint8)
+    ).convert(mode)
 
 
 def pixels(image):
@@ -42,7 +48,9 @@ def test_operations_are_torchvisions(torchvision, name):
         image = photograph(mode=mode)
         size = float(values[magnitude]) if values.ndim else 0.0
         for sign in (1, -1) if signed else (1,):
-            expected = pixels(torchvision.autoaugment._apply_op(image, name, sign * size, nearest, None))
+            expected = pixels(
+                torchvision.autoaugment._apply_op(image, name, sign * size, nearest, None)
+            )
             found = pixels(OPERATIONS[name](image, sign * magnitude / 30))
             if magnitude == 30 and name != "Identity" and (mode, name) != ("L", "Color"):
                 assert not np.array_equal(found, pixels(image))
@@ -51,7 +59,8 @@ def test_operations_are_torchvisions(torchvision, name):
                 "Shear"
             ):  # theirs is the tangent of an arc tangent: pixels on an edge may fall beside it
                 assert (difference > 0).mean() < 0.01
-            elif name in ("Brightness", "Color", "Contrast", "Sharpness"):  # their factor is float32, ours float64
+            elif name in ("Brightness", "Color", "Contrast", "Sharpness"):
+                # their factor is float32, ours float64
                 assert difference.max() <= 1  # where a product is whole or just below
             else:
                 assert not difference.any(), (mode, sign * magnitude)
@@ -60,7 +69,9 @@ def test_operations_are_torchvisions(torchvision, name):
 def test_random_augmentation_draws_all_operations_and_both_directions(monkeypatch):
     drawn = []
     for name in OPERATIONS:
-        monkeypatch.setitem(OPERATIONS, name, lambda image, m, name=name: drawn.append((name, m)) or image)
+        monkeypatch.setitem(
+            OPERATIONS, name, lambda image, m, name=name: drawn.append((name, m)) or image
+        )
     rand_augment(np.random.default_rng(0), photograph(), 2000, 0.5)
     assert len(drawn) == 2000
     assert {n for n, _ in drawn} == set(OPERATIONS)
@@ -69,7 +80,8 @@ def test_random_augmentation_draws_all_operations_and_both_directions(monkeypatc
 
 
 def test_crops_are_distributed_as_torchvisions(torchvision):
-    """Area, shape and place of 4,000 crops; the standard error of each mean is about 1/60 of the spread."""
+    """Area, shape and place of 4,000 crops; the standard error of each mean is about 1/60 of the
+    spread."""
     import torch
 
     size, area = (300, 200), (0.08, 1.0)
@@ -77,9 +89,13 @@ def test_crops_are_distributed_as_torchvisions(torchvision):
     ours = np.array([crop_box(rng, *size, area) for _ in range(4000)])
     image = torch.empty(3, size[1], size[0])
     torch.manual_seed(0)
-    draws = [torchvision.RandomResizedCrop.get_params(image, area, [3 / 4, 4 / 3]) for _ in range(4000)]
+    draws = [
+        torchvision.RandomResizedCrop.get_params(image, area, [3 / 4, 4 / 3]) for _ in range(4000)
+    ]
     theirs = np.array([(j, i, j + w, i + h) for i, j, h, w in draws])
-    assert (ours[:, :2] >= 0).all() and (ours[:, 2] <= size[0]).all() and (ours[:, 3] <= size[1]).all()
+    assert (
+        (ours[:, :2] >= 0).all() and (ours[:, 2] <= size[0]).all() and (ours[:, 3] <= size[1]).all()
+    )
     for f in (
         lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
         lambda b: np.log((b[:, 2] - b[:, 0]) / (b[:, 3] - b[:, 1])),
@@ -97,10 +113,14 @@ def test_crops_are_resized_as_torchvisions(torchvision, size):
     file = io.BytesIO()
     photograph(200, 150).save(file, "PNG")
     for seed in range(10):
-        found = decode_image(file.getvalue(), 3, Decoding(size, crop_area=(0.1, 0.4)), np.random.default_rng(seed))
+        found = decode_image(
+            file.getvalue(), 3, Decoding(size, crop_area=(0.1, 0.4)), np.random.default_rng(seed)
+        )
         left, top, right, bottom = crop_box(np.random.default_rng(seed), 200, 150, (0.1, 0.4))
         whole = Image.open(io.BytesIO(file.getvalue()))
-        expected = torchvision.functional.resized_crop(whole, top, left, bottom - top, right - left, [size, size])
+        expected = torchvision.functional.resized_crop(
+            whole, top, left, bottom - top, right - left, [size, size]
+        )
         np.testing.assert_array_equal(found, np.asarray(expected))
 
 
@@ -120,7 +140,9 @@ def test_an_image_too_long_for_any_crop_gives_its_middle():
 @pytest.mark.parametrize("resize", [24, 28])
 def test_evaluation_is_torchvisions_resize_and_centre_crop(torchvision, resize):
     for image in (photograph(61, 47), photograph(47, 60), photograph(28, 28), photograph(24, 24)):
-        theirs = torchvision.Compose([torchvision.Resize(resize), torchvision.CenterCrop(24)])(image)
+        theirs = torchvision.Compose([torchvision.Resize(resize), torchvision.CenterCrop(24)])(
+            image
+        )
         ours = fit(image, (24, 24), resize)
         np.testing.assert_array_equal(pixels(ours), pixels(theirs))
 
@@ -131,7 +153,9 @@ def test_only_training_decodes_at_random():
     decoding = Decoding(16, 20, crop_area=(0.2, 0.4))
     plain = decode_image(file.getvalue(), 3, decoding)
     np.testing.assert_array_equal(plain, decode_image(file.getvalue(), 3, Decoding(16, 20)))
-    first, again, other = (decode_image(file.getvalue(), 3, decoding, np.random.default_rng(s)) for s in (0, 0, 1))
+    first, again, other = (
+        decode_image(file.getvalue(), 3, decoding, np.random.default_rng(s)) for s in (0, 0, 1)
+    )
     assert first.shape == (16, 16, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other) and not np.array_equal(first, plain)
@@ -141,7 +165,10 @@ def test_only_training_decodes_at_random():
     ("fields", "message"),
     [
         ({"image_size": 0}, "image_size 0 must be at least 1"),
-        ({"image_size": 8, "resize_size": 7}, "resize_size 7 is for an image_size of at most that, not 8"),
+        (
+            {"image_size": 8, "resize_size": 7},
+            "resize_size 7 is for an image_size of at most that, not 8",
+        ),
         ({"resize_size": 7}, "resize_size 7 is for an image_size"),
         ({"image_size": 8, "crop_area": (0.5,)}, "crop_area .* must be two shares"),
         ({"image_size": 8, "crop_area": (0.5, 0.4)}, "crop_area .* must be two shares"),

@@ -1,4 +1,5 @@
-"""docs/differences.md, row by row: the default differs (or, in the last table, does not) and the stated way agrees.
+"""docs/differences.md, row by row: the default differs (or, in the last table, does not) and the
+stated way agrees.
 
 A row ``conv-padding`` has the test ``test_conv_padding``; the last test requires one of each.
 """
@@ -84,7 +85,10 @@ def assert_spread(values, expected):
 def test_image_layout():
     x = random(2, 5, 7, 3)
     twin = torch.nn.Conv2d(3, 4, 1, dtype=torch.float64)
-    kernel, bias = jnp.asarray(twin.weight.detach().numpy()), jnp.asarray(twin.bias.detach().numpy())
+    kernel, bias = (
+        jnp.asarray(twin.weight.detach().numpy()),
+        jnp.asarray(twin.bias.detach().numpy()),
+    )
     params = {"kernel": rearrange(kernel, "o i h w -> h w i o"), "bias": bias}
     layer = nn.Conv(4, (1, 1), **DTYPES)
     given_pytorchs = initial(layer, rearrange(x, "b h w c -> b c h w"))
@@ -100,7 +104,9 @@ def test_conv_kernel():
     x = random(1, 8, 8, 3)
     layer = layers.conv(4, (5, 6), use_bias=False, name="conv", **DTYPES)
     kernel = rearrange(jnp.asarray(twin.weight.detach().numpy()), "o i h w -> h w i o")
-    assert_agree(layer.apply({"params": {"kernel": kernel}}, x), channels_last(twin(channels_first(x))))
+    assert_agree(
+        layer.apply({"params": {"kernel": kernel}}, x), channels_last(twin(channels_first(x)))
+    )
 
 
 def test_linear_kernel():
@@ -117,7 +123,9 @@ def test_flatten_order():
     ours, theirs = rearrange(x, "b h w c -> b (h w c)"), torch.flatten(channels_first(x), 1)
     assert_differ(ours, theirs)
     twin = torch.nn.Linear(60, 6, bias=False, dtype=torch.float64)
-    kernel = rearrange(jnp.asarray(twin.weight.detach().numpy()), "o (c h w) -> (h w c) o", c=3, h=4)
+    kernel = rearrange(
+        jnp.asarray(twin.weight.detach().numpy()), "o (c h w) -> (h w c) o", c=3, h=4
+    )
     assert_agree(ours @ kernel, twin(theirs))
 
 
@@ -128,10 +136,13 @@ def test_sequence_layout():
     first.load_state_dict(twin.state_dict())
     last_of_axis_0 = twin(to_torch(x))[1][0]
     assert last_of_axis_0.shape == (1, 5, 3)  # 5 sequences of length 2
-    carry = nn.RNN(nn.OptimizedLSTMCell(3, **DTYPES), return_carry=True).init_with_output(KEY, x)[0][0][0]
+    carry = nn.RNN(nn.OptimizedLSTMCell(3, **DTYPES), return_carry=True).init_with_output(KEY, x)[
+        0
+    ][0][0]
     assert carry.shape == first(to_torch(x))[1][0][0].shape == (2, 3)
     assert_agree(
-        np.asarray(first(to_torch(x))[0].detach()), rearrange(twin(to_torch(x).transpose(0, 1))[0], "n b d -> b n d")
+        np.asarray(first(to_torch(x))[0].detach()),
+        rearrange(twin(to_torch(x).transpose(0, 1))[0], "n b d -> b n d"),
     )
 
 
@@ -148,9 +159,12 @@ def test_conv_padding():
 
 def test_conv_padding_stride():
     x, kernel = random(1, 8, 8, 2), random(3, 3, 2, 4)
-    theirs = F.conv2d(channels_first(x), rearrange(to_torch(kernel), "h w i o -> o i h w"), stride=2, padding=1)
+    theirs = F.conv2d(
+        channels_first(x), rearrange(to_torch(kernel), "h w i o -> o i h w"), stride=2, padding=1
+    )
     same = nn.Conv(4, (3, 3), strides=2, use_bias=False, **DTYPES)
-    assert_differ(same.apply({"params": {"kernel": kernel}}, x), channels_last(theirs))  # of one shape all the same
+    # of one shape all the same
+    assert_differ(same.apply({"params": {"kernel": kernel}}, x), channels_last(theirs))
     layer = layers.conv(4, 3, stride=2, padding=1, use_bias=False, name="conv", **DTYPES)
     assert_agree(layer.apply({"params": {"kernel": kernel}}, x), channels_last(theirs))
 
@@ -161,10 +175,14 @@ def test_conv_transpose():
     kernel = jnp.asarray(twin.weight.detach().numpy())
     theirs = channels_last(twin(channels_first(x)))
     default = nn.ConvTranspose(3, (4, 4), strides=(2, 2), use_bias=False, **DTYPES)
-    assert_differ(default.apply({"params": {"kernel": rearrange(kernel, "i o h w -> h w i o")}}, x), theirs)
+    assert_differ(
+        default.apply({"params": {"kernel": rearrange(kernel, "i o h w -> h w i o")}}, x), theirs
+    )
     options = {"padding": ((2, 2), (2, 2)), "transpose_kernel": True}
     layer = nn.ConvTranspose(3, (4, 4), strides=(2, 2), use_bias=False, **options, **DTYPES)
-    assert_agree(layer.apply({"params": {"kernel": rearrange(kernel, "i o h w -> h w o i")}}, x), theirs)
+    assert_agree(
+        layer.apply({"params": {"kernel": rearrange(kernel, "i o h w -> h w o i")}}, x), theirs
+    )
 
 
 def test_pool_stride():
@@ -191,14 +209,23 @@ def test_avg_pool_overhang():
 def test_adaptive_pooling():
     assert not [name for name in dir(nn) if "adaptive" in name.lower()]
     x = random(1, 7, 5, 2)
-    assert_agree(layers.adaptive_avg_pool(x, (3, 4)), channels_last(F.adaptive_avg_pool2d(channels_first(x), (3, 4))))
+    assert_agree(
+        layers.adaptive_avg_pool(x, (3, 4)),
+        channels_last(F.adaptive_avg_pool2d(channels_first(x), (3, 4))),
+    )
 
 
 def test_local_response_norm():
-    assert not [name for name in [*dir(nn), *dir(jax.nn)] if "response" in name.lower() or "lrn" in name.lower()]
+    assert not [
+        name
+        for name in [*dir(nn), *dir(jax.nn)]
+        if "response" in name.lower() or "lrn" in name.lower()
+    ]
     x = 5 * random(1, 3, 3, 8)
     theirs = channels_last(torch.nn.LocalResponseNorm(5, alpha=0.1)(channels_first(x)))
-    squares = jnp.stack([jnp.square(x[..., max(0, i - 2) : i + 3]).sum(-1) for i in range(8)], axis=-1)
+    squares = jnp.stack(
+        [jnp.square(x[..., max(0, i - 2) : i + 3]).sum(-1) for i in range(8)], axis=-1
+    )
     assert_differ(x / (1 + 0.1 * squares) ** 0.75, theirs)  # alpha as in the paper
     assert_agree(layers.local_response_norm(x, 5, alpha=0.1), theirs)
 
@@ -212,7 +239,10 @@ def test_resize_antialias():
 
 def test_resize_nearest():
     x = random(1, 12, 12, 2)
-    assert_differ(jax.image.resize(x, (1, 5, 7, 2), "nearest"), channels_last(F.interpolate(channels_first(x), (5, 7))))
+    assert_differ(
+        jax.image.resize(x, (1, 5, 7, 2), "nearest"),
+        channels_last(F.interpolate(channels_first(x), (5, 7))),
+    )
     exact = channels_last(F.interpolate(channels_first(x), (5, 7), mode="nearest-exact"))
     assert_agree(jax.image.resize(x, (1, 5, 7, 2), "nearest"), exact)
 
@@ -222,7 +252,10 @@ def test_resize_cubic():
     for size in ((5, 7), (20, 31)):
         ours = jax.image.resize(x, (1, *size, 2), "cubic")
         assert_differ(ours, channels_last(F.interpolate(channels_first(x), size, mode="bicubic")))
-        assert_agree(ours, channels_last(F.interpolate(channels_first(x), size, mode="bicubic", antialias=True)))
+        assert_agree(
+            ours,
+            channels_last(F.interpolate(channels_first(x), size, mode="bicubic", antialias=True)),
+        )
 
 
 # Normalisation
@@ -230,7 +263,9 @@ def test_resize_cubic():
 
 def statistics(module, x):
     """Running statistics after one training batch."""
-    options = {"train": True} if isinstance(module, layers.BatchNorm) else {"use_running_average": False}
+    options = (
+        {"train": True} if isinstance(module, layers.BatchNorm) else {"use_running_average": False}
+    )
     variables = module.init(KEY, x, **options)
     return module.apply(variables, x, mutable=["batch_stats"], **options)[1]["batch_stats"]
 
@@ -284,7 +319,9 @@ def test_layer_norm_epsilon():
 def test_group_norm_epsilon():
     x = 1e-3 * random(2, 4, 4, 6)
     twin = channels_last(torch.nn.GroupNorm(3, 6, dtype=torch.float64)(channels_first(x)))
-    assert_differ(nn.GroupNorm(3, use_fast_variance=False, **DTYPES).init_with_output(KEY, x)[0], twin)
+    assert_differ(
+        nn.GroupNorm(3, use_fast_variance=False, **DTYPES).init_with_output(KEY, x)[0], twin
+    )
     layer = nn.GroupNorm(3, epsilon=1e-5, use_fast_variance=False, **DTYPES)
     assert_agree(layer.init_with_output(KEY, x)[0], twin)
 
@@ -311,7 +348,10 @@ def test_prelu_slope():
     x = random(4, 5)
     twin = torch.nn.PReLU(dtype=torch.float64)(to_torch(x))
     assert_differ(nn.PReLU(param_dtype=jnp.float64).init_with_output(KEY, x)[0], twin)
-    assert_agree(nn.PReLU(param_dtype=jnp.float64, negative_slope_init=0.25).init_with_output(KEY, x)[0], twin)
+    assert_agree(
+        nn.PReLU(param_dtype=jnp.float64, negative_slope_init=0.25).init_with_output(KEY, x)[0],
+        twin,
+    )
 
 
 def test_softmax_dtype():
@@ -347,7 +387,9 @@ def test_conv_init():
     x = jnp.ones((1, 3, 3, 20))
     assert_spread(torch.nn.Conv2d(20, 100, 3).weight, 1 / math.sqrt(3 * 180))
     assert_spread(initial(nn.Conv(100, (3, 3)), x)["kernel"], 1 / math.sqrt(180))
-    ours = initial(layers.conv(100, 3, name="conv", dtype=jnp.float32, param_dtype=jnp.float32), x)["kernel"]
+    ours = initial(layers.conv(100, 3, name="conv", dtype=jnp.float32, param_dtype=jnp.float32), x)[
+        "kernel"
+    ]
     assert_spread(ours, 1 / math.sqrt(3 * 180))
 
 
@@ -355,7 +397,9 @@ def test_embedding_init():
     assert_spread(torch.nn.Embedding(300, 64).weight, 1)
     ids = jnp.zeros(1, jnp.int32)
     assert_spread(initial(nn.Embed(300, 64), ids)["embedding"], 1 / 8)
-    assert_spread(initial(nn.Embed(300, 64, embedding_init=layers.normal(1.0)), ids)["embedding"], 1)
+    assert_spread(
+        initial(nn.Embed(300, 64, embedding_init=layers.normal(1.0)), ids)["embedding"], 1
+    )
 
 
 def test_he_normal():
@@ -373,7 +417,8 @@ def test_he_normal():
 def test_truncated_normal():
     twin = torch.nn.init.trunc_normal_(torch.empty(200, 100), std=0.02)
     assert_spread(twin, 0.02)
-    assert_spread(jax.nn.initializers.truncated_normal(0.02)(KEY, (200, 100)), 0.02 * 0.8796)  # cut at 2 deviations
+    # cut at 2 deviations
+    assert_spread(jax.nn.initializers.truncated_normal(0.02)(KEY, (200, 100)), 0.02 * 0.8796)
     assert_spread(layers.normal(0.02)(KEY, (200, 100)), 0.02)
     wide = torch.nn.init.trunc_normal_(torch.empty(200, 100), std=2.0)
     assert wide.abs().max() <= 2
@@ -424,10 +469,17 @@ def test_attention_packing():
     assert initial(layer, x)["query"]["kernel"].shape == (8, 2, 4)
     assert twin.in_proj_weight.shape == (24, 8)
     packed, bias, out = (
-        jnp.asarray(p.detach().numpy()) for p in (twin.in_proj_weight, twin.in_proj_bias, twin.out_proj.weight)
+        jnp.asarray(p.detach().numpy())
+        for p in (twin.in_proj_weight, twin.in_proj_bias, twin.out_proj.weight)
     )
-    parts = rearrange(packed, "(p h d) i -> p i h d", p=3, h=2), rearrange(bias, "(p h d) -> p h d", p=3, h=2)
-    params = {name: {"kernel": parts[0][i], "bias": parts[1][i]} for i, name in enumerate(("query", "key", "value"))}
+    parts = (
+        rearrange(packed, "(p h d) i -> p i h d", p=3, h=2),
+        rearrange(bias, "(p h d) -> p h d", p=3, h=2),
+    )
+    params = {
+        name: {"kernel": parts[0][i], "bias": parts[1][i]}
+        for i, name in enumerate(("query", "key", "value"))
+    }
     params["out"] = {"kernel": rearrange(out, "o (h d) -> h d o", h=2), "bias": jnp.zeros(8)}
     assert_agree(layer.apply({"params": params}, x), theirs)
 
@@ -446,7 +498,10 @@ def test_attention_mask():
     x, causal = random(2, 5, 1, 8), np.tril(np.ones((5, 5), bool))
     ours = nn.dot_product_attention(x, x, x, mask=jnp.asarray(causal)[None, None])[:, :, 0]
     twin = torch.nn.MultiheadAttention(8, 1, bias=False, batch_first=True, dtype=torch.float64)
-    twin.in_proj_weight.data, twin.out_proj.weight.data = torch.eye(8).double().repeat(3, 1), torch.eye(8).double()
+    twin.in_proj_weight.data, twin.out_proj.weight.data = (
+        torch.eye(8).double().repeat(3, 1),
+        torch.eye(8).double(),
+    )
     x = to_torch(x[:, :, 0])
     theirs, _ = twin(x, x, x, attn_mask=torch.tensor(causal))
     assert not torch.isfinite(theirs).all()  # the last position may look at nothing
@@ -458,7 +513,9 @@ def test_attention_float64():
     x = random(2, 5, 3, 4)
     heads = rearrange(x, "b n h d -> b h n d")
     theirs = F.scaled_dot_product_attention(*[to_torch(heads)] * 3)
-    assert_differ(rearrange(jax.nn.dot_product_attention(x, x, x), "b n h d -> b h n d"), theirs, 1e-9)
+    assert_differ(
+        rearrange(jax.nn.dot_product_attention(x, x, x), "b n h d -> b h n d"), theirs, 1e-9
+    )
     assert_agree(attention(heads, heads, heads, AttentionMask()), theirs)
 
 
@@ -472,8 +529,14 @@ def test_attention_dropout():
 
     options = {"dropout_rng": KEY, "dropout_rate": 0.5, "deterministic": False}
     assert dropped(nn.dot_product_attention_weights(query, query, **options))
-    assert not dropped(nn.dot_product_attention_weights(query, query, broadcast_dropout=False, **options))
-    assert not dropped(nn.Dropout(0.5, deterministic=False).apply({}, jnp.ones((4, 2, 6, 6)), rngs={"dropout": KEY}))
+    assert not dropped(
+        nn.dot_product_attention_weights(query, query, broadcast_dropout=False, **options)
+    )
+    assert not dropped(
+        nn.Dropout(0.5, deterministic=False).apply(
+            {}, jnp.ones((4, 2, 6, 6)), rngs={"dropout": KEY}
+        )
+    )
     assert not dropped(torch.dropout(torch.ones(4, 2, 6, 6), 0.5, train=True))
 
 
@@ -485,7 +548,8 @@ def test_lstm_biases():
     assert sum(p["bias"].size for p in shapes.values() if "bias" in p) == 4 * 4
     assert twin.bias_ih_l0.numel() + twin.bias_hh_l0.numel() == 2 * 4 * 4
     gates = {
-        k: rearrange(jnp.asarray(v.detach().numpy()), "(g h) ... -> g h ...", g=4) for k, v in twin.named_parameters()
+        k: rearrange(jnp.asarray(v.detach().numpy()), "(g h) ... -> g h ...", g=4)
+        for k, v in twin.named_parameters()
     }
     params = {}
     for i, gate in enumerate("ifgo"):
@@ -505,7 +569,9 @@ def test_cross_entropy_reduction():
     theirs = F.cross_entropy(to_torch(logits), torch.tensor(label))
     ours = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(label))
     assert ours.shape == (6,)
-    total, count = classification(logits, {"label": jnp.asarray(label), "weight": jnp.ones(6)})["loss"]
+    total, count = classification(logits, {"label": jnp.asarray(label), "weight": jnp.ones(6)})[
+        "loss"
+    ]
     assert_agree(total / count, theirs)
 
 
@@ -556,7 +622,9 @@ def grouped(decay):
 def test_adamw_decay():
     assert walk(optax.adamw(0.1), lambda p: torch.optim.AdamW(p, lr=0.1)) > 1e-3
     assert walk(optax.adamw(0.1, weight_decay=1e-2), lambda p: torch.optim.AdamW(p, lr=0.1)) < 1e-12
-    ours = make_optimizer(OptimConfig(learning_rate=0.1, schedule="constant", weight_decay=1e-2), 10)
+    ours = make_optimizer(
+        OptimConfig(learning_rate=0.1, schedule="constant", weight_decay=1e-2), 10
+    )
     assert walk(ours, lambda p: torch.optim.AdamW(p, lr=0.1), groups=grouped(1e-2)) < 1e-12
 
 
@@ -566,11 +634,14 @@ def test_sgd_weight_decay():
     def twin(params):
         return torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1)
 
-    after = optax.chain(optax.sgd(0.1, momentum=0.9), optax.add_decayed_weights(0.1))  # the weights grow
+    # the weights grow
+    after = optax.chain(optax.sgd(0.1, momentum=0.9), optax.add_decayed_weights(0.1))
     assert walk(after, twin) > 1e-2
     before = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     assert walk(before, twin) < 1e-12
-    config = OptimConfig(name="sgd", learning_rate=0.1, schedule="constant", momentum=0.9, weight_decay=0.1)
+    config = OptimConfig(
+        name="sgd", learning_rate=0.1, schedule="constant", momentum=0.9, weight_decay=0.1
+    )
     assert walk(make_optimizer(config, 10), twin, groups=grouped(0.1)) < 1e-12
 
 
@@ -599,7 +670,9 @@ def test_rmsprop():
         return torch.optim.RMSprop(params, lr=0.01)
 
     assert walk(optax.rmsprop(0.01), twin) > 1e-3
-    assert walk(optax.rmsprop(0.01, decay=0.99, eps=1e-8, eps_in_sqrt=False), twin, scale=1e-7) < 1e-12
+    assert (
+        walk(optax.rmsprop(0.01, decay=0.99, eps=1e-8, eps_in_sqrt=False), twin, scale=1e-7) < 1e-12
+    )
 
 
 # Numbers
@@ -668,7 +741,9 @@ def test_leaky_relu():
 
 def test_label_smoothing():
     logits, label = random(6, 4), np.arange(6) % 4
-    theirs = F.cross_entropy(to_torch(logits), torch.tensor(label), label_smoothing=0.1, reduction="none")
+    theirs = F.cross_entropy(
+        to_torch(logits), torch.tensor(label), label_smoothing=0.1, reduction="none"
+    )
     smooth = optax.smooth_labels(jax.nn.one_hot(label, 4), 0.1)
     assert_agree(optax.softmax_cross_entropy(logits, smooth), theirs)
 
@@ -680,7 +755,9 @@ def test_adam_epsilon():
 
 def test_decay_mask():
     def zero_gradients(tx, groups):
-        return walk(tx, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1), scale=0.0, groups=groups)
+        return walk(
+            tx, lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1), scale=0.0, groups=groups
+        )
 
     def everything(params):
         return list(params.values())

@@ -1,4 +1,5 @@
-"""A directory of weights and a given model must agree; what was read of it is what an export says again."""
+"""A directory of weights and a given model must agree; what was read of it is what an export says
+again."""
 
 import dataclasses
 import json
@@ -32,7 +33,8 @@ OTHER = {
     "pool": "mean",
     "final_norm": True,
 }
-NOT_SILENT = {  # a shape or a name of a tensor shows them, or nothing that is computed depends on them
+# a shape or a name of a tensor shows them, or nothing that is computed depends on them
+NOT_SILENT = {
     "attention", "aux_heads", "batch_norm", "bidirectional", "dtype", "embed_size", "features", "head", "hidden_size",
     "hidden_sizes", "image_shape", "latent_size", "logits_bias", "max_len", "mlp_dim", "num_classes", "num_layers",
     "next_sentence", "origin", "param_dtype", "patch_size", "pooled_size", "pooler", "remat", "representation_size",
@@ -54,7 +56,10 @@ def directories(tmp_path_factory):
 
 def init(model, shape=None):
     inputs = FAMILIES[type(model)].inputs(model, shape or FAMILIES[type(model)].image_shape)
-    found, rng = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False)), np.random.default_rng(0)
+    found, rng = (
+        jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False)),
+        np.random.default_rng(0),
+    )
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), found)
 
 
@@ -65,7 +70,12 @@ def test_every_field_is_compared_or_shown_by_a_shape():
         fields = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
         fields = {name for name in fields if not name.endswith("dropout_rate")}
         assert silent <= fields, cls
-        rest = fields - silent - NOT_SILENT - ({"pool", "tie_embeddings"} if cls is jaxmodels.BERT else {"position"})
+        rest = (
+            fields
+            - silent
+            - NOT_SILENT
+            - ({"pool", "tie_embeddings"} if cls is jaxmodels.BERT else {"position"})
+        )
         assert not rest, (cls, rest)
 
 
@@ -74,14 +84,18 @@ def test_a_model_that_the_file_contradicts(kind, directories):
     directory, model, variables = directories[kind]
     family = HUB_FAMILIES[kind]
     assert weights.load(directory, model)[0] == model
-    loose = model.clone(scan=True, remat=True, **{n: 0.5 for n in vars(model) if n.endswith("dropout_rate")})
+    loose = model.clone(
+        scan=True, remat=True, **{n: 0.5 for n in vars(model) if n.endswith("dropout_rate")}
+    )
     assert weights.load(directory, loose)[0] == loose
     for name in (*family.silent, *family.silent_head):
         other = model.clone(**{name: OTHER[name]})
         with pytest.raises(WeightsError) as e:
             weights.load(directory, other)
         there, here = getattr(model, name), OTHER[name]
-        assert f"config.json says {name} {there!r}, and the model given is {name} {here!r}" in str(e.value)
+        assert f"config.json says {name} {there!r}, and the model given is {name} {here!r}" in str(
+            e.value
+        )
         assert "name the .safetensors file itself" in str(e.value) and "\n" not in str(e.value)
     free = model.clone(activation="relu", norm_eps=0.25)
     found = weights.load(directory / "model.safetensors", free, image_shape=family_shape(model))[1]
@@ -125,11 +139,14 @@ def test_another_kind_of_model(directories, tmp_path):
     (directory / "config.json").write_text(before)
     mlp, shape = jaxmodels.create("mlp", num_classes=3, hidden_sizes=(4,)), (2, 2, 1)
     weights.save(tmp_path, mlp, init(mlp, shape), image_shape=shape)
-    with pytest.raises(WeightsError, match="says activation 'relu', and the model given is activation 'sigmoid'"):
+    with pytest.raises(
+        WeightsError, match="says activation 'relu', and the model given is activation 'sigmoid'"
+    ):
         weights.load(tmp_path, mlp.clone(activation="sigmoid"))
     with pytest.raises(WeightsError, match="says MLP, and the model given is BERT"):
         weights.load(tmp_path, model)
-    (tmp_path / "config.json").write_text('{"model_type": "mlp", "hidden_act": "gelu"}')  # not of transformers
+    # not of transformers
+    (tmp_path / "config.json").write_text('{"model_type": "mlp", "hidden_act": "gelu"}')
     assert weights.load(tmp_path, mlp, image_shape=shape)[0] == mlp
 
 
@@ -139,7 +156,10 @@ def test_a_file_that_contradicts_itself(directories, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
     for given in (None, model):
-        with pytest.raises(WeightsError, match="contradicts itself: by its keys activation is 'relu', by its section"):
+        with pytest.raises(
+            WeightsError,
+            match="contradicts itself: by its keys activation is 'relu', by its section",
+        ):
             weights.load(tmp_path, given)
 
 
@@ -185,7 +205,12 @@ def test_other_names_and_spellings_stay_or_give_way(directories, tmp_path):
     directory, _, _ = directories["gpt2"]
     before = (directory / "config.json").read_text()
     said = {k: v for k, v in json.loads(before).items() if k not in ("n_head", "n_embd")}
-    said |= {"num_attention_heads": 2, "hidden_size": 16, "activation_function": "gelu_fast", "n_ctx": 12}
+    said |= {
+        "num_attention_heads": 2,
+        "hidden_size": 16,
+        "activation_function": "gelu_fast",
+        "n_ctx": 12,
+    }
     (directory / "config.json").write_text(json.dumps(said))
     model, variables = weights.load(directory)
     weights.save(tmp_path, model, variables)
@@ -194,7 +219,11 @@ def test_other_names_and_spellings_stay_or_give_way(directories, tmp_path):
     assert found["n_head"] == 2 and found["n_embd"] == 16 and "hidden_size" not in found
     weights.save(tmp_path, model.clone(activation="relu", norm_eps=0.5, num_heads=4), variables)
     found = json.loads((tmp_path / "config.json").read_text())
-    assert (found["activation_function"], found["layer_norm_epsilon"], found["n_head"]) == ("relu", 0.5, 4)
+    assert (found["activation_function"], found["layer_norm_epsilon"], found["n_head"]) == (
+        "relu",
+        0.5,
+        4,
+    )
     assert found["eos_token_id"] == TINY["gpt2"]["eos_token_id"]
     (directory / "config.json").write_text(before)
 
@@ -202,17 +231,25 @@ def test_other_names_and_spellings_stay_or_give_way(directories, tmp_path):
 def test_new_classes_have_new_names(directories, tmp_path):
     directory, _, _ = directories["bert"]
     before = (directory / "config.json").read_text()
-    said = json.loads(before) | {"id2label": {"0": "a", "1": "b"}, "problem_type": "single_label_classification"}
+    said = json.loads(before) | {
+        "id2label": {"0": "a", "1": "b"},
+        "problem_type": "single_label_classification",
+    }
     (directory / "config.json").write_text(json.dumps(said | {"num_labels": 2}))
     model, variables = weights.load(directory)
     assert model.num_classes == 2
     weights.save(tmp_path, model, variables)
     found = json.loads((tmp_path / "config.json").read_text())
-    assert found["id2label"] == {"0": "a", "1": "b"} and found["problem_type"] == said["problem_type"]
+    assert (
+        found["id2label"] == {"0": "a", "1": "b"} and found["problem_type"] == said["problem_type"]
+    )
     more = model.clone(num_classes=3)
     weights.save(tmp_path, more, init(more))
     found = json.loads((tmp_path / "config.json").read_text())
-    assert found["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"} and "problem_type" not in found
+    assert (
+        found["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+        and "problem_type" not in found
+    )
     tokens = model.clone(head="tokens")
     weights.save(tmp_path, tokens, init(tokens))
     found = json.loads((tmp_path / "config.json").read_text())
@@ -221,7 +258,9 @@ def test_new_classes_have_new_names(directories, tmp_path):
 
 
 def test_tokens_that_an_export_guessed_are_never_believed(tmp_path):
-    model = jaxmodels.create("gpt2_tiny", vocab_size=9, num_layers=1, hidden_size=8, num_heads=2, mlp_dim=8)
+    model = jaxmodels.create(
+        "gpt2_tiny", vocab_size=9, num_layers=1, hidden_size=8, num_heads=2, mlp_dim=8
+    )
     weights.save(tmp_path / "a", model, init(model))
     weights.save(tmp_path / "b", *weights.load(tmp_path / "a"))
     for name in "ab":
@@ -238,13 +277,18 @@ def test_the_number_of_labels_wins_over_their_names(directories, tmp_path):
     weights.save(tmp_path, model, variables)
     found = json.loads((tmp_path / "config.json").read_text())
     assert len(found["id2label"]) == 3 and "num_labels" not in found
-    assert transformers().BertForSequenceClassification.from_pretrained(tmp_path).config.num_labels == 3
+    assert (
+        transformers().BertForSequenceClassification.from_pretrained(tmp_path).config.num_labels
+        == 3
+    )
 
 
 def test_half_weights_are_exported_as_what_they_are(directories, tmp_path):
     directory, _, _ = directories["bert"]
     before = (directory / "config.json").read_text()
-    (directory / "config.json").write_text(json.dumps(json.loads(before) | {"torch_dtype": "float16"}))
+    (directory / "config.json").write_text(
+        json.dumps(json.loads(before) | {"torch_dtype": "float16"})
+    )
     model, variables = weights.load(directory, cast=True)
     weights.save(tmp_path, model, variables)
     assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == "float32"
@@ -264,7 +308,9 @@ def test_transformers_writes_the_same_texts_from_an_export(tmp_path):
     twin = library.MarianMTModel(config).eval()
     with torch.no_grad():
         twin.final_logits_bias += torch.randn(twin.final_logits_bias.shape)
-    twin.generation_config.update(forced_eos_token_id=2, no_repeat_ngram_size=2, num_beams=2, max_length=9)
+    twin.generation_config.update(
+        forced_eos_token_id=2, no_repeat_ngram_size=2, num_beams=2, max_length=9
+    )
     twin.save_pretrained(tmp_path / "theirs")
     model, variables = weights.load(tmp_path / "theirs")
     weights.save(tmp_path / "ours", model, variables, format="transformers")
@@ -290,13 +336,16 @@ def test_what_was_read_travels_with_a_model_and_is_none_of_its_fields(directorie
         return jax.tree.leaves(variables)[0].sum()
 
     number(variables)
-    counted = jax.jit(lambda m, v: (traces.append(2), jax.tree.leaves(v)[0].sum())[1], static_argnums=0)
+    counted = jax.jit(
+        lambda m, v: (traces.append(2), jax.tree.leaves(v)[0].sum())[1], static_argnums=0
+    )
     counted(plain, variables), counted(model, variables)
     assert traces == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "fields"), [("vit_b_16_hf", (48, 48, 3), {}), ("vit_ti_16", (96, 96, 1), {"num_classes": 3})]
+    ("name", "size", "fields"),
+    [("vit_b_16_hf", (48, 48, 3), {}), ("vit_ti_16", (96, 96, 1), {"num_classes": 3})],
 )
 def test_a_vit_of_any_size_is_saved(tmp_path, name, size, fields):
     small = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "mlp_dim": 24, "num_classes": 5}
@@ -316,7 +365,9 @@ def test_a_vit_of_oblong_images_is_saved_as_it_was_read(tmp_path, directories):
     model, variables = weights.load(tmp_path / "theirs")
     weights.save(tmp_path / "ours", model, variables, format="transformers")
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["image_size"] == [8, 12]
-    with pytest.raises(WeightsError, match=r"6 patches are no square: say image_shape=\(height, width, 1\)"):
+    with pytest.raises(
+        WeightsError, match=r"6 patches are no square: say image_shape=\(height, width, 1\)"
+    ):
         weights.save(tmp_path / "ours", model.clone(origin=None), variables)
     weights.save(tmp_path / "ours", model.clone(origin=None), variables, image_shape=(12, 8, 1))
 
@@ -327,7 +378,9 @@ def test_a_run_from_a_directory_that_contradicts_its_config(directories, tiny, t
     weights.save(tmp_path, run.model, variables, image_shape=(8, 8, 1))
     config = dataclasses.replace(tiny, init_from=str(tmp_path))
     setup.build(config, devices=jax.devices()[:1]).start()
-    config = dataclasses.replace(config, model_fields={"hidden_sizes": (32,), "activation": "sigmoid"})
+    config = dataclasses.replace(
+        config, model_fields={"hidden_sizes": (32,), "activation": "sigmoid"}
+    )
     words = r"init_from = .* says activation 'relu', and the model given is activation 'sigmoid'"
     with pytest.raises(ConfigError, match=words):
         setup.build(config, devices=jax.devices()[:1]).start()

@@ -1,4 +1,5 @@
-"""Distillation: the loss against PyTorch's, teachers that fit and teachers that do not, and students of both kinds."""
+"""Distillation: the loss against PyTorch's, teachers that fit and teachers that do not, and
+students of both kinds."""
 
 import json
 from functools import partial
@@ -31,7 +32,11 @@ def test_the_loss_is_pytorchs(temperature, alpha, x64):
     rng = np.random.default_rng(0)
     student, teacher, extra = rng.normal(size=(3, 6, 5)) * 3
     label, weight = rng.integers(0, 5, 6), np.asarray([1.0, 1, 1, 0.5, 1, 0])  # the last is padding
-    batch = {"label": jnp.asarray(label), "weight": jnp.asarray(weight), "extra": jnp.asarray(extra)}
+    batch = {
+        "label": jnp.asarray(label),
+        "weight": jnp.asarray(weight),
+        "extra": jnp.asarray(extra),
+    }
     found = distillation(
         jnp.asarray(student),
         batch,
@@ -43,7 +48,9 @@ def test_the_loss_is_pytorchs(temperature, alpha, x64):
     log_softmax = partial(torch.nn.functional.log_softmax, dim=-1)
     one, other = (log_softmax(torch.tensor(x) / temperature) for x in (student, teacher + extra))
     kl = torch.nn.functional.kl_div(one, other, log_target=True, reduction="none").sum(-1)
-    ce = torch.nn.functional.cross_entropy(torch.tensor(student), torch.tensor(label), reduction="none")
+    ce = torch.nn.functional.cross_entropy(
+        torch.tensor(student), torch.tensor(label), reduction="none"
+    )
     parts = {"cross_entropy": ce, "distillation": temperature**2 * kl}
     parts["loss"] = (1 - alpha) * parts["cross_entropy"] + alpha * parts["distillation"]
     for name, value in parts.items():
@@ -72,7 +79,10 @@ def test_the_angle_between_features_is_pytorchs(x64):
 
 def test_a_student_looks_as_its_teacher_does(teacher):
     c = student(teacher, distill=DistillConfig(teacher=str(teacher), hidden=2.0))
-    with pytest.raises(ConfigError, match=r"its head takes 32 features and its student's 64; distill.hidden must be 0"):
+    with pytest.raises(
+        ConfigError,
+        match=r"its head takes 32 features and its student's 64; distill.hidden must be 0",
+    ):
         _ = setup.build(c).teacher
     c.model_fields["hidden_size"] = 32
     run = setup.build(c)
@@ -80,7 +90,9 @@ def test_a_student_looks_as_its_teacher_does(teacher):
     x = run.task.eval_batch(jax.tree.map(jnp.asarray, batch))["image"]
     known = run.teacher.outputs(run.teacher.state, {"image": x})
     head = run.teacher.state.params["head"]
-    np.testing.assert_allclose(known.outputs, known.features @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        known.outputs, known.features @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-5
+    )
     state, (step, _, _) = run.init(), run.compile_train_step()
     apart = []
     for _ in range(8):
@@ -93,10 +105,16 @@ def test_a_student_looks_as_its_teacher_does(teacher):
 def test_auxiliary_heads_learn_from_labels_alone():
     logits, batch = jnp.eye(6)[:4], {"label": jnp.arange(4), "weight": jnp.ones(4)}
     outputs = AuxiliaryLogits(logits, (2 * logits,))
-    options = {"teacher": logits, "teacher_outputs": lambda teacher, batch: teacher, "temperature": 2.0}
+    options = {
+        "teacher": logits,
+        "teacher_outputs": lambda teacher, batch: teacher,
+        "temperature": 2.0,
+    }
     found = distillation(outputs, batch, alpha=0.25, **options)
     assert float(found["distillation"][0]) == pytest.approx(0, abs=1e-6)
-    np.testing.assert_allclose(found["loss"][0], 0.75 * classification(outputs, batch)["loss"][0], rtol=1e-6)
+    np.testing.assert_allclose(
+        found["loss"][0], 0.75 * classification(outputs, batch)["loss"][0], rtol=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +146,23 @@ def test_a_student_learns_from_its_teacher(teacher, tmp_path):
     c.distill.teacher = str(tmp_path / "gone")
     run = setup.build(c)
     state = restore(run, tmp_path / "run")
-    assert sum(x.size for x in jax.tree.leaves(state)) < 2 * sum(x.size for x in jax.tree.leaves(state.params)) + 10
+    assert (
+        sum(x.size for x in jax.tree.leaves(state))
+        < 2 * sum(x.size for x in jax.tree.leaves(state.params)) + 10
+    )
 
 
 def test_the_teacher_is_an_argument_of_the_step_and_right_in_every_micro_batch(teacher):
-    """Metrics of a step are those of teacher and student run by hand; the gradient is that of one batch."""
+    """Metrics of a step are those of teacher and student run by hand; the gradient is that of one
+    batch."""
     c = student(teacher, accumulate=4)
     c.data.crop_padding = 0
     run = setup.build(c)
     theirs = setup.build(read_config(teacher))
     known = restore(theirs, teacher, "best")
-    for a, b in zip(*map(jax.tree.leaves, (run.teacher.state.params, known.ema_params)), strict=True):
+    for a, b in zip(
+        *map(jax.tree.leaves, (run.teacher.state.params, known.ema_params)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     batch = run.examples("train", c.batch_size)
     batch["weight"] = batch["weight"] * (np.arange(c.batch_size) % 7 > 0)
@@ -157,7 +181,10 @@ def test_the_teacher_is_an_argument_of_the_step_and_right_in_every_micro_batch(t
         "objective": partial(run.step_function().keywords["objective"], teacher=run.teacher.state),
     }
     grads = [
-        accumulated_gradients(state.params, {}, prepared, jax.random.key(0), accumulate=k, **options)[0] for k in (1, 4)
+        accumulated_gradients(
+            state.params, {}, prepared, jax.random.key(0), accumulate=k, **options
+        )[0]
+        for k in (1, 4)
     ]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *grads)
     _, metrics = step(state, put_batch(batch, run.mesh))
@@ -168,7 +195,9 @@ def test_the_teacher_is_an_argument_of_the_step_and_right_in_every_micro_batch(t
 def test_a_teacher_on_a_mesh(teacher):
     found = []
     for sizes in ((1, 1, 1), (1, 4, 2)):
-        c = student(teacher, mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
+        c = student(
+            teacher, mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+        )
         c.model_fields = {"features": (8,), "pool": "each", "hidden_size": 32}
         run = setup.build(c, devices=ALL_DEVICES[: int(np.prod(sizes))])
         state, (step, _, _) = run.init(), run.compile_train_step()
@@ -182,10 +211,22 @@ def test_a_teacher_on_a_mesh(teacher):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: setattr(c.data, "mean", (0.4,)), "its config.data.mean is (0.5,) and its student's (0.4,)"),
-        (lambda c: setattr(c.data, "image_size", 16), "its image shape is (8, 8, 1) and its student's (16, 16, 1)"),
-        (lambda c: c.model_fields.update(num_classes=11), "it gives (64, 10) where its student gives"),
-        (lambda c: setattr(c.distill, "teacher", "nowhere"), "neither the workdir of a run nor weights"),
+        (
+            lambda c: setattr(c.data, "mean", (0.4,)),
+            "its config.data.mean is (0.5,) and its student's (0.4,)",
+        ),
+        (
+            lambda c: setattr(c.data, "image_size", 16),
+            "its image shape is (8, 8, 1) and its student's (16, 16, 1)",
+        ),
+        (
+            lambda c: c.model_fields.update(num_classes=11),
+            "it gives (64, 10) where its student gives",
+        ),
+        (
+            lambda c: setattr(c.distill, "teacher", "nowhere"),
+            "neither the workdir of a run nor weights",
+        ),
     ],
 )
 def test_teachers_that_do_not_fit(teacher, tmp_path, change, words):
@@ -198,26 +239,33 @@ def test_teachers_that_do_not_fit(teacher, tmp_path, change, words):
 
 
 def test_only_classifiers_have_teachers():
-    with pytest.raises(ConfigError, match=r"config\.distill\.teacher = 'x' is for objective classification"):
+    with pytest.raises(
+        ConfigError, match=r"config\.distill\.teacher = 'x' is for objective classification"
+    ):
         load_config("configs/gpt2_pydoc.py", ["distill.teacher=x"])
 
 
 def test_an_lstm_learns_from_bert(tmp_path):
-    """From a run of ours, and from weights that transformers reads: other inputs, the same tokens."""
+    """From a run of ours, and from weights that transformers reads: other inputs, the same
+    tokens."""
     write_labels(tmp_path, ["text"])
     c = labeller_config(tmp_path, model="bert_tiny")
     c.steps = c.eval_every = 20
     loop.train(c, tmp_path / "bert")
     run = setup.build(c)
     state = restore(run, tmp_path / "bert", "best")
-    weights.save(tmp_path / "weights", run.model, {"params": state.eval_params}, format="transformers")
+    weights.save(
+        tmp_path / "weights", run.model, {"params": state.eval_params}, format="transformers"
+    )
     logits = []
     for source in ("weights", "bert"):
         c = labeller_config(tmp_path)
         c.distill.teacher = str(tmp_path / source)
         run = setup.build(c)
         batch = put_batch(next(run.loader("train", train=True)), run.mesh)
-        logits.append(np.asarray(jax.jit(run.teacher.outputs)(run.teacher.state, run.task.eval_batch(batch))))
+        logits.append(
+            np.asarray(jax.jit(run.teacher.outputs)(run.teacher.state, run.task.eval_batch(batch)))
+        )
         assert run.teacher.state.opt_state == ()
     np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
     (student, _), (step, _, _) = run.start(), run.compile_train_step()

@@ -1,4 +1,5 @@
-"""Several processes: how they are found and joined, what they compare, and how all end when one does."""
+"""Several processes: how they are found and joined, what they compare, and how all end when one
+does."""
 
 import contextlib
 import socket
@@ -32,11 +33,23 @@ BY_HAND = {"JAX_COORDINATOR_ADDRESS": "host:1234", "JAX_NUM_PROCESSES": "8", "JA
 
 @pytest.fixture
 def place_of(monkeypatch):
-    """find_place in an environment that holds only what is given: jax's detection reads os.environ itself."""
+    """find_place in an environment that holds only what is given: jax's detection reads os.environ
+    itself."""
 
     def found(env):
-        others = {"TPU_WORKER_HOSTNAMES", "KUBERNETES_SERVICE_HOST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID"}
-        for key in {*SLURM, *OPEN_MPI, *BY_HAND, *others, "OMPI_COMM_WORLD_LOCAL_SIZE"} - env.keys():
+        others = {
+            "TPU_WORKER_HOSTNAMES",
+            "KUBERNETES_SERVICE_HOST",
+            "SLURM_STEP_TASKS_PER_NODE",
+            "SLURM_NODEID",
+        }
+        for key in {
+            *SLURM,
+            *OPEN_MPI,
+            *BY_HAND,
+            *others,
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+        } - env.keys():
             monkeypatch.delenv(key, raising=False)
         for key, value in env.items():
             monkeypatch.setenv(key, value)
@@ -46,18 +59,34 @@ def place_of(monkeypatch):
 
 
 def test_launchers_are_found(place_of):
-    """Ports by the rules of jax: Slurm's 61440 + job % 4096, Open MPI's 61440 + (job / 4096) % 4096."""
+    """Ports by the rules of jax: Slurm's 61440 + job % 4096, Open MPI's 61440 + (job / 4096) %
+    4096."""
     assert place_of({}) is None
     assert place_of(BY_HAND) == Place("host:1234", 8, 5)
     assert place_of(SLURM) == Place(f"node003:{61440 + 4711 % 4096}", 2, 1, [0])
     assert place_of(OPEN_MPI) == Place(f"10.96.0.1:{61440 + 1531576320 // 4096 % 4096}", 4, 3, [1])
-    for tasks, devices in (("1(x2)", None), ("4,1", [0]), ("1,4(x2)", None), ("8(x2)", [0])):  # of host 0
-        assert place_of(SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": "0"}).devices == devices
-    assert place_of(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4,1", "SLURM_NODEID": "1"}).devices is None
-    assert place_of(OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}).devices is None, "all of this host's"
+    # of host 0
+    for tasks, devices in (("1(x2)", None), ("4,1", [0]), ("1,4(x2)", None), ("8(x2)", [0])):
+        assert (
+            place_of(SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": "0"}).devices
+            == devices
+        )
+    assert (
+        place_of(SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4,1", "SLURM_NODEID": "1"}).devices is None
+    )
+    assert place_of(OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}).devices is None, (
+        "all of this host's"
+    )
     assert place_of(OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}).devices == [1]
-    assert place_of(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None, "sbatch alone starts one process"
-    assert place_of({"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "h:1"}) is None
+    assert place_of(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None, (
+        "sbatch alone starts one process"
+    )
+    assert (
+        place_of(
+            {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "h:1"}
+        )
+        is None
+    )
     for env, name in (
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, "a TPU pod"),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
@@ -157,13 +186,18 @@ def test_a_process_that_is_started_anew_takes_its_place():
 def test_roll_call_says_who_is_wrong_to_all(others, words):
     address = f"127.0.0.1:{free_port()}"
     count = 3 if others[0][1] == 1 else 2
-    found = called([Place(address, count, 0), *(Place(address, n, i) for n, i in others)], seconds=1.0)
+    found = called(
+        [Place(address, count, 0), *(Place(address, n, i) for n, i in others)], seconds=1.0
+    )
     assert all(words in text for text in found), found
 
 
 def test_a_coordinator_that_is_not_there_or_busy_is_named():
     port = free_port()
-    with pytest.raises(ConfigError, match=rf"process 0 was not reached at 127\.0\.0\.1:{port} within 0\.3 s \(Connec"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"process 0 was not reached at 127\.0\.0\.1:{port} within 0\.3 s \(Connec",
+    ):
         roll_call(Place(f"127.0.0.1:{port}", 2, 1), 0.3)
     with socket.create_server(("127.0.0.1", port)) as server:
         with pytest.raises(ConfigError, match=f"port {port} of this machine is in use"):
@@ -196,17 +230,24 @@ def test_what_is_compared():
     said = distributed.program(Config())
     assert said["config.optim.learning_rate"] == "0.001" and len(said["source"]) == 12
     assert {"python", "jax", "jaxlib", "flax", "optax", "numpy"} <= said.keys()
-    assert not {"config.data.data_dir", "config.data.raw_dir"} & said.keys(), "may lie elsewhere on each host"
+    assert not {"config.data.data_dir", "config.data.raw_dir"} & said.keys(), (
+        "may lie elsewhere on each host"
+    )
     assert distributed.flat({"a": {"b": "x" * 100}, "c": []}, "d").keys() == {"d.a.b", "d.c"}
 
 
 @pytest.fixture
 def pair(monkeypatch):
-    """Two links, connected, in one process; what would end the process is noted: (index of the link, text)."""
+    """Two links, connected, in one process; what would end the process is noted: (index of the
+    link, text)."""
     ended = []
     monkeypatch.setattr(Link, "exit", lambda self, code: ended.append(("exit", code)))
-    monkeypatch.setattr(link, "say", lambda text: ended.append((threading.current_thread().name, text)))
-    monkeypatch.setattr(link.faulthandler, "dump_traceback", lambda all_threads: ended.append(("stacks", "")))
+    monkeypatch.setattr(
+        link, "say", lambda text: ended.append((threading.current_thread().name, text))
+    )
+    monkeypatch.setattr(
+        link.faulthandler, "dump_traceback", lambda all_threads: ended.append(("stacks", ""))
+    )
     ends = socket.socketpair()
     links = [Link(i, 2, [Peer(1 - i, f"host{1 - i}", ends[i])], lost_seconds=1.0) for i in range(2)]
     yield links, ends, ended
@@ -245,7 +286,11 @@ def test_links_agree_or_say_who_differs(pair):
         thread.start()
         ask(0)
         thread.join()
-        expected = "the processes differ: a: 1 (process 0), 2 (process 1); make them alike" if what == "other" else None
+        expected = (
+            "the processes differ: a: 1 (process 0), 2 (process 1); make them alike"
+            if what == "other"
+            else None
+        )
         assert found == [expected] * 2
     time.sleep(1.5)
     assert not ended, "beats are heard: neither is lost"
@@ -266,7 +311,9 @@ def test_a_peer_that_fails_is_quoted(pair):
 def test_a_peer_that_hangs_up_is_lost_at_once(pair):
     _, ends, ended = pair
     ends[1].shutdown(socket.SHUT_RDWR)
-    assert until(lambda: "error: process 1 (host1) is lost: it ended without a word" in texts(ended))
+    assert until(
+        lambda: "error: process 1 (host1) is lost: it ended without a word" in texts(ended)
+    )
     assert until(lambda: ("stacks", "") in ended)
 
 
@@ -296,7 +343,9 @@ def digits(data_dir):
 def test_an_exception_in_one_process_ends_both(tmp_path, data_dir):
     marker = tmp_path / "raised"
     failing = ["-c", processes.FAILING.format(step=3, marker=str(marker))]
-    with processes.group(tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={1: failing}) as run:
+    with processes.group(
+        tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={1: failing}
+    ) as run:
         assert run.wait_for(marker.exists), run.text(0) + run.text(1)
         start = time.monotonic()
         assert run.wait(limit=150) == [4, 1], run.text(0) + run.text(1)
@@ -326,15 +375,22 @@ def test_a_killed_coordinator_is_noticed_and_named(tmp_path, data_dir):
         start = time.monotonic()
         assert run.wait([1], limit=150)[0] not in (0, None)
         assert time.monotonic() - start < processes.SOON
-        assert "error: process 0 (" in run.text(1) and "is lost" in run.text(1) and "Thread 0x" in run.text(1)
+        assert (
+            "error: process 0 (" in run.text(1)
+            and "is lost" in run.text(1)
+            and "Thread 0x" in run.text(1)
+        )
         assert "the same command goes on from the newest checkpoint" in run.text(1)
 
 
 def test_a_save_that_cannot_be_renamed_ends_both_soon(tmp_path, data_dir):
-    """The last step of a save is process 0's alone; what it says, both say, and no save in flight is waited for."""
+    """The last step of a save is process 0's alone; what it says, both say, and no save in flight
+    is waited for."""
     marker = tmp_path / "failed"
     failing = ["-c", processes.UNWRITABLE.format(step=10, marker=str(marker), call="rename")]
-    with processes.group(tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={0: failing}) as run:
+    with processes.group(
+        tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={0: failing}
+    ) as run:
         assert run.wait_for(marker.exists), run.text(0) + run.text(1)
         start = time.monotonic()
         assert run.wait(limit=150) == [1, 4], run.text(0) + run.text(1)
@@ -351,6 +407,8 @@ def test_a_start_that_fails_on_one_leaves_no_workdir(tmp_path, data_dir):
         "def build(*args, **options):\n    raise DataError('not here')\n"
         "loop.build = build\nfrom train.__main__ import program; program()"
     )
-    with processes.group(tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={1: ["-c", other]}) as run:
+    with processes.group(
+        tmp_path / "w", *digits(data_dir), logs=tmp_path, programs={1: ["-c", other]}
+    ) as run:
         assert run.wait(limit=150) == [4, 2], run.text(0) + run.text(1)
     assert not (tmp_path / "w").exists()

@@ -1,11 +1,20 @@
-"""Options without what they belong to are mistakes; a warm-up of the file keeps its share of fewer steps."""
+"""Options without what they belong to are mistakes; a warm-up of the file keeps its share of fewer
+steps."""
 
 import dataclasses
 
 import pytest
 
 from train import config as config_lib
-from train.config import BeamConfig, Config, ConfigError, DistillConfig, PruneConfig, VAEConfig, load_config
+from train.config import (
+    BeamConfig,
+    Config,
+    ConfigError,
+    DistillConfig,
+    PruneConfig,
+    VAEConfig,
+    load_config,
+)
 from train.dormant import default, dormant
 
 DIGITS = "configs/digits_cnn.py"
@@ -44,13 +53,22 @@ SWITCHES = {
 def test_an_option_without_its_switch_is_a_mistake(name):
     with pytest.raises(ConfigError) as e:
         load_config(DIGITS, [f"{name}={OTHER[name]}"])
-    assert f"config.{name} = {OTHER[name]!r} has no effect without" in str(e.value) and "\n" not in str(e.value)
+    assert f"config.{name} = {OTHER[name]!r} has no effect without" in str(
+        e.value
+    ) and "\n" not in str(e.value)
     assert f"nearest: {default(Config(), name)!r}" in str(e.value)
 
 
 def test_no_option_of_a_section_with_a_switch_escapes():
-    sections = {"vae": VAEConfig, "beam": BeamConfig, "prune": PruneConfig, "distill": DistillConfig}
-    names = {f"{section}.{f.name}" for section, cls in sections.items() for f in dataclasses.fields(cls)}
+    sections = {
+        "vae": VAEConfig,
+        "beam": BeamConfig,
+        "prune": PruneConfig,
+        "distill": DistillConfig,
+    }
+    names = {
+        f"{section}.{f.name}" for section, cls in sections.items() for f in dataclasses.fields(cls)
+    }
     assert names - {f"{section}.{name}" for section, name in SWITCHES.items()} <= set(OTHER)
 
 
@@ -97,7 +115,9 @@ def test_what_the_command_line_switches_off_is_no_mistake(tmp_path):
     config = load_config(file, ["prune.sparsity=0", "optim.name=sgd"])
     assert config.prune.scope == "layer" and dormant(config, text=False)
     # and a run goes on whichever of the two its workdir was begun with
-    plain = load_config(file, ["prune.sparsity=0", "optim.name=sgd", "prune.scope=global", "prune.end_step=0"])
+    plain = load_config(
+        file, ["prune.sparsity=0", "optim.name=sgd", "prune.scope=global", "prune.end_step=0"]
+    )
     assert config_lib.differences(config, plain) == []
     assert config_lib.from_json(config_lib.to_json(config)) == config
     file.write_text(file.read_text().replace("sparsity=0.5, ", ""))
@@ -123,5 +143,7 @@ def test_a_warm_up_of_the_file_keeps_its_share_of_fewer_steps(flags, warmup, wor
 
 
 def test_a_warm_up_that_is_given_and_does_not_fit_is_a_mistake():
-    with pytest.raises(ConfigError, match=r"config\.optim\.warmup_steps = 100 is not below config\.steps = 10"):
+    with pytest.raises(
+        ConfigError, match=r"config\.optim\.warmup_steps = 100 is not below config\.steps = 10"
+    ):
         load_config(DIGITS, ["steps=10", "optim.warmup_steps=100"])

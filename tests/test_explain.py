@@ -1,4 +1,5 @@
-"""Explanations: attention, Grad-CAM and gradients equal to PyTorch's; lens, rollout, faithfulness to formulas."""
+"""Explanations: attention, Grad-CAM and gradients equal to PyTorch's; lens, rollout, faithfulness
+to formulas."""
 
 from functools import partial
 
@@ -15,7 +16,13 @@ from jaxmodels.capture import altering, feature_maps
 from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
 from jaxmodels.explain.grad_cam import grad_cam
-from jaxmodels.explain.gradients import input_gradient, input_score, integrated_gradients, token_embeddings, token_score
+from jaxmodels.explain.gradients import (
+    input_gradient,
+    input_score,
+    integrated_gradients,
+    token_embeddings,
+    token_score,
+)
 from jaxmodels.explain.logit_lens import hidden_states, logit_lens, read_out
 from train import sharding
 from train.compare import originals
@@ -30,10 +37,12 @@ STEPS = 16  # of integrated gradients compared with PyTorch
 
 
 def pair(name, shape=(), *, eager=False, **fields):
-    """A model in float64 with random weights, its variables, and PyTorch's original in evaluation mode.
+    """A model in float64 with random weights, its variables, and PyTorch's original in evaluation
+    mode.
 
     Args:
-      eager: transformers' attention that shows its weights; of some its softmax is in float32 whatever the type.
+      eager: transformers' attention that shows its weights; of some its softmax is in float32
+        whatever the type.
     """
     model = jaxmodels.create(name, **fields, **WIDE)
     torch.manual_seed(0)
@@ -67,7 +76,10 @@ def torch_images(images):
 
 def apart(ours, theirs):
     """Distance relative to the norm of theirs."""
-    ours, theirs = np.asarray(ours), theirs.detach().numpy() if torch.is_tensor(theirs) else np.asarray(theirs)
+    ours, theirs = (
+        np.asarray(ours),
+        theirs.detach().numpy() if torch.is_tensor(theirs) else np.asarray(theirs),
+    )
     assert ours.shape == theirs.shape and np.linalg.norm(theirs) > 0
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
@@ -128,7 +140,9 @@ def test_attention_of_marian_equals_transformers(x64):
         ("decoder/attention", outputs.decoder_attentions, target_segments),
         ("decoder/cross_attention", outputs.cross_attentions, target_segments),
     ):
-        assert apart(real_rows(maps[name], segments), real_rows(torch.stack(theirs), segments)) < 1e-12, name
+        assert (
+            apart(real_rows(maps[name], segments), real_rows(torch.stack(theirs), segments)) < 1e-12
+        ), name
     assert len(maps) == 3
 
 
@@ -139,7 +153,9 @@ def test_attention_of_the_transformer_equals_torch(monkeypatch, x64):
     seen, forward = [], torch.nn.MultiheadAttention.forward
 
     def shown(self, *args, **kwargs):
-        output, found = forward(self, *args, **kwargs | {"need_weights": True, "average_attn_weights": False})
+        output, found = forward(
+            self, *args, **kwargs | {"need_weights": True, "average_attn_weights": False}
+        )
         seen.append(found)
         return output, found
 
@@ -169,7 +185,8 @@ def test_fused_attention_is_run_plainly_and_said(backend):
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize(("length", "kernel"), [(128, "splash"), (127, None)])
 def test_the_kernel_that_auto_chooses_is_said(length, kernel, scan, monkeypatch):
-    """On a TPU auto takes splash from 128 tokens on; it is not run, for its weights are not to be had."""
+    """On a TPU auto takes splash from 128 tokens on; it is not run, for its weights are not to be
+    had."""
     model = jaxmodels.create("bert_tiny", **TEXT | {"max_len": 128}, scan=scan)
     tokens, segments = texts((length, 4))
     variables = model.init(jax.random.key(0), tokens, train=False)
@@ -184,12 +201,17 @@ def test_the_kernel_that_auto_chooses_is_said(length, kernel, scan, monkeypatch)
 def test_a_model_without_attention():
     model, images = jaxmodels.create("cnn", num_classes=3), jnp.zeros((1, 4, 4, 1))
     variables = model.init(jax.random.key(0), images, train=False)
-    with pytest.raises(ValueError, match=r"CNN has no attention; ViT, BERT, GPT2 and Transformer have"):
+    with pytest.raises(
+        ValueError, match=r"CNN has no attention; ViT, BERT, GPT2 and Transformer have"
+    ):
         attention_maps(model, variables, images)
 
 
 def random_maps(layers, b, heads, n, segments):
-    maps = np.exp(pixels(layers, b, heads, n, n)) * (segments[:, None, :] == segments[:, :, None])[None, :, None]
+    maps = (
+        np.exp(pixels(layers, b, heads, n, n))
+        * (segments[:, None, :] == segments[:, :, None])[None, :, None]
+    )
     return maps / maps.sum(-1, keepdims=True)
 
 
@@ -216,15 +238,21 @@ def test_rollout_looks_back_only_where_the_model_does():
     maps = attention_maps(model, variables, tokens, segments).maps["attention"]
     rolled = rollout(maps, segments)
     assert maps.dtype == rolled.dtype == jnp.float32
-    np.testing.assert_allclose(rolled.sum(-1), segments, atol=1e-6)  # bfloat16 weights alone are off by 4e-3
-    assert not np.triu(rolled, 1).any() and (np.diagonal(rolled, axis1=1, axis2=2)[segments > 0] > 0).all()
+    # bfloat16 weights alone are off by 4e-3
+    np.testing.assert_allclose(rolled.sum(-1), segments, atol=1e-6)
+    assert (
+        not np.triu(rolled, 1).any()
+        and (np.diagonal(rolled, axis1=1, axis2=2)[segments > 0] > 0).all()
+    )
 
 
 def test_rollout_over_patches():
     rolled = jnp.arange(2 * 7 * 7, dtype=jnp.float32).reshape(2, 7, 7)
     np.testing.assert_array_equal(over_patches(rolled, 2, 3)[1], [[50, 51, 52], [53, 54, 55]])
     np.testing.assert_allclose(over_patches(rolled, 1, 7)[0, 0], np.arange(7) + 21, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"3 x 3 patches, with a class token or without, are not 7 tokens"):
+    with pytest.raises(
+        ValueError, match=r"3 x 3 patches, with a class token or without, are not 7 tokens"
+    ):
         over_patches(rolled, 3, 3)
 
 
@@ -233,7 +261,9 @@ def test_rollout_over_patches():
 
 def torch_grad_cam(module, layer, images, target, rectified):
     kept = []
-    handle = module.get_submodule(layer).register_forward_hook(lambda _, __, output: kept.append(output))
+    handle = module.get_submodule(layer).register_forward_hook(
+        lambda _, __, output: kept.append(output)
+    )
     chosen = module(torch_images(images)).gather(1, torch.tensor(target)[:, None]).sum()
     handle.remove()
     (features,) = kept
@@ -272,17 +302,21 @@ CAMS = {  # model: shape, fields, our layer (None: the default), theirs
 def test_grad_cam_equals_torch(case, rectified, x64):
     name, shape, fields, layer, theirs = CAMS[case]
     model, variables, twin = pair(name, shape, num_classes=5, **fields)
-    for part in twin.modules():  # the hooked output must be the layer's, not what a ReLU wrote over it
+    # the hooked output must be the layer's, not what a ReLU wrote over it
+    for part in twin.modules():
         if isinstance(part, torch.nn.ReLU):
             part.inplace = False
     images, target = pixels(3, *shape), np.array([0, 3, 4])
     expected = torch_grad_cam(twin, theirs, images, target, rectified)
-    cam = jax.jit(partial(grad_cam, model, layer=layer, rectified=rectified))(variables, images, target)
+    cam = jax.jit(partial(grad_cam, model, layer=layer, rectified=rectified))(
+        variables, images, target
+    )
     assert apart(cam, expected) < 1e-10
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "layer"), [("googlenet", 64, "inception_5b"), ("inception_v3", 299, "mixed_7c")]
+    ("name", "size", "layer"),
+    [("googlenet", 64, "inception_5b"), ("inception_v3", 299, "mixed_7c")],
 )
 def test_the_default_layer_is_the_last_map(name, size, layer):
     model = jaxmodels.create(name, num_classes=3)
@@ -295,11 +329,18 @@ def test_grad_cam_names_the_nearest_layer():
     model = jaxmodels.create("cnn", num_classes=3)
     images, target = jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32)
     variables = model.init(jax.random.key(0), images, train=False)
-    with pytest.raises(ValueError, match=r"'conv_2' gives no feature map; did you mean 'conv_\d'\?; conv_0, conv_1 do"):
+    with pytest.raises(
+        ValueError,
+        match=r"'conv_2' gives no feature map; did you mean 'conv_\d'\?; conv_0, conv_1 do",
+    ):
         grad_cam(model, variables, images, target, layer="conv_2")
     vit = jaxmodels.create("vit_ti_16", **VIT)
-    with pytest.raises(ValueError, match=r"ViT has no feature maps .*: Grad-CAM is for convolutions"):
-        jax.eval_shape(lambda: grad_cam(vit, vit.init(jax.random.key(0), images, train=False), images, target))
+    with pytest.raises(
+        ValueError, match=r"ViT has no feature maps .*: Grad-CAM is for convolutions"
+    ):
+        jax.eval_shape(
+            lambda: grad_cam(vit, vit.init(jax.random.key(0), images, train=False), images, target)
+        )
 
 
 # Gradients
@@ -309,7 +350,10 @@ def torch_integrated_gradients(score, x, baseline):
     """A loop over the path, as anybody would write it: a node's weight is the width of its part."""
     total = torch.zeros_like(x)
     for part in range(STEPS):
-        node, width = ((part + 0.5) / STEPS) ** 1.5, ((part + 1) / STEPS) ** 1.5 - (part / STEPS) ** 1.5
+        node, width = (
+            ((part + 0.5) / STEPS) ** 1.5,
+            ((part + 1) / STEPS) ** 1.5 - (part / STEPS) ** 1.5,
+        )
         point = (baseline + node * (x - baseline)).requires_grad_()
         total += width * torch.autograd.grad(score(point).sum(), point)[0]
     return total * (x - baseline)
@@ -321,7 +365,8 @@ def torch_input_gradient(score, x, baseline):
 
 
 BOTH = [
-    (partial(integrated_gradients, steps=STEPS, chunk=5), torch_integrated_gradients),  # 5 does not divide 16
+    # 5 does not divide 16
+    (partial(integrated_gradients, steps=STEPS, chunk=5), torch_integrated_gradients),
     (input_gradient, torch_input_gradient),
 ]
 
@@ -353,12 +398,16 @@ def test_gradients_of_images_equal_torch(name, shape, fields, ours, theirs, x64)
 @pytest.mark.parametrize(("ours", "theirs"), BOTH, ids=["integrated", "input"])
 @pytest.mark.parametrize("scan", [False, True])
 def test_gradients_of_texts_equal_transformers(scan, ours, theirs, x64):
-    model, variables, twin = pair("bert_tiny", **TEXT, scan=scan, head="classification", num_classes=3)
+    model, variables, twin = pair(
+        "bert_tiny", **TEXT, scan=scan, head="classification", num_classes=3
+    )
     tokens, segments = texts((7, 4))
     types, target = (jnp.arange(7, dtype=jnp.int32) > 3) * segments, np.array([2, 0])
     masked = jnp.where(segments > 0, 3, tokens)  # the baseline: another token
     ids, other_ids, mask, type_ids = tensors(tokens, masked, segments, types)
-    forward = partial(type(twin).__mro__[1].forward, twin, attention_mask=mask, token_type_ids=type_ids)
+    forward = partial(
+        type(twin).__mro__[1].forward, twin, attention_mask=mask, token_type_ids=type_ids
+    )
     embed = twin.get_input_embeddings()
 
     def torch_score(embedded):
@@ -395,10 +444,13 @@ def test_a_token_of_a_language_model(x64):
 
 
 def test_completeness_is_a_formula(x64):
-    """And the rule is of second order: of a cubic it errs by a quarter as much with twice the steps."""
+    """And the rule is of second order: of a cubic it errs by a quarter as much with twice the
+    steps."""
     x, baseline = jnp.asarray(pixels(3, 2, 2)), jnp.asarray(pixels(1, 2, 2, seed=1))
     score = lambda x: (x**2).sum((1, 2)) * x.sum((1, 2))  # noqa: E731
-    errors = [integrated_gradients(score, x, baseline, steps=n).completeness_error for n in (64, 128)]
+    errors = [
+        integrated_gradients(score, x, baseline, steps=n).completeness_error for n in (64, 128)
+    ]
     assert errors[0].max() < 1e-3
     np.testing.assert_allclose(errors[0] / errors[1], 4, rtol=0.05)
     off = input_gradient(score, x, baseline)
@@ -406,18 +458,26 @@ def test_completeness_is_a_formula(x64):
     expected = np.abs(np.asarray(off.values).sum((1, 2)) - difference) / np.abs(difference)
     np.testing.assert_allclose(off.completeness_error, expected, rtol=1e-12)
     assert expected.max() > 0.1
-    assert (input_gradient(score, x, x).completeness_error == np.inf).all()  # there is nothing to compare with
+    # there is nothing to compare with
+    assert (input_gradient(score, x, x).completeness_error == np.inf).all()
     linear = lambda x: 3 * x.sum((1, 2))  # noqa: E731
-    np.testing.assert_allclose(integrated_gradients(linear, x, baseline).values, 3 * (x - baseline), rtol=1e-12)
+    np.testing.assert_allclose(
+        integrated_gradients(linear, x, baseline).values, 3 * (x - baseline), rtol=1e-12
+    )
 
 
 def test_mistakes_name_the_way_out():
     model = jaxmodels.create("gpt2_tiny", **TEXT)
     tokens, _ = texts((7, 4))
     variables = model.init(jax.random.key(0), tokens, train=False)
-    with pytest.raises(ValueError, match=r"the model has no module 'token_embd'; did you mean 'token_embed'\?"):
+    with pytest.raises(
+        ValueError, match=r"the model has no module 'token_embd'; did you mean 'token_embed'\?"
+    ):
         token_embeddings(model, variables, tokens, embedding="token_embd")
-    with pytest.raises(ValueError, match=r"no module 'nrm'; did you mean 'norm'\?"), altering("nrm"):
+    with (
+        pytest.raises(ValueError, match=r"no module 'nrm'; did you mean 'norm'\?"),
+        altering("nrm"),
+    ):
         model.apply(variables, tokens, train=False)
     with pytest.raises(ValueError, match=r"steps 0 and chunk 8 must be at least 1"):
         integrated_gradients(lambda x: x.sum(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), steps=0)
@@ -426,7 +486,9 @@ def test_mistakes_name_the_way_out():
     encoder = jaxmodels.create("bert_tiny", **TEXT, head="none")
     variables = encoder.init(jax.random.key(0), tokens, train=False)
     with pytest.raises(ValueError, match=r"a model that gives Encoded has no logits of one class"):
-        token_score(encoder, variables, (tokens,), jnp.zeros(2, int))(token_embeddings(encoder, variables, tokens))
+        token_score(encoder, variables, (tokens,), jnp.zeros(2, int))(
+            token_embeddings(encoder, variables, tokens)
+        )
 
 
 # Logit lens
@@ -447,7 +509,9 @@ def test_the_logit_lens_equals_transformers(fields, x64):
     real = np.asarray(segments) > 0
     assert apart(np.asarray(hidden)[:-1, real], theirs[:, torch.tensor(real)]) < 1e-12
     last = read_out(model, variables, hidden[-1], tokens, segments).logits
-    np.testing.assert_allclose(last, model.apply(variables, tokens, segments, train=False).logits, rtol=1e-12)
+    np.testing.assert_allclose(
+        last, model.apply(variables, tokens, segments, train=False).logits, rtol=1e-12
+    )
     one = read_out(model, variables, hidden[1], tokens, segments).logits
     assert apart(np.asarray(one)[real], first[real]) < 1e-12
     lens = jax.jit(partial(logit_lens, model, top=3))(variables, tokens, segments)
@@ -467,7 +531,9 @@ def test_curves_of_a_model_whose_important_pixels_are_known():
     important[0, 1, :3] = important[1, 3, 1:] = 1
 
     def probability(removed):
-        left = faithfulness.replace_units(jnp.asarray(images), jnp.zeros((1, 1, 1, 1)), removed, 4, 4)[..., 0]
+        left = faithfulness.replace_units(
+            jnp.asarray(images), jnp.zeros((1, 1, 1, 1)), removed, 4, 4
+        )[..., 0]
         return ((left > 0) * important).sum((1, 2)) / 3
 
     truth = jnp.asarray(important.reshape(2, 16))
@@ -476,9 +542,14 @@ def test_curves_of_a_model_whose_important_pixels_are_known():
     expected = np.maximum(1 - np.arange(17) / 3, 0)
     np.testing.assert_allclose(found.deletion, [expected] * 2, atol=1e-6)
     np.testing.assert_allclose(found.insertion, [1 - expected] * 2, atol=1e-6)
-    np.testing.assert_allclose(faithfulness.area(found.deletion), (0.5 + 2 / 3 + 1 / 3) / 16, atol=1e-6)
-    chance = faithfulness.random_curves(jax.random.key(0), probability, jnp.ones((2, 16), bool), draws=64)
-    # in random order each pixel is as likely gone as not: the diagonal, here to within 5 deviations of 64 draws
+    np.testing.assert_allclose(
+        faithfulness.area(found.deletion), (0.5 + 2 / 3 + 1 / 3) / 16, atol=1e-6
+    )
+    chance = faithfulness.random_curves(
+        jax.random.key(0), probability, jnp.ones((2, 16), bool), draws=64
+    )
+    # in random order each pixel is as likely gone as not: the diagonal, here to within 5 deviations
+    # of 64 draws
     np.testing.assert_allclose(chance.deletion, [1 - np.arange(17) / 16] * 2, atol=0.2)
     np.testing.assert_allclose(faithfulness.area(chance.insertion), 0.5, atol=0.1)
     wrong = faithfulness.curves(probability, -truth)
@@ -523,13 +594,18 @@ def test_blurring_equals_torchvision(x64):
     images = pixels(2, 9, 7, 3)
     padded = F.pad(torch_images(images), (6, 6, 6, 6), mode="replicate")
     expected = T.gaussian_blur(padded, [13, 13], [2.0, 2.0])[:, :, 6:-6, 6:-6]
-    assert apart(faithfulness.blurred(jnp.asarray(images), 2.0), np.moveaxis(expected.numpy(), 1, -1)) < 1e-12
+    assert (
+        apart(faithfulness.blurred(jnp.asarray(images), 2.0), np.moveaxis(expected.numpy(), 1, -1))
+        < 1e-12
+    )
 
 
 def test_tokens_are_replaced_or_dropped():
     tokens, segments = jnp.asarray([[5, 6, 7, 8, 0]]), jnp.asarray([[1, 1, 1, 1, 0]])
     removed = jnp.asarray([[False, True, False, True, False]])
-    np.testing.assert_array_equal(faithfulness.replace_tokens(tokens, 3, removed), [[5, 3, 7, 3, 0]])
+    np.testing.assert_array_equal(
+        faithfulness.replace_tokens(tokens, 3, removed), [[5, 3, 7, 3, 0]]
+    )
     found = faithfulness.drop_tokens(removed, tokens, segments)
     np.testing.assert_array_equal(found, [[[5, 7, 0, 0, 0]], [[1, 1, 0, 0, 0]]])
 
@@ -538,7 +614,8 @@ def test_tokens_are_replaced_or_dropped():
 
 
 def on_mesh(function, variables, batch):
-    """``function(variables, *batch)`` with parameters and batch over data x fsdp x tensor, and on one device."""
+    """``function(variables, *batch)`` with parameters and batch over data x fsdp x tensor, and on
+    one device."""
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
     def gathered(variables, *batch):
@@ -565,7 +642,11 @@ def test_texts_on_a_mesh(x64):
         score = token_score(model, variables, (tokens, segments), tokens[:, 1], segments.sum(1) - 1)
         x = token_embeddings(model, variables, tokens, segments)
         lens = logit_lens(model, variables, tokens, segments, top=2)
-        return rollout(maps, segments), integrated_gradients(score, x, jnp.zeros_like(x), steps=4, chunk=2), lens
+        return (
+            rollout(maps, segments),
+            integrated_gradients(score, x, jnp.zeros_like(x), steps=4, chunk=2),
+            lens,
+        )
 
     same(*on_mesh(explained, variables, (tokens, segments)))
 
@@ -583,7 +664,11 @@ def test_images_on_a_mesh(x64):
             return jax.nn.sigmoid(score(faithfulness.replace_units(images, black, removed, 8, 8)))
 
         units = faithfulness.image_units(found.values.sum(-1), 8, 8)
-        return found, grad_cam(model, variables, images, target), faithfulness.curves(probability, units, steps=4)
+        return (
+            found,
+            grad_cam(model, variables, images, target),
+            faithfulness.curves(probability, units, steps=4),
+        )
 
     same(*on_mesh(explained, variables, (images, target)))
 
@@ -596,9 +681,13 @@ def test_bfloat16_models_are_explained_in_float32():
     @partial(jax.jit, static_argnums=0)
     def explained(model):
         cam = grad_cam(model, variables, images, target)
-        return cam, integrated_gradients(input_score(model, variables, target), images, jnp.zeros((1, 8, 8, 1))).values
+        return cam, integrated_gradients(
+            input_score(model, variables, target), images, jnp.zeros((1, 8, 8, 1))
+        ).values
 
-    for half, full in zip(explained(model.clone(dtype=jnp.bfloat16)), explained(model), strict=True):
+    for half, full in zip(
+        explained(model.clone(dtype=jnp.bfloat16)), explained(model), strict=True
+    ):
         assert half.dtype == jnp.float32
         # 8 bits, and units near 0 that are open in one and shut in the other
         assert np.vdot(half, full) > 0.99 * np.linalg.norm(half) * np.linalg.norm(full)

@@ -1,4 +1,5 @@
-"""``python -m train.explain``: the page of an image, a text and a language run; scores; mistakes."""
+"""``python -m train.explain``: the page of an image, a text and a language run; scores;
+mistakes."""
 
 import base64
 import io
@@ -84,7 +85,9 @@ def language(tmp_path_factory):
     (tmp / "raw" / "text.txt").write_text("the <b>cat</b> & the dog\n" * 400)
     data = {"name": "text_files", "tokenizer": "bpe", "vocab_size": 300, "max_len": 24}
     fields = {**SMALL, "num_layers": 2, "scan": True}
-    config = config_of(tmp, model="gpt2_tiny", model_fields=fields, objective="causal_lm", data=data, steps=40)
+    config = config_of(
+        tmp, model="gpt2_tiny", model_fields=fields, objective="causal_lm", data=data, steps=40
+    )
     loop.train(config, tmp / "run")
     return tmp / "run"
 
@@ -99,7 +102,9 @@ def test_the_page_of_images(images, tmp_path, capsys):
     page = Page(out)
     shown, *overlays = page.pictures
     assert shown.shape == (8, 8) and [x.shape for x in overlays] == [(8, 8, 3)] * 3
-    assert str(name) in page.text and re.search(r"\d with probability 0\.\d{4}|with probability 1.0000", page.text)
+    assert str(name) in page.text and re.search(
+        r"\d with probability 0\.\d{4}|with probability 1.0000", page.text
+    )
     for method in ("integrated gradients", "input gradient", "grad cam"):
         assert method in page.text
     assert page.text.count("completeness error") == 2
@@ -107,7 +112,12 @@ def test_the_page_of_images(images, tmp_path, capsys):
 
 
 def test_integrated_gradients_of_a_trained_cnn_are_faithful(images, capsys):
-    assert explain.main([f"--workdir={images}", "--split=test", "--count=40", "--faithfulness", "--json"]) == 0
+    assert (
+        explain.main(
+            [f"--workdir={images}", "--split=test", "--count=40", "--faithfulness", "--json"]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["examples"] == 40 and found["step"] == 150 and found["replace"] == "black"
     methods = found["methods"]
@@ -115,13 +125,21 @@ def test_integrated_gradients_of_a_trained_cnn_are_faithful(images, capsys):
     ours, chance = methods["integrated_gradients"], methods["random"]
     # the median: where a score hardly differs from the baseline's, the relative error is of no use
     assert ours["median_error"] < 0.01 < methods["input_gradient"]["median_error"]
-    # by much more than 40 examples leave to chance: areas of one differ by about 0.2, so their mean by 0.03
-    assert ours["deletion"] < chance["deletion"] - 0.15 and ours["insertion"] > chance["insertion"] + 0.15
+    # by much more than 40 examples leave to chance: areas of one differ by about 0.2, so their mean
+    # by 0.03
+    assert (
+        ours["deletion"] < chance["deletion"] - 0.15
+        and ours["insertion"] > chance["insertion"] + 0.15
+    )
 
 
 def test_a_vit_on_a_mesh(tiny):
-    """In parts of 4 on 2 x 2 x 2 devices it is explained as at once on one, whatever fills the last part."""
-    tiny.model, tiny.model_fields = "vit_ti_16", {**SMALL, "num_layers": 2, "patch_size": 2, "scan": True}
+    """In parts of 4 on 2 x 2 x 2 devices it is explained as at once on one, whatever fills the last
+    part."""
+    tiny.model, tiny.model_fields = (
+        "vit_ti_16",
+        {**SMALL, "num_layers": 2, "patch_size": 2, "scan": True},
+    )
     found = []
     for sizes, size in (((2, 2, 2), 4), ((1, 1, 1), 5)):
         tiny.mesh.data, tiny.mesh.fsdp, tiny.mesh.tensor = sizes
@@ -130,9 +148,13 @@ def test_a_vit_on_a_mesh(tiny):
         assert names[4].startswith("test 4, labelled ")
         state = run.init()
         head = jax.random.normal(jax.random.key(1), (32, 10))  # it starts as zero
-        state.ema_params["head"]["kernel"] = jax.device_put(head, state.ema_params["head"]["kernel"].sharding)
+        state.ema_params["head"]["kernel"] = jax.device_put(
+            head, state.ema_params["head"]["kernel"].sharding
+        )
         methods = ("integrated_gradients", "rollout", "attention")
-        found.append(explain.explained(explain_images, run, state, arrays, 3, methods, "blur", size))
+        found.append(
+            explain.explained(explain_images, run, state, arrays, 3, methods, "blur", size)
+        )
     many, one = found
     assert many.attributions["rollout"].shape == (5, 8, 8) and (many.target == 3).all()
     assert list(many.errors) == ["integrated_gradients"]
@@ -145,22 +167,38 @@ def test_a_vit_on_a_mesh(tiny):
         "probability",
         "attention",
     ):  # others depend on the places of examples in a batch, by chance
-        for a, b in zip(jax.tree.leaves(getattr(many, kind)), jax.tree.leaves(getattr(one, kind)), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(getattr(many, kind)), jax.tree.leaves(getattr(one, kind)), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # float32 in another order
 
 
 def test_the_page_of_texts(labels, tmp_path, capsys):
     out = tmp_path / "page.html"
-    assert explain.main([f"--workdir={labels}", f"--out={out}", "hier <b> rot und hund", "hund rot"]) == 0
+    assert (
+        explain.main([f"--workdir={labels}", f"--out={out}", "hier <b> rot und hund", "hund rot"])
+        == 0
+    )
     page = Page(out)
-    # attention of 1 layer of 2 heads: 9 and 4 tokens with a margin of 2, each 96 // n times as large
+    # attention of 1 layer of 2 heads: 9 and 4 tokens with a margin of 2, each 96 // n times as
+    # large
     assert [x.shape for x in page.pictures] == [(11 * 10, 2 * 11 * 10), (6 * 24, 2 * 6 * 24)]
     assert "hier <b> rot und hund" in page.text and "yes with probability" in page.text
     assert page.text.count("rollout") == 2 and page.text.count("integrated gradients") == 2
-    spans = re.findall(r'<span style="background: rgba\([\d, .]+\)" title="([^"]+)">([^<]+)</span>', out.read_text())
+    spans = re.findall(
+        r'<span style="background: rgba\([\d, .]+\)" title="([^"]+)">([^<]+)</span>',
+        out.read_text(),
+    )
     assert [word for _, word in spans[-4:]] == ["[CLS]", "hund", "rot", "[SEP]"]
     capsys.readouterr()
-    options = ["--split=test", "--count=40", "--batch_size=40", "--faithfulness", "--json", "--replace=drop"]
+    options = [
+        "--split=test",
+        "--count=40",
+        "--batch_size=40",
+        "--faithfulness",
+        "--json",
+        "--replace=drop",
+    ]
     assert explain.main([f"--workdir={labels}", *options]) == 0
     methods = json.loads(capsys.readouterr().out)["methods"]
     ours, chance = methods["integrated_gradients"], methods["random"]
@@ -178,11 +216,16 @@ def test_the_page_of_a_language_model(language, tmp_path):
     assert heads.shape[0] == heads.shape[1] and heads.min() == 0
     rows = re.findall(r"<tr>(.*?)</tr>", out.read_text())
     assert len(rows) == 1 + 3 and rows[1].count("<td") == rows[0].count("<th") - 1
-    assert re.findall(r">([^<]*)</td>", rows[1])[-1] == " dog"  # the last layer says what the model does
+    # the last layer says what the model does
+    assert re.findall(r">([^<]*)</td>", rows[1])[-1] == " dog"
     options = ["--split=train", "--count=2", "--method=input_gradient", "--target= the"]
     assert explain.main([f"--workdir={language}", f"--out={out}", *options]) == 0
     page = Page(out)
-    assert "train 1" in page.text and "next ' the' with probability" in page.text and "Logit lens" not in page.text
+    assert (
+        "train 1" in page.text
+        and "next ' the' with probability" in page.text
+        and "Logit lens" not in page.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,10 +236,22 @@ def test_the_page_of_a_language_model(language, tmp_path):
             ["--method=rollout", "x.png"],
             "--method=rollout does not suit CNN; there are inte",
         ),
-        ("images", ["--target=eleven", "x.png"], r"--target='eleven' is no class; there are 0, 1, 2"),
-        ("images", ["--replace=drop", "x.png"], r"--replace=drop does not suit this run; there are black, blur"),
+        (
+            "images",
+            ["--target=eleven", "x.png"],
+            r"--target='eleven' is no class; there are 0, 1, 2",
+        ),
+        (
+            "images",
+            ["--replace=drop", "x.png"],
+            r"--replace=drop does not suit this run; there are black, blur",
+        ),
         ("images", ["x.png"], "there is nothing to explain"),
-        ("images", ["--split=test", "--count=1", "--out=/nowhere/x.html"], r"give another --out=FILE.html"),
+        (
+            "images",
+            ["--split=test", "--count=1", "--out=/nowhere/x.html"],
+            r"give another --out=FILE.html",
+        ),
         ("labels", ["--method=grad_cam", "x"], "--method=grad_cam does not suit BERT"),
         ("language", [""], "its text is empty"),
     ],
@@ -206,9 +261,15 @@ def test_mistakes(run, options, words, request):
         explain.main([f"--workdir={request.getfixturevalue(run)}", *options])
 
 
-def test_a_kernel_in_whose_place_einsum_shows_the_weights_is_said(tmp_path, tiny, monkeypatch, capsys):
-    """By :func:`explain.main` of a ViT with two labels, which explains one: rollout works, and names the kernel."""
-    tiny.model, tiny.model_fields = "vit_ti_16", {**SMALL, "patch_size": 2, "attention": "xla", "dropout_rate": 0.0}
+def test_a_kernel_in_whose_place_einsum_shows_the_weights_is_said(
+    tmp_path, tiny, monkeypatch, capsys
+):
+    """By :func:`explain.main` of a ViT with two labels, which explains one: rollout works, and
+    names the kernel."""
+    tiny.model, tiny.model_fields = (
+        "vit_ti_16",
+        {**SMALL, "patch_size": 2, "attention": "xla", "dropout_rate": 0.0},
+    )
     tiny.model_fields["attention_dropout_rate"] = 0.0
     tiny.tasks.labels, tiny.steps = ("label",), 3
     loop.train(tiny, tmp_path / "run")
@@ -226,7 +287,8 @@ def test_a_kernel_in_whose_place_einsum_shows_the_weights_is_said(tmp_path, tiny
     assert f"\n{says}\n" in capsys.readouterr().out
     page = Page(tmp_path / "run" / "explained.html")
     assert says in page.text
-    # of each the image, its rollout, and for 1 layer of 2 heads the 4 x 4 patches, 24 times as large
+    # of each the image, its rollout, and for 1 layer of 2 heads the 4 x 4 patches, 24 times as
+    # large
     assert [x.shape[:2] for x in page.pictures] == [(8, 8), (8, 8), (6 * 24, 2 * 6 * 24)] * 2
     assert explain.main([*options, "--faithfulness", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["remarks"] == [says]
@@ -240,14 +302,24 @@ def test_what_a_quantised_run_predicts_is_explained(kind, request, data_dir):
         config = read_config(request.getfixturevalue({"image": "images", "text": "labels"}[kind]))
     run = setup.build(config)
     state = run.init()
-    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), state.eval_params)
+    params = jax.tree.map(
+        lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), state.eval_params
+    )
     state = state.replace(params=params, ema_params=None if state.ema_params is None else params)
-    arrays, replace, probabilities = explain.first_examples(run, "test", 8)[1], REPLACEMENTS[kind][0], []
+    arrays, replace, probabilities = (
+        explain.first_examples(run, "test", 8)[1],
+        REPLACEMENTS[kind][0],
+        [],
+    )
     for quantized in (False, True):
         config.quantization_aware = quantized
-        found = explain.explained(EXPLAINERS[kind], run, state, arrays, 0, ("input_gradient",), replace, 8)
+        found = explain.explained(
+            EXPLAINERS[kind], run, state, arrays, 0, ("input_gradient",), replace, 8
+        )
         with jax.set_mesh(run.mesh):
-            probabilities.append(jax.jit(run.probabilities)(state, put_batch(arrays, run.mesh))[:, 0])
+            probabilities.append(
+                jax.jit(run.probabilities)(state, put_batch(arrays, run.mesh))[:, 0]
+            )
         np.testing.assert_allclose(found.probability, probabilities[-1], rtol=1e-5)
     assert not np.allclose(*probabilities, rtol=1e-3, atol=0)
 
@@ -264,29 +336,50 @@ def test_completeness_that_is_not_defined_is_left_out_and_counted(labels, tmp_pa
     options = [f"--workdir={labels}", "--method=input_gradient", "--faithfulness", "--json"]
     for texts in (["[MASK]", "hier rot und hund"], ["[MASK]"]):
         assert explain.main([*options, *texts]) == 0
-        found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["methods"]["input_gradient"]
+        found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["methods"][
+            "input_gradient"
+        ]
         assert found["undefined"] == 1 and ("completeness_error" in found) == (len(texts) > 1)
 
 
 def test_means_are_of_what_is_defined():
     errors = {"input_gradient": np.array([1.0, np.inf, 3.0, 8.0])}
     areas = dict.fromkeys(("input_gradient", "random"), np.ones(4))
-    found = Explained(np.zeros(4), np.ones(4), {"input_gradient": np.ones((4, 2))}, errors, areas, areas)
+    found = Explained(
+        np.zeros(4), np.ones(4), {"input_gradient": np.ones((4, 2))}, errors, areas, areas
+    )
     there = np.array([True, True, True, False])
     ours = explain.scores(found, there)["input_gradient"]
-    assert ours == {"completeness_error": 2, "median_error": 2, "undefined": 1, "deletion": 1, "insertion": 1}
+    assert ours == {
+        "completeness_error": 2,
+        "median_error": 2,
+        "undefined": 1,
+        "deletion": 1,
+        "insertion": 1,
+    }
     assert "completeness of 1 of 3 examples" in explain.remarks({"row": found}, {"row": there})[0]
 
 
 def test_parts_that_miss_the_whole_are_said_with_the_way_out(images, tmp_path, capsys):
-    options = [f"--workdir={images}", "--split=test", "--count=4", "--method=integrated_gradients", "--faithfulness"]
+    options = [
+        f"--workdir={images}",
+        "--split=test",
+        "--count=4",
+        "--method=integrated_gradients",
+        "--faithfulness",
+    ]
     errors = []
     for steps in (1, 1024):
         assert explain.main([*options, "--json", f"--ig_steps={steps}"]) == 0
         found = json.loads(capsys.readouterr().out)
         errors.append(found["methods"]["integrated_gradients"]["completeness_error"])
-        says = [f"the parts miss the whole by {errors[-1]:.1%} on average with 1 steps; --ig_steps=4 comes nearer"]
-        assert found["remarks"] == ([f"image integrated_gradients: {says[0]}"] if steps == 1 else [])
+        says = [
+            f"the parts miss the whole by {errors[-1]:.1%} on average with 1 steps; --ig_steps=4 "
+            "comes nearer"
+        ]
+        assert found["remarks"] == (
+            [f"image integrated_gradients: {says[0]}"] if steps == 1 else []
+        )
     assert errors[1] < 0.01 < errors[0]
 
 
@@ -299,6 +392,9 @@ def test_inputs_or_a_split(images, capsys):
 
 def test_colours_say_for_and_against():
     html = explain_page.coloured(["<a>", "b", "c"], np.array([1.0, -0.5, 0.0]))
-    assert html.index("rgba(214, 69, 48, 1.00)") < html.index("rgba(58, 110, 190, 0.5") and "&lt;a&gt;" in html
+    assert (
+        html.index("rgba(214, 69, 48, 1.00)") < html.index("rgba(58, 110, 190, 0.5")
+        and "&lt;a&gt;" in html
+    )
     flat = explain_page.coloured(["a", "b"], np.zeros(2))
     assert "0.00" in flat and "nan" not in flat

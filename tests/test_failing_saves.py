@@ -80,9 +80,12 @@ def test_whatever_part_of_a_save_fails_ends_soon(tmp_path, part):
     left = 2 if part == "the step before" else 1
     assert f"the checkpoint of step {left} is kept" in text
     until = time.monotonic() + 5
-    while (held := [t for t in set(threading.enumerate()) - threads if not t.daemon]) and time.monotonic() < until:
+    while (
+        held := [t for t in set(threading.enumerate()) - threads if not t.daemon]
+    ) and time.monotonic() < until:
         time.sleep(0.05)
-    pools = ("ThreadPoolExecutor", "asyncio", "metadata_store")  # without work; they end with the process
+    # without work; they end with the process
+    pools = ("ThreadPoolExecutor", "asyncio", "metadata_store")
     assert not [t for t in held if not t.name.startswith(pools)], held
     again = Checkpoints(tmp_path / "c")
     assert equal(again.restore(like(make_state(0)))[0], make_state(left))
@@ -95,11 +98,15 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path):
     """EFBIG from TensorStore's own writes; Python ignores the signal that would come with it."""
     checkpoints, start = save_two(tmp_path / "c")
     large = make_state(2, width=256)
-    checkpoints.save(large.replace(step=large.step - 1), {})  # all is compiled: jax keeps programs in files
+    # all is compiled: jax keeps programs in files
+    checkpoints.save(large.replace(step=large.step - 1), {})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-        with pytest.raises(SaveError, match=r"disk full \(ulimit -f limits the size of files\) while saving .* step 2"):
+        with pytest.raises(
+            SaveError,
+            match=r"disk full \(ulimit -f limits the size of files\) while saving .* step 2",
+        ):
             checkpoints.save(large, {})
             checkpoints.wait()
         with pytest.raises(OSError) as caught:
@@ -118,7 +125,8 @@ def mounted(path, options):
 
 @pytest.mark.parametrize("inodes", [9, 11, 17])
 def test_no_inode_left(tmp_path, inodes, capfd):
-    """At the step's directory, at an item's, at an array's; TensorStore's words and threads included."""
+    """At the step's directory, at an item's, at an array's; TensorStore's words and threads
+    included."""
     mount = tmp_path / "small"
     mount.mkdir()
     if not mounted(mount, f"size=3m,nr_inodes={inodes}"):
@@ -126,7 +134,9 @@ def test_no_inode_left(tmp_path, inodes, capfd):
     try:
         checkpoints = Checkpoints(mount / "checkpoints")
         start = time.monotonic()
-        with pytest.raises(SaveError, match=r"disk full while saving the checkpoint of step \d.*kept|no earlier"):
+        with pytest.raises(
+            SaveError, match=r"disk full while saving the checkpoint of step \d.*kept|no earlier"
+        ):
             for step in range(1, 4):
                 checkpoints.save(make_state(step), {})
                 checkpoints.wait()

@@ -1,4 +1,5 @@
-"""Fusion against PyTorch given the same features; a missing image or text; the dual encoder; emoji."""
+"""Fusion against PyTorch given the same features; a missing image or text; the dual encoder;
+emoji."""
 
 import html
 import json
@@ -26,7 +27,15 @@ from jaxmodels.features import features
 from jaxmodels.fusion import FUSIONS, ContrastiveOutputs
 from tests.conftest import ALL_DEVICES
 from train import evaluate, explain, loop, predict, retrieval, setup, sharding
-from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check
+from train.config import (
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    check,
+)
 from train.objectives import classification, contrastive
 from train.step import accumulated_gradients
 from train.task import hide_one
@@ -50,7 +59,8 @@ BOTH = [kind for kind in FUSIONS if kind not in ("image", "text")]
 
 
 def example(kind, **fields):
-    """A model in float64 with every parameter random, and inputs: the third text has padding, two lack something."""
+    """A model in float64 with every parameter random, and inputs: the third text has padding, two
+    lack something."""
     model = jaxmodels.create(
         "fusion",
         num_classes=5,
@@ -84,20 +94,29 @@ def expected_logits(kind, params, image, text, tokens_real, present):
             "image": linear(params["dense_image"], tensor(image.places)),
             "text": linear(params["dense_text"], tensor(text.places)),
         }
-        groups = {"image": present[:, :1].expand(-1, places["image"].shape[1]), "text": real & present[:, 1:]}
+        groups = {
+            "image": present[:, :1].expand(-1, places["image"].shape[1]),
+            "text": real & present[:, 1:],
+        }
         means = []
         for name, other in (("image", "text"), ("text", "image")):
             p, x, memory = params[f"{name}_cross_attention"], places[name], places[other]
-            q, k, v = (linear(p[n], y) for n, y in (("query", x), ("key", memory), ("value", memory)))
+            q, k, v = (
+                linear(p[n], y) for n, y in (("query", x), ("key", memory), ("value", memory))
+            )
             y = torch.zeros_like(x)
             for b in range(len(x)):  # one by one, with only the keys that are there
                 keep = groups[other][b]
                 if keep.any():
-                    heads = [t.reshape(-1, 2, 8).transpose(0, 1) for t in (q[b], k[b][keep], v[b][keep])]
+                    heads = [
+                        t.reshape(-1, 2, 8).transpose(0, 1) for t in (q[b], k[b][keep], v[b][keep])
+                    ]
                     found = torch.nn.functional.scaled_dot_product_attention(*heads)
                     y[b] = linear(p["out"], found.transpose(0, 1).reshape(-1, 16))
             norm = params[f"norm_{name}"]
-            x = torch.nn.functional.layer_norm(x + y, (16,), tensor(norm["scale"]), tensor(norm["bias"]), eps=1e-5)
+            x = torch.nn.functional.layer_norm(
+                x + y, (16,), tensor(norm["scale"]), tensor(norm["bias"]), eps=1e-5
+            )
             weight = groups[name].double()[..., None]
             means.append((x * weight).sum(1) / weight.sum(1).clamp(min=1))
         return linear(params["head"], linear(params["dense_fused"], torch.cat(means, -1)).relu())
@@ -108,14 +127,20 @@ def expected_logits(kind, params, image, text, tokens_real, present):
     weight = tensor(params.get("weights", np.zeros(2))).expand(len(present), 2)
     weight = weight.masked_fill(~present, -math.inf).softmax(-1)
     if kind in ("mean", "learned"):
-        decided = [linear(params[f"head_{n}"], x).softmax(-1) for n, x in zip(("image", "text"), ones, strict=True)]
+        decided = [
+            linear(params[f"head_{n}"], x).softmax(-1)
+            for n, x in zip(("image", "text"), ones, strict=True)
+        ]
         return (weight[:, :1] * decided[0] + weight[:, 1:] * decided[1]).log()
     if kind == "concat":
         x = torch.cat(ones, -1)
     elif kind == "sum":
         x = weight[:, :1] * ones[0] + weight[:, 1:] * ones[1]
     else:
-        small = [linear(params[f"dense_outer_{n}"], x) for n, x in zip(("image", "text"), ones, strict=True)]
+        small = [
+            linear(params[f"dense_outer_{n}"], x)
+            for n, x in zip(("image", "text"), ones, strict=True)
+        ]
         first, second = (torch.nn.functional.pad(x, (0, 1), value=1.0) for x in small)
         x = torch.stack([torch.outer(a, b).flatten() for a, b in zip(first, second, strict=True)])
     return linear(params["head"], linear(params["dense_fused"], x).relu())
@@ -127,9 +152,18 @@ def test_what_is_fused_equals_pytorch(kind, x64):
     params = variables["params"]
     image, tokens, segments, present = inputs
     encoders = {
-        "image": (jaxmodels.create("cnn", num_classes=1, pool="each", **FIELDS["image_fields"]), (image,)),
+        "image": (
+            jaxmodels.create("cnn", num_classes=1, pool="each", **FIELDS["image_fields"]),
+            (image,),
+        ),
         "text": (
-            jaxmodels.create("bert_tiny", vocab_size=11, max_len=8, head="classification", **FIELDS["text_fields"]),
+            jaxmodels.create(
+                "bert_tiny",
+                vocab_size=11,
+                max_len=8,
+                head="classification",
+                **FIELDS["text_fields"],
+            ),
             (tokens, segments),
         ),
     }
@@ -150,7 +184,8 @@ def test_the_direct_model_is_berts_encoder_over_patches_and_tokens(x64):
     params = variables["params"]
     no_image = jnp.broadcast_to(jnp.array([False, True]), (len(tokens), 2))
     logits = model.apply(variables, image, tokens, segments, no_image, train=False)
-    # a BERT whose first token is the class token: its position embedding is 0, of the others as here
+    # a BERT whose first token is the class token: its position embedding is 0, of the others as
+    # here
     table = jnp.concatenate([params["token_embed"]["embedding"], params["class_token"][0]])
     position = jnp.concatenate([jnp.zeros((1, 16)), params["position_embed"]["embedding"]])
     bert = jaxmodels.BERT(
@@ -194,7 +229,9 @@ def test_what_is_missing_or_padding_has_no_influence(kind, x64):
 
     params = variables["params"]
     embedding = (
-        params["text" if "text" in params else "token_embed"] if kind != "image" else {"embedding": jnp.ones((11, 4))}
+        params["text" if "text" in params else "token_embed"]
+        if kind != "image"
+        else {"embedding": jnp.ones((11, 4))}
     )
     embedding = embedding.get("token_embed", embedding)["embedding"]
     of_image, of_words = jax.grad(influence, (0, 1))(image, embedding, present)
@@ -206,7 +243,9 @@ def test_what_is_missing_or_padding_has_no_influence(kind, x64):
     assert not jnp.abs(jax.grad(influence, 1)(image, embedding, nobody)).any()
     # of padding: another token there changes nothing
     other = tokens.at[2, 4:].set(tokens[2, 4:] % 10 + 1)
-    same = [model.apply(variables, image, t, segments, present, train=False) for t in (tokens, other)]
+    same = [
+        model.apply(variables, image, t, segments, present, train=False) for t in (tokens, other)
+    ]
     np.testing.assert_allclose(*same, rtol=1e-12)
 
 
@@ -219,7 +258,9 @@ def test_nothing_there_is_still_a_number(kind, x64):
 
 def test_decisions_are_probabilities(x64):
     model, variables, inputs = example("learned")
-    np.testing.assert_allclose(jnp.exp(model.apply(variables, *inputs, train=False)).sum(-1), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        jnp.exp(model.apply(variables, *inputs, train=False)).sum(-1), 1, rtol=1e-12
+    )
 
 
 def test_one_of_two_is_hidden():
@@ -238,7 +279,10 @@ def test_one_of_two_is_hidden():
         ({"image_encoder": "bert_tiny"}, "image_encoder 'bert_tiny' is not one of cnn"),
         ({"text_fields": {"depth": 3}}, "text_fields {'depth': 3} do not fit 'bert_tiny'"),
         ({"fusion": "direct", "patch_size": 3}, "8x8 is not divisible by patch_size 3"),
-        ({"fusion": "cross_attention", "num_heads": 3}, "hidden_size 16 is not divisible by num_heads 3"),
+        (
+            {"fusion": "cross_attention", "num_heads": 3},
+            "hidden_size 16 is not divisible by num_heads 3",
+        ),
     ],
 )
 def test_mistakes(fields, words, x64):
@@ -249,13 +293,21 @@ def test_mistakes(fields, words, x64):
 def test_an_encoder_without_places_is_refused(x64):
     model = jaxmodels.MLP(num_classes=3)
     variables = model.init(jax.random.key(0), jnp.ones((1, 2, 2, 1)), train=False)
-    found = model.apply(variables, jnp.ones((1, 2, 2, 1)), method=lambda m, x: features(m, x, train=False))
+    found = model.apply(
+        variables, jnp.ones((1, 2, 2, 1)), method=lambda m, x: features(m, x, train=False)
+    )
     assert found.places is None and found.whole.shape == (1, 128)
     no_head = jaxmodels.create("gpt2_tiny", vocab_size=5, num_layers=1)
     with pytest.raises(ValueError, match="GPT2 has 0 modules named head"):
-        no_head.init(jax.random.key(0), jnp.ones((1, 2), int), method=lambda m, x: features(m, x, train=False))
+        no_head.init(
+            jax.random.key(0),
+            jnp.ones((1, 2), int),
+            method=lambda m, x: features(m, x, train=False),
+        )
     two, variables, inputs = example("mean")
-    with pytest.raises(ValueError, match=r"Fusion has 0 modules named head; .* nearest: fusion='concat'"):
+    with pytest.raises(
+        ValueError, match=r"Fusion has 0 modules named head; .* nearest: fusion='concat'"
+    ):
         two.apply(variables, *inputs, method=lambda m, *x: features(m, *x, train=False))
 
 
@@ -266,7 +318,9 @@ def test_contrastive_loss_equals_pytorch(x64):
     rng = np.random.default_rng(0)
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 6, 4)))
     weight = np.array([1.0, 1, 1, 1, 0, 0])
-    found = contrastive(ContrastiveOutputs(*map(jnp.asarray, (image, text, 7.0))), {"weight": jnp.asarray(weight)})
+    found = contrastive(
+        ContrastiveOutputs(*map(jnp.asarray, (image, text, 7.0))), {"weight": jnp.asarray(weight)}
+    )
     logits = torch.tensor(7.0 * image[:4] @ text[:4].T)  # padding is nobody's negative
     own = torch.arange(4)
     cross_entropy = torch.nn.functional.cross_entropy
@@ -277,7 +331,9 @@ def test_contrastive_loss_equals_pytorch(x64):
 
 
 def test_embeddings_have_length_1_and_the_scale_an_end():
-    model = jaxmodels.create("dual_encoder", vocab_size=11, embed_size=7, image_fields={"features": (4,)})
+    model = jaxmodels.create(
+        "dual_encoder", vocab_size=11, embed_size=7, image_fields={"features": (4,)}
+    )
     inputs = jax.random.normal(jax.random.key(1), (3, 8, 8, 3)), jnp.ones((3, 5), jnp.int32)
     variables = model.init(jax.random.key(0), *inputs, train=False)
     found = model.apply(variables, *inputs, train=False)
@@ -293,7 +349,8 @@ def test_recall_counts_what_is_better_or_equal():
     assert retrieval.recall(similarity, 1) == pytest.approx(1 / 3)
     assert retrieval.recall(similarity, 2) == pytest.approx(2 / 3)
     assert retrieval.recall(similarity, 3) == 1
-    assert retrieval.recall(np.full((3, 3), np.nan), 3) == 0  # embeddings that are no numbers find nothing
+    # embeddings that are no numbers find nothing
+    assert retrieval.recall(np.full((3, 3), np.nan), 3) == 0
 
 
 # On meshes
@@ -301,7 +358,9 @@ def test_recall_counts_what_is_better_or_equal():
 
 def mesh_run(kind, **mesh):
     tokenizer = train_tokenizer("words", ["a b c d e f g h i"], 20)
-    text = TextCard("emoji", "1.0.0", {}, 12, 8, tokenizer.to_str(), "", "labels", ("text",), tuple("01234"))
+    text = TextCard(
+        "emoji", "1.0.0", {}, 12, 8, tokenizer.to_str(), "", "labels", ("text",), tuple("01234")
+    )
     card = ImageTextCard(DatasetCard("emoji", "1.0.0", {}, (8, 8, 3), 5, tuple("01234"), ""), text)
     config = Config(
         model="fusion",
@@ -332,12 +391,23 @@ def test_gradients_on_a_mesh_equal_those_of_one_device(x64):
         run = mesh_run("cross_attention", **mesh)
         model = run.model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
         inputs = run.task.inputs
-        params = model.init(jax.random.key(0), *(jnp.asarray(batch[k]) for k in inputs), train=False)["params"]
-        params = jax.device_put(params, sharding.shardings_of({"params": params}, run.mesh)["params"])
+        params = model.init(
+            jax.random.key(0), *(jnp.asarray(batch[k]) for k in inputs), train=False
+        )["params"]
+        params = jax.device_put(
+            params, sharding.shardings_of({"params": params}, run.mesh)["params"]
+        )
 
         def of(params, batch):
             grads, count, _, _ = accumulated_gradients(
-                params, {}, batch, jax.random.key(0), model=model, objective=classification, inputs=inputs, accumulate=2
+                params,
+                {},
+                batch,
+                jax.random.key(0),
+                model=model,
+                objective=classification,
+                inputs=inputs,
+                accumulate=2,
             )
             return jax.tree.map(lambda g: g / count, grads)
 
@@ -392,7 +462,10 @@ def test_names_lose_what_gives_the_group_away(tmp_path):
     path.write_text(LINES, "utf-8")
     names = {n.name: n for n in read_names(path)}
     assert len(names) == 10
-    assert names["smiling face"].emoji == "\u263a\ufe0f" and names["smiling face"].subgroup == "face-smiling"
+    assert (
+        names["smiling face"].emoji == "\u263a\ufe0f"
+        and names["smiling face"].subgroup == "face-smiling"
+    )
     assert names["smiling face"].text == "smiling"
     assert names["waving hand: dark skin tone"].text == "waving hand"
     assert names["flag: Côte d\u2019Ivoire"].text == "côte d\u2019ivoire"
@@ -424,7 +497,9 @@ def test_files_that_are_not_emoji(tmp_path):
     with pytest.raises(DataError, match="in a group 'Runes' that is none of"):
         read_names(path)
     with pytest.raises(DataError, match="apt install fonts-noto-color-emoji unicode-data"):
-        setup.build(Config(model="fusion", data=DataConfig(name="emoji", raw_dir=str(tmp_path / "no"))))
+        setup.build(
+            Config(model="fusion", data=DataConfig(name="emoji", raw_dir=str(tmp_path / "no")))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -433,7 +508,10 @@ def font(tmp_path_factory):
     if not PIL.features.check("raqm"):
         pytest.skip("Pillow finds no fribidi here, which the drawing of emoji needs and says")
     directory = tmp_path_factory.mktemp("font")
-    shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", directory / "NotoColorEmoji.ttf")
+    shutil.copy(
+        Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf",
+        directory / "NotoColorEmoji.ttf",
+    )
     groups = {
         "Smileys & Emotion": range(0x1F600, 0x1F624),
         "Symbols": range(0x2648, 0x2668),
@@ -444,7 +522,8 @@ def font(tmp_path_factory):
         lines += [f"# group: {group}", f"# subgroup: {group.lower().split()[0]}"]
         for code in codes:
             lines.append(
-                f"{code:X} ; fully-qualified # {chr(code)} E1.0 {group.split()[0].lower()} kind{code % 3} n{code}"
+                f"{code:X} ; fully-qualified # {chr(code)} E1.0 {group.split()[0].lower()} "
+                f"kind{code % 3} n{code}"
             )
     lines += ["1FAE0 ; fully-qualified # x E14.0 melting face"]  # which the font lacks
     (directory / "emoji-test.txt").write_text("\n".join(lines), "utf-8")
@@ -455,7 +534,11 @@ def emoji_config(font, data_dir, **fields) -> Config:
     config = Config(
         **{
             "model": "fusion",
-            "model_fields": {"fusion": "concat", "image_fields": {"features": (8,)}, "text_fields": {"hidden_size": 8}},
+            "model_fields": {
+                "fusion": "concat",
+                "image_fields": {"features": (8,)},
+                "text_fields": {"hidden_size": 8},
+            },
             "data": DataConfig(
                 name="emoji",
                 data_dir=data_dir,
@@ -497,30 +580,46 @@ def test_a_run_of_fusion(fused, capsys):
     assert {"accuracy_without_image", "accuracy_without_text"} <= set(test)
     assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0  # by dataset.json alone
     found = json.loads(capsys.readouterr().out)
-    assert found["accuracy"] == test["accuracy"] and found["accuracy_without_text"] == test["accuracy_without_text"]
+    assert (
+        found["accuracy"] == test["accuracy"]
+        and found["accuracy_without_text"] == test["accuracy_without_text"]
+    )
 
 
 def test_an_image_with_a_text_is_labelled_and_explained(fused, tmp_path, capsys):
     workdir, _ = fused
     name = tmp_path / "x.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)).save(name)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)).save(
+        name
+    )
     inputs = [f"{name}\tobjects kind1", str(name), "\tobjects kind1"]
     assert predict.main([f"--workdir={workdir}", "--json", *inputs, "nowhere.png"]) == 1
     printed = capsys.readouterr()
     found = [json.loads(line) for line in printed.out.splitlines()]
     assert [x["example"] for x in found] == [f"{name} objects kind1", str(name), "objects kind1"]
-    assert len({x["labels"][0]["probability"] for x in found}) == 3 and "nowhere.png: no such file" in printed.err
+    assert (
+        len({x["labels"][0]["probability"] for x in found}) == 3
+        and "nowhere.png: no such file" in printed.err
+    )
     out = tmp_path / "page.html"
     assert explain.main([f"--workdir={workdir}", f"--out={out}", *inputs, "nowhere.png"]) == 1
     assert "1 of 4 file(s) could not be read; 3 explained" in capsys.readouterr().err
     both, image, text = out.read_text().split("<section>")[1:]
-    for part, pictures, texts in ((both, 4, 2), (image, 4, 0), (text, 0, 2)):  # with the image itself
+    # with the image itself
+    for part, pictures, texts in ((both, 4, 2), (image, 4, 0), (text, 0, 2)):
         assert part.count("<img") == pictures and part.count('class="text"') == texts
     for part, x in zip((both, image, text), found, strict=True):
         label = x["labels"][0]
         assert f"{html.escape(label['label'])} with probability {label['probability']:.4f}" in part
     capsys.readouterr()
-    options = [f"--workdir={workdir}", "--split=train", "--count=24", "--batch_size=24", "--faithfulness", "--json"]
+    options = [
+        f"--workdir={workdir}",
+        "--split=train",
+        "--count=24",
+        "--batch_size=24",
+        "--faithfulness",
+        "--json",
+    ]
     assert explain.main(options) == 0
     methods = json.loads(capsys.readouterr().out)["methods"]
     assert {name.split()[0] for name in methods} == {"image", "text"}
@@ -547,7 +646,11 @@ def test_a_run_of_the_dual_encoder(font, data_dir, tmp_path):
         data_dir,
         model="dual_encoder",
         objective="contrastive",
-        model_fields={"image_fields": {"features": (8,)}, "text_fields": {"hidden_size": 8}, "embed_size": 8},
+        model_fields={
+            "image_fields": {"features": (8,)},
+            "text_fields": {"hidden_size": 8},
+            "embed_size": 8,
+        },
     )
     summary = loop.train(config, tmp_path / "run")
     test = summary["test"]
@@ -559,9 +662,18 @@ def test_a_run_of_the_dual_encoder(font, data_dir, tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"data": DataConfig(name="digits", hide_rate=0.5)}, "config.data.hide_rate = 0.5 is not for model 'cnn'"),
-        ({"model": "fusion", "data": DataConfig(mixup=0.2)}, "config.data.mixup = 0.2 is not for model 'fusion'"),
-        ({"model": "dual_encoder"}, "'classification' does not fit model 'dual_encoder'; nearest: .* 'contrastive'"),
+        (
+            {"data": DataConfig(name="digits", hide_rate=0.5)},
+            "config.data.hide_rate = 0.5 is not for model 'cnn'",
+        ),
+        (
+            {"model": "fusion", "data": DataConfig(mixup=0.2)},
+            "config.data.mixup = 0.2 is not for model 'fusion'",
+        ),
+        (
+            {"model": "dual_encoder"},
+            "'classification' does not fit model 'dual_encoder'; nearest: .* 'contrastive'",
+        ),
     ],
 )
 def test_configs_that_cannot_be(change, words):
@@ -570,4 +682,6 @@ def test_configs_that_cannot_be(change, words):
 
 
 def test_emoji_are_hashable_names():
-    assert len({EmojiName("a", "Flags", "b", "flag: c"), EmojiName("a", "Flags", "b", "flag: c")}) == 1
+    assert (
+        len({EmojiName("a", "Flags", "b", "flag: c"), EmojiName("a", "Flags", "b", "flag: c")}) == 1
+    )

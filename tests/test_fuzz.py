@@ -18,7 +18,10 @@ def test_a_case_is_a_function_of_its_seed():
         assert mutated(one, content, text) == mutated(other, content, text)
         assert json_mutated(one, text) == json_mutated(other, text)
     found = {mutated(np.random.default_rng(case), content) for case in range(100)}
-    assert len(found) > 80 and len({json_mutated(np.random.default_rng(case), text) for case in range(100)}) > 50
+    assert (
+        len(found) > 80
+        and len({json_mutated(np.random.default_rng(case), text) for case in range(100)}) > 50
+    )
 
 
 def _late(context, rng, place):
@@ -70,7 +73,9 @@ def _refused(context, rng, place):
 def test_what_is_a_fault(attempt, result, words, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "SECONDS", 0.1)
     monkeypatch.setattr(worker, "BYTES", 2**26)
-    found, what = worker._tried(Kind(lambda directory: None, attempt), None, np.random.default_rng(0), tmp_path)
+    found, what = worker._tried(
+        Kind(lambda directory: None, attempt), None, np.random.default_rng(0), tmp_path
+    )
     assert found == result and words in what
     assert not [*tmp_path.iterdir()]
 

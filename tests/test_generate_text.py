@@ -19,7 +19,14 @@ PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6]]
 
 def pair(vocab_size=53, **fields):
     """A model with random weights, and transformers' with the same."""
-    fields = {"max_len": 40, "num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48, **fields}
+    fields = {
+        "max_len": 40,
+        "num_layers": 2,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "mlp_dim": 48,
+        **fields,
+    }
     model = jaxmodels.create("gpt2_tiny", vocab_size=vocab_size, **fields)
     torch.manual_seed(0)
     original = originals.build(model, ())
@@ -46,7 +53,8 @@ def theirs(twin, prompts, *, max_len, **options):
     return found[:, longest:].tolist()
 
 
-@pytest.mark.parametrize("read", [64, 3])  # all at once, and up to the multiple that the longest prompt reaches
+# all at once, and up to the multiple that the longest prompt reaches
+@pytest.mark.parametrize("read", [64, 3])
 def test_greedy_equals_transformers(models, read, monkeypatch):
     model, variables, twin = models
     monkeypatch.setattr(generation, "READ", read)
@@ -87,12 +95,20 @@ def test_stop_tokens_end_a_text(models):
 def test_repetition_penalty_equals_transformers(models):
     model, variables, twin = models
     prompt = [PROMPTS[0]]  # without padding: theirs counts the pad token as seen
-    ours = generate(model, variables, prompt, max_len=40, sampling=Sampling(temperature=0.0, repetition_penalty=1.7))
+    ours = generate(
+        model,
+        variables,
+        prompt,
+        max_len=40,
+        sampling=Sampling(temperature=0.0, repetition_penalty=1.7),
+    )
     assert ours == theirs(twin, prompt, max_len=40, repetition_penalty=1.7)
     assert ours != generate(model, variables, prompt, max_len=40)
 
 
-@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_p": 0.6}, {"top_k": 20, "top_p": 0.7}, {"top_p": 1e-9}])
+@pytest.mark.parametrize(
+    "options", [{"top_k": 5}, {"top_p": 0.6}, {"top_k": 20, "top_p": 0.7}, {"top_p": 1e-9}]
+)
 def test_what_is_left_out_equals_transformers(options):
     processors = originals.transformers().generation.logits_process
     logits = np.random.default_rng(0).normal(size=(4, 50)).astype(np.float32) * 2
@@ -135,9 +151,16 @@ def test_a_text_may_end_with_its_first_token(models):
     whole = generate(model, variables, PROMPTS, max_len=40)
     first = [text[:1] for text in whole]
     assert generate(model, variables, PROMPTS, max_len=6) == first
-    assert generate(model, variables, PROMPTS, max_len=40, stop=[token for (token,) in first]) == first
+    assert (
+        generate(model, variables, PROMPTS, max_len=40, stop=[token for (token,) in first]) == first
+    )
     seen = []
-    assert generate(model, variables, PROMPTS, max_len=40, on_tokens=lambda texts: not seen.append(texts)) == first
+    assert (
+        generate(
+            model, variables, PROMPTS, max_len=40, on_tokens=lambda texts: not seen.append(texts)
+        )
+        == first
+    )
     assert seen == [first]
     few = generate(model, variables, PROMPTS, max_len=40, first_only=True)
     assert few == [text[: 1 + generation.CHUNK] for text in whole]
@@ -156,7 +179,9 @@ def test_the_first_token_does_not_copy_the_cache(models):
     model, variables, _ = models
     tokens, segments = np.ones((2, 3, 24), np.int32)
     text, logits = generation._read(variables, tokens, segments, 9, model=model, length=24)
-    generation._begin(text, logits, jax.random.key(0), jnp.zeros(0, jnp.int32), Rules(), sampling=GREEDY)
+    generation._begin(
+        text, logits, jax.random.key(0), jnp.zeros(0, jnp.int32), Rules(), sampling=GREEDY
+    )
     assert all(array.is_deleted() for array in jax.tree.leaves(text.cache))
 
 
@@ -183,7 +208,10 @@ def test_prompts_that_do_not_fit(models, prompts, max_len, words):
         ({"top_k": -1}, "top_k -1"),
         ({"top_p": 0.0}, "top_p 0.0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty 0.0"),
-        *(({name: float("nan")}, f"{name} nan") for name in ("temperature", "repetition_penalty", "top_p", "min_p")),
+        *(
+            ({name: float("nan")}, f"{name} nan")
+            for name in ("temperature", "repetition_penalty", "top_p", "min_p")
+        ),
         ({"temperature": float("inf")}, "temperature inf"),
         ({"repetition_penalty": 1e-39}, "repetition_penalty 1e-39"),
     ],

@@ -1,4 +1,5 @@
-"""Texts and translations by directories of transformers: as transformers' own, and when they end."""
+"""Texts and translations by directories of transformers: as transformers' own, and when they
+end."""
 
 import json
 
@@ -34,11 +35,14 @@ def change(path, **values):
 
 @pytest.fixture(scope="module")
 def marian(tmp_path_factory):
-    """A directory of transformers with a tokenizer whose </s> is 0 and whose <pad> is the last, and its model."""
+    """A directory of transformers with a tokenizer whose </s> is 0 and whose <pad> is the last, and
+    its model."""
     directory = tmp_path_factory.mktemp("marian")
     model, _, twin = translators(3.0, num_layers=1)
     twin.save_pretrained(directory)
-    tokenizer = word_tokenizer(model.vocab_size, special={END: "</s>", START: "<pad>"}, frame="$A </s>")
+    tokenizer = word_tokenizer(
+        model.vocab_size, special={END: "</s>", START: "<pad>"}, frame="$A </s>"
+    )
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory, twin
 
@@ -46,7 +50,9 @@ def marian(tmp_path_factory):
 def theirs(twin, text, **options):
     source = torch.tensor([[int(word[1:]) for word in text.split()] + [END]])
     with torch.no_grad():
-        found = twin.generate(source, do_sample=False, early_stopping=False, max_length=16, **options)
+        found = twin.generate(
+            source, do_sample=False, early_stopping=False, max_length=16, **options
+        )
     return " ".join(f"w{token}" for token in found[0].tolist() if token not in (START, END))
 
 
@@ -54,9 +60,15 @@ def test_marian_weights_translate_as_transformers_do(marian, capsys):
     directory, twin = marian
     for text in ("w3 w9 w4", "w17"):
         for beams in (1, 3):
-            assert generate.main([f"--weights={directory}", f"--prompt={text}", f"--beams={beams}"]) == 0
+            assert (
+                generate.main([f"--weights={directory}", f"--prompt={text}", f"--beams={beams}"])
+                == 0
+            )
             assert capsys.readouterr().out.strip() == theirs(twin, text, num_beams=beams)
-    assert generate.main([f"--weights={directory}", f"--prompt={text}", "--beams=3", "--max_tokens=2"]) == 0
+    assert (
+        generate.main([f"--weights={directory}", f"--prompt={text}", "--beams=3", "--max_tokens=2"])
+        == 0
+    )
     assert len(capsys.readouterr().out.split()) <= 2
 
 
@@ -72,13 +84,17 @@ def test_what_generation_config_says_is_done(marian, tmp_path, capsys):
     found = capsys.readouterr().out.strip()
     assert found == theirs(twin, "w3 w9 w4", **said) and f"w{word}" not in found.split()
     change(tmp_path / "generation_config.json", num_beam_groups=2)
-    with pytest.raises(ConfigError, match="num_beam_groups 2 is refused: group beam search is not done here"):
+    with pytest.raises(
+        ConfigError, match="num_beam_groups 2 is refused: group beam search is not done here"
+    ):
         generate.main([f"--weights={tmp_path}", "--prompt=w3"])
     change(tmp_path / "generation_config.json", num_beam_groups=None)
     apart, variables, _ = translators(0.0, num_layers=1, share_embeddings=False)
     weights.save(tmp_path / "apart", apart, variables, format="transformers")
     (tmp_path / "apart" / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
-    with pytest.raises(ConfigError, match="has a vocabulary for the source and another for the target"):
+    with pytest.raises(
+        ConfigError, match="has a vocabulary for the source and another for the target"
+    ):
         generate.main([f"--weights={tmp_path / 'apart'}", "--prompt=w3"])
     with pytest.raises(ConfigError, match="--stop=w4 is for language models"):
         generate.main([f"--weights={directory}", "--prompt=w3", "--stop=w4"])
@@ -96,8 +112,15 @@ def test_all_settings_reach_the_command_line(marian, tmp_path, capsys):
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     ends = {"decoder_start_token_id": START, "pad_token_id": START, "eos_token_id": [END, 11]}
-    said = ends | {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "no_repeat_ngram_size": 1}
-    (tmp_path / "generation_config.json").write_text(json.dumps(said | {"max_length": 7, "forced_eos_token_id": END}))
+    said = ends | {
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "length_penalty": 0.0,
+        "no_repeat_ngram_size": 1,
+    }
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps(said | {"max_length": 7, "forced_eos_token_id": END})
+    )
     reread = type(twin).from_pretrained(tmp_path).eval()
     source = torch.tensor([[3, 9, 4, END]])
     for flags, options in (
@@ -124,14 +147,18 @@ def gpt2(tmp_path_factory):
 
 def written(directory, capsys, *options):
     prompt = "w3 w9 w4"
-    assert generate.main([f"--weights={directory}", f"--prompt={prompt}", "--temperature=3", *options]) == 0
+    assert (
+        generate.main([f"--weights={directory}", f"--prompt={prompt}", "--temperature=3", *options])
+        == 0
+    )
     found = capsys.readouterr()
     assert found.out.startswith(prompt)
     return found.out.removesuffix("\n"), int(found.err.split()[0])
 
 
 def test_a_text_ends_where_the_weights_or_the_caller_say(gpt2, capsys):
-    """At any of several end tokens, and before any of several texts, which may be parts of tokens or several."""
+    """At any of several end tokens, and before any of several texts, which may be parts of tokens
+    or several."""
     free, count = written(gpt2, capsys)
     words = free.split(" ")
     assert count == 37 and len(words) == 40 and len(set(words[3:20])) > 8
@@ -161,19 +188,33 @@ def test_the_file_says_whether_a_text_is_drawn_and_flags_go_over_it(gpt2, tmp_pa
         assert generate.main([f"--weights={tmp_path}", "--prompt=w3 w9 w4", *flags]) == 0
         return capsys.readouterr().out.strip()
 
-    said = {"eos_token_id": 2, "max_new_tokens": 12, "repetition_penalty": 1.2, "suppress_tokens": [5]}
+    said = {
+        "eos_token_id": 2,
+        "max_new_tokens": 12,
+        "repetition_penalty": 1.2,
+        "suppress_tokens": [5],
+    }
     (tmp_path / "generation_config.json").write_text(json.dumps(said))
     twin = originals.transformers().GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     row = twin.generate(prompt, attention_mask=torch.ones_like(prompt))[0].tolist()
     greedy = ours()
-    assert greedy == " ".join(f"w{token}" for token in row if token != 2) and ours("--seed=1") == greedy
-    assert ours("--temperature=5") != greedy and ours("--temperature=5", "--seed=1") != ours("--temperature=5")
+    assert (
+        greedy == " ".join(f"w{token}" for token in row if token != 2)
+        and ours("--seed=1") == greedy
+    )
+    assert ours("--temperature=5") != greedy and ours("--temperature=5", "--seed=1") != ours(
+        "--temperature=5"
+    )
     assert ours("--max_tokens=2") == " ".join(greedy.split()[:5])
-    (tmp_path / "generation_config.json").write_text(json.dumps(said | {"do_sample": True, "temperature": 5.0}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps(said | {"do_sample": True, "temperature": 5.0})
+    )
     assert ours() != greedy and ours("--seed=1") != ours()
     assert ours("--temperature=0") == ours("--top_k=1") == greedy
     (tmp_path / "generation_config.json").write_text(json.dumps(said | {"num_beams": 4}))
-    with pytest.raises(ConfigError, match="num_beams 4: a language model writes greedily or draws here"):
+    with pytest.raises(
+        ConfigError, match="num_beams 4: a language model writes greedily or draws here"
+    ):
         ours()
     assert ours("--beams=1") == greedy
     with pytest.raises(SystemExit):
@@ -182,13 +223,16 @@ def test_the_file_says_whether_a_text_is_drawn_and_flags_go_over_it(gpt2, tmp_pa
 
 
 def test_a_gpt2_that_ends_otherwise_needs_no_end_of_text(gpt2, tmp_path, capsys):
-    """GPT-2's class adds <|endoftext|> behind a vocabulary that lacks it; the end is the weights'."""
+    """GPT-2's class adds <|endoftext|> behind a vocabulary that lacks it; the end is the
+    weights'."""
     for name in ("config.json", "generation_config.json", "model.safetensors"):
         if (gpt2 / name).exists():
             (tmp_path / name).write_bytes((gpt2 / name).read_bytes())
     size = json.loads((gpt2 / "config.json").read_text())["vocab_size"]
     letters = ["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())][:size]
-    (tmp_path / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(letters)}))
+    (tmp_path / "vocab.json").write_text(
+        json.dumps({letter: i for i, letter in enumerate(letters)})
+    )
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     options = [f"--weights={tmp_path}", f"--prompt={letters[3]}", "--temperature=3"]
     change(tmp_path / "generation_config.json", eos_token_id=0)
@@ -211,7 +255,9 @@ def test_several_texts_end_each_for_itself(gpt2, capsys):
 def test_what_our_own_directories_say_of_tokens_is_not_believed(tmp_path):
     model, variables, _ = language_pair(num_layers=1)
     weights.save(tmp_path, model, variables, format="transformers")
-    assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == model.vocab_size - 1
+    assert (
+        json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == model.vocab_size - 1
+    )
     assert weights.generation_config(tmp_path) == weights.GenerationConfig()
 
 
@@ -221,7 +267,8 @@ def test_what_our_own_directories_say_of_tokens_is_not_believed(tmp_path):
         ({0: "</s>", 6: "<pad>"}, "$A </s>", ("<pad>", "</s>")),  # Marian, T5
         ({3: "</s>"}, "$A </s>", ("</s>", "</s>")),
         ({0: "<s>", 2: "</s>", 1: "<pad>"}, "<s> $A </s>", ("<s>", "</s>")),  # BART
-        ({1: "[CLS]", 2: "[SEP]", 5: END_OF_TEXT}, "[CLS] $A [SEP]", ("[CLS]", "[SEP]")),  # ModernBERT
+        # ModernBERT
+        ({1: "[CLS]", 2: "[SEP]", 5: END_OF_TEXT}, "[CLS] $A [SEP]", ("[CLS]", "[SEP]")),
         ({1: "<s>", 2: "</s>"}, None, ("<s>", "</s>")),
         ({1: "<s>", 2: "</s>"}, "<s> $A", ("<s>", "</s>")),  # Llama
         ({4: END_OF_TEXT}, None, (END_OF_TEXT, END_OF_TEXT)),

@@ -1,4 +1,5 @@
-"""Settings of ``generation_config.json``: every key is accounted for, and texts are transformers'."""
+"""Settings of ``generation_config.json``: every key is accounted for, and texts are
+transformers'."""
 
 import copy
 import dataclasses
@@ -22,7 +23,12 @@ from train.compare import originals
 
 SIZE, START, END = 30, 29, 0
 TEXTS = 24
-ENDS = {"eos_token_id": END, "pad_token_id": START, "decoder_start_token_id": START, "bos_token_id": 1}
+ENDS = {
+    "eos_token_id": END,
+    "pad_token_id": START,
+    "decoder_start_token_id": START,
+    "bos_token_id": 1,
+}
 
 SETTINGS = {
     "forced_eos_token_id": END,
@@ -59,7 +65,11 @@ MIXTURES = (
     {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "min_length": 5},
     {"forced_bos_token_id": 6, "begin_suppress_tokens": [2, 7], "early_stopping": True},
     {"encoder_no_repeat_ngram_size": 1, "suppress_tokens": [5, 8], "length_penalty": 2.0},
-    {"sequence_bias": [[[3], 1.5], [[2, 4], -3.0]], "renormalize_logits": True, "min_new_tokens": 4},
+    {
+        "sequence_bias": [[[3], 1.5], [[2, 4], -3.0]],
+        "renormalize_logits": True,
+        "min_new_tokens": 4,
+    },
 )
 CASES = [{name: value} for name, value in SETTINGS.items()] + [*MORE, *MIXTURES]
 IDS = [",".join(f"{k}={v}" for k, v in case.items())[:60] for case in CASES]
@@ -138,8 +148,21 @@ def test_no_key_is_passed_over(key, tmp_path):
     plain = weights.generation_config(directory(tmp_path, **base))
     assert weights.generation_config(directory(tmp_path, **base, **{key: None})) == plain
     if key in hub.APPLIED:
-        assert weights.generation_config(directory(tmp_path, **base, **{key: APPLIED_SAMPLES[key]})) != plain
-        for wrong in ("three", float("nan"), [["x"]], {"a": 1}, -(10**12), [-1], 10**400, [[]], True):
+        assert (
+            weights.generation_config(directory(tmp_path, **base, **{key: APPLIED_SAMPLES[key]}))
+            != plain
+        )
+        for wrong in (
+            "three",
+            float("nan"),
+            [["x"]],
+            {"a": 1},
+            -(10**12),
+            [-1],
+            10**400,
+            [[]],
+            True,
+        ):
             if wrong is True and isinstance(APPLIED_SAMPLES[key], bool):
                 continue
             with pytest.raises(weights.WeightsError) as error:
@@ -158,7 +181,10 @@ def test_no_key_is_passed_over(key, tmp_path):
     [
         ({"num_beam": 4}, "'num_beam' is no setting that is known here"),
         ({"x" * 3000: 4}, "is no setting that is known here"),
-        ({"num_beams": 10**9}, "num_beams 1000000000 must be a whole number, at least 1 and at most 1024"),
+        (
+            {"num_beams": 10**9},
+            "num_beams 1000000000 must be a whole number, at least 1 and at most 1024",
+        ),
         ({"num_beams": 2.0}, "num_beams 2.0 must be a whole number"),
         ({"bad_words_ids": [3]}, r"bad_words_ids \[3\] must be a list of lists"),
         ({"suppress_tokens": 3}, "suppress_tokens 3 must be a list of tokens"),
@@ -167,7 +193,10 @@ def test_no_key_is_passed_over(key, tmp_path):
         ({"decoder_start_token_id": [1, 2]}, "decoder_start_token_id .* must be a whole number"),
         ({"early_stopping": "always"}, "early_stopping 'always' must be true, false or"),
         ({"num_return_sequences": 2}, "num_return_sequences 2 needs do_sample or num_beams"),
-        ({"forced_bos_token_id": 3, "suppress_tokens": [3]}, "forced_bos 3 is in suppress_tokens too"),
+        (
+            {"forced_bos_token_id": 3, "suppress_tokens": [3]},
+            "forced_bos 3 is in suppress_tokens too",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(said, words, tmp_path):
@@ -180,23 +209,35 @@ def test_wrong_settings_are_one_line(said, words, tmp_path):
 def test_files_that_are_no_objects_are_one_line(text, tmp_path):
     for name in ("generation_config.json", "config.json"):
         (tmp_path / name).write_bytes(text.encode("latin-1"))
-        with pytest.raises(weights.WeightsError, match=f"{name} (is no good JSON|holds .*, not an object)") as error:
+        with pytest.raises(
+            weights.WeightsError, match=f"{name} (is no good JSON|holds .*, not an object)"
+        ) as error:
             weights.generation_config(tmp_path)
         one_line(error)
         (tmp_path / name).unlink()
 
 
-@pytest.mark.parametrize("key", ["bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens"])
+@pytest.mark.parametrize(
+    "key", ["bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens"]
+)
 def test_tokens_outside_the_vocabulary_are_named(key, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 20, "decoder_vocab_size": 10}))
     value = {"bad_words_ids": [[3, 10]], "suppress_tokens": [10]}.get(key, 10)
-    with pytest.raises(weights.WeightsError, match=f"{key} has token 10, outside the model's vocabulary of 10"):
+    with pytest.raises(
+        weights.WeightsError, match=f"{key} has token 10, outside the model's vocabulary of 10"
+    ):
         weights.generation_config(directory(tmp_path, **{key: value}))
 
 
 def test_generation_config_says_all_where_it_is_there(tmp_path):
     """And without it config.json does, as in transformers."""
-    model = {"num_beams": 3, "eos_token_id": 7, "vocab_size": 20, "n_layer": 2, "length_penalty": 0.0}
+    model = {
+        "num_beams": 3,
+        "eos_token_id": 7,
+        "vocab_size": 20,
+        "n_layer": 2,
+        "length_penalty": 0.0,
+    }
     (tmp_path / "config.json").write_text(json.dumps(model))
     said = weights.generation_config(tmp_path)
     assert (said.beams, said.stop, said.length_penalty) == (3, (7,), 0.0)
@@ -252,7 +293,9 @@ def randomised(model):
     return model.eval()
 
 
-JITTED = jax.jit(lambda r, scores, written: processors.normalised(r, processors.process(r, scores, written)))
+JITTED = jax.jit(
+    lambda r, scores, written: processors.normalised(r, processors.process(r, scores, written))
+)
 
 
 @pytest.fixture
@@ -268,7 +311,9 @@ def test_processors_are_transformers(said, marian, one_program):
     tokens = rng.integers(0, 9, (TEXTS, 10))
     logits = np.round(rng.normal(size=(TEXTS, SIZE)) * 3, 2).astype(np.float32)
     changed = False
-    settings = dataclasses.replace(hub.settings_from_transformers(ENDS | said), max_length=10, max_new_tokens=None)
+    settings = dataclasses.replace(
+        hub.settings_from_transformers(ENDS | said), max_length=10, max_new_tokens=None
+    )
     for prompt in (1, 3):
         more = {"max_length": 10, "max_new_tokens": None}
         theirs = their_processors(marian, said, prompt, torch.from_numpy(source), **more)
@@ -276,14 +321,22 @@ def test_processors_are_transformers(said, marian, one_program):
         for place in range(prompt, 10):
             expected = theirs(torch.from_numpy(tokens[:, :place]), torch.from_numpy(logits)).numpy()
             first = np.zeros(TEXTS, np.int32)
-            written = processors.Written(tokens, first, np.int32(place), source, np.ones(source.shape, bool))
+            written = processors.Written(
+                tokens, first, np.int32(place), source, np.ones(source.shape, bool)
+            )
             found = np.asarray(JITTED(ours, logits, written))
             if said.get("renormalize_logits"):
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
             else:
                 np.testing.assert_array_equal(found, expected)
             changed |= not np.array_equal(expected, logits)
-    beams_only = {"early_stopping", "length_penalty", "max_length", "max_new_tokens", "remove_invalid_values"}
+    beams_only = {
+        "early_stopping",
+        "length_penalty",
+        "max_length",
+        "max_new_tokens",
+        "remove_invalid_values",
+    }
     assert changed or {*said} <= beams_only | {"eos_token_id"}
 
 
@@ -294,7 +347,13 @@ def test_processors_are_transformers(said, marian, one_program):
 def gpt2():
     torch.manual_seed(0)
     config = library().GPT2Config(
-        vocab_size=SIZE, n_positions=40, n_embd=32, n_layer=1, n_head=4, bos_token_id=1, eos_token_id=END
+        vocab_size=SIZE,
+        n_positions=40,
+        n_embd=32,
+        n_layer=1,
+        n_head=4,
+        bos_token_id=1,
+        eos_token_id=END,
     )
     return randomised(library().GPT2LMHeadModel(config))
 
@@ -326,7 +385,9 @@ def compare_texts(twin, path, said, **more):
     prompts = np.random.default_rng(1).integers(1, SIZE - 1, (TEXTS, 4))
     theirs, model, variables, settings = saved(twin, path, said, **more)
     with torch.no_grad():
-        rows = theirs.generate(torch.from_numpy(prompts), attention_mask=torch.ones(prompts.shape, dtype=int))
+        rows = theirs.generate(
+            torch.from_numpy(prompts), attention_mask=torch.ones(prompts.shape, dtype=int)
+        )
     ours = generate(model, variables, prompts.tolist(), settings=settings)
     assert ours == [until_end(row, settings.stop) for row in rows[:, 4:].tolist()]
     return ours
@@ -357,14 +418,23 @@ def test_weights_in_bfloat16(marian, gpt2, tmp_path, one_program):
 
 def test_several_of_the_best_texts(marian, tmp_path):
     source = np.random.default_rng(1).integers(1, SIZE - 1, (5, 6))
-    theirs, model, variables, settings = saved(marian, tmp_path, {"num_beams": 4, "num_return_sequences": 3})
+    theirs, model, variables, settings = saved(
+        marian, tmp_path, {"num_beams": 4, "num_return_sequences": 3}
+    )
     options = {"return_dict_in_generate": True, "output_scores": True}
     found = theirs.generate(torch.from_numpy(source), **options)
     ours, scores = beam_search(model, variables, source, settings=settings)
-    assert ours == [until_end(row, (END,)) for row in found.sequences[:, 1:].tolist()] and len(ours) == 15
+    assert (
+        ours == [until_end(row, (END,)) for row in found.sequences[:, 1:].tolist()]
+        and len(ours) == 15
+    )
     np.testing.assert_allclose(scores, found.sequences_scores.numpy(), rtol=1e-4)
     best, _ = beam_search(
-        model, variables, source, settings=dataclasses.replace(settings, num_return_sequences=None), beams=4
+        model,
+        variables,
+        source,
+        settings=dataclasses.replace(settings, num_return_sequences=None),
+        beams=4,
     )
     assert best == ours[::3]
 
@@ -372,14 +442,33 @@ def test_several_of_the_best_texts(marian, tmp_path):
 @pytest.mark.filterwarnings("ignore:Using the model-agnostic default:UserWarning")
 def test_lengths_without_settings_are_transformers(marian, gpt2, tmp_path):
     """20 new tokens, and no more than the model has places."""
-    assert max(map(len, compare_translations(marian, tmp_path, {"max_length": None, "eos_token_id": None}))) == 20
-    assert max(map(len, compare_texts(gpt2, tmp_path, {"max_length": None, "eos_token_id": None}))) == 20
+    assert (
+        max(
+            map(
+                len,
+                compare_translations(marian, tmp_path, {"max_length": None, "eos_token_id": None}),
+            )
+        )
+        == 20
+    )
+    assert (
+        max(map(len, compare_texts(gpt2, tmp_path, {"max_length": None, "eos_token_id": None})))
+        == 20
+    )
 
 
 def test_texts_do_not_depend_on_padding(marian, gpt2, tmp_path, one_program):
     """With the settings that look at what is written, and at the source."""
-    said = {"no_repeat_ngram_size": 2, "encoder_no_repeat_ngram_size": 2, "encoder_repetition_penalty": 1.4}
-    said |= {"repetition_penalty": 1.2, "bad_words_ids": [[3, 4], [5]], "sequence_bias": [[[0, 7], 1.0]]}
+    said = {
+        "no_repeat_ngram_size": 2,
+        "encoder_no_repeat_ngram_size": 2,
+        "encoder_repetition_penalty": 1.4,
+    }
+    said |= {
+        "repetition_penalty": 1.2,
+        "bad_words_ids": [[3, 4], [5]],
+        "sequence_bias": [[[0, 7], 1.0]],
+    }
     _, model, variables, settings = saved(marian, tmp_path, said, num_beams=3)
     rng = np.random.default_rng(3)
     rows = [rng.integers(1, SIZE - 1, n) for n in (3, 6)]
@@ -387,7 +476,9 @@ def test_texts_do_not_depend_on_padding(marian, gpt2, tmp_path, one_program):
     for i, row in enumerate(rows):
         source[i, : len(row)], segments[i, : len(row)] = row, 1
     together, _ = beam_search(model, variables, source, segments, settings=settings)
-    assert together == [beam_search(model, variables, row[None], settings=settings)[0][0] for row in rows]
+    assert together == [
+        beam_search(model, variables, row[None], settings=settings)[0][0] for row in rows
+    ]
     _, model, variables, settings = saved(gpt2, tmp_path, said)
     together = generate(model, variables, [row.tolist() for row in rows], settings=settings)
     for row, text in zip(rows, together, strict=True):
@@ -411,7 +502,14 @@ DRAWS = (
     {"typical_p": 0.2, "top_k": 9},
     {"epsilon_cutoff": 0.05},
     {"eta_cutoff": 0.05},
-    {"temperature": 1.7, "top_k": 12, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.9, "eta_cutoff": 0.01},
+    {
+        "temperature": 1.7,
+        "top_k": 12,
+        "top_p": 0.9,
+        "min_p": 0.02,
+        "typical_p": 0.9,
+        "eta_cutoff": 0.01,
+    },
 )
 
 
@@ -422,7 +520,9 @@ def test_what_may_be_drawn_is_transformers(said, beams, marian):
     rng = np.random.default_rng(0)
     logits = (rng.normal(size=(TEXTS, 120)) * 3).astype(np.float32)
     logits[:, 5:9] = -np.inf
-    theirs = their_processors(marian, said | {"do_sample": True, "num_beams": beams}, 1, None, max_length=9)
+    theirs = their_processors(
+        marian, said | {"do_sample": True, "num_beams": beams}, 1, None, max_length=9
+    )
     expected = theirs(torch.zeros((TEXTS, 1), dtype=int), torch.from_numpy(logits)).numpy()
     settings = hub.settings_from_transformers(ENDS | said | {"do_sample": True})
     found = np.asarray(warped(jnp.asarray(logits), decoding.sampling(settings, beams)))
@@ -432,26 +532,43 @@ def test_what_may_be_drawn_is_transformers(said, beams, marian):
 
 
 def test_beams_are_drawn_without_replacement(marian, tmp_path, monkeypatch):
-    """The most probable text after one token: as often as its probability says, drawn among all pairs of two."""
+    """The most probable text after one token: as often as its probability says, drawn among all
+    pairs of two."""
     source = np.full((4000, 1), 4)
-    said = {"do_sample": True, "num_beams": 2, "max_length": 2, "top_k": 3, "num_return_sequences": 2}
+    said = {
+        "do_sample": True,
+        "num_beams": 2,
+        "max_length": 2,
+        "top_k": 3,
+        "num_return_sequences": 2,
+    }
     _, model, variables, settings = saved(marian, tmp_path, said)
     found, scores = beam_search(model, variables, source, settings=settings, seed=1)
-    pairs = [tuple(sorted(text[0] for text in found[2 * i : 2 * i + 2])) for i in range(len(source))]
+    pairs = [
+        tuple(sorted(text[0] for text in found[2 * i : 2 * i + 2])) for i in range(len(source))
+    ]
     p = {text[0]: np.exp(score) for text, score in zip(found, scores, strict=True)}
     assert len(p) == 3 and abs(sum(p.values()) - 1) < 0.35
     total = sum(p.values())
     for a, b in {*pairs}:
         pa, pb = p[a] / total, p[b] / total
         expected = pa * pb / (1 - pa) + pb * pa / (1 - pb)
-        assert abs(pairs.count((a, b)) / len(pairs) - expected) < 4 * (expected * (1 - expected) / len(pairs)) ** 0.5
+        assert (
+            abs(pairs.count((a, b)) / len(pairs) - expected)
+            < 4 * (expected * (1 - expected) / len(pairs)) ** 0.5
+        )
     again, _ = beam_search(model, variables, source, settings=settings, seed=1)
     assert again == found != beam_search(model, variables, source, settings=settings, seed=2)[0]
 
 
 def test_drawn_translations_and_texts(marian, gpt2, tmp_path):
     """As many as are asked for, of the tokens that may be drawn, by the seed."""
-    said = {"do_sample": True, "temperature": 3.0, "num_return_sequences": 3, "suppress_tokens": [1, 2]}
+    said = {
+        "do_sample": True,
+        "temperature": 3.0,
+        "num_return_sequences": 3,
+        "suppress_tokens": [1, 2],
+    }
     _, model, variables, settings = saved(marian, tmp_path, said, num_beams=1)
     source = np.full((2, 3), 4)
     texts, scores = beam_search(model, variables, source, settings=settings)
@@ -474,7 +591,12 @@ def test_searches_and_texts_that_do_not_fit(marian, gpt2, tmp_path):
     source = np.ones((1, 3), np.int32)
     config = decoding.GenerationConfig
     for model, source_, options, words in (
-        (language_model, source, {"settings": settings}, "a GPT2 has no encoder, and a beam search needs one"),
+        (
+            language_model,
+            source,
+            {"settings": settings},
+            "a GPT2 has no encoder, and a beam search needs one",
+        ),
         (
             translator,
             source.astype(np.int64) + 2**40,
@@ -482,11 +604,31 @@ def test_searches_and_texts_that_do_not_fit(marian, gpt2, tmp_path):
             "a source has token 1099511627777, outside",
         ),
         (translator, source - 3, {"settings": settings}, "a source has token -2, outside"),
-        (translator, source, {}, "beams, max_len, bos and eos must all be given where no settings are"),
+        (
+            translator,
+            source,
+            {},
+            "beams, max_len, bos and eos must all be given where no settings are",
+        ),
         (translator, source, {"settings": config()}, "say with which token a text starts"),
-        (translator, source, {"settings": settings, "beams": 16}, "beams 16 .* at most half the vocabulary of 30"),
-        (translator, source, {"settings": config(start=1, suppress_tokens=[30])}, "suppress_tokens has token 30"),
-        (translator, source, {"settings": config(start=1, num_return_sequences=2)}, "num_return_sequences 2 is above"),
+        (
+            translator,
+            source,
+            {"settings": settings, "beams": 16},
+            "beams 16 .* at most half the vocabulary of 30",
+        ),
+        (
+            translator,
+            source,
+            {"settings": config(start=1, suppress_tokens=[30])},
+            "suppress_tokens has token 30",
+        ),
+        (
+            translator,
+            source,
+            {"settings": config(start=1, num_return_sequences=2)},
+            "num_return_sequences 2 is above",
+        ),
         (
             translator,
             source,
@@ -500,9 +642,21 @@ def test_searches_and_texts_that_do_not_fit(marian, gpt2, tmp_path):
     for model, options, words in (
         (translator, {"settings": settings}, "a Transformer continues no prompts"),
         (language_model, {}, "max_len is not given"),
-        (language_model, {"settings": config(beams=2)}, "num_beams 2: a language model writes greedily or draws"),
-        (language_model, {"settings": config(num_return_sequences=2)}, "num_return_sequences 2 of greedy texts"),
-        (language_model, {"settings": config(max_length=3)}, "a prompt of 3 tokens leaves nothing of max_len 3"),
+        (
+            language_model,
+            {"settings": config(beams=2)},
+            "num_beams 2: a language model writes greedily or draws",
+        ),
+        (
+            language_model,
+            {"settings": config(num_return_sequences=2)},
+            "num_return_sequences 2 of greedy texts",
+        ),
+        (
+            language_model,
+            {"settings": config(max_length=3)},
+            "a prompt of 3 tokens leaves nothing of max_len 3",
+        ),
         (language_model, {"settings": config(forced_bos=30)}, "forced_bos has token 30"),
         (language_model, {"max_len": 9, "prompts": [[1, 2**40]]}, "token 1099511627776 is outside"),
     ):

@@ -1,4 +1,5 @@
-"""Texts of a person: words, files by the readers of training, standard input; and lines that are wrong."""
+"""Texts of a person: words, files by the readers of training, standard input; and lines that are
+wrong."""
 
 import json
 import os
@@ -23,7 +24,12 @@ def given(*words, fields=("text",), stdin="", warned=None, **options):
 
 
 def test_words_are_texts(here):
-    assert given("a text", "so so.", "x.y", "…\u2028…") == [("a text",), ("so so.",), ("x.y",), ("…\u2028…",)]
+    assert given("a text", "so so.", "x.y", "…\u2028…") == [
+        ("a text",),
+        ("so so.",),
+        ("x.y",),
+        ("…\u2028…",),
+    ]
     assert given("a\tb", fields=("text", "pair")) == [("a", "b")]
     assert given("a\tb") == [("a\tb",)]
     assert given("-", "x", stdin="a\nb") == [("a",), ("b",), ("x",)]
@@ -34,8 +40,22 @@ def test_words_are_texts(here):
 def test_files_are_read(here):
     write(here, {"a.txt": "\ufeffone\r\ntwo\u2028too\r\n", "b.tsv": "label\tText\nyes\tthree\n"})
     lines = [{"text": "four\nlines", "label": 1}, {"other": 1, "text": "five"}]
-    write(here, {"c.jsonl": "".join(json.dumps(line) + "\n" for line in lines), "d.tsv": "six\tno\nseven\tyes\n"})
-    expected = [("one",), ("two\u2028too",), ("three",), ("four\nlines",), ("five",), ("six",), ("seven",)]
+    write(
+        here,
+        {
+            "c.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+            "d.tsv": "six\tno\nseven\tyes\n",
+        },
+    )
+    expected = [
+        ("one",),
+        ("two\u2028too",),
+        ("three",),
+        ("four\nlines",),
+        ("five",),
+        ("six",),
+        ("seven",),
+    ]
     assert given("a.txt", "b.tsv", str(here / "c.jsonl"), "d.tsv") == expected
     assert given("a.txt", documents=True) == [("one\r\ntwo\u2028too\r\n",)]
     write(
@@ -56,7 +76,11 @@ def test_a_path_is_never_a_text(here):
     (here / "folder").mkdir()
     os.mkfifo(here / "pipe.txt")
     for word, message in (
-        ("image.png", r"image\.png is a file, and texts are read from \.txt, \.tsv, \.jsonl files and, line by line"),
+        (
+            "image.png",
+            r"image\.png is a file, and texts are read from \.txt, \.tsv, \.jsonl files and, line "
+            r"by line",
+        ),
         ("good", "good is a file, .*if this is a text, give it by: echo TEXT"),
         ("table.csv", r"table\.csv is a file"),
         ("folder", "folder is a directory"),
@@ -84,7 +108,9 @@ def test_empty_texts(here):
 
 def test_another_number_of_texts(here):
     write(here, {"a.txt": "a\tb\nc\n"})
-    with pytest.raises(DataError, match=r"a\.txt, line 2 has 1 part\(s\): text and pair go with a tab in between"):
+    with pytest.raises(
+        DataError, match=r"a\.txt, line 2 has 1 part\(s\): text and pair go with a tab in between"
+    ):
         given("a.txt", fields=("text", "pair"))
 
 
@@ -99,7 +125,11 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        ("a.jsonl", '{"text": "a"}\n{"text": "a", "text": "b"}\n', r"line 2 is not .*the key 'text' is there twice"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": "a", "text": "b"}\n',
+            r"line 2 is not .*the key 'text' is there twice",
+        ),
         ("a.jsonl", '{"text": "\\ud800"}\n', "line 1: its text has half of a surrogate pair"),
         ("a.jsonl", '{"text": ' + DEEP, "line 1 is nested too deeply"),
         ("a.jsonl", '{"text": "a", "more": ' + DEEP, "line 1 is nested too deeply"),
@@ -137,9 +167,15 @@ def test_training_reads_crlf_u2028_and_a_mark_as_they_are_meant(here):
     write(here, {"a.tsv": "\ufefftext\tlabel\r\na\u2028b\tyes\r\n\r\nc\x85d\tno\r\n"})
     found = [record for _, record in read_records(here / "a.tsv", ("text", "label"))]
     assert found == [{"text": "a\u2028b", "label": "yes"}, {"text": "c\x85d", "label": "no"}]
-    write(here, {"a.jsonl": '\ufeff{"text": "a\u2028b", "label": 1}\r\n{"text": "\\u0000c", "label": "2"}\r\n'})
+    write(
+        here,
+        {
+            "a.jsonl": '\ufeff{"text": "a\u2028b", "label": 1}\r\n{"text": "\\u0000c", "label": "2"}\r\n'
+        },
+    )
     found = [record for _, record in read_records(here / "a.jsonl", ("text", "label"))]
     assert found == [{"text": "a\u2028b", "label": "1"}, {"text": "\0c", "label": "2"}]
-    with pytest.raises(DataError, match="line 1 has 2 columns, not 1"):  # a label is left out for predictions alone
+    # a label is left out for predictions alone
+    with pytest.raises(DataError, match="line 1 has 2 columns, not 1"):
         write(here, {"b.tsv": "a\tyes\n"})
         list(read_records(here / "b.tsv", ("text",)))

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "input_pipeline": {"input_pipeline"},
 }
 FOREIGN = {"torch", "torchvision", "transformers", "tensorflow"}
-MAY_BE_FOREIGN = ("train/compare/", "jaxmodels/weights/convert.py")  # the originals; the converter of pickles
+# the originals; the converter of pickles
+MAY_BE_FOREIGN = ("train/compare/", "jaxmodels/weights/convert.py")
 
 
 def imports(path):
@@ -36,9 +37,13 @@ def test_import_directions(room):
         for name in imports(path):
             top = name.partition(".")[0]
             assert top not in ROOMS or top in MAY_IMPORT[room], f"{path}: {name}"
-            assert top not in FOREIGN or str(path.relative_to(ROOT)).startswith(MAY_BE_FOREIGN), f"{path}: {name}"
+            assert top not in FOREIGN or str(path.relative_to(ROOT)).startswith(MAY_BE_FOREIGN), (
+                f"{path}: {name}"
+            )
             if room == "jaxmodels":
-                assert top not in ("optax", "orbax", "grain", "tensorflow_datasets"), f"{path}: {name}"
+                assert top not in ("optax", "orbax", "grain", "tensorflow_datasets"), (
+                    f"{path}: {name}"
+                )
 
 
 def test_linen_is_behind_the_wall():
@@ -47,7 +52,8 @@ def test_linen_is_behind_the_wall():
 
 
 def test_a_first_run_needs_neither_tensorflow_nor_torch(tmp_path):
-    """``import tensorflow`` raises, and a data set is prepared, read and trained on in a fresh process."""
+    """``import tensorflow`` raises, and a data set is prepared, read and trained on in a fresh
+    process."""
     code = f"""
 import sys
 class Refuse:
@@ -65,7 +71,9 @@ import tensorflow_datasets as tfds
 assert len(tfds.data_source("digits", data_dir="{tmp_path}/data", split="train")) == 1438
 assert not {{"tensorflow", "torch"}} & set(sys.modules)
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "w" / "summary.json").exists()
 
@@ -86,7 +94,11 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
 def test_imports_without_warnings_and_without_what_is_foreign(module):
     code = f"import sys, {module}; assert not {FOREIGN!r} & set(sys.modules)"
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert result.returncode == 0, result.stderr[-2000:]
 

@@ -1,4 +1,5 @@
-"""``config.json`` of transformers: each key of its config classes is applied, changes nothing, or is refused."""
+"""``config.json`` of transformers: each key of its config classes is applied, changes nothing, or
+is refused."""
 
 import dataclasses
 import json
@@ -179,7 +180,11 @@ REFUSED = {
     "bert": {"is_decoder", "is_encoder_decoder"},
     "gpt2": {"scale_attn_weights", "scale_attn_by_inverse_layer_idx", "is_encoder_decoder"},
     "marian": {"is_encoder_decoder"}  # of both halves there must be the same
-    | {f"{side}_{name}" for side in ("encoder", "decoder") for name in ("layers", "ffn_dim", "attention_heads")}
+    | {
+        f"{side}_{name}"
+        for side in ("encoder", "decoder")
+        for name in ("layers", "ffn_dim", "attention_heads")
+    }
     | {"num_hidden_layers", "num_attention_heads"},
 }
 SHAPES_ONLY = {("vit", "image_size"), ("vit", "num_channels"), ("bert", "tie_word_embeddings")}
@@ -194,7 +199,12 @@ TOGETHER = {  # what must change with a key
 def class_keys(kind):
     """Every key of the original's config class, and of the files of older versions."""
     cls = getattr(transformers(), CLASSES[kind][0])
-    keys = set(cls().to_dict()) | {f.name for f in dataclasses.fields(cls)} | set(cls.attribute_map) | set(LEGACY)
+    keys = (
+        set(cls().to_dict())
+        | {f.name for f in dataclasses.fields(cls)}
+        | set(cls.attribute_map)
+        | set(LEGACY)
+    )
     return sorted(key for key in keys if ONLY.get(key, kind) == kind)
 
 
@@ -204,12 +214,17 @@ def written(kind, directory, **changes):
     config_class, model_class = (getattr(library, name) for name in CLASSES[kind])
     config = TINY[kind] | {"model_type": kind, "architectures": [model_class.__name__]} | changes
     torch.manual_seed(0)
-    model = model_class(config_class.from_dict({k: v for k, v in config.items() if "dtype" not in k}))
+    model = model_class(
+        config_class.from_dict({k: v for k, v in config.items() if "dtype" not in k})
+    )
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "embed_positions" in name:  # Marian's sines
                 continue
-            value.copy_(torch.randn(value.shape) * 0.3 + ("norm" in name.lower() and name.endswith("weight")))
+            value.copy_(
+                torch.randn(value.shape) * 0.3
+                + ("norm" in name.lower() and name.endswith("weight"))
+            )
     directory.mkdir(exist_ok=True)
     model.save_pretrained(directory)
     (directory / "config.json").write_text(json.dumps(config))
@@ -244,7 +259,8 @@ def ours(model, variables, given):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Results of the unchanged config of each kind: our model, transformers' model and its outputs."""
+    """Results of the unchanged config of each kind: our model, transformers' model and its
+    outputs."""
     found = {}
     for kind in CLASSES:
         directory = tmp_path_factory.mktemp(kind)
@@ -265,7 +281,9 @@ def applied(kind):
 
 def test_the_keys_are_those_of_the_classes():
     for kind in CLASSES:
-        assert not set(class_keys(kind)) - CHANGED.keys(), "a new key of transformers: which value changes it?"
+        assert not set(class_keys(kind)) - CHANGED.keys(), (
+            "a new key of transformers: which value changes it?"
+        )
         assert len(class_keys(kind)) > 40
         assert HUB_FAMILIES[kind].aliases == getattr(transformers(), CLASSES[kind][0]).attribute_map
         assert applied(kind) | REFUSED[kind] <= set(class_keys(kind))
@@ -296,7 +314,9 @@ def test_a_key_that_is_not_applied_changes_nothing_or_is_refused_by_name(kind, b
         if "dtype" in key:  # of the stored tensors
             again, precision = model_class.from_pretrained(directory), 0.05
         else:
-            again = model_class(config_class.from_dict(json.loads((directory / "config.json").read_text())))
+            again = model_class(
+                config_class.from_dict(json.loads((directory / "config.json").read_text()))
+            )
             again.load_state_dict(original.state_dict())
             precision = 1e-6
         found = theirs(kind, again.eval(), inputs(kind, before))
@@ -310,7 +330,9 @@ def test_an_applied_key_computes_what_transformers_computes(kind, base, tmp_path
     for key in sorted(applied(kind)):
         changes = {key: CHANGED[key]} | TOGETHER.get((kind, key), {})
         if key in HUB_FAMILIES[kind].aliases:  # which wins over the other name
-            changes |= {HUB_FAMILIES[kind].aliases[key]: TINY[kind][HUB_FAMILIES[kind].aliases[key]]}
+            changes |= {
+                HUB_FAMILIES[kind].aliases[key]: TINY[kind][HUB_FAMILIES[kind].aliases[key]]
+            }
         config, original = written(kind, tmp_path / key, **changes)
         model, variables = weights.load(tmp_path / key)
         assert model != base[kind][1] or (kind, key) in SHAPES_ONLY, key
@@ -318,14 +340,18 @@ def test_an_applied_key_computes_what_transformers_computes(kind, base, tmp_path
             continue  # the shapes show it, which all fit, or it is in training alone
         given = inputs(kind, config)
         expected = theirs(kind, original, given)
-        np.testing.assert_allclose(ours(model, variables, given), expected, rtol=1e-4, atol=1e-4, err_msg=key)
+        np.testing.assert_allclose(
+            ours(model, variables, given), expected, rtol=1e-4, atol=1e-4, err_msg=key
+        )
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_what_generation_config_could_say_changes_nothing_here(kind, base):
     directory, model, *_ = base[kind]
     before = (directory / "config.json").read_text()
-    (directory / "config.json").write_text(json.dumps(json.loads(before) | dict.fromkeys(GENERATION, 3)))
+    (directory / "config.json").write_text(
+        json.dumps(json.loads(before) | dict.fromkeys(GENERATION, 3))
+    )
     assert weights.load(directory)[0] == model
     (directory / "config.json").write_text(before)
 
@@ -336,7 +362,9 @@ def test_a_key_that_nobody_knows_is_refused_unless_it_says_nothing(kind, base):
     before = (directory / "config.json").read_text()
     for value in (3, True, "x", [1], {"a": 1}, 0):
         (directory / "config.json").write_text(json.dumps(json.loads(before) | {"head_dim": value}))
-        with pytest.raises(WeightsError, match=r"'head_dim' .* is not known here .* take it out of the file"):
+        with pytest.raises(
+            WeightsError, match=r"'head_dim' .* is not known here .* take it out of the file"
+        ):
             weights.load(directory)
         with pytest.raises(WeightsError, match="'head_dim'"):
             weights.load(directory, model)
@@ -354,21 +382,33 @@ def test_every_activation_of_transformers_is_ours_or_refused():
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     assert ACTIVATIONS.keys() <= ACT2FN.keys()
     for name in ACT2FN:
-        for kind, key in (("vit", "hidden_act"), ("bert", "hidden_act"), ("gpt2", "activation_function")):
+        for kind, key in (
+            ("vit", "hidden_act"),
+            ("bert", "hidden_act"),
+            ("gpt2", "activation_function"),
+        ):
             config = {"model_type": kind, key: name}
             if name not in ACTIVATIONS:
-                with pytest.raises(WeightsError, match=rf"config\.json has {key} '{name}'; there are gelu"):
+                with pytest.raises(
+                    WeightsError, match=rf"config\.json has {key} '{name}'; there are gelu"
+                ):
                     fields_from_transformers(config)
                 continue
             function = OURS[fields_from_transformers(config)[1]["activation"]]
             expected = ACT2FN[name](torch.from_numpy(x)).numpy()
-            np.testing.assert_allclose(function(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                function(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6, err_msg=name
+            )
 
 
 def test_zero_is_a_value():
     kinds = {
         "vit": {"layer_norm_eps": 0.0},
-        "bert": {"layer_norm_eps": 0, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0.0},
+        "bert": {
+            "layer_norm_eps": 0,
+            "hidden_dropout_prob": 0,
+            "attention_probs_dropout_prob": 0.0,
+        },
         "gpt2": {"layer_norm_epsilon": 0.0, "embd_pdrop": 0, "resid_pdrop": 0.0, "attn_pdrop": 0.0},
         "marian": {"dropout": 0.0},
     }

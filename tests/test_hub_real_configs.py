@@ -1,4 +1,5 @@
-"""The ``config.json`` of well-known repositories of the hub, as they lie there: each describes its model."""
+"""The ``config.json`` of well-known repositories of the hub, as they lie there: each describes its
+model."""
 
 import jax
 import pytest
@@ -128,11 +129,17 @@ MARIAN = {
     "use_cache": True,
     "vocab_size": 58101,
 }
-STARS = {"id2label": {str(i): f"{i + 1} stars" for i in range(5)}, "label2id": {f"{i + 1} stars": i for i in range(5)}}
+STARS = {
+    "id2label": {str(i): f"{i + 1} stars" for i in range(5)},
+    "label2id": {f"{i + 1} stars": i for i in range(5)},
+}
 ENTITIES = {"_num_labels": 9, "id2label": {str(i): name for i, name in enumerate("OBCDEFGHI")}}
 FILES = {  # repository: its file, and numbers of parameters as its card or transformers gives them
     "google-bert/bert-base-uncased": (BERT, 110_106_428),
-    "google-bert/bert-base-cased": ({k: v for k, v in BERT.items() if k != "use_cache"} | {"vocab_size": 28996}, None),
+    "google-bert/bert-base-cased": (
+        {k: v for k, v in BERT.items() if k != "use_cache"} | {"vocab_size": 28996},
+        None,
+    ),
     "nlptown/bert-base-multilingual-uncased-sentiment": (
         {k: v for k, v in BERT.items() if k != "pad_token_id"}
         | MULTILINGUAL
@@ -179,7 +186,10 @@ FILES = {  # repository: its file, and numbers of parameters as its card or tran
         },
         81_912_576,
     ),
-    "openai-community/gpt2-xl": (GPT2 | {"n_embd": 1600, "n_head": 25, "n_layer": 48, "output_past": True}, None),
+    "openai-community/gpt2-xl": (
+        GPT2 | {"n_embd": 1600, "n_head": 25, "n_layer": 48, "output_past": True},
+        None,
+    ),
     "google/vit-base-patch16-224": (VIT, 86_567_656),
     "google/vit-large-patch32-384": (
         VIT
@@ -211,6 +221,10 @@ def test_a_file_of_the_hub_describes_its_model(name):
     if count is None:
         assert model.num_layers == config.get("num_hidden_layers", config.get("n_layer"))
         return
-    tokens = jax.ShapeDtypeStruct((1, 4), "int32") if not shape else jax.ShapeDtypeStruct((1, *shape), "float32")
+    tokens = (
+        jax.ShapeDtypeStruct((1, 4), "int32")
+        if not shape
+        else jax.ShapeDtypeStruct((1, *shape), "float32")
+    )
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), tokens)
     assert sum(x.size for x in jax.tree.leaves(variables)) == count

@@ -1,4 +1,5 @@
-"""Damaged data sets, found on the host: labels that are no class, tokens without an embedding, texts not in UTF-8."""
+"""Damaged data sets, found on the host: labels that are no class, tokens without an embedding,
+texts not in UTF-8."""
 
 import dataclasses
 import json
@@ -27,7 +28,11 @@ from train.config import Config, ConfigError, DataConfig
         ([0, -2], {}, "example 1 of a split has label -2"),
         ([0, 2**40], {}, "example 1 of a split has label 1099511627776"),
         ([0, 3], {"indices": np.array([50, 70])}, "example 70 of a split has label 3"),
-        ([-1, 0, -1], {"complete": True}, "a split has 2 examples without a label, first example 0; name another"),
+        (
+            [-1, 0, -1],
+            {"complete": True},
+            "a split has 2 examples without a label, first example 0; name another",
+        ),
     ],
 )
 def test_labels(labels, options, message):
@@ -55,20 +60,28 @@ class Everything(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(b"caf\xc3\xa9"), "latin": self._generate_examples(b"caf\xe9")}
+        return {
+            "train": self._generate_examples(b"caf\xc3\xa9"),
+            "latin": self._generate_examples(b"caf\xe9"),
+        }
 
     def _generate_examples(self, last):
         image = Image.fromarray(np.zeros((4, 4), np.uint8))
         for i in range(6):
             text = last if i == 4 else f"text {i}".encode()
-            yield i, {"image": image, "label": i % 3, "more": (i + 1) % 3, "text": text, "other": text}
+            yield (
+                i,
+                {"image": image, "label": i % 3, "more": (i + 1) % 3, "text": text, "other": text},
+            )
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    Everything(data_dir=root, file_format="array_record").download_and_prepare(download_config=config)
+    Everything(data_dir=root, file_format="array_record").download_and_prepare(
+        download_config=config
+    )
     return root
 
 
@@ -89,13 +102,18 @@ def damaged(prepared):
 
 
 def read(data_dir, split="train", **options):
-    return list(make_loader("everything", split, **{"batch_size": 3, "train": False, "data_dir": data_dir} | options))
+    return list(
+        make_loader(
+            "everything", split, **{"batch_size": 3, "train": False, "data_dir": data_dir} | options
+        )
+    )
 
 
 def test_an_image_whose_label_is_no_class(damaged):
     for options in ({}, {"in_memory_bytes": 0}):  # held in memory, and read when asked for
         with pytest.raises(
-            DataError, match=r"example 2 of everything/1\.0\.0/train has label 2, .* are 0 to 1: the dat"
+            DataError,
+            match=r"example 2 of everything/1\.0\.0/train has label 2, .* are 0 to 1: the dat",
         ):
             read(damaged, **options)
     with pytest.raises(DataError, match=r"example 1 of everything/1\.0\.0/train has label 2"):
@@ -103,8 +121,12 @@ def test_an_image_whose_label_is_no_class(damaged):
 
 
 def test_a_text_whose_label_is_no_class(damaged):
-    card = describe_text("everything", form="labels", max_len=8, tokenizer="words", texts=("text",), data_dir=damaged)
-    with pytest.raises(DataError, match=r"example 2 of split 'train' of everything/1\.0\.0 has label 2"):
+    card = describe_text(
+        "everything", form="labels", max_len=8, tokenizer="words", texts=("text",), data_dir=damaged
+    )
+    with pytest.raises(
+        DataError, match=r"example 2 of split 'train' of everything/1\.0\.0 has label 2"
+    ):
         read(damaged, text=card)
 
 
@@ -128,10 +150,14 @@ def test_text_that_is_not_utf8_is_named(prepared, capsys):
     windows = describe_text("everything", tokenizer="bpe", vocab_size=300, **options)
     with pytest.raises(DataError, match=f"example 4 of {LATIN}"):
         read(prepared, "latin", text=windows)
-    labels = describe_text("everything", form="labels", tokenizer="words", texts=("text",), **options)
+    labels = describe_text(
+        "everything", form="labels", tokenizer="words", texts=("text",), **options
+    )
     with pytest.raises(DataError, match=f"example 4 of {LATIN}"):
         read(prepared, "latin", text=labels)
-    pairs = describe_text("everything", form="translation", tokenizer="words", texts=("text", "other"), **options)
+    pairs = describe_text(
+        "everything", form="translation", tokenizer="words", texts=("text", "other"), **options
+    )
     for function in (
         lambda: read(prepared, "latin", text=pairs),
         lambda: translation_texts("everything", "latin", pairs, data_dir=prepared),
@@ -141,20 +167,30 @@ def test_text_that_is_not_utf8_is_named(prepared, capsys):
             function()
     capsys.readouterr()
     assert show(["everything", f"--data_dir={prepared}"]) == 2
-    assert re.search(f"error: example 4 of {LATIN}".replace("its text", "its other"), capsys.readouterr().err)
+    assert re.search(
+        f"error: example 4 of {LATIN}".replace("its text", "its other"), capsys.readouterr().err
+    )
 
 
 def test_tokens_beyond_the_vocabulary_are_found_before_any_device(prepared):
     options = {"max_len": 8, "data_dir": prepared, "vocab_size": 300}
-    card = describe_text("everything", form="labels", tokenizer="wordpiece", texts=("text",), **options)
+    card = describe_text(
+        "everything", form="labels", tokenizer="wordpiece", texts=("text",), **options
+    )
     assert tokenizer_of(card).get_vocab_size() == card.vocab_size
     smaller = dataclasses.replace(card, vocab_size=card.vocab_size - 1)
-    for function in (lambda: read(prepared, text=smaller), lambda: text_arrays([("text 1",)], smaller)):
+    for function in (
+        lambda: read(prepared, text=smaller),
+        lambda: text_arrays([("text 1",)], smaller),
+    ):
         with pytest.raises(
-            DataError, match=r"of everything has .* tokens, and its vocab_size is .*: its dataset.json is"
+            DataError,
+            match=r"of everything has .* tokens, and its vocab_size is .*: its dataset.json is",
         ):
             function()
-    with pytest.raises(DataError, match="the tokenizer that the run keeps of everything cannot be read"):
+    with pytest.raises(
+        DataError, match="the tokenizer that the run keeps of everything cannot be read"
+    ):
         text_arrays([("text 1",)], dataclasses.replace(card, tokenizer='{"version": "1.0"}'))
 
 
@@ -176,14 +212,24 @@ def test_tokens_beyond_the_vocabulary_are_found_before_any_device(prepared):
         ),
     ],
 )
-def test_a_model_has_an_embedding_for_every_token_and_type(tmp_path, model, objective, fields, message):
+def test_a_model_has_an_embedding_for_every_token_and_type(
+    tmp_path, model, objective, fields, message
+):
     line = {"text": "a b c d e", "text_pair": "f g h", "source": "a b c d", "target": "e f g h"}
     lines = "\n".join(json.dumps(line | {"label": str(i % 2)}) for i in range(20))
     name = "text_labels" if objective == "classification" else "text_pairs"
     raw = write(tmp_path / "raw", {"all.jsonl": lines})
-    data = DataConfig(name=name, raw_dir=str(raw), data_dir=str(tmp_path / "data"), tokenizer="wordpiece", max_len=16)
+    data = DataConfig(
+        name=name,
+        raw_dir=str(raw),
+        data_dir=str(tmp_path / "data"),
+        tokenizer="wordpiece",
+        max_len=16,
+    )
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_size": 4, "mlp_dim": 4}
-    config = Config(model=model, objective=objective, data=data, model_fields=sizes | fields, batch_size=8)
+    config = Config(
+        model=model, objective=objective, data=data, model_fields=sizes | fields, batch_size=8
+    )
     with pytest.raises(ConfigError, match=message):
         setup.build(config)
     good = {k: v for k, v in config.model_fields.items() if "vocab" not in k}

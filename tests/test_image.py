@@ -20,9 +20,13 @@ def test_normalize(images):
     expected = (np.asarray(images, np.float64) / 255 - mean) / std
     np.testing.assert_allclose(image.normalize(images, mean, std), expected, rtol=1e-6, atol=1e-6)
     one = image.normalize(images, (0.5,), (0.5,))
-    np.testing.assert_allclose(one, np.asarray(images, np.float64) / 127.5 - 1, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        one, np.asarray(images, np.float64) / 127.5 - 1, rtol=1e-6, atol=1e-6
+    )
     assert image.normalize(images, mean, std, jnp.bfloat16).dtype == jnp.bfloat16
-    with pytest.raises(DataError, match=r"mean \(0\.1, 0\.2\) must have 1 value or one for each of the 3 channels"):
+    with pytest.raises(
+        DataError, match=r"mean \(0\.1, 0\.2\) must have 1 value or one for each of the 3 channels"
+    ):
         image.normalize(images, (0.1, 0.2), std)
 
 
@@ -37,7 +41,9 @@ def test_pad_crop_is_a_slice_of_the_padded_image(images):
 
 def test_flip_mirrors_some_and_undoes_itself(images):
     flipped = image.random_flip(KEY, images)
-    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, images, strict=True)])
+    mirrored = np.array(
+        [np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, images, strict=True)]
+    )
     same = np.array([np.array_equal(a, b) for a, b in zip(flipped, images, strict=True)])
     assert (mirrored ^ same).all()
     assert 16 < mirrored.sum() < 48
@@ -70,7 +76,8 @@ def test_erasing_probability_and_noise(images):
     changed = np.asarray((image.random_erasing(KEY, many, 0.25) != many).any(axis=(1, 2, 3)))
     assert 0.2 < changed.mean() < 0.3
     np.testing.assert_array_equal(image.random_erasing(KEY, images, 0.0), images)
-    noise = np.asarray(image.random_erasing(KEY, many, 1.0, (1.0, 1.0), (1.2, 1.2)))  # the whole image, h / w = 12 / 10
+    # the whole image, h / w = 12 / 10
+    noise = np.asarray(image.random_erasing(KEY, many, 1.0, (1.0, 1.0), (1.2, 1.2)))
     assert abs(noise.mean() - 127.5) < 2
     assert abs(noise.std() - 73.9) < 2
     assert len(np.unique(noise[0])) > 100
@@ -83,7 +90,9 @@ def test_mixup_is_one_convex_combination(images):
     weight = float(labels[0, 0])  # example 0 is of class 0, its partner (63) of class 3
     assert 0 < weight < 1
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(labels, weight * target + (1 - weight) * np.roll(target, 1, axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        labels, weight * target + (1 - weight) * np.roll(target, 1, axis=0), atol=1e-6
+    )
     np.testing.assert_allclose(mixed, weight * x + (1 - weight) * np.roll(x, 1, axis=0), atol=1e-5)
     weights = [float(image.mixup(jax.random.key(i), x, target, 0.4)[1][0, 0]) for i in range(40)]
     assert len(set(weights)) == 40
@@ -106,20 +115,33 @@ def test_train_preprocessing_depends_on_the_key_alone(images, mixup):
     batch = {"image": images, "label": jnp.arange(64, dtype=jnp.int32) % 10, "weight": jnp.ones(64)}
 
     def preprocess(key, batch):
-        options = {"crop_padding": 2, "flip": True, "erasing": 0.5, "mixup": mixup, "dtype": jnp.bfloat16}
-        return image.preprocess_train(key, batch, mean=(0.5,), std=(0.25,), num_classes=10, **options)
+        options = {
+            "crop_padding": 2,
+            "flip": True,
+            "erasing": 0.5,
+            "mixup": mixup,
+            "dtype": jnp.bfloat16,
+        }
+        return image.preprocess_train(
+            key, batch, mean=(0.5,), std=(0.25,), num_classes=10, **options
+        )
 
     first, again, other = (jax.jit(preprocess)(key, batch) for key in (KEY, KEY, jax.random.key(1)))
     np.testing.assert_array_equal(first["image"], again["image"])
     assert (np.asarray(first["image"]) != np.asarray(other["image"])).mean() > 0.5
     assert first["image"].dtype == jnp.bfloat16
-    assert (first["label"].shape, first["label"].dtype) == (((64, 10), jnp.float32) if mixup else ((64,), jnp.int32))
+    assert (first["label"].shape, first["label"].dtype) == (
+        ((64, 10), jnp.float32) if mixup else ((64,), jnp.int32)
+    )
     np.testing.assert_array_equal(first["weight"], batch["weight"])
 
 
 def test_one_option_does_not_change_the_draws_of_another(images):
     cropped = image.augment(KEY, images, crop_padding=2)
     both = image.augment(KEY, images, crop_padding=2, flip=True)
-    restored = [np.array_equal(a, b) or np.array_equal(a, b[:, ::-1]) for a, b in zip(both, cropped, strict=True)]
+    restored = [
+        np.array_equal(a, b) or np.array_equal(a, b[:, ::-1])
+        for a, b in zip(both, cropped, strict=True)
+    ]
     assert all(restored)
     np.testing.assert_array_equal(image.augment(KEY, images), images)

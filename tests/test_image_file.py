@@ -1,4 +1,5 @@
-"""The reader of image files: every mode and format against its definition, orientation, transparency, ranges, bombs."""
+"""The reader of image files: every mode and format against its definition, orientation,
+transparency, ranges, bombs."""
 
 import io
 import os
@@ -22,7 +23,9 @@ ALPHA = RNG.integers(0, 256, (6, 5), np.uint8)
 
 def encoded(image, kind="PNG", **options) -> bytes:
     file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        file, kind, **options
+    )
     return file.getvalue()
 
 
@@ -42,7 +45,9 @@ def png(header: bytes, rows: list[bytes], *chunks: tuple[bytes, bytes]) -> bytes
     """A PNG of what Pillow does not write."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
@@ -65,7 +70,9 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("mode, kind", [(mode, kind) for mode, kinds in PLAIN.items() for kind in kinds])
+@pytest.mark.parametrize(
+    "mode, kind", [(mode, kind) for mode, kinds in PLAIN.items() for kind in kinds]
+)
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_plain_images_are_as_pillow_converts_them(mode, kind, channels):
     """Whoever trained on them before goes on with the same bits."""
@@ -76,10 +83,13 @@ def test_plain_images_are_as_pillow_converts_them(mode, kind, channels):
 
 
 def test_lab_is_a_colour_too():
-    image = Image.fromarray(np.dstack([np.full((4, 4), 200, np.uint8), *[np.full((4, 4), 0, np.uint8)] * 2]), "RGB")
+    image = Image.fromarray(
+        np.dstack([np.full((4, 4), 200, np.uint8), *[np.full((4, 4), 0, np.uint8)] * 2]), "RGB"
+    )
     lab = Image.frombytes("LAB", image.size, image.tobytes())
     found = read(encoded(lab, "TIFF"))
-    assert (np.abs(found - found[0, 0, 0]) <= 2).all() and 180 < found[0, 0, 0] < 215  # a and b are 0: grey
+    # a and b are 0: grey
+    assert (np.abs(found - found[0, 0, 0]) <= 2).all() and 180 < found[0, 0, 0] < 215
     np.testing.assert_array_equal(read(encoded(lab, "TIFF"), 1), found[..., 0])
 
 
@@ -100,7 +110,8 @@ def test_alpha_is_laid_on_white(kind):
     np.testing.assert_array_equal(read(data), expected)
     grey = np.asarray(Image.fromarray(expected.astype(np.uint8)).convert("L"))
     np.testing.assert_array_equal(read(data, 1), grey)
-    np.testing.assert_array_equal(read(data, 4), np.dstack([COLOUR, ALPHA]))  # whoever has 4 channels keeps it
+    # whoever has 4 channels keeps it
+    np.testing.assert_array_equal(read(data, 4), np.dstack([COLOUR, ALPHA]))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -113,15 +124,23 @@ def test_alpha_of_grey_is_laid_on_white(kind):
 
 def test_transparency_of_palettes():
     colours = RNG.integers(0, 256, (16, 3), np.uint8)
-    numbers, alpha = RNG.integers(0, 16, (6, 5)).astype(np.uint8), RNG.integers(0, 256, 16).astype(np.uint8)
+    numbers, alpha = (
+        RNG.integers(0, 16, (6, 5)).astype(np.uint8),
+        RNG.integers(0, 256, 16).astype(np.uint8),
+    )
     image = Image.fromarray(numbers)
     image.putpalette(colours.tobytes())
-    for transparency, alphas in ((alpha.tobytes(), alpha), (3, np.where(np.arange(16) == 3, 0, 255))):
+    for transparency, alphas in (
+        (alpha.tobytes(), alpha),
+        (3, np.where(np.arange(16) == 3, 0, 255)),
+    ):
         data = encoded(image, transparency=transparency)
         np.testing.assert_array_equal(read(data), on_white(colours[numbers], alphas[numbers]))
         np.testing.assert_array_equal(read(data, 4)[..., 3], alphas[numbers])
     gif = encoded(image, "GIF", transparency=3, optimize=False)
-    np.testing.assert_array_equal(read(gif), on_white(colours[numbers], np.where(numbers == 3, 0, 255)))
+    np.testing.assert_array_equal(
+        read(gif), on_white(colours[numbers], np.where(numbers == 3, 0, 255))
+    )
 
 
 def test_one_transparent_colour():
@@ -129,7 +148,9 @@ def test_one_transparent_colour():
     there = (COLOUR != key).any(-1) * 255
     np.testing.assert_array_equal(read(encoded(COLOUR, transparency=key)), on_white(COLOUR, there))
     there = (GREY != GREY[1, 1]) * 255
-    np.testing.assert_array_equal(read(encoded(GREY, transparency=int(GREY[1, 1])), 1), on_white(GREY, there))
+    np.testing.assert_array_equal(
+        read(encoded(GREY, transparency=int(GREY[1, 1])), 1), on_white(GREY, there)
+    )
     black = encoded(Image.fromarray(GREY > 99), transparency=0)
     assert (read(black, 1) == 255).all()  # black is transparent, and the rest is white
 
@@ -138,7 +159,9 @@ def test_one_transparent_colour():
 def test_one_transparent_grey_of_every_depth(bits):
     """A tRNS chunk holds a number as it is stored, whatever a pixel of 8 bits becomes of it."""
     numbers = np.arange(16).reshape(2, 8) * ((2**bits - 1) // 15 if bits > 4 else 1) % 2**bits
-    stored = np.unpackbits(numbers.astype(">u2").view(np.uint8).reshape(2, 8, 2), axis=-1)[..., 16 - bits :]
+    stored = np.unpackbits(numbers.astype(">u2").view(np.uint8).reshape(2, 8, 2), axis=-1)[
+        ..., 16 - bits :
+    ]
     rows = [row.tobytes() for row in np.packbits(stored.reshape(2, -1), axis=-1)]
     data = png(image_header(8, 2, bits, 0), rows, (b"tRNS", struct.pack(">H", int(numbers[0, 2]))))
     plain = np.rint(numbers * 255 / (2**bits - 1))
@@ -151,7 +174,9 @@ def test_one_transparent_grey_of_every_depth(bits):
 def test_one_transparent_colour_of_16_bits_is_refused():
     rows = [np.arange(24, dtype=">u2").tobytes()] * 2
     data = png(image_header(8, 2, 16, 2), rows, (b"tRNS", struct.pack(">HHH", 0, 1, 2)))
-    with pytest.raises(DataError, match="one transparent colour among colours of 16 bits; save it with an alpha"):
+    with pytest.raises(
+        DataError, match="one transparent colour among colours of 16 bits; save it with an alpha"
+    ):
         read(data)
 
 
@@ -174,12 +199,16 @@ UPRIGHT = {  # EXIF 2.32, tag 274: where the stored row 0 and column 0 are
 def test_orientation(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"WEBP": {"lossless": True}, "deflated": {"compression": "tiff_deflate"}}.get(kind, {})
+    options = {"WEBP": {"lossless": True}, "deflated": {"compression": "tiff_deflate"}}.get(
+        kind, {}
+    )
     kind = "TIFF" if kind == "deflated" else kind
     for image in (COLOUR, GREY):
         data = encoded(image, kind, exif=exif, **options)
         plain = read(encoded(image, kind, **options), 3 if image.ndim == 3 else 1)
-        np.testing.assert_array_equal(read(data, 3 if image.ndim == 3 else 1), UPRIGHT[orientation](plain))
+        np.testing.assert_array_equal(
+            read(data, 3 if image.ndim == 3 else 1), UPRIGHT[orientation](plain)
+        )
 
 
 def test_orientation_beside_transparency_and_16_bits():
@@ -188,10 +217,14 @@ def test_orientation_beside_transparency_and_16_bits():
     data = encoded(np.dstack([COLOUR, ALPHA]), exif=exif)
     np.testing.assert_array_equal(read(data), UPRIGHT[6](on_white(COLOUR, ALPHA)))
     wide = RNG.integers(0, 2**16, (6, 5)).astype(np.uint16)
-    np.testing.assert_array_equal(read(encoded(wide, exif=exif), 1), UPRIGHT[6](np.rint(wide / 257)))
+    np.testing.assert_array_equal(
+        read(encoded(wide, exif=exif), 1), UPRIGHT[6](np.rint(wide / 257))
+    )
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0" * 40])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0" * 40]
+)
 def test_a_broken_exif_block_says_nothing(exif):
     np.testing.assert_array_equal(read(encoded(COLOUR, "PNG", exif=exif)), COLOUR)
     with warnings.catch_warnings():
@@ -230,14 +263,19 @@ def test_grey_of_16_bits_is_scaled():
 
 def test_a_tiff_says_what_is_white_and_how_many_bits_it_has():
     """Pillow looks at both for 8 bits alone."""
-    kinds = ((WIDE, np.rint(WIDE / 257)), ((WIDE / 65535).astype(np.float32), np.rint(WIDE / 65535 * 255)))
+    kinds = (
+        (WIDE, np.rint(WIDE / 257)),
+        ((WIDE / 65535).astype(np.float32), np.rint(WIDE / 65535 * 255)),
+    )
     for numbers, expected in ((GREY, GREY), *kinds):
         data = encoded(numbers, "TIFF")
         inverted = tagged(data, 262, 0)
         np.testing.assert_array_equal(read(data, 1), expected)
         np.testing.assert_array_equal(read(inverted, 1), 255 - expected)
     few = np.array([[0, 4095, 2048, 16]])
-    packed = np.packbits(np.unpackbits(few.astype(">u2").view(np.uint8).reshape(4, 2), axis=1)[:, 4:].reshape(-1))
+    packed = np.packbits(
+        np.unpackbits(few.astype(">u2").view(np.uint8).reshape(4, 2), axis=1)[:, 4:].reshape(-1)
+    )
     data = tagged(encoded(np.zeros((1, 4), np.uint16), "TIFF"), 258, 12)
     place = struct.unpack("<I", tag_of(data, 273)[8:])[0]
     data = data[:place] + packed.tobytes() + data[place + 6 :]
@@ -266,17 +304,25 @@ def test_dark_grey_of_16_bits_stays_dark():
 def test_floating_point_from_0_to_1_is_scaled():
     numbers = RNG.random((6, 5)).astype(np.float32)
     numbers[0, :2] = 0, 1
-    np.testing.assert_array_equal(read(encoded(numbers, "TIFF"), 1), np.rint(numbers * np.float32(255)))
+    np.testing.assert_array_equal(
+        read(encoded(numbers, "TIFF"), 1), np.rint(numbers * np.float32(255))
+    )
 
 
 @pytest.mark.parametrize(
     "numbers, message",
     [
-        (np.float32([[0, 255]]), "floating-point pixels from 0 to 255, and those from 0 to 1 are read; save it with 8"),
+        (
+            np.float32([[0, 255]]),
+            "floating-point pixels from 0 to 255, and those from 0 to 1 are read; save it with 8",
+        ),
         (np.float32([[-0.1, 0.5]]), "floating-point pixels from -0.1 to 0.5"),
         (np.float32([[0, np.nan]]), "floating-point pixels from nan to nan"),
         (np.float32([[0, np.inf]]), "floating-point pixels from 0 to inf"),
-        (np.int32([[0, 65536]]), "pixels of 32 bits from 0 to 65536, and those of 16 bits, to 65535, are read; save"),
+        (
+            np.int32([[0, 65536]]),
+            "pixels of 32 bits from 0 to 65536, and those of 16 bits, to 65535, are read; save",
+        ),
         (np.int32([[-1, 300]]), "pixels of 32 bits from -1 to 300"),
         (np.int32([[0, 255]]), "pixels of 32 bits from 0 to 255"),  # 8 bits or 16?
         (np.int32([[0, 2**31 - 1]]), "pixels of 32 bits from 0 to 2147483647"),
@@ -320,7 +366,9 @@ def test_an_image_is_refused_by_its_pixels_before_it_is_decoded(side, action, mo
     data = png(image_header(side, side, 8, 0), [b"\0"])
     with warnings.catch_warnings():
         warnings.simplefilter(action)
-        with pytest.raises(DataError, match=r"(at most|more than) 67,108,864( pixels| are read); make the image sm"):
+        with pytest.raises(
+            DataError, match=r"(at most|more than) 67,108,864( pixels| are read); make the image sm"
+        ):
             read(data, 1)
 
 
@@ -328,7 +376,9 @@ def test_the_largest_image_that_is_read(monkeypatch):
     monkeypatch.setattr("input_pipeline.image_file.MAX_PIXELS", 30)
     assert read(encoded(GREY), 1).shape == (6, 5)
     monkeypatch.setattr("input_pipeline.image_file.MAX_PIXELS", 29)
-    with pytest.raises(DataError, match="it has 5 x 6 pixels, and at most 29 are read; make the image smaller"):
+    with pytest.raises(
+        DataError, match="it has 5 x 6 pixels, and at most 29 are read; make the image smaller"
+    ):
         read(encoded(GREY), 1)
 
 
@@ -338,7 +388,9 @@ def test_a_thin_image_does_not_grow_without_bound():
         decode_image(data, 1, Decoding(224))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "PCX", "SGI", "AVIF"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "PCX", "SGI", "AVIF"]
+)
 def test_a_truncated_file_is_refused_or_whole(kind):
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("Pillow without AVIF")
@@ -385,7 +437,9 @@ def test_other_formats_are_named():
     file = io.BytesIO()
     Image.fromarray(COLOUR).save(file, "EPS")
     for data in (file.getvalue(), b"%PDF-1.4", b"", b"text"):
-        with pytest.raises(DataError, match=r"not a readable image \(of none of the formats PNG, JPEG, .*WEBP"):
+        with pytest.raises(
+            DataError, match=r"not a readable image \(of none of the formats PNG, JPEG, .*WEBP"
+        ):
             read(data)
 
 

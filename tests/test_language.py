@@ -1,4 +1,5 @@
-"""Language models as runs: objective, whole training, resumption, meshes, and text from what was trained."""
+"""Language models as runs: objective, whole training, resumption, meshes, and text from what was
+trained."""
 
 import json
 import math
@@ -30,7 +31,9 @@ def outputs_of(batch=3, length=12, vocabulary=50, *, bias=False, seed=0):
     rng = np.random.default_rng(seed)
     hidden, kernel = rng.normal(size=(batch, length, 8)), rng.normal(size=(vocabulary, 8))
     return TokenLogits(
-        jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(rng.normal(size=vocabulary)) if bias else None
+        jnp.asarray(hidden),
+        jnp.asarray(kernel),
+        jnp.asarray(rng.normal(size=vocabulary)) if bias else None,
     )
 
 
@@ -38,26 +41,36 @@ def outputs_of(batch=3, length=12, vocabulary=50, *, bias=False, seed=0):
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_cross_entropy_in_parts_is_the_whole(x64, monkeypatch, platform, bias, label_smoothing):
-    """In value and gradient, by the logits' own formula; on GPUs with rows added to the vocabulary."""
+    """In value and gradient, by the logits' own formula; on GPUs with rows added to the
+    vocabulary."""
     monkeypatch.setattr("train.cross_entropy.target_platform", lambda: platform)
     outputs = outputs_of(bias=bias)
     rng = np.random.default_rng(1)
-    target, weight = jnp.asarray(rng.integers(0, 50, (3, 12))), jnp.asarray(rng.integers(0, 3, (3, 12)), jnp.float64)
+    target, weight = (
+        jnp.asarray(rng.integers(0, 50, (3, 12))),
+        jnp.asarray(rng.integers(0, 3, (3, 12)), jnp.float64),
+    )
 
     def expected(outputs, weight):
         labels = jax.nn.one_hot(target, 50)
         smooth = optax.smooth_labels(labels, label_smoothing)
         plain = (optax.softmax_cross_entropy(outputs.logits, labels) * weight).sum()
         correct = ((outputs.logits.argmax(-1) == target) * weight).sum()
-        return 0.7 * (optax.softmax_cross_entropy(outputs.logits, smooth) * weight).sum(), (plain, correct)
+        return 0.7 * (optax.softmax_cross_entropy(outputs.logits, smooth) * weight).sum(), (
+            plain,
+            correct,
+        )
 
     def found(outputs, weight, chunk):
-        loss, *others = token_cross_entropy(outputs, target, weight, label_smoothing=label_smoothing, chunk=chunk)
+        loss, *others = token_cross_entropy(
+            outputs, target, weight, label_smoothing=label_smoothing, chunk=chunk
+        )
         return 0.7 * loss, others
 
     whole = jax.value_and_grad(expected, (0, 1), has_aux=True)(outputs, weight)
     for chunk in (1, 3 * 50 * 4, None):
-        np.testing.assert_allclose(found(outputs, weight, chunk)[0], whole[0][0], rtol=1e-12)  # without a gradient
+        # without a gradient
+        np.testing.assert_allclose(found(outputs, weight, chunk)[0], whole[0][0], rtol=1e-12)
         parts = jax.value_and_grad(found, (0, 1), has_aux=True)(outputs, weight, chunk)
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
@@ -70,7 +83,8 @@ def test_of_equal_logits_the_first_is_the_largest():
 
 
 def test_no_array_of_all_logits_with_a_large_vocabulary():
-    """Nor in the backward pass: the largest array of the compiled gradient is a part of the logits."""
+    """Nor in the backward pass: the largest array of the compiled gradient is a part of the
+    logits."""
     outputs = TokenLogits(jnp.zeros((2, 64, 8)), jnp.zeros((1000, 8)))
     target, weight = jnp.zeros((2, 64), jnp.int32), jnp.ones((2, 64))
 
@@ -78,7 +92,11 @@ def test_no_array_of_all_logits_with_a_large_vocabulary():
         return token_cross_entropy(outputs, target, weight, chunk=chunk).loss
 
     memory = [
-        jax.jit(jax.grad(loss), static_argnums=1).lower(outputs, chunk).compile().memory_analysis().temp_size_in_bytes
+        jax.jit(jax.grad(loss), static_argnums=1)
+        .lower(outputs, chunk)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
         for chunk in (2**26, 2 * 4 * 1000)
     ]
     assert memory[0] >= 2 * 64 * 1000 * 4
@@ -86,14 +104,17 @@ def test_no_array_of_all_logits_with_a_large_vocabulary():
 
 
 def test_parts_are_of_what_each_device_has():
-    """Of eight times the examples on eight devices as many places are made at a time as of one's on one."""
+    """Of eight times the examples on eight devices as many places are made at a time as of one's on
+    one."""
 
     def rounds(batch):
         shapes = (batch, 64, 8), (1000, 8), (batch, 64), (batch, 64)
         hidden, kernel, target, weight = map(
             jax.ShapeDtypeStruct, shapes, (jnp.float32,) * 2 + (jnp.int32, jnp.float32)
         )
-        traced = jax.make_jaxpr(lambda *x: token_cross_entropy(TokenLogits(*x[:2]), *x[2:], chunk=16_000))
+        traced = jax.make_jaxpr(
+            lambda *x: token_cross_entropy(TokenLogits(*x[:2]), *x[2:], chunk=16_000)
+        )
         return re.findall(r"length=(\d+)", str(traced(hidden, kernel, target, weight)))
 
     with jax.sharding.use_abstract_mesh(
@@ -104,9 +125,14 @@ def test_parts_are_of_what_each_device_has():
 
 
 def test_logits_of_bfloat16_are_products_in_float32():
-    hidden, kernel = (jax.random.normal(jax.random.key(i), (1, n, 256), jnp.bfloat16) for i, n in ((0, 8), (1, 200)))
+    hidden, kernel = (
+        jax.random.normal(jax.random.key(i), (1, n, 256), jnp.bfloat16)
+        for i, n in ((0, 8), (1, 200))
+    )
     logits = TokenLogits(hidden, kernel[0]).logits
-    exact = np.einsum("bld,vd->blv", np.asarray(hidden, np.float64), np.asarray(kernel[0], np.float64))
+    exact = np.einsum(
+        "bld,vd->blv", np.asarray(hidden, np.float64), np.asarray(kernel[0], np.float64)
+    )
     np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-4)
 
 
@@ -121,8 +147,11 @@ def test_loss_counts_tokens_and_bits_characters():
     count = 3 * 12 - 7
     assert metrics["loss"][1] == metrics["accuracy"][1] == count
     assert metrics["bits_per_character"][1] == 2.5 * count
-    np.testing.assert_allclose(metrics["bits_per_character"][0], metrics["loss"][0] / math.log(2), rtol=1e-6)
-    changed = outputs._replace(hidden=outputs.hidden.at[1, 5:].add(1.0))  # what has no weight has no say
+    np.testing.assert_allclose(
+        metrics["bits_per_character"][0], metrics["loss"][0] / math.log(2), rtol=1e-6
+    )
+    # what has no weight has no say
+    changed = outputs._replace(hidden=outputs.hidden.at[1, 5:].add(1.0))
     np.testing.assert_allclose(causal_lm(changed, batch)["loss"][0], metrics["loss"][0])
 
 
@@ -132,7 +161,9 @@ def test_a_batch_of_mixed_lengths_equals_one_by_one(x64):
     )
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 11, n) for n in (9, 4, 6)]
-    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    variables = jax.jit(partial(model.init, train=False))(
+        jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+    )
     apply = jax.jit(partial(model.apply, train=False))
     for left in (False, True):
         tokens, segments = np.zeros((2, 3, 9), np.int32)
@@ -166,8 +197,12 @@ def config_of(data_dir, **fields) -> Config:
             "model": "gpt2_tiny",
             "model_fields": {**SMALL, "dropout_rate": 0.1},
             "objective": "causal_lm",
-            "data": DataConfig(name="pydoc", data_dir=data_dir, tokenizer="bpe", vocab_size=400, max_len=32),
-            "optim": OptimConfig(learning_rate=3e-3, warmup_steps=2, weight_decay=1e-2, clip_norm=1.0),
+            "data": DataConfig(
+                name="pydoc", data_dir=data_dir, tokenizer="bpe", vocab_size=400, max_len=32
+            ),
+            "optim": OptimConfig(
+                learning_rate=3e-3, warmup_steps=2, weight_decay=1e-2, clip_norm=1.0
+            ),
             "checkpoint": CheckpointConfig(every=8),
             "steps": 24,
             "batch_size": 16,
@@ -196,7 +231,9 @@ def test_a_run_learns_and_says_how_well(run):
     assert 0 < test["bits_per_character"] < 8
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert all("perplexity" in record for record in records)
-    assert {"tokens_per_second"} <= set(json.loads((workdir / "timings.jsonl").read_text().splitlines()[0]))
+    assert {"tokens_per_second"} <= set(
+        json.loads((workdir / "timings.jsonl").read_text().splitlines()[0])
+    )
 
 
 def test_the_best_checkpoint_has_the_lowest_loss(run, data_dir):
@@ -227,7 +264,9 @@ def test_text_from_a_run_and_from_its_weights(run, tmp_path, data_dir, capsys):
     assert "12 tokens in" in found.err and "tokens/s" in found.err
     built = setup.build(config_of(data_dir))
     state = evaluate.restore(built, workdir)
-    weights.save(tmp_path, built.model, {"params": jax.device_get(state.params)}, format="transformers")
+    weights.save(
+        tmp_path, built.model, {"params": jax.device_get(state.params)}, format="transformers"
+    )
     (tmp_path / "tokenizer.json").write_text(built.card.tokenizer)
     assert generate.main([f"--weights={tmp_path}", *arguments]) == 0
     assert capsys.readouterr().out == found.out
@@ -255,10 +294,14 @@ def test_a_language_model_labels_no_images(run):
 def test_weights_and_tokenizer_must_belong_together(run, tmp_path, data_dir):
     card = setup.build(config_of(data_dir)).card
     model = jaxmodels.create("gpt2_tiny", vocab_size=300, max_len=16, **SMALL)
-    variables = jax.device_get(model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False))
+    variables = jax.device_get(
+        model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False)
+    )
     weights.save(tmp_path, model, variables)
     (tmp_path / "tokenizer.json").write_text(card.tokenizer)
-    with pytest.raises(ConfigError, match="the tokenizer has 400 tokens and the weights are for 300"):
+    with pytest.raises(
+        ConfigError, match="the tokenizer has 400 tokens and the weights are for 300"
+    ):
         generate.main([f"--weights={tmp_path}"])
 
 

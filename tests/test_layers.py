@@ -47,7 +47,8 @@ def torch_conv(kernel, bias, **options):
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("kernel", "padding"), [(1, 0), (3, 0), (3, 1), (4, 1), (5, 2), ((1, 7), (0, 3)), ((3, 2), (2, 1))]
+    ("kernel", "padding"),
+    [(1, 0), (3, 0), (3, 1), (4, 1), (5, 2), ((1, 7), (0, 3)), ((3, 2), (2, 1))],
 )
 def test_conv(kernel, padding, stride):
     x, shape = random(2, 9, 8, 3), (*layers.pair(kernel), 3, 4)
@@ -71,15 +72,24 @@ def test_batch_norm_over_several_steps(shape, momentum, epsilon):
     )
     variables = layer.init(jax.random.key(0), jnp.ones(shape), train=True)
     stats = variables["batch_stats"]
-    assert_equal(stats["mean"], twin.running_mean.numpy())  # initialising sees a batch and must not count it
+    # initialising sees a batch and must not count it
+    assert_equal(stats["mean"], twin.running_mean.numpy())
     assert_equal(stats["var"], twin.running_var.numpy())
     assert stats["count"] == 0
-    params = {"scale": jnp.asarray(random(shape[-1], seed=1)), "bias": jnp.asarray(random(shape[-1], seed=2))}
-    twin.weight.data, twin.bias.data = (torch.tensor(np.array(params[k])) for k in ("scale", "bias"))
-    pull = jnp.asarray(random(*shape, seed=3))  # of the loss: its plain sum has no gradient through the batch norm
+    params = {
+        "scale": jnp.asarray(random(shape[-1], seed=1)),
+        "bias": jnp.asarray(random(shape[-1], seed=2)),
+    }
+    twin.weight.data, twin.bias.data = (
+        torch.tensor(np.array(params[k])) for k in ("scale", "bias")
+    )
+    # of the loss: its plain sum has no gradient through the batch norm
+    pull = jnp.asarray(random(*shape, seed=3))
 
     def loss(params, x, stats, train):
-        y, new = layer.apply({"params": params, "batch_stats": stats}, x, train=train, mutable=["batch_stats"])
+        y, new = layer.apply(
+            {"params": params, "batch_stats": stats}, x, train=train, mutable=["batch_stats"]
+        )
         return (y * pull).sum(), (y, new["batch_stats"])
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), static_argnums=3)
@@ -111,7 +121,8 @@ def test_batch_norm_of_bfloat16_keeps_statistics_in_float32():
     }
     truth = np.asarray(x, np.float64)
     truth = (truth - truth.mean(0)) / np.sqrt(truth.var(0) + 1e-5)
-    np.testing.assert_allclose(np.asarray(y, np.float64), truth, atol=2**-7)  # rounding of the result alone
+    # rounding of the result alone
+    np.testing.assert_allclose(np.asarray(y, np.float64), truth, atol=2**-7)
 
 
 def test_batch_norm_needs_more_than_one_value():
@@ -140,11 +151,17 @@ def test_pools(window, padding, stride, ceil_mode):
     for size in ((7, 10), (2, 8), (1, 5)):
         x = random(2, *size, 3) - 1  # mostly negative: a padding of 0 would win the maximum
         accepted.append(
-            both_pools(lambda x: layers.max_pool(x, window, **options), lambda x: F.max_pool2d(x, window, **options), x)
+            both_pools(
+                lambda x: layers.max_pool(x, window, **options),
+                lambda x: F.max_pool2d(x, window, **options),
+                x,
+            )
         )
         for count in (True, False):
             both_pools(
-                lambda x, count=count: layers.avg_pool(x, window, count_include_pad=count, **options),
+                lambda x, count=count: layers.avg_pool(
+                    x, window, count_include_pad=count, **options
+                ),
                 lambda x, count=count: F.avg_pool2d(x, window, count_include_pad=count, **options),
                 x,
             )
@@ -152,7 +169,9 @@ def test_pools(window, padding, stride, ceil_mode):
 
 
 def test_a_pool_too_large_says_so():
-    with pytest.raises(ValueError, match="a pool of 3 cannot take a map of 2: fewer pools, larger images"):
+    with pytest.raises(
+        ValueError, match="a pool of 3 cannot take a map of 2: fewer pools, larger images"
+    ):
         layers.max_pool(jnp.ones((1, 8, 2, 1)), 3, stride=2)
     with pytest.raises(ValueError, match="padding 2 is more than half of the pool's window 3"):
         layers.avg_pool(jnp.ones((1, 8, 8, 1)), 3, stride=2, padding=2)
@@ -160,7 +179,9 @@ def test_a_pool_too_large_says_so():
 
 def test_max_pool_gradient():
     x = random(2, 7, 8, 3)
-    ours = jax.grad(lambda x: jnp.square(layers.max_pool(x, 3, stride=2, padding=1, ceil_mode=True)).sum())
+    ours = jax.grad(
+        lambda x: jnp.square(layers.max_pool(x, 3, stride=2, padding=1, ceil_mode=True)).sum()
+    )
     twin_x = to_torch(x).requires_grad_()
     F.max_pool2d(twin_x, 3, stride=2, padding=1, ceil_mode=True).square().sum().backward()
     assert_equal(ours(jnp.asarray(x)), to_numpy(twin_x.grad))
@@ -170,7 +191,10 @@ def test_max_pool_gradient():
 @pytest.mark.parametrize("shape", [(7, 10), (4, 4), (1, 1), (2, 3)])
 def test_adaptive_avg_pool(shape, size):
     x = random(2, *shape, 3)
-    assert_equal(layers.adaptive_avg_pool(jnp.asarray(x), size), to_numpy(F.adaptive_avg_pool2d(to_torch(x), size)))
+    assert_equal(
+        layers.adaptive_avg_pool(jnp.asarray(x), size),
+        to_numpy(F.adaptive_avg_pool2d(to_torch(x), size)),
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8])
@@ -181,7 +205,8 @@ def test_local_response_norm(size):
             ours = layers.local_response_norm(jnp.asarray(x), size, **options)
             assert_equal(ours, to_numpy(torch.nn.LocalResponseNorm(size, **options)(to_torch(x))))
     assert_equal(
-        layers.local_response_norm(jnp.asarray(x)), to_numpy(torch.nn.LocalResponseNorm(5, alpha=1e-4)(to_torch(x)))
+        layers.local_response_norm(jnp.asarray(x)),
+        to_numpy(torch.nn.LocalResponseNorm(5, alpha=1e-4)(to_torch(x))),
     )
 
 
@@ -220,23 +245,31 @@ def test_initial_weights_and_biases_of_linear_and_conv():
     torch.manual_seed(0)
     keys = iter(jax.random.split(jax.random.key(0), 4))
     linear = torch.nn.Linear(30, 4_000)
-    assert_same_uniform(layers.torch_uniform(next(keys), (30, 4_000)), linear.weight, 1 / math.sqrt(30))
+    assert_same_uniform(
+        layers.torch_uniform(next(keys), (30, 4_000)), linear.weight, 1 / math.sqrt(30)
+    )
     assert_same_uniform(layers.torch_bias(30)(next(keys), (4_000,)), linear.bias, 1 / math.sqrt(30))
     conv = torch.nn.Conv2d(5, 4_000, (3, 2))
-    assert_same_uniform(layers.torch_uniform(next(keys), (3, 2, 5, 4_000)), conv.weight, 1 / math.sqrt(30))
+    assert_same_uniform(
+        layers.torch_uniform(next(keys), (3, 2, 5, 4_000)), conv.weight, 1 / math.sqrt(30)
+    )
     assert_same_uniform(layers.torch_bias(30)(next(keys), (4_000,)), conv.bias, 1 / math.sqrt(30))
 
 
 def test_named_initialisers():
     torch.manual_seed(0)
     ours = np.asarray(layers.kaiming_normal_fan_out(jax.random.key(0), (3, 3, 50, 100)))
-    theirs = torch.nn.init.kaiming_normal_(torch.empty(100, 50, 3, 3), mode="fan_out", nonlinearity="relu").numpy()
+    theirs = torch.nn.init.kaiming_normal_(
+        torch.empty(100, 50, 3, 3), mode="fan_out", nonlinearity="relu"
+    ).numpy()
     sigma = math.sqrt(2 / 900)
     for values in (ours, theirs):
         assert abs(values.std() / sigma - 1) < 0.01
         assert np.abs(values).max() > 4 * sigma  # not truncated
     ours = layers.xavier_uniform(jax.random.key(1), (300, 500))
-    assert_same_uniform(ours, torch.nn.init.xavier_uniform_(torch.empty(500, 300)), math.sqrt(6 / 800))
+    assert_same_uniform(
+        ours, torch.nn.init.xavier_uniform_(torch.empty(500, 300)), math.sqrt(6 / 800)
+    )
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -248,8 +281,12 @@ def test_conv_bn(train):
     params = jax.tree.map(lambda p: p + 0.1, variables["params"])
     conv = torch_conv(params["conv"]["kernel"], None, stride=2, padding=(1, 0))
     norm = torch.nn.BatchNorm2d(4, eps=1e-3, dtype=torch.float64).train(train)
-    norm.weight.data, norm.bias.data = (torch.tensor(np.array(params["bn"][k])) for k in ("scale", "bias"))
-    y, new = layer.apply({**variables, "params": params}, jnp.asarray(x), train=train, mutable=["batch_stats"])
+    norm.weight.data, norm.bias.data = (
+        torch.tensor(np.array(params["bn"][k])) for k in ("scale", "bias")
+    )
+    y, new = layer.apply(
+        {**variables, "params": params}, jnp.asarray(x), train=train, mutable=["batch_stats"]
+    )
     assert_equal(y, to_numpy(F.relu(norm(conv(to_torch(x))))))
     assert_equal(new["batch_stats"]["bn"]["var"], norm.running_var.numpy())
 
@@ -269,7 +306,12 @@ def test_pair():
 
 @pytest.mark.parametrize(
     ("dtype", "wide"),
-    [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")],
+    [
+        ("bfloat16", "float32"),
+        ("float16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ],
 )
 def test_at_least_float32(dtype, wide):
     assert layers.at_least_float32(jnp.ones(3, dtype)).dtype == wide
@@ -355,11 +397,19 @@ def test_gelu_equals_pytorchs_and_keeps_one_array(name, platform, monkeypatch):
     theirs = torch.tensor(x, requires_grad=True)
     F.gelu(theirs, approximate="tanh" if name == "gelu_tanh" else "none").sum().backward()
     y, back = jax.vjp(getattr(layers, name), jnp.asarray(x))
-    assert_equal(y, F.gelu(torch.tensor(x), approximate="tanh" if name == "gelu_tanh" else "none").numpy())
+    assert_equal(
+        y, F.gelu(torch.tensor(x), approximate="tanh" if name == "gelu_tanh" else "none").numpy()
+    )
     assert_equal(back(np.ones_like(x))[0], theirs.grad.numpy())
     assert [r.shape for r in jax.tree.leaves(back)] == [x.shape]
     curve = jax.hessian(getattr(layers, name))(jnp.asarray(0.3))
-    assert_equal(curve, jax.hessian(partial(jax.nn.gelu, approximate=name == "gelu_tanh"))(jnp.asarray(0.3)), 1e-10)
+    assert_equal(
+        curve,
+        jax.hessian(partial(jax.nn.gelu, approximate=name == "gelu_tanh"))(jnp.asarray(0.3)),
+        1e-10,
+    )
     narrow = jnp.asarray(x[:1001], jnp.bfloat16)  # computed in float32 and rounded once, to 8 bits
     exact = getattr(layers, name)(narrow.astype(jnp.float64))
-    np.testing.assert_allclose(getattr(layers, name)(narrow).astype(jnp.float64), exact, rtol=2**-8, atol=2e-6)
+    np.testing.assert_allclose(
+        getattr(layers, name)(narrow).astype(jnp.float64), exact, rtol=2**-8, atol=2e-6
+    )

@@ -63,12 +63,16 @@ def test_no_field_takes_an_absurd_value(kind):
         if "str" in str(hint):  # a text, as it was given
             assert value == ABSURD[kind] and value.isprintable(), name
         else:  # no whole number but the seed may be as great as that
-            assert kind in ("2**31", "-2**63", "10**18") and ("float" in str(hint) or name == "seed"), name
+            assert kind in ("2**31", "-2**63", "10**18") and (
+                "float" in str(hint) or name == "seed"
+            ), name
             assert value == ast.literal_eval(ABSURD[kind]), name
 
 
 def test_whole_numbers_of_models_have_limits():
-    assert not {k for m in jaxmodels.list_models() for k, t in jaxmodels.model_fields(m).items() if t is int} - {*SIZES}
+    assert not {
+        k for m in jaxmodels.list_models() for k, t in jaxmodels.model_fields(m).items() if t is int
+    } - {*SIZES}
     for model in jaxmodels.list_models():
         for name, kind in jaxmodels.model_fields(model).items():
             if name not in SIZES:
@@ -77,7 +81,8 @@ def test_whole_numbers_of_models_have_limits():
             value = SIZES[name] + 1
             config.model_fields[name] = value if kind is int else (value,)
             with pytest.raises(
-                ConfigError, match=rf"{name} = {value} must be at most {SIZES[name]}|does not fit model"
+                ConfigError,
+                match=rf"{name} = {value} must be at most {SIZES[name]}|does not fit model",
             ):
                 check(config)
 
@@ -86,12 +91,18 @@ def test_whole_numbers_of_models_have_limits():
     ("override", "words"),
     [
         ("batch_size=2147483648", "config.batch_size = 2147483648 must be at most"),
-        ("data.image_size=1000000000", "config.data.image_size = 1000000000 must be at most 8192; nearest: 8192"),
+        (
+            "data.image_size=1000000000",
+            "config.data.image_size = 1000000000 must be at most 8192; nearest: 8192",
+        ),
         ("eval_batch_size=1000000000000", "config.eval_batch_size = 1000000000000 must be at most"),
         ("mesh.data=99999999999", "config.mesh.data = 99999999999 must be at most"),
         ("model_fields.hidden_size=1000000000000", "hidden_size = 1000000000000 must be at most"),
         ("model_fields.features=" + repr((8,) * (LENGTH + 1)), "has 513 values; at most 512"),
-        ("data.eval_split=te\nst", r"config.data.eval_split = 'te\nst' has a character that cannot be printed, '\n'"),
+        (
+            "data.eval_split=te\nst",
+            r"config.data.eval_split = 'te\nst' has a character that cannot be printed, '\n'",
+        ),
         ("optim.learning_rate=1e-60", "is beyond float32"),
         ("optim.rates.head=1e60", "is beyond float32"),
         ("data.texts=['a\\nb']", "has a character that cannot be printed"),
@@ -114,11 +125,16 @@ def test_models_within_a_model_have_limits_too():
 
 
 def test_a_state_or_a_batch_larger_than_the_memory_is_refused():
-    card = DatasetCard("digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), "")
+    card = DatasetCard(
+        "digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), ""
+    )
     device = jax.devices()[:1]
     for fields, words in (
         ({"model_fields": {"hidden_sizes": (2**20, 2**20)}}, "the state of config.model = 'mlp'"),
-        ({"batch_size": 2**20, "steps_per_execution": 10_000}, "what config.batch_size = 1048576 loads at once"),
+        (
+            {"batch_size": 2**20, "steps_per_execution": 10_000},
+            "what config.batch_size = 1048576 loads at once",
+        ),
         ({}, ""),
     ):
         run = setup.build(Config(model="mlp", **fields), card=card, devices=device)
@@ -131,10 +147,16 @@ def test_a_state_or_a_batch_larger_than_the_memory_is_refused():
 
 
 def test_a_program_larger_than_the_memory_is_refused(monkeypatch):
-    compiled = jax.jit(lambda x: (x[:, None] * x).sum(), compiler_options={}).lower(jax.numpy.zeros(1000)).compile()
+    compiled = (
+        jax.jit(lambda x: (x[:, None] * x).sum(), compiler_options={})
+        .lower(jax.numpy.zeros(1000))
+        .compile()
+    )
     assert memory.fitting(compiled, "it") is compiled
     monkeypatch.setattr(memory, "host_bytes", lambda: 1000)
-    with pytest.raises(ConfigError, match=r"it takes 0\.0 GiB, and the memory of each device is 0\.0 GiB"):
+    with pytest.raises(
+        ConfigError, match=r"it takes 0\.0 GiB, and the memory of each device is 0\.0 GiB"
+    ):
         memory.fitting(compiled, "it")
 
 
@@ -142,7 +164,10 @@ def test_lines_are_short_and_printable():
     assert one_line("a\n  b\r\nc\x1b[31m\0\u2028d") == "a b c\\x1b[31m\\x00 d"
     long = one_line("x" * 10**6 + "; the way out")
     assert len(long) == LINE and long.startswith("xxx") and long.endswith("; the way out")
-    assert shown("a" * 10**6) == "'" + "a" * 61 + " ... " + "a" * 32 + "'" and len(shown("a" * 10**6)) == 100
+    assert (
+        shown("a" * 10**6) == "'" + "a" * 61 + " ... " + "a" * 32 + "'"
+        and len(shown("a" * 10**6)) == 100
+    )
     assert shown(16**5000).startswith("<int of 20,001 bits>")
     deep: list = []
     for _ in range(100_000):
@@ -158,7 +183,11 @@ def test_errors_and_warnings_are_one_short_line(capsys):
     assert cli.run(fails) == 2
     cli.warn("a\nb" * 5000)
     error, warning = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: first second") and error.endswith("; the way out") and len(error) <= 500
+    assert (
+        error.startswith("error: first second")
+        and error.endswith("; the way out")
+        and len(error) <= 500
+    )
     assert warning.startswith("warning: a ba b") and len(warning) <= 500
 
 
@@ -167,7 +196,9 @@ def test_deep_json_of_a_config_is_one_line():
         from_json("[" * 200_000)
 
 
-@pytest.mark.parametrize("step", ["\u00b2", "\u0663", "9" * 5000, "-1", "1.5", "", "x" * 100_000, "last\n"])
+@pytest.mark.parametrize(
+    "step", ["\u00b2", "\u0663", "9" * 5000, "-1", "1.5", "", "x" * 100_000, "last\n"]
+)
 def test_steps_are_numbers_that_a_step_may_have(step):
     with pytest.raises(ConfigError, match="is not last, best or the number of a step"):
         evaluate._step_number(step)

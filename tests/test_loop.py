@@ -60,7 +60,8 @@ def stopped_and_resumed(config: config_lib.Config, workdir: Path, monkeypatch, s
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
-    """A finished run of the embedded data set with everything switched on, shared by the tests that only look."""
+    """A finished run of the embedded data set with everything switched on, shared by the tests that
+    only look."""
     workdir = tmp_path_factory.mktemp("finished")
     summary = train(full_config(data_dir), workdir)
     return workdir, summary
@@ -103,7 +104,9 @@ def test_a_run_learns_and_leaves_everything(finished):
     confusion = np.asarray(summary["test"]["confusion"])
     assert confusion.sum() == 359
     assert np.trace(confusion) / 359 == pytest.approx(summary["test"]["accuracy"], rel=1e-6)
-    assert [c["support"] for c in summary["test"]["per_class"].values()] == confusion.sum(1).tolist()
+    assert [c["support"] for c in summary["test"]["per_class"].values()] == confusion.sum(
+        1
+    ).tolist()
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = {kind: [r["step"] for r in records if r["kind"] == kind] for kind in ("train", "eval")}
     assert steps == {"train": [30, 60, 90, 120, 150, 180, 200], "eval": [75, 150, 200]}
@@ -145,7 +148,9 @@ def test_evaluate_reproduces_the_summary(finished, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_predict_labels_files_and_folders_and_names_broken_ones(finished, tmp_path, capsys, data_dir):
+def test_predict_labels_files_and_folders_and_names_broken_ones(
+    finished, tmp_path, capsys, data_dir
+):
     workdir, _ = finished
     run = setup.build(evaluate.read_config(workdir))
     batch = next(iter(run.loader("test", train=False)))
@@ -153,26 +158,42 @@ def test_predict_labels_files_and_folders_and_names_broken_ones(finished, tmp_pa
     (folder / "sub").mkdir(parents=True)
     for i in range(20):
         Image.fromarray(batch["image"][i, :, :, 0]).save(folder / f"{i:02}.png")
-    large = Image.fromarray(batch["image"][0, :, :, 0]).convert("RGBA").resize((80, 80), Image.Resampling.NEAREST)
+    large = (
+        Image.fromarray(batch["image"][0, :, :, 0])
+        .convert("RGBA")
+        .resize((80, 80), Image.Resampling.NEAREST)
+    )
     large.save(folder / "sub" / "large.png")
     (folder / "broken.png").write_bytes((folder / "00.png").read_bytes()[:40])
     (folder / "notes.txt").write_text("not an image")
-    code = predict.main([f"--workdir={workdir}", "--batch_size=8", "--json", str(folder), str(tmp_path / "no.png")])
+    code = predict.main(
+        [f"--workdir={workdir}", "--batch_size=8", "--json", str(folder), str(tmp_path / "no.png")]
+    )
     captured = capsys.readouterr()
-    found = {Path(r["file"]).name: r["labels"][0] for r in map(json.loads, captured.out.splitlines())}
+    found = {
+        Path(r["file"]).name: r["labels"][0] for r in map(json.loads, captured.out.splitlines())
+    }
     assert code == 1 and len(found) == 21
     right = [found[f"{i:02}.png"]["label"] == str(batch["label"][i]) for i in range(20)]
     assert np.mean(right) >= 0.8
     assert found["large.png"]["label"] == found["00.png"]["label"]
-    assert found["large.png"]["probability"] == pytest.approx(found["00.png"]["probability"], abs=0.1)
-    assert "broken.png" in captured.err and "no.png: no such file" in captured.err and "2 of 23" in captured.err
+    assert found["large.png"]["probability"] == pytest.approx(
+        found["00.png"]["probability"], abs=0.1
+    )
+    assert (
+        "broken.png" in captured.err
+        and "no.png: no such file" in captured.err
+        and "2 of 23" in captured.err
+    )
     assert "Traceback" not in captured.err
     logits = run.model.apply(
         {"params": evaluate.restore(run, workdir).eval_params},
         jnp.asarray((batch["image"][:1] / 255.0 - 0.5) / 0.5, jnp.float32),
         train=False,
     )
-    assert found["00.png"]["probability"] == pytest.approx(float(jax.nn.softmax(logits).max()), rel=1e-4)
+    assert found["00.png"]["probability"] == pytest.approx(
+        float(jax.nn.softmax(logits).max()), rel=1e-4
+    )
 
 
 def test_two_runs_are_bit_equal_and_another_seed_is_not(tiny, whole, tmp_path):
@@ -183,8 +204,11 @@ def test_two_runs_are_bit_equal_and_another_seed_is_not(tiny, whole, tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 8, 12, 16])
-def test_stopping_at_any_step_and_resuming_changes_nothing(tiny, whole, tmp_path, monkeypatch, stop_at):
-    """8 is an evaluation, 12 a checkpoint and a log line, 16 the end; 5 lies inside a log window."""
+def test_stopping_at_any_step_and_resuming_changes_nothing(
+    tiny, whole, tmp_path, monkeypatch, stop_at
+):
+    """8 is an evaluation, 12 a checkpoint and a log line, 16 the end; 5 lies inside a log
+    window."""
 
     def reached(self, step):
         self.asked, self.name = self.asked or step == stop_at, "SIGTERM"
@@ -205,8 +229,11 @@ def records(workdir):
 
 
 @pytest.mark.parametrize(("cut", "number"), [(8, signal.SIGHUP), (16, signal.SIGUSR1)])
-def test_a_signal_during_an_evaluation_loses_nothing(tiny, whole, tmp_path, monkeypatch, cut, number):
-    """The evaluation after step 8 (or the last) is cut short, later made good, and killed before the next save."""
+def test_a_signal_during_an_evaluation_loses_nothing(
+    tiny, whole, tmp_path, monkeypatch, cut, number
+):
+    """The evaluation after step 8 (or the last) is cut short, later made good, and killed before
+    the next save."""
     original = loop.evaluate
 
     def cut_short(run, step, state, split, *, stopping):
@@ -217,7 +244,9 @@ def test_a_signal_during_an_evaluation_loses_nothing(tiny, whole, tmp_path, monk
     monkeypatch.setattr(loop, "evaluate", cut_short)
     assert train(tiny, tmp_path / "parts") is None
     monkeypatch.undo()
-    assert [r["step"] for r in records(tmp_path / "parts") if r["kind"] == "eval"] == ([] if cut == 8 else [8])
+    assert [r["step"] for r in records(tmp_path / "parts") if r["kind"] == "eval"] == (
+        [] if cut == 8 else [8]
+    )
     made_good = loop._Loop._evaluate
 
     def killed_after(self, state, step):
@@ -233,20 +262,26 @@ def test_a_signal_during_an_evaluation_loses_nothing(tiny, whole, tmp_path, monk
     assert_same_run(whole, tmp_path / "parts")
 
 
-def test_several_steps_in_one_call_are_the_steps_of_several_calls(tiny, whole, tmp_path, monkeypatch):
+def test_several_steps_in_one_call_are_the_steps_of_several_calls(
+    tiny, whole, tmp_path, monkeypatch
+):
     several = dataclasses.replace(tiny, steps_per_execution=2)
     train(several, tmp_path / "several")
     one, other = records(whole), records(tmp_path / "several")
     assert [(r["step"], r["kind"]) for r in one] == [(r["step"], r["kind"]) for r in other]
     np.testing.assert_allclose([r["loss"] for r in other], [r["loss"] for r in one], rtol=1e-5)
-    for x, y in zip(*(jax.tree.leaves(final_state(w)) for w in (whole, tmp_path / "several")), strict=True):
+    for x, y in zip(
+        *(jax.tree.leaves(final_state(w)) for w in (whole, tmp_path / "several")), strict=True
+    ):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
     stopped_and_resumed(several, tmp_path / "parts", monkeypatch, 10)
     assert_same_run(tmp_path / "several", tmp_path / "parts")
 
 
 def test_resuming_on_another_mesh_goes_on_with_the_same_batches(tiny, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 9) or step == 9)
+    monkeypatch.setattr(
+        loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 9) or step == 9
+    )
     train(tiny, tmp_path / "parts")
     monkeypatch.undo()
     train(dataclasses.replace(tiny, mesh=config_lib.MeshConfig(data=2, fsdp=4)), tmp_path / "parts")
@@ -258,13 +293,19 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
     first = train(tiny, tmp_path / "w")
     before = (tmp_path / "w" / "metrics.jsonl").read_bytes()
     again = train(tiny, tmp_path / "w")
-    assert again["test"] == first["test"] and (tmp_path / "w" / "metrics.jsonl").read_bytes() == before
+    assert (
+        again["test"] == first["test"] and (tmp_path / "w" / "metrics.jsonl").read_bytes() == before
+    )
 
 
 def test_a_foreign_workdir_is_refused_with_the_fields(tiny, tmp_path):
     train(tiny, tmp_path / "w")
-    other = dataclasses.replace(tiny, seed=5, optim=dataclasses.replace(tiny.optim, learning_rate=0.5))
-    with pytest.raises(WorkdirError, match=r"config\.optim\.learning_rate: 0\.003 -> 0\.5; config\.seed: 0 -> 5"):
+    other = dataclasses.replace(
+        tiny, seed=5, optim=dataclasses.replace(tiny.optim, learning_rate=0.5)
+    )
+    with pytest.raises(
+        WorkdirError, match=r"config\.optim\.learning_rate: 0\.003 -> 0\.5; config\.seed: 0 -> 5"
+    ):
         train(other, tmp_path / "w")
     allowed = dataclasses.replace(
         tiny, mesh=config_lib.MeshConfig(fsdp=2), checkpoint=config_lib.CheckpointConfig(every=3)
@@ -274,9 +315,15 @@ def test_a_foreign_workdir_is_refused_with_the_fields(tiny, tmp_path):
 
 def test_a_mistake_found_late_claims_nothing(tiny, tmp_path):
     with pytest.raises(DataError, match="did you mean digits"):
-        train(dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, name="digitz")), tmp_path / "w")
+        train(
+            dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, name="digitz")),
+            tmp_path / "w",
+        )
     with pytest.raises(DataError, match=r"no split 'valid'"):
-        train(dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, eval_split="valid")), tmp_path / "w")
+        train(
+            dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, eval_split="valid")),
+            tmp_path / "w",
+        )
     assert train(tiny, tmp_path / "w") is not None
 
 
@@ -304,7 +351,8 @@ def test_unusable_workdirs(tiny, tmp_path):
 
 @pytest.mark.parametrize("bad_step", [1, 10])
 def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monkeypatch, bad_step):
-    """The first or the second of the two steps of a call; its batch has an image that is not finite."""
+    """The first or the second of the two steps of a call; its batch has an image that is not
+    finite."""
     config = dataclasses.replace(tiny, steps_per_execution=2)
     original, calls = setup.Run.loader, iter(range(1, 17))
 
@@ -316,7 +364,10 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
             class Poisoned(type(loader)):
                 def __next__(self):
                     batch = draw(self)
-                    return batch | {"weight": batch["weight"] * np.float32(np.nan if next(calls) == bad_step else 1)}
+                    return batch | {
+                        "weight": batch["weight"]
+                        * np.float32(np.nan if next(calls) == bad_step else 1)
+                    }
 
             loader.__class__ = Poisoned
         return loader
@@ -334,7 +385,8 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
 
 @pytest.mark.parametrize("bad_step", [1, 9])
 def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad_step):
-    """Dense layer 0 gets infinite weights just before a step; its output is the first tensor that is not finite."""
+    """Dense layer 0 gets infinite weights just before a step; its output is the first tensor that
+    is not finite."""
     original = setup.Run.compile_train_step
 
     def broken(self):
@@ -343,8 +395,12 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
         def poisoned(state, batch):
             if int(state.step) == bad_step - 1:
                 kernel = state.params["dense_0"]["kernel"]
-                params = state.params | {"dense_0": state.params["dense_0"] | {"kernel": kernel.at[3, 3].set(3e38)}}
-                state = state.replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params)))
+                params = state.params | {
+                    "dense_0": state.params["dense_0"] | {"kernel": kernel.at[3, 3].set(3e38)}
+                }
+                state = state.replace(
+                    params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
+                )
             return step(state, batch)
 
         return poisoned, seconds, flops
@@ -354,7 +410,9 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
         train(tiny, tmp_path / "w")
     message = str(e.value)
     assert f"step {bad_step} " in message and "\n" not in message
-    assert "first non-finite tensor: outputs/" in message or "first non-finite tensor: loss" in message, message
+    assert (
+        "first non-finite tensor: outputs/" in message or "first non-finite tensor: loss" in message
+    ), message
     assert ("step 8 is kept" if bad_step == 9 else "no checkpoint yet") in message
     report = json.loads((tmp_path / "w" / "nonfinite" / f"step_{bad_step}.json").read_text())
     assert report["first_nonfinite"] in message
@@ -367,8 +425,12 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
     assert train(tiny, tmp_path / "w") is not None, "the last good checkpoint is untouched"
 
 
-def test_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tiny, whole, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 13) or step == 13)
+def test_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
+    tiny, whole, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        loop._Stop, "reached", lambda self, step: setattr(self, "asked", step == 13) or step == 13
+    )
     train(tiny, tmp_path / "parts")
     monkeypatch.undo()
     flip_bit(tmp_path / "parts" / "checkpoints" / "13", random.Random(0))
@@ -394,7 +456,12 @@ def command_line(config, workdir, data_dir, *flags, processes=None):
     env = os.environ | {"XLA_FLAGS": FAST_COMPILATION, "JAX_PLATFORMS": "cpu"} | (processes or {})
     flags = [f"--config.data.data_dir={data_dir}", *flags]
     return subprocess.Popen(
-        command + flags, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command + flags,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -472,11 +539,26 @@ def test_output_whose_reader_has_gone_stops_nothing(tmp_path):
 def test_a_run_without_any_output_is_the_same_run(small_config, tmp_path, data_dir):
     """Its files get no standard descriptor, and nothing that is printed."""
     flags = ["--config.steps=20", "--config.log_every=10", f"--config.data.data_dir={data_dir}"]
-    args = [sys.executable, "-m", "train", f"--config={small_config}", f"--workdir={tmp_path / 'w'}", *flags]
+    args = [
+        sys.executable,
+        "-m",
+        "train",
+        f"--config={small_config}",
+        f"--workdir={tmp_path / 'w'}",
+        *flags,
+    ]
     env = os.environ | {"XLA_FLAGS": FAST_COMPILATION}
-    assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *args], cwd=ROOT, env=env).returncode == 0
+    assert (
+        subprocess.run(
+            ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *args], cwd=ROOT, env=env
+        ).returncode
+        == 0
+    )
     found = [(r["step"], r["kind"]) for r in records(tmp_path / "w")]
-    assert found == [(10, "train"), (20, "train"), (20, "eval")] and (tmp_path / "w" / "summary.json").is_file()
+    assert (
+        found == [(10, "train"), (20, "train"), (20, "eval")]
+        and (tmp_path / "w" / "summary.json").is_file()
+    )
 
 
 def two_processes(config, workdir, data_dir, *flags):
@@ -486,7 +568,11 @@ def two_processes(config, workdir, data_dir, *flags):
         port = s.getsockname()[1]
     two = []
     for i in range(2):
-        env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)}
+        env = {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(i),
+        }
         env["XLA_FLAGS"] = f"{FAST_COMPILATION} --xla_force_host_platform_device_count=4"
         two.append(command_line(config, workdir, data_dir, *flags, processes=env))
     results = [p.communicate(timeout=150) for p in two]
@@ -495,10 +581,11 @@ def two_processes(config, workdir, data_dir, *flags):
 
 
 def test_two_processes_equal_one(small_config, tmp_path, data_dir):
-    """And themselves bit for bit. One command per host; jax.distributed starts because the environment asks for it.
+    """And themselves bit for bit. One command per host; jax.distributed starts because the
+    environment asks for it.
 
-    The two take several steps at once. Trained by SGD: Adam makes a full step of what is rounding where the true
-    gradient is zero.
+    The two take several steps at once. Trained by SGD: Adam makes a full step of what is rounding
+    where the true gradient is zero.
     """
     flags = ["--config.steps=40", "--config.log_every=10", "--config.eval_every=20"]
     flags += ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
@@ -509,7 +596,10 @@ def test_two_processes_equal_one(small_config, tmp_path, data_dir):
     two_processes(small_config, tmp_path / "again", data_dir, *flags, together)
     assert_same_run(tmp_path / "two", tmp_path / "again")
     overrides = [flag.removeprefix("--config.") for flag in flags]
-    train(config_lib.load_config(str(small_config), [f"data.data_dir={data_dir}", *overrides]), tmp_path / "one")
+    train(
+        config_lib.load_config(str(small_config), [f"data.data_dir={data_dir}", *overrides]),
+        tmp_path / "one",
+    )
     a, b = records(tmp_path / "one"), records(tmp_path / "two")
     assert [r["step"] for r in a] == [r["step"] for r in b] and a[-1]["loss"] < 0.5 * a[0]["loss"]
     np.testing.assert_allclose([r["loss"] for r in b], [r["loss"] for r in a], rtol=1e-5)

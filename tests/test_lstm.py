@@ -1,4 +1,5 @@
-"""LSTM text classifier: equality with ``torch.nn.LSTM`` over packed texts, padding, dropout, dtypes, mistakes."""
+"""LSTM text classifier: equality with ``torch.nn.LSTM`` over packed texts, padding, dropout,
+dtypes, mistakes."""
 
 from functools import partial
 
@@ -26,7 +27,9 @@ STACKS = {
 
 def text(lengths=LENGTHS, seed=0):
     """Tokens, whose padding is not 0, and segments."""
-    tokens = np.random.default_rng(seed).integers(0, 13, (len(lengths), max(lengths))).astype(np.int32)
+    tokens = (
+        np.random.default_rng(seed).integers(0, 13, (len(lengths), max(lengths))).astype(np.int32)
+    )
     real = np.arange(max(lengths)) < np.asarray(lengths)[:, None]
     return jnp.asarray(tokens), jnp.asarray(real, jnp.int32)
 
@@ -36,7 +39,9 @@ def make(name="lstm", **fields):
 
 
 def params_of(model, seed=0):
-    return jax.jit(partial(model.init, train=False))(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))
+    return jax.jit(partial(model.init, train=False))(
+        jax.random.key(seed), jnp.zeros((1, 2), jnp.int32)
+    )
 
 
 def apply(model, *args):
@@ -53,7 +58,9 @@ def test_equals_pytorch(stack, padded, x64):
     variables = weights.from_torch(model, tensors)
     tokens, segments = text() if padded else (text((9,) * 5)[0], None)
     label = np.asarray([0, 2, 1, 1, 0])
-    theirs = module(*(None if x is None else torch.tensor(np.asarray(x)).long() for x in (tokens, segments)))
+    theirs = module(
+        *(None if x is None else torch.tensor(np.asarray(x)).long() for x in (tokens, segments))
+    )
     torch_loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(label))
     torch_loss.backward()
 
@@ -96,13 +103,15 @@ def test_padding_is_left_out_wherever_it_stands(x64):
 
 
 def test_outputs_depend_on_the_tokens_before_and_after(x64):
-    """By gradient: states of the first direction on the past, of the second on the future, none on padding."""
+    """By gradient: states of the first direction on the past, of the second on the future, none on
+    padding."""
     layer = LSTM(2, True, **WIDE)
     x = jax.random.normal(jax.random.key(1), (1, 5, 3))
     real = jnp.asarray([[True, True, True, True, False]])
     variables = layer.init(jax.random.key(0), x, real)
     jacobians = jax.jit(jax.jacrev(lambda x: layer.apply(variables, x, real)))(x)
-    states, final = (np.abs(np.asarray(j)).sum(-1) > 0 for j in jacobians)  # [1, 5, 4, 1, 5], [1, 4, 1, 5]
+    # [1, 5, 4, 1, 5], [1, 4, 1, 5]
+    states, final = (np.abs(np.asarray(j)).sum(-1) > 0 for j in jacobians)
     past = np.tril(np.ones((4, 4), bool))
     assert (states[0, :4, :2, 0, :4] == past[:, None]).all()
     assert (states[0, :4, 2:, 0, :4] == past.T[:, None]).all()
@@ -113,8 +122,13 @@ def test_outputs_depend_on_the_tokens_before_and_after(x64):
 def test_padding_has_no_gradient(x64):
     model = make("bilstm", **WIDE)
     variables = params_of(model)
-    tokens, segments = jnp.asarray([[1, 2, 12, 12]], jnp.int32), jnp.asarray([[1, 1, 0, 0]], jnp.int32)
-    gradients = jax.jit(jax.grad(lambda v: model.apply(v, tokens, segments, train=False).sum()))(variables)
+    tokens, segments = (
+        jnp.asarray([[1, 2, 12, 12]], jnp.int32),
+        jnp.asarray([[1, 1, 0, 0]], jnp.int32),
+    )
+    gradients = jax.jit(jax.grad(lambda v: model.apply(v, tokens, segments, train=False).sum()))(
+        variables
+    )
     rows = np.abs(gradients["params"]["token_embed"]["embedding"]).sum(1) > 0
     assert rows.nonzero()[0].tolist() == [1, 2]
 
@@ -125,7 +139,9 @@ def test_a_text_of_padding_has_the_features_zero():
     tokens, segments = text((4, 2))
     logits = apply(model, variables, tokens, segments * jnp.asarray([[1], [0]]))
     np.testing.assert_array_equal(logits[1], variables["params"]["head"]["bias"])
-    gradients = jax.jit(jax.grad(lambda v: model.apply(v, tokens, segments * 0, train=False).sum()))(variables)
+    gradients = jax.jit(
+        jax.grad(lambda v: model.apply(v, tokens, segments * 0, train=False).sum())
+    )(variables)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
@@ -133,9 +149,15 @@ def test_the_gradient_of_the_recurrence_is_that_of_the_scan(x64):
     """The one whose gradient of the kernel is one product, with and without padding."""
     for ways in ((), (2,)):  # one direction has no axis of its own
         keys = jax.random.split(jax.random.key(0), 6)
-        inputs, kernel = jax.random.normal(keys[0], (6, *ways, 3, 8)), jax.random.normal(keys[1], (*ways, 2, 8))
+        inputs, kernel = (
+            jax.random.normal(keys[0], (6, *ways, 3, 8)),
+            jax.random.normal(keys[1], (*ways, 2, 8)),
+        )
         bias = jax.random.normal(keys[2], (*ways, 8))
-        weights = jax.random.normal(keys[3], (6, *ways, 3, 2)), jax.random.normal(keys[4], (*ways, 3, 2))
+        weights = (
+            jax.random.normal(keys[3], (6, *ways, 3, 2)),
+            jax.random.normal(keys[4], (*ways, 3, 2)),
+        )
         padded = jax.random.bernoulli(keys[5], 0.6, (6, *ways, 3, 1))
         for real in (None, padded):
 
@@ -161,7 +183,8 @@ def test_dropout_stands_before_every_layer_and_the_classifier(stack):
     a, b = (run(train=True, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
     assert not jnp.array_equal(a, b)
     assert jnp.array_equal(
-        run(train=False), model.clone(dropout_rate=0.0).apply(variables, tokens, segments, train=True)
+        run(train=False),
+        model.clone(dropout_rate=0.0).apply(variables, tokens, segments, train=True),
     )
     jaxpr = jax.make_jaxpr(lambda key: run(train=True, rngs={"dropout": key}))(jax.random.key(0))
     width = 5 * (1 + model.bidirectional)
@@ -173,7 +196,9 @@ def random_shapes(jaxpr):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "random_bits":
             yield eqn.outvars[0].aval.shape
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+        for inner in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
             if hasattr(inner, "eqns"):
                 yield from random_shapes(getattr(inner, "jaxpr", inner))
 
@@ -182,8 +207,13 @@ def test_cells_are_wide_in_bfloat16():
     arguments = [jnp.zeros(shape, jnp.bfloat16) for shape in ((4, 2, 12), (3, 12), (12,))]
     jaxpr = jax.make_jaxpr(partial(_scan, keep=False))(*arguments, None)
     (scan,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
-    assert {v.aval.dtype.name for v in scan.outvars if v.aval.shape == (2, 3)} == {"bfloat16", "float32"}
-    gradients = jax.grad(lambda *x: _recurrence(*x, None)[0].astype(jnp.float32).sum(), (0, 1, 2))(*arguments)
+    assert {v.aval.dtype.name for v in scan.outvars if v.aval.shape == (2, 3)} == {
+        "bfloat16",
+        "float32",
+    }
+    gradients = jax.grad(lambda *x: _recurrence(*x, None)[0].astype(jnp.float32).sum(), (0, 1, 2))(
+        *arguments
+    )
     assert {g.dtype.name for g in gradients} == {"bfloat16"}
 
 

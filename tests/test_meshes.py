@@ -1,4 +1,5 @@
-"""Models under ``jax.set_mesh`` of a plain ``jax.make_mesh``, whose axes are Explicit, and of one with Auto axes."""
+"""Models under ``jax.set_mesh`` of a plain ``jax.make_mesh``, whose axes are Explicit, and of one
+with Auto axes."""
 
 import contextlib
 from functools import partial
@@ -34,12 +35,16 @@ def built(family):
     """A model, and its inputs for a batch of 16."""
     name, fields, objective, inputs = FAMILIES[family]
     known = jaxmodels.model_fields(name)
-    fields = {k: v for k, v in {"vocab_size": 40, "num_classes": 10, "max_len": 16}.items() if k in known} | fields
+    fields = {
+        k: v for k, v in {"vocab_size": 40, "num_classes": 10, "max_len": 16}.items() if k in known
+    } | fields
     dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
     model = jaxmodels.create(name, **fields, **dtypes)
     if objective is TASKS:
         model = LearnedWeights(MultiHead(model, {"digit": 10, "other": 4}, **dtypes), 2)
-    batch = batch_of(objective, 16 if family in ("alexnet", "googlenet", "vae") else 8, np.random.default_rng(0))
+    batch = batch_of(
+        objective, 16 if family in ("alexnet", "googlenet", "vae") else 8, np.random.default_rng(0)
+    )
     return model, tuple(batch[k] for k in inputs)
 
 
@@ -50,12 +55,15 @@ def logits_of(outputs):
 
 
 def gradient(model, variables, *inputs):
-    """Gradient of the mean square of all training outputs, the outputs in evaluation and the model's new state."""
+    """Gradient of the mean square of all training outputs, the outputs in evaluation and the
+    model's new state."""
 
     def loss(params):
         mutable = [k for k in variables if k != "params"]
         given = {**variables, "params": params}
-        outputs, state = model.apply(given, *inputs, train=True, rngs={"dropout": jax.random.key(1)}, mutable=mutable)
+        outputs, state = model.apply(
+            given, *inputs, train=True, rngs={"dropout": jax.random.key(1)}, mutable=mutable
+        )
         return sum(jnp.square(x).mean() for x in jax.tree.leaves(logits_of(outputs))), state
 
     found = jax.grad(loss, has_aux=True)(variables["params"])
@@ -63,7 +71,9 @@ def gradient(model, variables, *inputs):
 
 
 def made(model, *inputs):
-    return model.init({"params": jax.random.key(0), "dropout": jax.random.key(0)}, *inputs, train=False)
+    return model.init(
+        {"params": jax.random.key(0), "dropout": jax.random.key(0)}, *inputs, train=False
+    )
 
 
 def on(mesh, tree, *spec):
@@ -77,7 +87,9 @@ def test_every_family_initialises_and_trains_under_meshes_of_either_type(family,
     variables = jax.device_get(jax.jit(partial(made, model))(*inputs))
     # zero at first are some kernels and biases, and nothing would reach what lies before them
     random = np.random.default_rng(1)
-    variables["params"] = jax.tree.map(lambda x: x + 0.1 * random.normal(size=x.shape), variables["params"])
+    variables["params"] = jax.tree.map(
+        lambda x: x + 0.1 * random.normal(size=x.shape), variables["params"]
+    )
     found = {}
     for kind, types in TYPES.items():
         mesh = jax.make_mesh((8,), ("data",), **types)
@@ -108,7 +120,8 @@ def test_explicit_meshes_without_jit(family, x64):
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_explicit_meshes_with_split_parameters(family, x64):
-    """Over three axes, as ``train.sharding`` would split them; gradients lie as their parameters do.
+    """Over three axes, as ``train.sharding`` would split them; gradients lie as their parameters
+    do.
 
     The layers of a transformer are gathered one by one. Other models meet XLA's fault that
     :func:`train.sharding.gather_fsdp` is for, under axes of either type.
@@ -122,7 +135,9 @@ def test_explicit_meshes_with_split_parameters(family, x64):
         found = jax.jit(partial(gradient, model))(variables, *on(mesh, inputs, ("data", "fsdp")))
     assert relative(jax.device_get(found), expected) < 1e-10
     (grads, _), _ = found
-    same = jax.tree.map(lambda g, p: g.sharding.is_equivalent_to(p.sharding, p.ndim), grads, variables["params"])
+    same = jax.tree.map(
+        lambda g, p: g.sharding.is_equivalent_to(p.sharding, p.ndim), grads, variables["params"]
+    )
     assert all(jax.tree.leaves(same))
     assert any("fsdp" in str(g.sharding.spec) for g in jax.tree.leaves(grads))
 
@@ -152,7 +167,8 @@ def test_steps_of_training_under_an_explicit_mesh(family, objective, x64):
 
 
 def test_axes_of_several_types():
-    """Only Auto axes are constrained; Explicit ones stay as the type says, and Manual ones are the caller's."""
+    """Only Auto axes are constrained; Explicit ones stay as the type says, and Manual ones are the
+    caller's."""
     x = jnp.ones((8, 4, 6, 2))
     types = (AxisType.Explicit, AxisType.Auto)
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=types)
@@ -166,29 +182,41 @@ def test_axes_of_several_types():
     with jax.set_mesh(mesh):
         variables = made(model, *inputs)
         apply = jax.jit(
-            jax.shard_map(partial(model.apply, train=False), in_specs=(P(), P("data")), out_specs=P("data"))
+            jax.shard_map(
+                partial(model.apply, train=False), in_specs=(P(), P("data")), out_specs=P("data")
+            )
         )
-        np.testing.assert_allclose(apply(variables, *inputs), model.apply(variables, *inputs, train=False), rtol=1e-5)
+        np.testing.assert_allclose(
+            apply(variables, *inputs), model.apply(variables, *inputs, train=False), rtol=1e-5
+        )
 
 
 def test_places_of_what_leaves():
-    """An argument that comes back is the same; a changed first argument and rows of examples lie as they did."""
+    """An argument that comes back is the same; a changed first argument and rows of examples lie as
+    they did."""
     mesh = jax.make_mesh((8,), ("data",))
     with jax.set_mesh(mesh):
-        state, x = on(mesh, {"a": jnp.ones((8, 2)), "b": jnp.ones(8)}, "data"), on(mesh, jnp.ones((16, 3)), "data")
+        state, x = (
+            on(mesh, {"a": jnp.ones((8, 2)), "b": jnp.ones(8)}, "data"),
+            on(mesh, jnp.ones((16, 3)), "data"),
+        )
 
         def function(state, x):
             assert jax.sharding.get_abstract_mesh().explicit_axes == ()
             return x, {k: v + 1 for k, v in state.items()}, x.sum(1), x.sum(0), 3.0
 
         same, changed, rows, rest, number = under_auto_axes(function, changed="[1]")(state, x)
-        places = [jax.typeof(v).sharding.spec[0] for v in (same, changed["a"], changed["b"], rows, rest)]
+        places = [
+            jax.typeof(v).sharding.spec[0] for v in (same, changed["a"], changed["b"], rows, rest)
+        ]
         assert places == ["data", "data", "data", "data", None]
         assert number == 3.0
         (gradient,) = jax.tree.leaves(
-            jax.grad(lambda p: sum(v.sum() for v in under_auto_axes(lambda p, x: (p, p * 2), changed="[1]")(p, x)))(
-                np.ones((2, 2))
-            )
+            jax.grad(
+                lambda p: sum(
+                    v.sum() for v in under_auto_axes(lambda p, x: (p, p * 2), changed="[1]")(p, x)
+                )
+            )(np.ones((2, 2)))
         )
         np.testing.assert_array_equal(gradient, 3.0)
 
@@ -206,13 +234,21 @@ def tools():
         token_score(bert, variables, (tokens,), tokens[:, 0] % 2),
         token_embeddings(bert, variables, tokens),
     )
-    yield jax.device_get(integrated_gradients(score, embedded, jnp.zeros_like(embedded), steps=2).values)
+    yield jax.device_get(
+        integrated_gradients(score, embedded, jnp.zeros_like(embedded), steps=2).values
+    )
     cnn = jaxmodels.create("cnn", num_classes=4, features=(8, 8))
     image = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
-    yield jax.device_get(grad_cam(cnn, cnn.init(jax.random.key(0), image, train=False), image, tokens[:, 0] % 4))
-    translator = jaxmodels.create("transformer_tiny", vocab_size=40, max_len=16, **SMALL | {"num_layers": 1})
+    yield jax.device_get(
+        grad_cam(cnn, cnn.init(jax.random.key(0), image, train=False), image, tokens[:, 0] % 4)
+    )
+    translator = jaxmodels.create(
+        "transformer_tiny", vocab_size=40, max_len=16, **SMALL | {"num_layers": 1}
+    )
     variables = translator.init(jax.random.key(0), tokens, tokens, train=False)
-    yield beam_search(translator, variables, np.asarray(tokens), beams=2, max_len=6, bos=0, eos=1)[0]
+    yield beam_search(translator, variables, np.asarray(tokens), beams=2, max_len=6, bos=0, eos=1)[
+        0
+    ]
 
 
 def test_tools_under_an_explicit_mesh():

@@ -32,12 +32,22 @@ def test_per_class_scores_equal_scikit_learn():
     expected = precision_recall_fscore_support(true, predicted, labels=range(5), zero_division=0)
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
-    assert macro_f1(confusion) == pytest.approx(f1_score(true, predicted, average="macro"), rel=1e-12)
+    assert macro_f1(confusion) == pytest.approx(
+        f1_score(true, predicted, average="macro"), rel=1e-12
+    )
 
 
 def test_numbers_that_json_has_no_word_for_are_null():
-    value = {"loss": math.nan, "per_class": [{"f1": math.inf}, 1, True, None, "NaN"], "pair": (0.1, -math.inf)}
-    expected = {"loss": None, "per_class": [{"f1": None}, 1, True, None, "NaN"], "pair": [0.1, None]}
+    value = {
+        "loss": math.nan,
+        "per_class": [{"f1": math.inf}, 1, True, None, "NaN"],
+        "pair": (0.1, -math.inf),
+    }
+    expected = {
+        "loss": None,
+        "per_class": [{"f1": None}, 1, True, None, "NaN"],
+        "pair": [0.1, None],
+    }
     assert json.loads(strict_json.dumps(value), parse_constant=pytest.fail) == expected
 
 
@@ -60,7 +70,9 @@ def test_records_after_a_kill_are_those_of_one_run(tmp_path):
     write(5, range(6, 11))
     (tmp_path / "other").mkdir()
     write(0, range(1, 11), tmp_path / "other")
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (tmp_path / "other" / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (
+        tmp_path / "other" / "metrics.jsonl"
+    ).read_bytes()
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
@@ -74,7 +86,9 @@ def test_only_one_process_writes(tmp_path, quiet, capsys):
     assert ("loss 1" in capsys.readouterr().out) == (not quiet)
 
 
-@pytest.mark.parametrize(("was", "became"), [('"train"', '"trqin"'), ('"step": 2,', '"step": 0,'), (": 2,", ": 7,")])
+@pytest.mark.parametrize(
+    ("was", "became"), [('"train"', '"trqin"'), ('"step": 2,', '"step": 0,'), (": 2,", ": 7,")]
+)
 def test_a_record_of_another_kind_or_step_is_damaged(tmp_path, was, became):
     writers = Writers(tmp_path, start=0, evaluated=0, steps=10)
     for step in (2, 4, 6, 8):
@@ -101,7 +115,8 @@ def test_a_last_record_without_its_timings_is_no_damage(tmp_path):
 
 @pytest.mark.parametrize(("kept", "damaged"), [(3, None), (6, 2)])
 def test_records_without_a_checksum_are_kept(tmp_path, kept, damaged):
-    """A power cut took the end of ``timings.jsonl``, or a line of it is damaged; ``metrics.jsonl`` is whole."""
+    """A power cut took the end of ``timings.jsonl``, or a line of it is damaged; ``metrics.jsonl``
+    is whole."""
 
     def write(start, end):
         writers = Writers(tmp_path, start=start, evaluated=start, steps=10, warn=lambda text: None)

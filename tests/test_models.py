@@ -1,4 +1,5 @@
-"""Exact sizes of every preset, the dtype policy, fields that change shape only, mistakes; parity is in test_compare."""
+"""Exact sizes of every preset, the dtype policy, fields that change shape only, mistakes; parity is
+in test_compare."""
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,12 @@ def bert_heads(vocabulary, size):
 
 
 def transformer(vocabulary, layers, size, mlp, *, norms=4):
-    """One embedding; an encoder layer has 1 attention and 2 norms, a decoder layer 2 and 3; ``norms`` at the end."""
+    """One embedding; an encoder layer has 1 attention and 2 norms, a decoder layer 2 and 3;
+    ``norms`` at the end."""
     attention, feed_forward = 4 * dense(size, size), dense(size, mlp) + dense(mlp, size)
-    return vocabulary * size + layers * (3 * attention + 2 * feed_forward + 10 * size) + norms * size
+    return (
+        vocabulary * size + layers * (3 * attention + 2 * feed_forward + 10 * size) + norms * size
+    )
 
 
 # three convolutions; an embedding of 10 tokens and an LSTM
@@ -55,19 +59,22 @@ PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
     "vit_l_32": (IMAGENET, 1000, 306_535_400),
     "vit_h_14": (IMAGENET, 1000, 632_045_800),
     "vit_b_16_hf": (IMAGENET, 1000, 86_567_656),
-    # Steiner et al. 2022, arXiv:2106.10270, table 2 (5.5 and 22 million), with a head of 1000 classes
+    # Steiner et al. 2022, arXiv:2106.10270, table 2 (5.5 and 22 million), with a head of 1000
+    # classes
     "vit_ti_16": (IMAGENET, 1000, 5_717_416),
     "vit_s_16": (IMAGENET, 1000, 22_050_664),
     # He et al. 2016, table 6 (0.27 and 0.85 million)
     "resnet20": (CIFAR, 10, 269_722),
     "resnet56": (CIFAR, 10, 853_018),
-    # Radford et al. 2019, table 2 (117, 345, 762 and 1542 million, which the authors corrected), and transformers
+    # Radford et al. 2019, table 2 (117, 345, 762 and 1542 million, which the authors corrected),
+    # and transformers
     "gpt2_tiny": ((), 65, 65 * 128 + 256 * 128 + 4 * (12 * 128**2 + 13 * 128) + 256),
     "gpt2_124m": ((), 50_257, 124_439_808),
     "gpt2_355m": ((), 50_257, 354_823_168),
     "gpt2_774m": ((), 50_257, 774_030_080),
     "gpt2_1558m": ((), 50_257, 1_557_611_200),
-    # transformers' BertForPreTraining and BertModel, which has 109,482,240, 335,141,888, 22,713,216 and 33,360,000
+    # transformers' BertForPreTraining and BertModel, which has 109,482,240, 335,141,888, 22,713,216
+    # and 33,360,000
     "bert_base": ((), 30_522, 110_106_428),
     "bert_large": ((), 30_522, 336_226_108),
     "minilm_l6": ((), 30_522, 22_713_216 - dense(384, 384) + bert_heads(30_522, 384)),
@@ -87,7 +94,8 @@ PARAMETERS = {  # name -> (image shape, classes, exact number of parameters)
         (16 * 32 + 32) + (16 * 32 * 64 + 64) + 2 * (3136 * 20 + 20)  # encoder
         + (20 * 3136 + 3136) + (16 * 64 * 32 + 32) + (16 * 32 + 1),
     ),
-    # the encoders cnn and lstm without their heads; features of 128 for each and what stands for a missing one
+    # the encoders cnn and lstm without their heads; features of 128 for each and what stands for a
+    # missing one
     "fusion": ((32, 32, 3), 10, ENCODERS + 2 * 128 + dense(2048, 128) + 2 * dense(256, 128) + dense(128, 3)),
     "dual_encoder": ((32, 32, 3), 10, ENCODERS + 2048 * 128 + 256 * 128 + 1),
 }  # fmt: skip
@@ -128,8 +136,15 @@ def make(name, shape, classes=10, **fields):
         return model, (jnp.zeros((2, 9), jnp.int32),) * texts
     if name in COMPOSED:
         known = jaxmodels.model_fields(name)
-        fields = {k: v for k, v in {"num_classes": 3, "vocab_size": classes, **fields}.items() if k in known}
-        return jaxmodels.create(name, **fields), (jnp.zeros((2, *shape)), jnp.zeros((2, 9), jnp.int32))
+        fields = {
+            k: v
+            for k, v in {"num_classes": 3, "vocab_size": classes, **fields}.items()
+            if k in known
+        }
+        return jaxmodels.create(name, **fields), (
+            jnp.zeros((2, *shape)),
+            jnp.zeros((2, 9), jnp.int32),
+        )
     if name.startswith("vae"):
         model = jaxmodels.create(name, image_shape=shape, **fields)
         return model, (jnp.zeros((2, *shape)), jnp.zeros((2, model.latent_size)))
@@ -169,7 +184,11 @@ def test_bfloat16_reaches_every_product_and_parameters_stay_float32(name, train)
         return outputs.logits if isinstance(outputs, TokenLogits) else outputs
 
     jaxpr = jax.make_jaxpr(apply)(variables, inputs)
-    products = [e for e in equations(jaxpr.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
+    products = [
+        e
+        for e in equations(jaxpr.jaxpr)
+        if e.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
     assert len(products) >= 2
     for eqn in products:
         assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype("bfloat16")}, eqn
@@ -180,7 +199,9 @@ def equations(jaxpr):
     """All equations, also inside scans, calls and rematerialised blocks."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+        for inner in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
             if hasattr(inner, "eqns"):
                 yield from equations(getattr(inner, "jaxpr", inner))
 
@@ -197,7 +218,9 @@ def test_scan_and_remat_change_nothing(x64):
     stacked["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), *blocks)
 
     def gradient(model, params):
-        return jax.grad(lambda p: jnp.square(model.apply({"params": p}, image, train=True)).sum())(params)
+        return jax.grad(lambda p: jnp.square(model.apply({"params": p}, image, train=True)).sum())(
+            params
+        )
 
     expected = gradient(plain, params)
     for scan, remat in ((False, True), (True, False), (True, True)):
@@ -206,13 +229,18 @@ def test_scan_and_remat_change_nothing(x64):
         assert ("scan[" in text, "policy=None" in text) == (scan, remat)
         found = gradient(model, stacked if scan else params)
         if scan:
-            found = found | {f"block_{i}": jax.tree.map(lambda x, i=i: x[i], found["blocks"]) for i in range(3)}
+            found = found | {
+                f"block_{i}": jax.tree.map(lambda x, i=i: x[i], found["blocks"]) for i in range(3)
+            }
             del found["blocks"]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), found, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), found, expected
+        )
 
 
 def test_plain_vit_positions_match_the_published_formula():
-    """Beyer et al. 2022: features are sin x, cos x, sin y, cos y, and neighbours differ in one of the two only."""
+    """Beyer et al. 2022: features are sin x, cos x, sin y, cos y, and neighbours differ in one of
+    the two only."""
     from jaxmodels.vit import sincos_positions
 
     table = sincos_positions(3, 4, 16).reshape(3, 4, 16)
@@ -221,7 +249,9 @@ def test_plain_vit_positions_match_the_published_formula():
     np.testing.assert_allclose(table[1, 2, 0], np.sin(2.0))
     np.testing.assert_allclose(table[1, 2, 7], np.cos(2.0 * 1e-4), rtol=1e-12)
     np.testing.assert_allclose(table[1, 2, 12], np.cos(1.0))
-    model = jaxmodels.create("vit_ti_16", num_classes=3, num_layers=1, pool="mean", position="sincos")
+    model = jaxmodels.create(
+        "vit_ti_16", num_classes=3, num_layers=1, pool="mean", position="sincos"
+    )
     params = shapes(model, (jnp.zeros((1, 32, 48, 3)),))["params"]
     assert "position" not in params
     assert "class_token" not in params
@@ -230,8 +260,16 @@ def test_plain_vit_positions_match_the_published_formula():
 @pytest.mark.parametrize(
     ("name", "shape", "fields"),
     [
-        ("alexnet", (28, 28, 1), {"stem": "small", "hidden_sizes": (8, 8), "pooled_size": 3, "lrn": True}),
-        ("vgg11", (28, 28, 1), {"stage_sizes": (1, 1, 2), "stage_features": (4, 8, 8), "hidden_sizes": (8,)}),
+        (
+            "alexnet",
+            (28, 28, 1),
+            {"stem": "small", "hidden_sizes": (8, 8), "pooled_size": 3, "lrn": True},
+        ),
+        (
+            "vgg11",
+            (28, 28, 1),
+            {"stage_sizes": (1, 1, 2), "stage_features": (4, 8, 8), "hidden_sizes": (8,)},
+        ),
         ("googlenet", (28, 28, 1), {"stem": "small"}),
         ("inception_v3", (90, 75, 1), {"aux_heads": False}),
         ("resnet18", (28, 20, 1), {"stem": "small"}),
@@ -249,7 +287,9 @@ def test_auxiliary_heads_are_for_training():
     variables = shapes(model, inputs)
 
     def apply(v, train):
-        return model.apply(v, *inputs, train=train, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"])[0]
+        return model.apply(
+            v, *inputs, train=train, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"]
+        )[0]
 
     outputs = jax.eval_shape(lambda v: apply(v, True), variables)
     assert isinstance(outputs, AuxiliaryLogits)
@@ -261,8 +301,16 @@ def test_auxiliary_heads_are_for_training():
     ("name", "shape", "fields"),
     [
         ("mlp", (10,), {"dropout_rate": 0.5}),
-        ("alexnet", (28, 28, 1), {"stem": "small", "hidden_sizes": (8, 8), "features": (4,) * 5, "pooled_size": 1}),
-        ("vgg11", (8, 8, 1), {"stage_sizes": (1,), "stage_features": (4,), "hidden_sizes": (8,), "pooled_size": 1}),
+        (
+            "alexnet",
+            (28, 28, 1),
+            {"stem": "small", "hidden_sizes": (8, 8), "features": (4,) * 5, "pooled_size": 1},
+        ),
+        (
+            "vgg11",
+            (8, 8, 1),
+            {"stage_sizes": (1,), "stage_features": (4,), "hidden_sizes": (8,), "pooled_size": 1},
+        ),
         ("vit_ti_16", (16, 16, 1), {"num_layers": 1, "dropout_rate": 0.5}),
         ("vit_ti_16", (32, 32, 1), {"num_layers": 2, "attention_dropout_rate": 0.5, "scan": True}),
     ],
@@ -272,7 +320,10 @@ def test_dropout_is_on_in_training_only(name, shape, fields):
     x = jax.random.normal(jax.random.key(3), (4, *shape))
     variables = model.init(jax.random.key(0), x, train=False)
     params = jax.tree.map(lambda p: p + 0.1, variables["params"])  # the ViT's head starts at zero
-    a, b = (model.apply({"params": params}, x, train=True, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
+    a, b = (
+        model.apply({"params": params}, x, train=True, rngs={"dropout": jax.random.key(i)})
+        for i in (1, 2)
+    )
     assert not jnp.array_equal(a, b)
     a, b = (model.apply({"params": params}, x, train=False) for _ in range(2))
     assert jnp.array_equal(a, b)
@@ -300,13 +351,25 @@ def test_create_names_the_mistake(name, fields, words):
         ("alexnet", {}, r"a pool of 3 cannot take a map of 1"),
         ("alexnet", {"features": (4, 4)}, "five numbers"),
         ("vgg16", {}, "a pool of 2 cannot take a map of 1"),
-        ("vgg16", {"stage_sizes": (1,)}, r"stage_sizes \(1,\) and stage_features \(64, .*\) differ in length"),
+        (
+            "vgg16",
+            {"stage_sizes": (1,)},
+            r"stage_sizes \(1,\) and stage_features \(64, .*\) differ in length",
+        ),
         ("resnet18", {"block": "wide"}, "basic, bottleneck"),
         ("resnet18", {"stage_sizes": (0,)}, "at least 1"),
         ("vit_b_16", {"patch_size": 3}, "8x8 is not divisible by patch_size 3"),
-        ("vit_b_16", {"patch_size": 4, "num_heads": 7}, "hidden_size 768 is not divisible by num_heads 7"),
+        (
+            "vit_b_16",
+            {"patch_size": 4, "num_heads": 7},
+            "hidden_size 768 is not divisible by num_heads 7",
+        ),
         ("vit_b_16", {"patch_size": 4, "pool": "max"}, "cls, mean"),
-        ("vit_b_16", {"patch_size": 4, "hidden_size": 90, "num_heads": 9, "position": "sincos"}, "divisible by 4"),
+        (
+            "vit_b_16",
+            {"patch_size": 4, "hidden_size": 90, "num_heads": 9, "position": "sincos"},
+            "divisible by 4",
+        ),
         ("vit_b_16", {"patch_size": 4, "representation_size": -1}, "at least 0"),
         ("vit_b_16", {"patch_size": 4, "dropout_rate": 1.0}, "below 1"),
     ],

@@ -1,4 +1,5 @@
-"""Several tasks over one trunk: their losses, missing labels, learned weights; BERT's two are the same code."""
+"""Several tasks over one trunk: their losses, missing labels, learned weights; BERT's two are the
+same code."""
 
 import json
 import math
@@ -26,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 class Shades(ArrayBuilder, skip_registration=True):
-    """Images of one brightness: label says whether it is bright, ``band`` in which quarter, where it is known."""
+    """Images of one brightness: label says whether it is bright, ``band`` in which quarter, where
+    it is known."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -56,7 +58,9 @@ class Shades(ArrayBuilder, skip_registration=True):
 def shades(tmp_path_factory):
     directory = tmp_path_factory.mktemp("shades")
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    Shades(data_dir=directory, file_format="array_record").download_and_prepare(download_config=config)
+    Shades(data_dir=directory, file_format="array_record").download_and_prepare(
+        download_config=config
+    )
     return str(directory)
 
 
@@ -146,7 +150,9 @@ def test_the_loss_is_that_of_the_formula():
     assert means["b_loss"] == pytest.approx(of_b, rel=1e-6)
     assert multi_task_loss(means, ("a", "b"), {"b": 3.0}) == pytest.approx(means["loss"], rel=1e-6)
     log_variances = jnp.array([0.5, -0.2])
-    found = multi_task(WeightedOutputs(outputs, log_variances), batch, tasks=parts, weights={"b": 3.0})
+    found = multi_task(
+        WeightedOutputs(outputs, log_variances), batch, tasks=parts, weights={"b": 3.0}
+    )
     means = {k: float(s / n) for k, (s, n) in found.items()}
     expected = math.exp(-0.5) * of_a + 0.25 + 3 * math.exp(0.2) * of_b - 0.1
     assert means["loss"] == pytest.approx(expected, rel=1e-6)
@@ -154,7 +160,9 @@ def test_the_loss_is_that_of_the_formula():
     # a variance is right where it is twice the loss
     best = jnp.log(2 * jnp.array([of_a, 3 * of_b]))
     slope = jax.grad(
-        lambda s: multi_task(WeightedOutputs(outputs, s), batch, tasks=parts, weights={"b": 3.0})["loss"][0]
+        lambda s: multi_task(WeightedOutputs(outputs, s), batch, tasks=parts, weights={"b": 3.0})[
+            "loss"
+        ][0]
     )
     np.testing.assert_allclose(slope(best), 0, atol=1e-5)
 
@@ -204,12 +212,18 @@ def test_parameters_keep_their_names_and_heads_see_what_the_head_saw(x64):
     assert names - set(alone["params"]) == {"head_a", "head_b", "log_variances"}
     assert set(alone["params"]) - names == {"head"}
     assert sorted(together["batch_stats"]) == sorted(alone["batch_stats"])
-    params = {**alone["params"], "head_a": alone["params"]["head"], "head_b": together["params"]["head_b"]}
+    params = {
+        **alone["params"],
+        "head_a": alone["params"]["head"],
+        "head_b": together["params"]["head_b"],
+    }
     del params["head"]
     params["log_variances"] = jnp.zeros(2)
     outputs, _ = model.apply({**alone, "params": params}, image, train=False)
     np.testing.assert_array_equal(outputs["a"], trunk.apply(alone, image, train=False))
-    _, changed = model.apply({**alone, "params": params}, image, train=True, mutable=["batch_stats"])
+    _, changed = model.apply(
+        {**alone, "params": params}, image, train=True, mutable=["batch_stats"]
+    )
     _, expected = trunk.apply(alone, image, train=True, mutable=["batch_stats"])
     for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -222,7 +236,8 @@ def test_pretraining_learns_its_weights(data_dir, tmp_path):
     check(config)
     test = loop.train(config, tmp_path / "run")["test"]
     expected = sum(
-        test[f"{t}_weight"] * test[f"{t}_loss"] - math.log(test[f"{t}_weight"]) / 2 for t in ("masked", "next")
+        test[f"{t}_weight"] * test[f"{t}_loss"] - math.log(test[f"{t}_weight"]) / 2
+        for t in ("masked", "next")
     )
     assert test["loss"] == pytest.approx(expected, rel=1e-5)
     assert test["masked_weight"] < 1  # its loss is far above 1/2
@@ -231,7 +246,10 @@ def test_pretraining_learns_its_weights(data_dir, tmp_path):
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"weights": {"bend": 2.0}}, "config.tasks.weights.bend is of no task; did you mean 'band'"),
+        (
+            {"weights": {"bend": 2.0}},
+            "config.tasks.weights.bend is of no task; did you mean 'band'",
+        ),
         ({"weights": {"band": 0.0}}, "config.tasks.weights.band = 0.0 must be above 0"),
         ({"labels": ("band", "band")}, "names one of them twice"),
         ({"labels": (), "learned": True}, "config.tasks.learned = True is for several tasks"),

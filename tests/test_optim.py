@@ -31,26 +31,42 @@ def test_schedules(name, expected):
         np.testing.assert_allclose(schedule(t), 2.0 * expected(t), rtol=1e-5)
 
 
-PARAMS = {"kernel": np.random.default_rng(0).normal(size=(5, 4)), "bias": np.random.default_rng(1).normal(size=4)}
+PARAMS = {
+    "kernel": np.random.default_rng(0).normal(size=(5, 4)),
+    "bias": np.random.default_rng(1).normal(size=4),
+}
 
 TORCH = {
     "adamw": (
-        OptimConfig(name="adamw", learning_rate=0.01, schedule="constant", weight_decay=0.1, b2=0.95, eps=1e-6),
+        OptimConfig(
+            name="adamw",
+            learning_rate=0.01,
+            schedule="constant",
+            weight_decay=0.1,
+            b2=0.95,
+            eps=1e-6,
+        ),
         lambda groups: torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), eps=1e-6),
         0.1,
     ),
     "sgd": (
-        OptimConfig(name="sgd", learning_rate=0.05, schedule="constant", weight_decay=0.1, momentum=0.8),
+        OptimConfig(
+            name="sgd", learning_rate=0.05, schedule="constant", weight_decay=0.1, momentum=0.8
+        ),
         lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.8),
         0.1,
     ),
     "nesterov": (
-        OptimConfig(name="sgd", learning_rate=0.05, schedule="constant", momentum=0.8, nesterov=True),
+        OptimConfig(
+            name="sgd", learning_rate=0.05, schedule="constant", momentum=0.8, nesterov=True
+        ),
         lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.8, nesterov=True),
         0.0,
     ),
     "adafactor-free clip": (
-        OptimConfig(name="sgd", learning_rate=0.05, schedule="constant", momentum=0.0, clip_norm=0.5),
+        OptimConfig(
+            name="sgd", learning_rate=0.05, schedule="constant", momentum=0.0, clip_norm=0.5
+        ),
         lambda groups: torch.optim.SGD(groups, lr=0.05),
         0.0,
     ),
@@ -78,7 +94,9 @@ def test_optimisers_equal_pytorch(case, x64):
             torch.nn.utils.clip_grad_norm_(twins.values(), config.clip_norm)
         optimiser.step()
         for k in PARAMS:  # clip_grad_norm_ divides by (norm + 1e-6)
-            np.testing.assert_allclose(params[k], twins[k].detach().numpy(), rtol=1e-5 if config.clip_norm else 1e-12)
+            np.testing.assert_allclose(
+                params[k], twins[k].detach().numpy(), rtol=1e-5 if config.clip_norm else 1e-12
+            )
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "adafactor"])
@@ -108,5 +126,8 @@ def test_adafactor_memory_is_factored():
 
 
 def test_decay_mask():
-    params = {"conv": {"kernel": jnp.zeros((3, 3, 1, 2)), "bias": jnp.zeros(2)}, "scale": jnp.zeros(())}
+    params = {
+        "conv": {"kernel": jnp.zeros((3, 3, 1, 2)), "bias": jnp.zeros(2)},
+        "scale": jnp.zeros(()),
+    }
     assert decay_mask(params) == {"conv": {"kernel": True, "bias": False}, "scale": False}

@@ -1,4 +1,5 @@
-"""Every field of every model reaches its PyTorch original, or the original is refused with the field's name."""
+"""Every field of every model reaches its PyTorch original, or the original is refused with the
+field's name."""
 
 import dataclasses
 from functools import partial
@@ -44,7 +45,12 @@ FAMILIES = {  # preset, fields, shape of an image or (), and for each field anot
     "alexnet": (
         (
             "alexnet",
-            {"num_classes": 4, "features": (4, 5, 6, 7, 8), "hidden_sizes": (9, 8), "pooled_size": 2},
+            {
+                "num_classes": 4,
+                "features": (4, 5, 6, 7, 8),
+                "hidden_sizes": (9, 8),
+                "pooled_size": 2,
+            },
             (64, 64, 3),
         ),
         {
@@ -60,7 +66,13 @@ FAMILIES = {  # preset, fields, shape of an image or (), and for each field anot
     "vgg": (
         (
             "vgg11",
-            {"num_classes": 4, "stage_sizes": (1, 1), "stage_features": (4, 5), "hidden_sizes": (6,), "pooled_size": 2},
+            {
+                "num_classes": 4,
+                "stage_sizes": (1, 1),
+                "stage_features": (4, 5),
+                "hidden_sizes": (6,),
+                "pooled_size": 2,
+            },
             SQUARE,
         ),
         {
@@ -265,7 +277,8 @@ for family, (_, others) in FAMILIES.items():
 
 
 COMPARED_ELSEWHERE = {"pooler"}
-"""BERT's, for the head none, which has no objective: tests/test_weights_classes.py compares both values."""
+"""BERT's, for the head none, which has no objective: tests/test_weights_classes.py compares both
+values."""
 
 
 def fields_of(cls):
@@ -273,7 +286,8 @@ def fields_of(cls):
 
 
 def make(family, changed):
-    """The model of a family with other values of some fields, without dropout but theirs, its shape and its inputs."""
+    """The model of a family with other values of some fields, without dropout but theirs, its shape
+    and its inputs."""
     (name, fields, shape), others = FAMILIES[family]
     off = {k: 0.0 for k in jaxmodels.model_fields(name) if k.endswith("dropout_rate")}
     fields = off | fields | {name: others[name] for name in changed}
@@ -282,13 +296,21 @@ def make(family, changed):
     rng = np.random.default_rng(0)
     if not shape:
         tokens = rng.integers(1, 40, (2, 9)).astype(np.int32)
-        inputs = (tokens, tokens[:, ::-1].copy()) if isinstance(model, jaxmodels.Transformer) else (tokens,)
+        inputs = (
+            (tokens, tokens[:, ::-1].copy())
+            if isinstance(model, jaxmodels.Transformer)
+            else (tokens,)
+        )
     else:
         inputs = (rng.uniform(size=(2, *shape)),)
         if isinstance(model, jaxmodels.VAE):
             inputs += (rng.normal(size=(2, model.latent_size)),)
     # parameters of auxiliary heads come to be from 299 pixels on
-    return model, (299, 299, 3) if changed == ("aux_heads",) and family == "inception" else shape, inputs
+    return (
+        model,
+        (299, 299, 3) if changed == ("aux_heads",) and family == "inception" else shape,
+        inputs,
+    )
 
 
 def as_torch(x):
@@ -299,16 +321,22 @@ def as_torch(x):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_field_escapes(family):
     cls = jaxmodels.MODELS[FAMILIES[family][0][0]].func
-    tried = [others for (name, _, _), others in FAMILIES.values() if jaxmodels.MODELS[name].func is cls]
+    tried = [
+        others for (name, _, _), others in FAMILIES.values() if jaxmodels.MODELS[name].func is cls
+    ]
     assert set().union(*tried) == fields_of(cls) - COMPARED_ELSEWHERE
 
 
 def test_no_family_escapes():
-    assert {jaxmodels.MODELS[name].func for (name, _, _), _ in FAMILIES.values()} == set(originals.BUILDERS)
+    assert {jaxmodels.MODELS[name].func for (name, _, _), _ in FAMILIES.values()} == set(
+        originals.BUILDERS
+    )
 
 
 @pytest.mark.parametrize(
-    ("family", "changed"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "as it is"
+    ("family", "changed"),
+    CASES,
+    ids=lambda x: x if isinstance(x, str) else "-".join(x) or "as it is",
 )
 def test_a_field_reaches_the_original_or_is_refused_by_name(family, changed, x64):
     model, shape, inputs = make(family, changed)
@@ -337,7 +365,9 @@ def test_a_field_reaches_the_original_or_is_refused_by_name(family, changed, x64
             elif rates:
                 module.train()
                 first, second = (original.main(module(*given)).numpy() for _ in range(2))
-                assert np.abs(first - second).max() > 1e-6 * np.abs(first).max(), "the original has no such dropout"
+                assert np.abs(first - second).max() > 1e-6 * np.abs(first).max(), (
+                    "the original has no such dropout"
+                )
 
 
 @pytest.mark.parametrize("family", ["mlp", "cnn", "alexnet", "vgg"])

@@ -1,4 +1,5 @@
-"""Plans: operations against formulas, programs against hand-written ones, every family through a TPU's compiler."""
+"""Plans: operations against formulas, programs against hand-written ones, every family through a
+TPU's compiler."""
 
 import dataclasses
 import importlib.util
@@ -21,7 +22,15 @@ from jax.sharding import PartitionSpec as P
 import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels import googlenet
-from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check_batch, load_config
+from train.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    check_batch,
+    load_config,
+)
 from train.flops import count_flops, meeting
 from train.hardware import CHIPS, PEAK_FLOPS
 from train.plan import compiling, report, search, topology
@@ -44,7 +53,8 @@ def mlp_flops(batch, *sizes):
 
 
 def gpt_flops(batch, length, layers, width, inner, vocab):
-    """Radford et al. 2019: query, key, value and out, two products of attention, two of the MLP; tied logits."""
+    """Radford et al. 2019: query, key, value and out, two products of attention, two of the MLP;
+    tied logits."""
     tokens = batch * length
     layer = 4 * width**2 + 2 * length * width + 2 * width * inner
     return 3 * 2 * tokens * (layers * layer + width * vocab)
@@ -89,7 +99,9 @@ def test_flops_of_an_mlp_are_those_of_its_products():
     assert step_flops(mlp_config(64, 32, batch=24)) == mlp_flops(24, 256, 64, 32, 10)
 
 
-@pytest.mark.parametrize("fields", [{}, {"scan": True}, {"remat": True}, {"scan": True, "remat": True}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, {"scan": True}, {"remat": True}, {"scan": True, "remat": True}], ids=str
+)
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_flops_of_gpt2_are_the_same_however_it_is_computed(fields, accumulate):
     """Scanned layers count as often as they run, what is computed again not at all."""
@@ -106,10 +118,13 @@ def test_a_mesh_does_not_change_the_operations_of_a_model():
 @pytest.mark.parametrize("size", [1, 5, 8])
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize(
-    ("stride", "low", "dilation", "spread"), [(1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 1), (1, -1, 1, 2)]
+    ("stride", "low", "dilation", "spread"),
+    [(1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 1), (1, -1, 1, 2)],
 )
 def test_places_that_meet(size, window, stride, low, dilation, spread):
-    padded = [False] * max(low, 0) + [i % dilation == 0 for i in range((size - 1) * dilation + 1)][max(-low, 0) :]
+    padded = [False] * max(low, 0) + [i % dilation == 0 for i in range((size - 1) * dilation + 1)][
+        max(-low, 0) :
+    ]
     padded += [False] * 4
     out = max((len(padded) - (window - 1) * spread - 1) // stride + 1, 0)
     want = sum(padded[o * stride + w * spread] for o in range(out) for w in range(window))
@@ -119,7 +134,8 @@ def test_places_that_meet(size, window, stride, low, dilation, spread):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_flops_of_a_convolution_and_of_its_gradients(groups, stride):
-    """A product for each pair of a weight and a value that meets no padding, and as many for either gradient."""
+    """A product for each pair of a weight and a value that meets no padding, and as many for either
+    gradient."""
 
     def conv(x, w):
         return jax.lax.conv_general_dilated(
@@ -140,7 +156,9 @@ def test_flops_of_a_convolution_and_of_its_gradients(groups, stride):
 
 def test_branches_count_as_the_most_expensive():
     x = jnp.ones((8, 8))
-    jaxpr = jax.make_jaxpr(lambda p, x: jax.lax.cond(p, lambda x: x @ x @ x, lambda x: x @ x, x))(True, x)
+    jaxpr = jax.make_jaxpr(lambda p, x: jax.lax.cond(p, lambda x: x @ x @ x, lambda x: x @ x, x))(
+        True, x
+    )
     assert count_flops(jaxpr) == 2 * 2 * 8**3
 
 
@@ -272,11 +290,13 @@ fusion-start(%a, %one, %b), kind=kLoop, calls=%fused
   ROOT %ended = f32[16,64,64]{2,1,0} fusion-done(%begun)
 }
 """
-    assert read_program(text, 1).memory_bytes == 2 * 64 * 64 * 4 + 4  # b is read, its double written; and the index
+    # b is read, its double written; and the index
+    assert read_program(text, 1).memory_bytes == 2 * 64 * 64 * 4 + 4
 
 
 def test_memory_of_stacks_that_a_layer_reads_and_writes_is_the_layers():
-    """As loops over layers do it: a fusion updates two stacks in place, and another inside it slices a third."""
+    """As loops over layers do it: a fusion updates two stacks in place, and another inside it
+    slices a third."""
     text = """\
 %inner (p: f32[16,64,64], i: s32[]) -> f32[64,64] {
   %p = f32[16,64,64]{2,1,0} parameter(0)
@@ -312,7 +332,9 @@ ENTRY %main (x: f32[16,64,64], y: f32[16,64,64], z: f32[16,64,64]) -> (f32[16,64
 
 
 def test_a_loop_of_unknown_length_counts_once_and_is_reported():
-    text = PROGRAM.replace("%less = pred[] compare(%i.1, %limit), direction=LT", "%less = pred[] custom(%state.1)")
+    text = PROGRAM.replace(
+        "%less = pred[] compare(%i.1, %limit), direction=LT", "%less = pred[] custom(%state.1)"
+    )
     found = read_program(text, 4)
     assert found.loops == (None,)
     assert found.flops == 2 * 2 * 64**3
@@ -363,7 +385,8 @@ def test_traffic_and_roofline_by_hand():
     gather, reduce, scatter = traffic(collectives, square(), chip)
     assert (gather.kind, gather.network, gather.count) == ("all-gather", "ICI", 10)
     assert gather.bytes == 10 * 8 * megabyte * 3 / 4  # all but a device's own quarter
-    assert gather.seconds == pytest.approx(gather.bytes / 50e9)  # one axis of 4, which is no ring: one link
+    # one axis of 4, which is no ring: one link
+    assert gather.seconds == pytest.approx(gather.bytes / 50e9)
     assert (reduce.kind, reduce.bytes) == ("all-reduce", 2 * 16 * megabyte * 15 / 16)
     assert reduce.seconds == pytest.approx(reduce.bytes / 100e9)  # two axes
     assert scatter.bytes == 2 * 16 * megabyte * 15 / 16
@@ -428,7 +451,9 @@ def test_involuntary_rematerialisation_is_heard():
         x = jax.lax.with_sharding_constraint(x, P(("a", "b"), None))
         return 2 * jax.lax.with_sharding_constraint(jnp.sin(x.reshape(8, 8, 64)), P(None, "b", "a"))
 
-    x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, P(("b", "a"), None)))
+    x = jax.ShapeDtypeStruct(
+        (64, 64), jnp.float32, sharding=NamedSharding(mesh, P(("b", "a"), None))
+    )
     with compiling.captured_stderr() as said, jax.set_mesh(mesh):
         jax.jit(f, out_shardings=NamedSharding(mesh, P("b", "a", None))).lower(x).compile()
     (warning,) = compiling.rematerialisations(said[0])
@@ -456,8 +481,15 @@ def test_what_does_not_divide_is_reported():
     config = mlp_config(512, 64, data=1, fsdp=8)
     assert compiling.sharding_warnings(build(config, card=card_of(config, IMAGES)[0])) == []
     config = mlp_config(513, 515, data=1, fsdp=4, tensor=2)
-    (fsdp, tensor) = sorted(compiling.sharding_warnings(build(config, card=card_of(config, IMAGES)[0])))
-    assert "2 parameter(s)" in fsdp and "dense_1/kernel [513, 515]" in fsdp and "fsdp = 4" in fsdp and "large" in fsdp
+    (fsdp, tensor) = sorted(
+        compiling.sharding_warnings(build(config, card=card_of(config, IMAGES)[0]))
+    )
+    assert (
+        "2 parameter(s)" in fsdp
+        and "dense_1/kernel [513, 515]" in fsdp
+        and "fsdp = 4" in fsdp
+        and "large" in fsdp
+    )
     assert "tensor = 2" in tensor and "dense_1/kernel" in tensor
 
 
@@ -506,7 +538,14 @@ def test_topologies_have_names():
     ):
         with pytest.raises(ConfigError, match=message):
             topology.find_topology(name)
-    assert topology.larger("v5e:2x2") == ["v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16"]
+    assert topology.larger("v5e:2x2") == [
+        "v5e:2x4",
+        "v5e:4x4",
+        "v5e:4x8",
+        "v5e:8x8",
+        "v5e:8x16",
+        "v5e:16x16",
+    ]
     assert topology.larger("2*v5p:2x2x1")[:3] == ["2*v5p:2x2x2", "2*v5p:2x2x4", "2*v5p:2x4x4"]
 
 
@@ -521,8 +560,14 @@ def test_without_a_compiler_the_way_out_is_named(monkeypatch, capsys):
 def test_mistakes_on_the_command_line():
     for argv, message in (
         ([], "--config=FILE is missing"),
-        (["--config=configs/digits_cnn.py", "--serch"], "unknown argument --serch; did you mean --search"),
-        (["--config=configs/digits_cnn.py", "--topology=cpu:8", "--image=8"], "--image=8 is not HEIGHTxWIDTHxCHANNELS"),
+        (
+            ["--config=configs/digits_cnn.py", "--serch"],
+            "unknown argument --serch; did you mean --search",
+        ),
+        (
+            ["--config=configs/digits_cnn.py", "--topology=cpu:8", "--image=8"],
+            "--image=8 is not HEIGHTxWIDTHxCHANNELS",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             main(argv)
@@ -538,10 +583,17 @@ def test_ways_out_come_in_the_order_of_their_cost():
     assert found[0] == {"mesh.data": 1, "mesh.fsdp": 4}
     assert found[1] == {"accumulate": 4}
     assert found[2] == {"model_fields.remat": True}
-    assert found[-1] == {"mesh.data": 1, "mesh.fsdp": 4, "model_fields.remat": True, "accumulate": 4}
+    assert found[-1] == {
+        "mesh.data": 1,
+        "mesh.fsdp": 4,
+        "model_fields.remat": True,
+        "accumulate": 4,
+    }
     config.model_fields["remat"] = True
     config.mesh = MeshConfig(data=1, fsdp=4)
-    assert search.ways_out(config, topology.Topology("fake", square()[:4], None)) == [{"accumulate": 4}]
+    assert search.ways_out(config, topology.Topology("fake", square()[:4], None)) == [
+        {"accumulate": 4}
+    ]
 
 
 def test_settings_are_set_and_checked():
@@ -589,7 +641,9 @@ def formula(monkeypatch):
 def devices_of(name):
     slices = int(name.partition("*")[0]) if "*" in name else 1
     count = slices * math.prod(map(int, name.partition(":")[2].split("x")))
-    return topology.Topology(name, [FakeDevice((i, 0, 0)) for i in range(count)], CHIPS["v5e"], slices)
+    return topology.Topology(
+        name, [FakeDevice((i, 0, 0)) for i in range(count)], CHIPS["v5e"], slices
+    )
 
 
 def silent(text):
@@ -601,13 +655,18 @@ CARD = DatasetCard("mine", "0.0.0", {}, (16, 16, 1), 10, tuple("0123456789"), ""
 
 
 def test_a_larger_slice_is_the_last_way_out(formula):
-    """A state of 1000 bytes takes 16 devices; then 60 of activations are 22 too many, 15 are not."""
+    """A state of 1000 bytes takes 16 devices; then 60 of activations are 22 too many, 15 are
+    not."""
     formula(state=1000, activations=240)
     found, tried = search.find_way_out(gpt_config(), CARD, devices_of("v5e:2x2"), silent)
     assert (found.topology, found.fits) == ("v5e:4x4", True)
     assert found.settings == {"mesh.data": 1, "mesh.fsdp": 16, "model_fields.remat": True}
     assert found.memory.peak == 1000 / 16 + 240 / 16 and tried[-1] is found
-    assert [name for name, _ in itertools.groupby(p.topology for p in tried)] == ["v5e:2x2", "v5e:2x4", "v5e:4x4"]
+    assert [name for name, _ in itertools.groupby(p.topology for p in tried)] == [
+        "v5e:2x2",
+        "v5e:2x4",
+        "v5e:4x4",
+    ]
     assert not any(p.fits for p in tried[:-1])
     on_eight = [p.settings for p in tried if p.topology == "v5e:2x4"]
     split = {"mesh.data": 1, "mesh.fsdp": 8}
@@ -615,7 +674,10 @@ def test_a_larger_slice_is_the_last_way_out(formula):
     assert on_eight == [split, again, again | {"accumulate": 2}]
     asked = dataclasses.replace(tried[0], topology="v5e:2x2")
     text = report.way_out_text(found, tried, asked)
-    assert "--topology=v5e:4x4 --config.mesh.data=1 --config.mesh.fsdp=16 --config.model_fields.remat=True" in text
+    assert (
+        "--topology=v5e:4x4 --config.mesh.data=1 --config.mesh.fsdp=16 "
+        "--config.model_fields.remat=True" in text
+    )
 
 
 def test_larger_slices_stay_as_many(formula):
@@ -629,7 +691,9 @@ def test_where_nothing_helps_all_that_was_tried_is_said(formula):
     formula(state=1e9, activations=0)
     found, tried = search.find_way_out(gpt_config(), CARD, devices_of("v5e:2x2"), silent)
     assert found is None
-    assert {p.topology for p in tried} == {"v5e:2x2", "v5e:2x4", "v5e:4x4"}, "16 examples are for 16 devices"
+    assert {p.topology for p in tried} == {"v5e:2x2", "v5e:2x4", "v5e:4x4"}, (
+        "16 examples are for 16 devices"
+    )
     assert f"none among {len(tried)} candidates" in report.way_out_text(found, tried, tried[0])
 
 
@@ -653,7 +717,8 @@ def test_the_search_finds_the_fastest_mesh_from_wherever_it_starts(best, formula
 
 
 def test_the_search_tries_more_micro_batches_where_memory_is_nearly_full(formula):
-    """Above half of the memory the compiler computes things again, which takes as long as the rest."""
+    """Above half of the memory the compiler computes things again, which takes as long as the
+    rest."""
     formula(state=0, activations=400, again=lambda needed: float(50 < needed <= 100))
     config = gpt_config()
     config.batch_size, config.mesh = 64, MeshConfig(data=1, fsdp=8)
@@ -669,7 +734,8 @@ def test_the_search_tries_more_micro_batches_where_memory_is_nearly_full(formula
 @pytest.mark.parametrize(
     ("config", "meshes"),
     [
-        (gpt_config(), 16),  # data x fsdp = 8, 4, 2, 1: 4 + 3 + 2 + 1; again 3 + 2 + 1 with sequence for tensor
+        # data x fsdp = 8, 4, 2, 1: 4 + 3 + 2 + 1; again 3 + 2 + 1 with sequence for tensor
+        (gpt_config(), 16),
         (mlp_config(64), 10),
     ],
     ids=["text", "images"],
@@ -723,7 +789,14 @@ FAMILIES = {
     "cnn": (family("cnn", batch=128, features=(16, 32), hidden_size=128), COLOUR),
     "resnet": (family("resnet20", batch=128, stage_sizes=(1,), width=32), COLOUR),
     "vgg": (
-        family("vgg11", batch=128, stage_sizes=(1, 1), stage_features=(32, 64), hidden_sizes=(128,), pooled_size=2),
+        family(
+            "vgg11",
+            batch=128,
+            stage_sizes=(1, 1),
+            stage_features=(32, 64),
+            hidden_sizes=(128,),
+            pooled_size=2,
+        ),
         COLOUR,
     ),
     "vit": (family("vit_ti_16", patch_size=4, scan=True, **SMALL), COLOUR),
@@ -732,7 +805,13 @@ FAMILIES = {
     "lstm": (family("lstm", hidden_size=128), Given(classes=2)),
     "vae": (family("vae", "elbo", hidden_sizes=(128,)), Given(image=(16, 16, 1), classes=10)),
     "alexnet": (
-        family("alexnet", stem="small", features=(16, 32, 32, 32, 32), hidden_sizes=(128, 128), pooled_size=1),
+        family(
+            "alexnet",
+            stem="small",
+            features=(16, 32, 32, 32, 32),
+            hidden_sizes=(128, 128),
+            pooled_size=1,
+        ),
         COLOUR,
     ),
     "googlenet": (family("googlenet", stem="small"), COLOUR),
@@ -740,7 +819,9 @@ FAMILIES = {
     "dual_encoder": (family("dual_encoder", "contrastive", embed_size=64, **PAIR), COLOUR),
     "multi_task": (
         family("mlp", hidden_sizes=(128,)),
-        DatasetCard("mine", "0.0.0", {}, (16, 16, 3), 10, tuple("0123456789"), "", {"digit": 10, "other": 4}),
+        DatasetCard(
+            "mine", "0.0.0", {}, (16, 16, 3), 10, tuple("0123456789"), "", {"digit": 10, "other": 4}
+        ),
     ),
 }
 FAMILIES["vae"][0].data.mean, FAMILIES["vae"][0].data.std = (0.0,), (1.0,)
@@ -762,7 +843,8 @@ SEVEN_BILLION = (
 
 
 def compile_all(path: str) -> None:
-    """Plans that the tests below look at, as JSON; run in a process of its own, whose jax is not the tests'."""
+    """Plans that the tests below look at, as JSON; run in a process of its own, whose jax is not
+    the tests'."""
     jax.config.update("jax_enable_compilation_cache", False)
     where, found = topology.find_topology("v5e:2x2"), {}
 
@@ -774,7 +856,8 @@ def compile_all(path: str) -> None:
         found[name] = plan.to_json()
         return plan
 
-    googlenet.BLOCKS, googlenet.AUXILIARY = {"3a": googlenet.BLOCKS["3a"]}, {}  # all are alike, and slow to compile
+    # all are alike, and slow to compile
+    googlenet.BLOCKS, googlenet.AUXILIARY = {"3a": googlenet.BLOCKS["3a"]}, {}
     add("data", mlp_config(512, 512, batch=1024, data=4))
     add("fsdp", mlp_config(1024, 1024, batch=1024, data=1, fsdp=4))
     gpt = gpt_config(scan=True, remat=True, num_layers=3)
@@ -787,7 +870,10 @@ def compile_all(path: str) -> None:
     gpt.mesh = MeshConfig()
     card, older = card_of(gpt, Given())[0], topology.find_topology("v3:2x2")
     run = build(gpt, card=card, devices=older.devices)
-    found["v3"] = compiling.make_plan(gpt, card, older).to_json(), attention_backend(run.model, card, run.mesh)
+    found["v3"] = (
+        compiling.make_plan(gpt, card, older).to_json(),
+        attention_backend(run.model, card, run.mesh),
+    )
     for name, (config, given) in FAMILIES.items():
         add(name, config, given)
     large = mlp_config(35_840, 35_840, batch=64)  # 14.4 of 15.75 GiB are state
@@ -807,12 +893,21 @@ def compile_all(path: str) -> None:
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory):
     if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu, the compiler of TPUs, is not installed (pip install 'jaxmodels[plan]')")
+        pytest.skip(
+            "libtpu, the compiler of TPUs, is not installed (pip install 'jaxmodels[plan]')"
+        )
     path = tmp_path_factory.mktemp("plan") / "plans.json"
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    }
     code = f"from tests.test_plan import compile_all; compile_all({str(path)!r})"
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(path.read_text())
@@ -827,17 +922,23 @@ def count(plan, *kinds):
 
 
 def test_attention_of_an_older_chip_is_by_what_compiles_for_it(plans):
-    """TPU v3 has no bfloat16 in kernels: ``auto`` is plain products there, and the plan compiles."""
+    """TPU v3 has no bfloat16 in kernels: ``auto`` is plain products there, and the plan
+    compiles."""
     plan, (backend, why) = plans["v3"]
     assert backend == "einsum" and why == "splash does not compile in bfloat16 for TPU v3"
     assert plan["compiled_flops"] and plan["kernels"] == 0
 
 
 def test_data_parallelism_reduces_every_gradient_once(plans):
-    """In one operation: the compiler joins them; in another, the loss and what counts its examples."""
+    """In one operation: the compiler joins them; in another, the loss and what counts its
+    examples."""
     plan = plans["data"]
-    assert plan["fits"] and plan["compiled_flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.01)
-    assert {t["kind"] for t in plan["collectives"]} == {"all-reduce"} and count(plan, "all-reduce") == 2
+    assert plan["fits"] and plan["compiled_flops"] * 4 == pytest.approx(
+        plan["model_flops"], rel=0.01
+    )
+    assert {t["kind"] for t in plan["collectives"]} == {"all-reduce"} and count(
+        plan, "all-reduce"
+    ) == 2
     # in the bfloat16 that they are computed in
     assert sent(plan, "all-reduce") == pytest.approx(2 * 3 / 4 * 2 * plan["parameters"], rel=0.02)
 
@@ -847,20 +948,23 @@ def test_fsdp_gathers_parameters_and_scatters_gradients(plans):
     assert plan["compiled_flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.01)
     assert not plan["warnings"]
     assert sent(plan, "all-gather") == pytest.approx(3 / 4 * 2 * plan["parameters"], rel=0.02)
-    # each parameter of 1024 or more numbers, three kernels and two biases, is gathered for itself; gradients together
+    # each parameter of 1024 or more numbers, three kernels and two biases, is gathered for itself;
+    # gradients together
     assert count(plan, "all-gather") == 5 and count(plan, "reduce-scatter") == 1
     # a small gradient, the head's, may be summed whole: an all-reduce sends twice as much
     scattered = sent(plan, "reduce-scatter") + sent(plan, "all-reduce") / 2
     assert scattered == pytest.approx(3 / 4 * 2 * plan["parameters"], rel=0.02)
     assert sent(plan, "all-reduce") < 0.1 * sent(plan, "reduce-scatter")
-    # no large tensor is whole on every device: a quarter of the state lies on each, and what the step is given with it
+    # no large tensor is whole on every device: a quarter of the state lies on each, and what the
+    # step is given with it
     assert plan["memory"]["state"] == pytest.approx(3 * 4 * plan["parameters"] / 4, rel=0.02)
     batch = 1024 * (256 + 8) / 4
     assert plan["memory"]["arguments"] == pytest.approx(plan["memory"]["state"] + batch, rel=0.05)
 
 
 def test_loops_are_unrolled_and_rematerialisation_is_seen(plans):
-    """Three layers in a loop in a loop of two micro-batches; each layer's forward pass but its last product again."""
+    """Three layers in a loop in a loop of two micro-batches; each layer's forward pass but its last
+    product again."""
     plan = plans["gpt2"]
     model = gpt_flops(16, 128, 3, 128, 512, 512)
     assert plan["model_flops"] == model
@@ -874,10 +978,12 @@ def test_loops_are_unrolled_and_rematerialisation_is_seen(plans):
 
 
 def test_fsdp_gathers_each_layer_of_a_transformer_in_each_pass(plans):
-    """Three layers, two micro-batches; a layer's forward pass runs again in its backward pass, with what that gathers.
+    """Three layers, two micro-batches; a layer's forward pass runs again in its backward pass, with
+    what that gathers.
 
-    Gathered are, of a layer, query, key, value, out, the two kernels of the MLP, and the bias of 512 numbers, which of
-    three layers has more than 1024; once in a step, before the micro-batches, the embeddings of tokens and positions.
+    Gathered are, of a layer, query, key, value, out, the two kernels of the MLP, and the bias of
+    512 numbers, which of three layers has more than 1024; once in a step, before the micro-batches,
+    the embeddings of tokens and positions.
     """
     plan, layers, passes, micro = plans["gpt2"], 3, 2, 2
     split = 4 * 128**2 + 2 * 128 * 512 + 512
@@ -885,15 +991,23 @@ def test_fsdp_gathers_each_layer_of_a_transformer_in_each_pass(plans):
     gathered = 2 * (layers * passes * micro * split + embeddings)  # in bfloat16
     assert count(plan, "all-gather") == layers * passes * micro * 7 + 2
     assert sent(plan, "all-gather") == 3 / 4 * gathered
-    # gradients once for each micro-batch; those of the tokens' embedding twice, of the logits and, in float32, of what
-    # was looked up; a layer's in two operations: the MLP's are scattered, the smaller ones joined, summed whole
+    # gradients once for each micro-batch; those of the tokens' embedding twice, of the logits and,
+    # in float32, of what was looked up; a layer's in two operations: the MLP's are scattered, the
+    # smaller ones joined, summed whole
     reduced = micro * (2 * plan["parameters"] + 4 * 512 * 128)
-    assert sent(plan, "reduce-scatter") + sent(plan, "all-reduce") / 2 == pytest.approx(3 / 4 * reduced, rel=0.01)
+    assert sent(plan, "reduce-scatter") + sent(plan, "all-reduce") / 2 == pytest.approx(
+        3 / 4 * reduced, rel=0.01
+    )
     assert count(plan, "reduce-scatter") == micro * (layers + 2)  # and of the embedding
-    # the gradient's norm, for which the optimiser waits, is one by itself; since libtpu 0.0.50 so is one more number
+    # the gradient's norm, for which the optimiser waits, is one by itself; since libtpu 0.0.50 so
+    # is one more number
     alone = 1 if version("libtpu").startswith("0.0.42.") else 2
     assert micro * layers < count(plan, "all-reduce") <= micro * (layers + 3) + alone
-    assert {t["kind"] for t in plan["collectives"]} == {"all-gather", "reduce-scatter", "all-reduce"}
+    assert {t["kind"] for t in plan["collectives"]} == {
+        "all-gather",
+        "reduce-scatter",
+        "all-reduce",
+    }
     assert not plan["warnings"]
 
 
@@ -909,32 +1023,43 @@ def test_what_does_not_fit_is_refused_with_the_way_out(plans):
     plan, out = plans["large"], plans["way out"]
     assert plan["fits"] is False and plan["reason"]
     assert plan["peak"] > plan["memory"]["limit"] or "exceeds" in plan["reason"]
-    assert out["fits"] and out["settings"] == {"mesh.data": 1, "mesh.fsdp": 4} and plans["tried"] == 1
+    assert (
+        out["fits"] and out["settings"] == {"mesh.data": 1, "mesh.fsdp": 4} and plans["tried"] == 1
+    )
     assert out["peak"] < out["memory"]["limit"]
     refusal, way_out = plans["words"]
     assert refusal.startswith("DOES NOT FIT") and "15.75 GiB" in refusal
-    assert "--config.mesh.data=1 --config.mesh.fsdp=4: fits" in way_out and "compiling 1 of 1" in way_out
+    assert (
+        "--config.mesh.data=1 --config.mesh.fsdp=4: fits" in way_out
+        and "compiling 1 of 1" in way_out
+    )
 
 
 def test_a_state_that_is_too_large_is_not_even_compiled(plans):
     plan = plans["7B"]
-    assert plan["fits"] is False and plan["compile_seconds"] == 0 and "state alone" in plan["reason"]
+    assert (
+        plan["fits"] is False and plan["compile_seconds"] == 0 and "state alone" in plan["reason"]
+    )
     assert 6.5e9 < plan["parameters"] < 7e9
     assert plan["memory"]["state"] == pytest.approx(12 * plan["parameters"] / 4, rel=1e-3)
 
 
 def test_the_search_is_faster_than_a_bad_mesh_by_hand(plans):
-    """Features of a small MLP over all devices: every layer is summed or gathered over the whole batch."""
+    """Features of a small MLP over all devices: every layer is summed or gathered over the whole
+    batch."""
     found = plans["search"]
     times = [plan["roofline"]["seconds"] for plan in found]
     (own,) = [plan for plan in found if not plan["settings"]]
-    assert own["mesh"] == {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 4} and times == sorted(times)
+    assert own["mesh"] == {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 4} and times == sorted(
+        times
+    )
     assert times[0] < 0.2 * own["roofline"]["seconds"] and len(found) == 4 and plans["left"] > 0
     assert "(the config as it stands)" in plans["ranking"] and "--limit=N" in plans["ranking"]
 
 
 def test_the_table_has_a_row_for_every_config():
-    """docs/plans.md is what the command wrote last; two large recipes fit the slices that their cards name."""
+    """docs/plans.md is what the command wrote last; two large recipes fit the slices that their
+    cards name."""
     rows = json.loads((ROOT / "docs" / "plans.json").read_text())
     assert set(rows) == {p.stem for p in (ROOT / "configs").glob("[!_]*.py")}
     assert (ROOT / "docs" / "plans.md").read_text() == report.table(rows)
@@ -943,10 +1068,12 @@ def test_the_table_has_a_row_for_every_config():
         assert rows[name]["peak"] < rows[name]["memory"]["limit"] == CHIPS["v5e"].memory
     for name, row in rows.items():
         assert row["fits"], name
-        least = 0.8 if row["kernels"] else 0.95  # the compiled program does not say what kernels compute
+        # the compiled program does not say what kernels compute
+        least = 0.8 if row["kernels"] else 0.95
         assert least < row["compiled_flops"] * row["devices"] / row["model_flops"] < 1.6, name
         assert math.isclose(
-            row["roofline"]["seconds"], max(row["roofline"][k] for k in ("compute", "memory", "ici", "dcn"))
+            row["roofline"]["seconds"],
+            max(row["roofline"][k] for k in ("compute", "memory", "ici", "dcn")),
         )
 
 

@@ -1,4 +1,5 @@
-"""Images that a person gives to train.predict: what cannot be read ends only itself, and nothing waits."""
+"""Images that a person gives to train.predict: what cannot be read ends only itself, and nothing
+waits."""
 
 import os
 
@@ -44,11 +45,13 @@ def test_a_folder(folder, capsys):
             np.testing.assert_array_equal(pixels, decode_image(file.read(), 3, decoding))
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        f"warning: skipped {folder / 'x.png' / 'bomb.png'}: it has 9,000 x 9,000 pixels, and at most 67,108,864 are "
-        "read; make the image smaller",
-        f"warning: skipped {folder / 'x.png' / 'cut.png'}: not a readable image (image file is truncated)",
+        f"warning: skipped {folder / 'x.png' / 'bomb.png'}: it has 9,000 x 9,000 pixels, and at "
+        "most 67,108,864 are read; make the image smaller",
+        f"warning: skipped {folder / 'x.png' / 'cut.png'}: not a readable image (image file is "
+        "truncated)",
         f"warning: skipped {folder / 'x.png' / 'gone.png'}: no such file",
-        f"warning: skipped {folder / 'x.png' / 'loop.png'}: cannot be read (Too many levels of symbolic links)",
+        f"warning: skipped {folder / 'x.png' / 'loop.png'}: cannot be read (Too many levels of "
+        "symbolic links)",
         f"warning: skipped {folder / 'x.png' / 'pipe.png'}: is no regular file",
         f"warning: skipped {folder / 'x.png' / 'zero.png'}: is no regular file",
         f"warning: skipped {folder / 'no.png'}: no such file",
@@ -56,7 +59,9 @@ def test_a_folder(folder, capsys):
 
 
 def test_nothing_but_broken_files(folder, capsys):
-    names, arrays, broken = predict.read(["/dev/zero", str(folder / "x.png" / "pipe.png")], CONFIG, CARD, False)
+    names, arrays, broken = predict.read(
+        ["/dev/zero", str(folder / "x.png" / "pipe.png")], CONFIG, CARD, False
+    )
     assert names == [] and broken == 2 and arrays["label"].shape == (0,)
     assert capsys.readouterr().err.count("is no regular file") == 2
     with pytest.raises(ValueError, match="no image files in"):
@@ -66,7 +71,9 @@ def test_nothing_but_broken_files(folder, capsys):
         assert predict.read([name], CONFIG, CARD, False)[2] == 1
 
 
-@pytest.mark.parametrize("shape, resize_size", [((6, 5, 3), None), ((8, 8, 1), None), ((8, 8, 3), 12), ((8, 8, 4), 9)])
+@pytest.mark.parametrize(
+    "shape, resize_size", [((6, 5, 3), None), ((8, 8, 1), None), ((8, 8, 3), 12), ((8, 8, 4), 9)]
+)
 def test_the_same_pixels_as_in_training(tmp_path, shape, resize_size):
     """For every way to store an image, the sizes of a run's data included."""
     exif = Image.Exif()
@@ -94,15 +101,22 @@ def test_the_same_pixels_as_in_training(tmp_path, shape, resize_size):
 
 def test_an_animation_is_said(tmp_path, capsys):
     frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (200, 100)]
-    (tmp_path / "a.gif").write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    (tmp_path / "a.gif").write_bytes(
+        encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    )
     _, arrays, broken = predict.read_images([tmp_path / "a.gif"], CONFIG, CARD, False)
     assert not broken and (arrays["image"] == 200).all()
-    assert capsys.readouterr().err == f"warning: {tmp_path / 'a.gif'} has several frames, of which the first is read\n"
+    assert (
+        capsys.readouterr().err
+        == f"warning: {tmp_path / 'a.gif'} has several frames, of which the first is read\n"
+    )
 
 
 def test_images_with_a_text(folder, capsys):
     tokenizer = train_tokenizer("words", ["a b c"], 20).to_str()
-    card = ImageTextCard(CARD, TextCard("c", "1.0.0", {"train": 1}, 20, 8, tokenizer, ".", "labels"))
+    card = ImageTextCard(
+        CARD, TextCard("c", "1.0.0", {"train": 1}, 20, 8, tokenizer, ".", "labels")
+    )
     words = [f"{folder / 'a.png'}\ta b", f"{folder / 'x.png'}\ta", str(folder / "a.png"), "\tc"]
     names, arrays, broken = predict.read(words, CONFIG, card, False)
     assert names == [f"{folder / 'a.png'} a b", str(folder / "a.png"), "c"] and broken == 1
@@ -111,4 +125,7 @@ def test_images_with_a_text(folder, capsys):
 
 
 def test_names_that_are_not_utf8_can_be_printed():
-    assert predict._shown(os.fsdecode(b"caf\xe9.png")) == "caf\ufffd.png" and predict._shown("café 猫") == "café 猫"
+    assert (
+        predict._shown(os.fsdecode(b"caf\xe9.png")) == "caf\ufffd.png"
+        and predict._shown("café 猫") == "café 猫"
+    )

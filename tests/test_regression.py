@@ -1,4 +1,5 @@
-"""Objective regression: a number of texts, its squared error, its correlation, weights of transformers."""
+"""Objective regression: a number of texts, its squared error, its correlation, weights of
+transformers."""
 
 import json
 import re
@@ -24,11 +25,17 @@ pytestmark = pytest.mark.usefixtures("two_devices")
 
 def test_squared_error_counts_what_has_weight(x64):
     rng = np.random.default_rng(0)
-    outputs, label, weight = rng.normal(size=(6, 1)), rng.normal(size=6), np.array([1, 1, 0, 1, 0, 1.0])
+    outputs, label, weight = (
+        rng.normal(size=(6, 1)),
+        rng.normal(size=6),
+        np.array([1, 1, 0, 1, 0, 1.0]),
+    )
     batch = {"label": jnp.asarray(label), "weight": jnp.asarray(weight)}
     found = regression(jnp.asarray(outputs), batch)
     real = weight > 0
-    np.testing.assert_allclose(found["loss"], (((outputs[real, 0] - label[real]) ** 2).sum(), 4), rtol=1e-12)
+    np.testing.assert_allclose(
+        found["loss"], (((outputs[real, 0] - label[real]) ** 2).sum(), 4), rtol=1e-12
+    )
     expected = 2 * (outputs - label[:, None]) * weight[:, None]
     gradient = jax.grad(lambda x: regression(x, batch)["loss"][0])(jnp.asarray(outputs))
     np.testing.assert_allclose(gradient, expected, rtol=1e-12)
@@ -39,20 +46,33 @@ def test_correlations_are_scipys():
     label = rng.integers(0, 6, 200).astype(np.float32)  # with ties
     output = (np.exp(label) + rng.normal(size=200) * 9).astype(np.float32).round()
     found = correlations(label, output)
-    np.testing.assert_allclose(found["pearson"], scipy.stats.pearsonr(label.astype(float), output).statistic, rtol=1e-6)
-    np.testing.assert_allclose(found["spearman"], scipy.stats.spearmanr(label, output).statistic, rtol=1e-12)
+    np.testing.assert_allclose(
+        found["pearson"], scipy.stats.pearsonr(label.astype(float), output).statistic, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        found["spearman"], scipy.stats.spearmanr(label, output).statistic, rtol=1e-12
+    )
     assert found["spearman"] > found["pearson"] + 0.01
     for scale in (1e-170, 1e170):  # whose squares are out of range
         huge = correlations(label, output.astype(float) * scale)
         assert huge["pearson"] == pytest.approx(found["pearson"], rel=1e-12)
-    for constant in (correlations(label, np.full(200, 0.1, np.float32)), correlations(label[:1], output[:1])):
+    for constant in (
+        correlations(label, np.full(200, 0.1, np.float32)),
+        correlations(label[:1], output[:1]),
+    ):
         assert np.isnan(constant["pearson"]) and np.isnan(constant["spearman"])
 
 
 def stsb_config(tmp, **fields):
     data = {"name": "glue/stsb", "eval_split": "validation"} | fields.pop("data", {})
     embedding = {"embed_size": 16, "hidden_size": 16, "num_layers": 1, "dropout_rate": 0.0}
-    options = {"model": "bilstm", "model_fields": embedding, "objective": "regression", "steps": 80, "eval_every": 80}
+    options = {
+        "model": "bilstm",
+        "model_fields": embedding,
+        "objective": "regression",
+        "steps": 80,
+        "eval_every": 80,
+    }
     return config_of(tmp, data=data, **options | fields)
 
 
@@ -73,7 +93,8 @@ def finished(tmp_path_factory):
 
 
 def test_a_regression_learns_and_correlates(finished, capsys):
-    """Over the whole split, the padding of its last batch left out, as scipy has it of the predictions."""
+    """Over the whole split, the padding of its last batch left out, as scipy has it of the
+    predictions."""
     tmp, summary = finished
     rows = [line.split("\t") for line in (tmp / "raw" / "dev.tsv").read_text().splitlines()[1:]]
     texts, label = ["\t".join(row[1:3]) for row in rows], np.array([float(row[3]) for row in rows])
@@ -84,8 +105,12 @@ def test_a_regression_learns_and_correlates(finished, capsys):
     test = summary["test"]
     assert test["examples"] == 41 and test["loss"] < 0.3 * label.var()
     np.testing.assert_allclose(test["loss"], ((values - label) ** 2).mean(), rtol=1e-4)
-    np.testing.assert_allclose(test["pearson"], scipy.stats.pearsonr(values, label).statistic, rtol=1e-4)
-    np.testing.assert_allclose(test["spearman"], scipy.stats.spearmanr(values, label).statistic, rtol=1e-4)
+    np.testing.assert_allclose(
+        test["pearson"], scipy.stats.pearsonr(values, label).statistic, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        test["spearman"], scipy.stats.spearmanr(values, label).statistic, rtol=1e-4
+    )
     assert predict.main([f"--workdir={tmp / 'run'}", texts[0]]) == 0
     assert capsys.readouterr().out == f"{texts[0]}  {values[0]:.4f}\n"
     assert evaluate.main([f"--workdir={tmp / 'run'}", "--json"]) == 0
@@ -97,16 +122,26 @@ def test_the_data_are_shown(finished, capsys):
     tmp, _ = finished
     assert show([f"--raw_dir={tmp / 'raw'}", f"--data_dir={tmp / 'data'}", "glue/stsb"]) == 0
     assert re.search(
-        r"validation: 41 texts, [\d,]+ characters; labels 0 to [345], mean \d\.\d", capsys.readouterr().out
+        r"validation: 41 texts, [\d,]+ characters; labels 0 to [345], mean \d\.\d",
+        capsys.readouterr().out,
     )
 
 
 def test_what_does_not_fit_a_regression(finished):
     tmp, _ = finished
     for fields, words in (
-        ({"model": "bert_tiny", "model_fields": SMALL | {"num_classes": 3}}, "num_classes = 3, .* has one; nearest: 1"),
-        ({"objective": "classification"}, "'label' that is a ClassLabel; it is a number, for objective regression"),
-        ({"label_smoothing": 0.1}, "label_smoothing = 0.1 is for labels, and objective regression has none"),
+        (
+            {"model": "bert_tiny", "model_fields": SMALL | {"num_classes": 3}},
+            "num_classes = 3, .* has one; nearest: 1",
+        ),
+        (
+            {"objective": "classification"},
+            "'label' that is a ClassLabel; it is a number, for objective regression",
+        ),
+        (
+            {"label_smoothing": 0.1},
+            "label_smoothing = 0.1 is for labels, and objective regression has none",
+        ),
         ({"model": "cnn", "model_fields": {}}, "'regression' does not fit model 'cnn'"),
     ):
         with pytest.raises(Exception, match=words):
@@ -125,12 +160,20 @@ def test_what_does_not_fit_a_regression(finished):
 
 
 def test_weights_of_transformers_regress(finished, tmp_path):
-    """BertForSequenceClassification with one label: the same numbers and, given labels, the same loss."""
+    """BertForSequenceClassification with one label: the same numbers and, given labels, the same
+    loss."""
     from train.compare.originals import transformers
 
     tmp, _ = finished
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
-    config = transformers().BertConfig(vocab_size=40, max_position_embeddings=12, num_labels=1, **sizes)
+    sizes = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+    }
+    config = transformers().BertConfig(
+        vocab_size=40, max_position_embeddings=12, num_labels=1, **sizes
+    )
     torch.manual_seed(0)
     theirs = transformers().BertForSequenceClassification(config).eval()
     tokens, label = torch.randint(5, 40, (4, 9)), torch.tensor([0.0, 2.5, 5.0, 1.0])
@@ -142,13 +185,22 @@ def test_weights_of_transformers_regress(finished, tmp_path):
     assert model.num_classes == 1 and model.head == "classification"
     outputs = model.apply(variables, jnp.asarray(tokens.numpy(), jnp.int32), train=False)
     np.testing.assert_allclose(outputs, expected.logits.numpy(), rtol=1e-4, atol=1e-5)
-    loss, count = regression(outputs, {"label": jnp.asarray(label.numpy()), "weight": jnp.ones(4)})["loss"]
+    loss, count = regression(outputs, {"label": jnp.asarray(label.numpy()), "weight": jnp.ones(4)})[
+        "loss"
+    ]
     np.testing.assert_allclose(loss / count, expected.loss.item(), rtol=1e-4)
     built = setup.build(stsb_config(tmp, model="bert_tiny", model_fields=SMALL, dtype="bfloat16"))
     assert built.model == jaxmodels.create(
-        "bert_tiny", head="classification", num_classes=1, vocab_size=built.card.vocab_size, max_len=12, **SMALL
+        "bert_tiny",
+        head="classification",
+        num_classes=1,
+        vocab_size=built.card.vocab_size,
+        max_len=12,
+        **SMALL,
     ).clone(dtype=jnp.dtype("bfloat16"))
-    assert jax.eval_shape(built.outputs, built.shapes, built.batch_shapes(16)[0]).dtype == jnp.float32
+    assert (
+        jax.eval_shape(built.outputs, built.shapes, built.batch_shapes(16)[0]).dtype == jnp.float32
+    )
 
 
 def test_one_output_on_a_sharded_mesh(finished):
@@ -160,6 +212,8 @@ def test_one_output_on_a_sharded_mesh(finished):
         run = setup.build(config, devices=jax.devices()[: sizes[0] * sizes[1]])
         batch = batch or run.examples("validation", 16)
         with jax.set_mesh(run.mesh):
-            outputs.append(jax.jit(run.outputs)(run.init(), setup.sharding.put_batch(batch, run.mesh)))
+            outputs.append(
+                jax.jit(run.outputs)(run.init(), setup.sharding.put_batch(batch, run.mesh))
+            )
     for other in outputs[1:]:
         np.testing.assert_allclose(other, outputs[0], rtol=1e-5, atol=1e-6)

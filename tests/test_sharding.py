@@ -1,4 +1,5 @@
-"""Eight devices compute what one does: gradients, loss curves, initial values; checkpoints move between meshes."""
+"""Eight devices compute what one does: gradients, loss curves, initial values; checkpoints move
+between meshes."""
 
 import dataclasses
 import math
@@ -23,10 +24,20 @@ from train import setup, sharding
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig
 from train.cross_entropy import token_cross_entropy
-from train.objectives import causal_lm, classification, contrastive, elbo, labelled, masked_lm, multi_task
+from train.objectives import (
+    causal_lm,
+    classification,
+    contrastive,
+    elbo,
+    labelled,
+    masked_lm,
+    multi_task,
+)
 from train.step import accumulated_gradients
 
-CARD = DatasetCard("digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), "")
+CARD = DatasetCard(
+    "digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), ""
+)
 MESHES = {
     "data=8": {"data": 8},
     "fsdp=8": {"data": 1, "fsdp": 8},
@@ -44,27 +55,49 @@ PAIR = {
     "text_fields": SMALL,
 }
 IMAGE, TEXT, BOTH = ("image",), ("tokens", "segments"), ("image", "tokens", "segments", "present")
-TASKS = partial(multi_task, tasks={name: partial(labelled, name=name) for name in ("digit", "other")})
+TASKS = partial(
+    multi_task, tasks={name: partial(labelled, name=name) for name in ("digit", "other")}
+)
 
 FAMILIES = {  # name, fields, objective, inputs; dropout is on where the model has some
     "mlp": ("mlp", {"hidden_sizes": (64, 128), "dropout_rate": 0.1}, classification, IMAGE),
     "cnn": ("cnn", CNN, classification, IMAGE),
     "alexnet": (
         "alexnet",
-        {"stem": "small", "features": (16, 32, 32, 32, 32), "hidden_sizes": (64, 64), "pooled_size": 1},
+        {
+            "stem": "small",
+            "features": (16, 32, 32, 32, 32),
+            "hidden_sizes": (64, 64),
+            "pooled_size": 1,
+        },
         classification,
         IMAGE,
     ),
     "vgg": (
         "vgg11_bn",
-        {"stage_sizes": (1, 1), "stage_features": (16, 32), "hidden_sizes": (32,), "pooled_size": 2},
+        {
+            "stage_sizes": (1, 1),
+            "stage_features": (16, 32),
+            "hidden_sizes": (32,),
+            "pooled_size": 2,
+        },
         classification,
         IMAGE,
     ),
     "googlenet": ("googlenet", {"stem": "small"}, classification, IMAGE),
     "resnet": ("resnet20", {"stage_sizes": (1, 1), "width": 16}, classification, IMAGE),
-    "vit": ("vit_ti_16", SMALL | {"patch_size": 2, "scan": True, "dropout_rate": 0.1}, classification, IMAGE),
-    "vae": ("vae_conv", {"image_shape": (16, 16, 1), "features": (16, 32), "latent_size": 8}, elbo, ("image", "noise")),
+    "vit": (
+        "vit_ti_16",
+        SMALL | {"patch_size": 2, "scan": True, "dropout_rate": 0.1},
+        classification,
+        IMAGE,
+    ),
+    "vae": (
+        "vae_conv",
+        {"image_shape": (16, 16, 1), "features": (16, 32), "latent_size": 8},
+        elbo,
+        ("image", "noise"),
+    ),
     "lstm": ("bilstm", {"embed_size": 32, "hidden_size": 32}, classification, TEXT),
     "transformer": (
         "transformer_tiny",
@@ -72,13 +105,24 @@ FAMILIES = {  # name, fields, objective, inputs; dropout is on where the model h
         causal_lm,
         ("source", "tokens", "source_segments", "segments"),
     ),
-    "bert": ("bert_tiny", SMALL | {"scan": True}, masked_lm, ("tokens", "segments", "types", "positions")),
+    "bert": (
+        "bert_tiny",
+        SMALL | {"scan": True},
+        masked_lm,
+        ("tokens", "segments", "types", "positions"),
+    ),
     "gpt2": ("gpt2_tiny", SMALL | {"scan": True, "remat": True}, causal_lm, TEXT),
-    "fusion": ("fusion", SMALL | {"num_layers": 1, "fusion": "direct", "patch_size": 4}, classification, BOTH),
+    "fusion": (
+        "fusion",
+        SMALL | {"num_layers": 1, "fusion": "direct", "patch_size": 4},
+        classification,
+        BOTH,
+    ),
     "dual_encoder": ("dual_encoder", {"embed_size": 32} | PAIR, contrastive, BOTH[:3]),
     "multi_task": ("cnn", CNN, TASKS, IMAGE),
 }
-"""One of each family; ``inception_v3`` is built as ``googlenet`` is, and takes minutes to compile."""
+"""One of each family; ``inception_v3`` is built as ``googlenet`` is, and takes minutes to
+compile."""
 
 TRANSFORMERS = ("vit", "transformer", "bert", "gpt2")
 
@@ -139,15 +183,25 @@ def batch_of(objective, size, rng):
 def without_dropout(name, fields):
     """In the encoders of two modalities neither."""
     parts = [part for part in ("image", "text") if f"{part}_fields" in fields]
-    inner = {f"{part}_fields": without_dropout(fields[f"{part}_encoder"], fields[f"{part}_fields"]) for part in parts}
-    return fields | inner | {k: 0.0 for k in jaxmodels.model_fields(name) if k.endswith("dropout_rate")}
+    inner = {
+        f"{part}_fields": without_dropout(fields[f"{part}_encoder"], fields[f"{part}_fields"])
+        for part in parts
+    }
+    return (
+        fields
+        | inner
+        | {k: 0.0 for k in jaxmodels.model_fields(name) if k.endswith("dropout_rate")}
+    )
 
 
 def gradients(family, mesh, dtype=np.float64, accumulate=1, dropout=True):
-    """Of every parameter, with the model's new state and the loss; the same values and batch on every mesh."""
+    """Of every parameter, with the model's new state and the loss; the same values and batch on
+    every mesh."""
     name, fields, objective, inputs = FAMILIES[family]
     known = jaxmodels.model_fields(name)
-    fields = {k: v for k, v in {"vocab_size": 40, "num_classes": 10, "max_len": 16}.items() if k in known} | fields
+    fields = {
+        k: v for k, v in {"vocab_size": 40, "num_classes": 10, "max_len": 16}.items() if k in known
+    } | fields
     if not dropout:
         fields = without_dropout(name, fields)
     model = jaxmodels.create(name, dtype=dtype, param_dtype=dtype, **fields)
@@ -156,7 +210,9 @@ def gradients(family, mesh, dtype=np.float64, accumulate=1, dropout=True):
     rng = np.random.default_rng(0)
     batch = batch_of(objective, 16 if family in ("alexnet", "googlenet", "vae") else 8, rng)
     batch = {k: v.astype(dtype) if v.dtype == np.float64 else v for k, v in batch.items()}
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *(batch[k] for k in inputs))
+    shapes = jax.eval_shape(
+        partial(model.init, train=False), jax.random.key(0), *(batch[k] for k in inputs)
+    )
 
     def value(path, leaf):  # none is zero, as some are at first: gradients behind it would be
         if path[0].key == "batch_stats":
@@ -171,7 +227,9 @@ def gradients(family, mesh, dtype=np.float64, accumulate=1, dropout=True):
 
     def of(variables, batch):
         params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
-        grads, count, metrics, state = accumulated_gradients(params, state, batch, jax.random.key(0), **options)
+        grads, count, metrics, state = accumulated_gradients(
+            params, state, batch, jax.random.key(0), **options
+        )
         return jax.tree.map(lambda g: g / count, grads), state, metrics["loss"]
 
     with jax.set_mesh(mesh):
@@ -179,7 +237,8 @@ def gradients(family, mesh, dtype=np.float64, accumulate=1, dropout=True):
 
 
 def relative(a, b):
-    """Largest distance by norm; a gradient that is zero by construction (a bias before batch norm) is measured by 1."""
+    """Largest distance by norm; a gradient that is zero by construction (a bias before batch norm)
+    is measured by 1."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     norms = [(np.linalg.norm(x - y), np.linalg.norm(y)) for x, y in pairs]
     return max(difference / (norm if norm > 1e-12 else 1.0) for difference, norm in norms)
@@ -187,7 +246,9 @@ def relative(a, b):
 
 def few_blocks(monkeypatch):
     """Of GoogLeNet: all are alike, and slow to compile."""
-    monkeypatch.setattr(googlenet, "BLOCKS", {name: googlenet.BLOCKS[name] for name in ("3a", "4a")})
+    monkeypatch.setattr(
+        googlenet, "BLOCKS", {name: googlenet.BLOCKS[name] for name in ("3a", "4a")}
+    )
     monkeypatch.setattr(googlenet, "AUXILIARY", {})
 
 
@@ -229,7 +290,9 @@ def test_float32_gradients_of_gpt2_split_by_length():
     """Of all parameters together: a key's bias has none but rounding. 3e-7 was seen."""
 
     def together(mesh):
-        return np.concatenate([g.ravel() for g in jax.tree.leaves(gradients("gpt2", mesh, np.float32)[0])])
+        return np.concatenate(
+            [g.ravel() for g in jax.tree.leaves(gradients("gpt2", mesh, np.float32)[0])]
+        )
 
     assert relative(together(SEQUENCE), together({})) < 2e-6
 
@@ -238,12 +301,16 @@ def test_float32_gradients_of_gpt2_split_by_length():
 def test_cross_entropy_in_parts_on_a_mesh_is_that_of_one_device(mesh, length, x64):
     """Of a vocabulary that is split as the models' are, whose gradient is made beside the loss."""
     rng = np.random.default_rng(0)
-    hidden, kernel, weight = (rng.normal(size=shape) for shape in ((8, length, 32), (40, 32), (8, length)))
+    hidden, kernel, weight = (
+        rng.normal(size=shape) for shape in ((8, length, 32), (40, 32), (8, length))
+    )
     target = rng.integers(0, 40, (8, length)).astype(np.int32)
 
     def of(chunk, kernel, hidden, target, weight):
         def loss(kernel, hidden, weight):
-            return token_cross_entropy(TokenLogits(hidden, kernel, None), target, weight, chunk=chunk).loss
+            return token_cross_entropy(
+                TokenLogits(hidden, kernel, None), target, weight, chunk=chunk
+            ).loss
 
         return jax.value_and_grad(loss, (0, 1, 2))(kernel, hidden, weight)
 
@@ -265,13 +332,22 @@ def test_cross_entropy_in_parts_on_a_mesh_is_that_of_one_device(mesh, length, x6
 @pytest.mark.parametrize(("remat", "part"), [(True, 0.5), (False, 0.75)])
 def test_scanned_layers_are_gathered_one_at_a_time(remat, part, monkeypatch):
     """Memory of the compiled gradients against what gathering all layers at once takes."""
-    fields = {"num_layers": 8, "num_heads": 4, "hidden_size": 128, "mlp_dim": 512, "vocab_size": 64, "max_len": 8}
+    fields = {
+        "num_layers": 8,
+        "num_heads": 4,
+        "hidden_size": 128,
+        "mlp_dim": 512,
+        "vocab_size": 64,
+        "max_len": 8,
+    }
     model = jaxmodels.create("gpt2_tiny", scan=True, remat=remat, **fields)
     mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=8))
     text = jax.ShapeDtypeStruct((8, 8), jnp.int32)
     params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), text)["params"]
     where = sharding.shardings_of(params, mesh)
-    params = jax.tree.map(lambda x, w: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=w), params, where)
+    params = jax.tree.map(
+        lambda x, w: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=w), params, where
+    )
 
     def of(params, tokens):
         batch = {"tokens": tokens, "target": tokens, "weight": jnp.ones(tokens.shape)}
@@ -305,12 +381,15 @@ def test_float32_loss_curve_of_20_sgd_steps_equals_one_device():
     many, state = losses(config_of(accumulate=4, **MESHES["2x2x2"]))
     assert np.abs(many / one - 1).max() < 1e-5
     kernel = state.params["dense"]["kernel"]
-    assert kernel.addressable_shards[0].data.size == kernel.size // 4, "the parameters must really be split"
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4, (
+        "the parameters must really be split"
+    )
 
 
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
 def test_initial_values_do_not_depend_on_the_mesh(mesh):
-    """The same draws; XLA (seen with jaxlib 0.12) rounds the inverse error function of a shard in another last bit."""
+    """The same draws; XLA (seen with jaxlib 0.12) rounds the inverse error function of a shard in
+    another last bit."""
     one, many = build(config_of()).init(), build(config_of(**mesh)).init()
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
@@ -344,7 +423,9 @@ def test_rules_give_way_to_shapes():
     assert spec("params/block_3/norm_1/scale", (64,)) == P(None)
     assert spec("step", ()) == P()
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4))
-    assert spec("params/head/kernel", (512, 10)) == P("fsdp", None), "an axis of one device takes no dimension"
+    assert spec("params/head/kernel", (512, 10)) == P("fsdp", None), (
+        "an axis of one device takes no dimension"
+    )
 
 
 def test_optimizer_state_lies_like_its_parameter():
@@ -352,7 +433,9 @@ def test_optimizer_state_lies_like_its_parameter():
     config.optim = OptimConfig(name="adamw", ema_decay=0.9)
     shapes = build(config).shapes
     for tree in (shapes.opt_state[0].mu, shapes.opt_state[0].nu, shapes.ema_params):
-        assert jax.tree.map(lambda s: s.sharding, tree) == jax.tree.map(lambda s: s.sharding, shapes.params)
+        assert jax.tree.map(lambda s: s.sharding, tree) == jax.tree.map(
+            lambda s: s.sharding, shapes.params
+        )
 
 
 def test_checkpoint_moves_from_8_to_4_to_1_devices(tmp_path):
@@ -371,7 +454,9 @@ def test_checkpoint_moves_from_8_to_4_to_1_devices(tmp_path):
         found, host = checkpoints.restore(run.shapes)
         checkpoints.close()
         assert host == {"x": 1}
-        for got, want, shape in zip(*map(jax.tree.leaves, (found, expected, run.shapes)), strict=True):
+        for got, want, shape in zip(
+            *map(jax.tree.leaves, (found, expected, run.shapes)), strict=True
+        ):
             np.testing.assert_array_equal(got, want)
             assert got.sharding == shape.sharding
 
@@ -387,17 +472,30 @@ def test_batches_of_several_steps_are_each_split_as_one_is():
     mesh = sharding.make_mesh(MeshConfig(data=2, sequence=4))
     tokens = np.arange(3 * 4 * 8).reshape(3, 4, 8)
     placed = sharding.put_batches([{"tokens": one, "label": one[:, 0]} for one in tokens], mesh)
-    assert {k: v.addressable_shards[0].data.shape for k, v in placed.items()} == {"tokens": (3, 2, 2), "label": (3, 2)}
+    assert {k: v.addressable_shards[0].data.shape for k, v in placed.items()} == {
+        "tokens": (3, 2, 2),
+        "label": (3, 2),
+    }
     np.testing.assert_array_equal(placed["tokens"], tokens)
 
 
 def test_texts_are_split_over_sequence_where_it_divides_their_length():
     mesh = sharding.make_mesh(MeshConfig(data=2, sequence=4))
-    batch = {"tokens": np.arange(32).reshape(4, 8), "target": np.zeros((4, 6)), "label": np.arange(4)}
+    batch = {
+        "tokens": np.arange(32).reshape(4, 8),
+        "target": np.zeros((4, 6)),
+        "label": np.arange(4),
+    }
     batch |= {"features": np.zeros((4, 8)), "weight": np.zeros(4)}
     placed = sharding.put_batch(batch, mesh)
     found = {k: v.addressable_shards[0].data.shape for k, v in placed.items()}
-    assert found == {"tokens": (2, 2), "target": (2, 6), "label": (2,), "features": (2, 8), "weight": (2,)}
+    assert found == {
+        "tokens": (2, 2),
+        "target": (2, 6),
+        "label": (2,),
+        "features": (2, 8),
+        "weight": (2,),
+    }
     np.testing.assert_array_equal(placed["tokens"], batch["tokens"])
 
 
@@ -425,6 +523,11 @@ def test_slices_are_outermost_on_data(monkeypatch):
     (found,) = arranged
     assert found.shape == (4, 2, 1, 1)
     slices = np.vectorize(lambda chip: chip.slice_index)(found)
-    assert (slices == np.asarray([0, 0, 1, 1])[:, None, None, None]).all(), "only data crosses slices"
-    with pytest.raises(ConfigError, match=r"config\.mesh\.data = 1 is not divisible by the 2 slices .* nearest: 2, "):
+    assert (slices == np.asarray([0, 0, 1, 1])[:, None, None, None]).all(), (
+        "only data crosses slices"
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"config\.mesh\.data = 1 is not divisible by the 2 slices .* nearest: 2, ",
+    ):
         sharding.make_mesh(MeshConfig(data=1, fsdp=8), chips)

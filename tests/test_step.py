@@ -22,7 +22,9 @@ SHAPE, CLASSES = (6, 6, 2), 7
 def make(dtype=jnp.float32, *, model="cnn", optim=None, ema=False, **fields):
     fields = {"features": (4, 8)} | fields if model == "cnn" else fields
     module = jaxmodels.create(model, num_classes=CLASSES, dtype=dtype, param_dtype=dtype, **fields)
-    tx = make_optimizer(optim or OptimConfig(name="sgd", learning_rate=0.1, schedule="constant"), 100)
+    tx = make_optimizer(
+        optim or OptimConfig(name="sgd", learning_rate=0.1, schedule="constant"), 100
+    )
     image = jax.ShapeDtypeStruct((1, *SHAPE), dtype)
     state = init_state(jax.random.key(0), model=module, tx=tx, inputs=(image,), ema=ema)
     return state, partial(train_step, model=module, tx=tx, objective=classification)
@@ -39,7 +41,9 @@ def make_batch(n, dtype=jnp.float32, seed=0, weight=None):
 
 def gradients(state, step, batch, **kwargs):
     grads, count, metrics, _ = jax.jit(
-        partial(accumulated_gradients, model=step.keywords["model"], objective=classification, **kwargs)
+        partial(
+            accumulated_gradients, model=step.keywords["model"], objective=classification, **kwargs
+        )
     )(state.params, state.model_state, batch, jax.random.key(1))
     return jax.tree.map(lambda g: g / count, grads), metrics
 
@@ -74,18 +78,25 @@ def test_a_key_that_the_batch_lacks_is_an_error():
 def test_padding_changes_nothing(x64):
     state, step = make(jnp.float64)
     batch = make_batch(10, jnp.float64)
-    padded = jax.tree.map(lambda x: jnp.concatenate([x, 3 * jnp.ones((6, *x.shape[1:]), x.dtype)]), batch)
+    padded = jax.tree.map(
+        lambda x: jnp.concatenate([x, 3 * jnp.ones((6, *x.shape[1:]), x.dtype)]), batch
+    )
     padded["weight"] = padded["weight"].at[10:].set(0)
     (a, ma), (b, mb) = gradients(state, step, batch), gradients(state, step, padded)
     assert worst(b, a) < 1e-13
     assert float(ma["loss"][1]) == float(mb["loss"][1]) == 10
-    np.testing.assert_allclose(confusion_counts(jnp.eye(CLASSES)[padded["label"]], padded).sum(), 10)
+    np.testing.assert_allclose(
+        confusion_counts(jnp.eye(CLASSES)[padded["label"]], padded).sum(), 10
+    )
 
 
 def test_weights_scale_each_example(x64):
     state, step = make(jnp.float64)
     batch = make_batch(3, jnp.float64, weight=[1, 2, 0.5])
-    singles = [gradients(state, step, jax.tree.map(lambda x, i=i: x[i : i + 1], batch))[0] for i in range(3)]
+    singles = [
+        gradients(state, step, jax.tree.map(lambda x, i=i: x[i : i + 1], batch))[0]
+        for i in range(3)
+    ]
     mean = jax.tree.map(lambda a, b, c: (1 * a + 2 * b + 0.5 * c) / 3.5, *singles)
     assert worst(gradients(state, step, batch)[0], mean) < 1e-12
 
@@ -101,15 +112,23 @@ def test_same_seed_same_run_other_seed_other_run():
         return s.params
 
     a, b, c = run(step3), run(step3), run(jax.jit(partial(step, seed=4)))
-    assert all(jnp.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-    assert not any(jnp.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(c), strict=True))
+    assert all(
+        jnp.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+    assert not any(
+        jnp.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(c), strict=True)
+    )
 
 
 def test_randomness_differs_from_step_to_step():
     keys = []
     state, step = make()
     for n in range(2):
-        step(state.replace(step=jnp.int32(n)), make_batch(4), preprocess=lambda key, b: keys.append(key) or b)
+        step(
+            state.replace(step=jnp.int32(n)),
+            make_batch(4),
+            preprocess=lambda key, b: keys.append(key) or b,
+        )
     assert not jnp.array_equal(jax.random.key_data(keys[0]), jax.random.key_data(keys[1]))
 
 
@@ -128,7 +147,9 @@ def test_a_bad_batch_changes_nothing_and_stops_everything(bad):
     for new in (after, later):
         assert not bool(new.finite)
         same = jax.tree.map(
-            jnp.array_equal, new.replace(finite=state.finite, opt_state=None), state.replace(opt_state=None)
+            jnp.array_equal,
+            new.replace(finite=state.finite, opt_state=None),
+            state.replace(opt_state=None),
         )
         assert all(jax.tree.leaves(same))
     # as after a gradient of 0: who skips the batch can go on
@@ -155,10 +176,14 @@ def test_evaluation_uses_no_dropout_and_counts_classes():
     state, step = make(dropout_rate=0.9)
     batch = make_batch(32)
     module = step.keywords["model"]
-    metrics, confusion = jax.jit(partial(eval_step, model=module, objective=classification))(state, batch)
+    metrics, confusion = jax.jit(partial(eval_step, model=module, objective=classification))(
+        state, batch
+    )
     logits = module.apply({"params": state.params}, batch["image"], train=False)
     predicted = np.asarray(logits.argmax(-1))
-    np.testing.assert_allclose(metrics["accuracy"][0], (predicted == np.asarray(batch["label"])).sum())
+    np.testing.assert_allclose(
+        metrics["accuracy"][0], (predicted == np.asarray(batch["label"])).sum()
+    )
     expected = np.zeros((CLASSES, CLASSES))
     np.add.at(expected, (np.asarray(batch["label"]), predicted), 1)
     np.testing.assert_array_equal(confusion, expected)
@@ -166,16 +191,23 @@ def test_evaluation_uses_no_dropout_and_counts_classes():
 
 def test_classification_metrics_against_numpy():
     rng = np.random.default_rng(0)
-    logits, label = rng.normal(size=(50, 9)).astype(np.float32), rng.integers(0, 9, 50).astype(np.int32)
+    logits, label = (
+        rng.normal(size=(50, 9)).astype(np.float32),
+        rng.integers(0, 9, 50).astype(np.int32),
+    )
     weight = rng.uniform(size=50).astype(np.float32)
     batch = {"label": jnp.asarray(label), "weight": jnp.asarray(weight)}
     found = classification(jnp.asarray(logits), batch, label_smoothing=0.1)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     smooth = 0.9 * np.eye(9)[label] + 0.1 / 9
-    np.testing.assert_allclose(found["loss"][0], (weight * -(smooth * logp).sum(-1)).sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["loss"][0], (weight * -(smooth * logp).sum(-1)).sum(), rtol=1e-5
+    )
     top5 = (np.argsort(-logits, -1)[:, :5] == label[:, None]).any(-1)
     np.testing.assert_allclose(found["top5"][0], (weight * top5).sum(), rtol=1e-5)
-    np.testing.assert_allclose(found["accuracy"][0], (weight * (logits.argmax(-1) == label)).sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["accuracy"][0], (weight * (logits.argmax(-1) == label)).sum(), rtol=1e-5
+    )
     onehot = {**batch, "label": jax.nn.one_hot(batch["label"], 9)}
     mixed = classification(jnp.asarray(logits), onehot, label_smoothing=0.1)
     for name in found:
@@ -189,7 +221,9 @@ def test_cross_entropy_is_finite_for_extreme_logits():
 
 
 def test_zero_gradient_step_shrinks_weights_and_leaves_biases():
-    tx = make_optimizer(OptimConfig(name="adamw", learning_rate=0.1, schedule="constant", weight_decay=0.5), 10)
+    tx = make_optimizer(
+        OptimConfig(name="adamw", learning_rate=0.1, schedule="constant", weight_decay=0.5), 10
+    )
     params = {"kernel": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)}
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     new = optax.apply_updates(params, updates)
@@ -201,5 +235,7 @@ def test_mixed_labels_are_as_wide_as_the_logits(tiny):
     """A model may have more classes than the data, such as those of the weights it began with."""
     tiny.model_fields["num_classes"], tiny.data.mixup = 12, 0.2
     run = setup.build(tiny)
-    _, metrics = jax.eval_shape(run.step_function(), run.shapes, run.batch_shapes(tiny.batch_size)[0])
+    _, metrics = jax.eval_shape(
+        run.step_function(), run.shapes, run.batch_shapes(tiny.batch_size)[0]
+    )
     assert metrics["loss"][0].shape == ()

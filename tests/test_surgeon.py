@@ -1,4 +1,5 @@
-"""Second-order pruning against brute force and NumPy, its zeros through training, meshes, and what it refuses."""
+"""Second-order pruning against brute force and NumPy, its zeros through training, meshes, and what
+it refuses."""
 
 import itertools
 from functools import partial
@@ -36,7 +37,8 @@ def error(x, new, old):
 
 
 def test_one_weight_goes_by_the_formula_of_the_surgeon():
-    """Hassibi & Stork, equation 5: that of least w_k^2 / (2 inv(H)_kk); all move by -w_k inv(H)_k / inv(H)_kk."""
+    """Hassibi & Stork, equation 5: that of least w_k^2 / (2 inv(H)_kk); all move by -w_k inv(H)_k /
+    inv(H)_kk."""
     others = 0
     for seed in range(10):
         x, w = correlated(50, 6, seed), np.random.default_rng(seed + 100).normal(size=(6, 1))
@@ -45,7 +47,9 @@ def test_one_weight_goes_by_the_formula_of_the_surgeon():
         k = int(np.argmin(w[:, 0] ** 2 / (2 * np.diag(inverse))))
         expected = w - w[k] / inverse[k, k] * inverse[:, [k]]
         expected[k] = 0
-        np.testing.assert_allclose(prune_kernel(w, h, 1 / 6, damping=0.0), expected, rtol=1e-7, atol=1e-10)
+        np.testing.assert_allclose(
+            prune_kernel(w, h, 1 / 6, damping=0.0), expected, rtol=1e-7, atol=1e-10
+        )
         others += k != np.argmin(np.abs(w))
     assert others, "magnitude would have taken the same"
 
@@ -72,10 +76,17 @@ def test_what_stays_is_the_least_squares_solution_and_near_the_best_support():
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 0.95])
 def test_the_outputs_change_less_than_by_magnitude(share):
     for seed in range(5):
-        x, w = correlated(400, 24, seed), np.random.default_rng(seed).normal(size=(24, 10)).astype(np.float32)
+        x, w = (
+            correlated(400, 24, seed),
+            np.random.default_rng(seed).normal(size=(24, 10)).astype(np.float32),
+        )
         found = prune_kernel(w, x.T @ x, share)
-        magnitude = np.asarray(prune.prune({"dense": {"kernel": jnp.asarray(w)}}, share)["dense"]["kernel"])
-        assert found.dtype == np.float32 and (found == 0).sum() == (magnitude == 0).sum() == round(share * w.size)
+        magnitude = np.asarray(
+            prune.prune({"dense": {"kernel": jnp.asarray(w)}}, share)["dense"]["kernel"]
+        )
+        assert found.dtype == np.float32 and (found == 0).sum() == (magnitude == 0).sum() == round(
+            share * w.size
+        )
         if share == 0:
             np.testing.assert_array_equal(found, w)
         else:
@@ -87,12 +98,15 @@ def test_inputs_that_never_come_go_first():
     x[:, [2, 5]] = 0
     found = prune_kernel(w, x.T @ x, 0.25)
     assert (found[[2, 5]] == 0).all() and (found[[0, 1, 3, 4, 6, 7]] != 0).all()
-    np.testing.assert_array_equal(prune_kernel(np.diag([1.0, 2.0]), np.zeros((2, 2)), 0.75), np.diag([0.0, 2.0]))
+    np.testing.assert_array_equal(
+        prune_kernel(np.diag([1.0, 2.0]), np.zeros((2, 2)), 0.75), np.diag([0.0, 2.0])
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vit_ti_16"])
 def test_models_are_pruned_kernel_by_kernel(name):
-    """All kernels to the share, nothing else changes, scanned layers one by one, and outputs stay nearer."""
+    """All kernels to the share, nothing else changes, scanned layers one by one, and outputs stay
+    nearer."""
     model, variables, inputs = drawn(name)
     batches = [Calibration((x,), np.ones(4, np.float32)) for x in (inputs[0][:4], inputs[0][4:])]
     pruned = prune_model(model, variables, batches, 0.4, scope="layer")
@@ -114,20 +128,29 @@ def test_models_are_pruned_kernel_by_kernel(name):
 
 
 def test_grams_are_numpys_of_the_pruned_model_and_of_real_tokens():
-    """The second block sees what the first, pruned, gives; tokens of padding count nothing, patches are NumPy's."""
+    """The second block sees what the first, pruned, gives; tokens of padding count nothing, patches
+    are NumPy's."""
     model, variables, inputs = drawn("bert_tiny")
     segments = jnp.ones(inputs[0].shape, jnp.int32).at[:, 5:].set(0)
-    batch = Calibration((inputs[0], segments, jnp.zeros_like(segments)), np.asarray(segments, np.float32))
+    batch = Calibration(
+        (inputs[0], segments, jnp.zeros_like(segments)), np.asarray(segments, np.float32)
+    )
     pruned = prune_model(model, variables, [batch], 0.4, scope="layer")
     half = {**variables, "params": {**variables["params"], "block_0": pruned["params"]["block_0"]}}
     x = surgeon.capture(model, half, *batch.inputs, train=False)["block_1/mlp_out"][0]
     rows = np.asarray(x, np.float64)[:, :5].reshape(-1, x.shape[-1])
-    expected = prune_kernel(np.asarray(variables["params"]["block_1"]["mlp_out"]["kernel"]), rows.T @ rows, 0.4)
+    expected = prune_kernel(
+        np.asarray(variables["params"]["block_1"]["mlp_out"]["kernel"]), rows.T @ rows, 0.4
+    )
     # the sums of products are float32 there
-    np.testing.assert_allclose(pruned["params"]["block_1"]["mlp_out"]["kernel"], expected, rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(
+        pruned["params"]["block_1"]["mlp_out"]["kernel"], expected, rtol=1e-2, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("fields", [{"strides": 2, "padding": ((1, 1), (0, 2))}, {"padding": "VALID"}])
+@pytest.mark.parametrize(
+    "fields", [{"strides": 2, "padding": ((1, 1), (0, 2))}, {"padding": "VALID"}]
+)
 def test_patches_are_what_a_convolution_multiplies(fields):
     layer = surgeon.nn.Conv(6, (3, 2), use_bias=False, **fields)
     x = jax.random.normal(jax.random.key(0), (2, 7, 6, 5))
@@ -141,7 +164,9 @@ def test_patches_are_what_a_convolution_multiplies(fields):
 def test_what_cannot_be_pruned():
     model, variables, inputs = drawn("lstm")
     batch = Calibration(inputs, np.ones(len(inputs[0]), np.float32))
-    with pytest.raises(ValueError, match=r"kernel_hh is of no dense layer .*recurrence.*prune by magnitude"):
+    with pytest.raises(
+        ValueError, match=r"kernel_hh is of no dense layer .*recurrence.*prune by magnitude"
+    ):
         prune_model(model, variables, [batch], 0.5)
     with pytest.raises(ValueError, match="no kernel to prune"):
         prune_model(model, variables, [batch], 0.5, select=lambda path: False)
@@ -196,12 +221,17 @@ def test_a_trained_network_keeps_more_than_by_magnitude(base):
 def test_zeros_stay_through_training_and_after_a_resumption(base, tmp_path, monkeypatch, capsys):
     c = pruning(base)
     loop.train(c, tmp_path / "whole")
-    assert "90% of kernels, layer, before step 0, by the surgeon on 300 examples" in capsys.readouterr().out
+    assert (
+        "90% of kernels, layer, before step 0, by the surgeon on 300 examples"
+        in capsys.readouterr().out
+    )
     run = setup.build(c)
     start, _ = run.start()
     with monkeypatch.context() as patch:
         calls = []
-        patch.setattr("train.surgeon.operate", lambda run, state: calls.append(run) or operate(run, state))
+        patch.setattr(
+            "train.surgeon.operate", lambda run, state: calls.append(run) or operate(run, state)
+        )
         stopped_and_resumed(c, tmp_path / "cut", monkeypatch, 5)
     assert len(calls) == 1, "what goes on is not pruned again"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
@@ -222,7 +252,9 @@ def test_masks_are_the_zeros_however_small_the_rest(base):
     run = setup.build(c)
     params = jax.tree.map(jnp.zeros_like, run.init().params)
     params["dense"]["kernel"] = params["dense"]["kernel"].at[3, 5].set(1e-37).at[0, 0].set(2.0)
-    _, state = jax.jit(run.tx.update)(jax.tree.map(jnp.ones_like, params), run.tx.init(params), params)
+    _, state = jax.jit(run.tx.update)(
+        jax.tree.map(jnp.ones_like, params), run.tx.init(params), params
+    )
     assert {tuple(i) for i in np.argwhere(state.masks["dense"]["kernel"])} == {(3, 5), (0, 0)}
     assert not state.masks["conv_0"]["kernel"].any() and state.masks["head"]["kernel"] is None
 
@@ -235,10 +267,15 @@ def test_on_eight_devices_it_is_that_of_one(base):
         c.mesh, c.optim.freeze = mesh, ("conv_0",)
         run = setup.build(c, devices=ALL_DEVICES[: np.prod([mesh.data, mesh.fsdp, mesh.tensor])])
         state, _ = run.start()
-        assert state.params["dense"]["kernel"].sharding == run.shapes.params["dense"]["kernel"].sharding
+        assert (
+            state.params["dense"]["kernel"].sharding
+            == run.shapes.params["dense"]["kernel"].sharding
+        )
         found.append(jax.device_get((state.params, state.ema_params)))
     jax.tree.map(np.testing.assert_array_equal, *found)
-    assert (found[0][0]["conv_0"]["kernel"] != 0).all() and (found[0][0]["conv_1"]["kernel"] == 0).any()
+    assert (found[0][0]["conv_0"]["kernel"] != 0).all() and (
+        found[0][0]["conv_1"]["kernel"] == 0
+    ).any()
 
 
 @pytest.mark.parametrize(
@@ -251,5 +288,7 @@ def test_on_eight_devices_it_is_that_of_one(base):
 )
 def test_configs_that_cannot_be(flags, words):
     with pytest.raises(ConfigError) as e:
-        config.load_config("configs/digits_cnn.py", ["prune.method=surgeon", "prune.sparsity=0.8", *flags])
+        config.load_config(
+            "configs/digits_cnn.py", ["prune.method=surgeon", "prune.sparsity=0.8", *flags]
+        )
     assert words in str(e.value) and "\n" not in str(e.value)

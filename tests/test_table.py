@@ -1,4 +1,5 @@
-"""Tables: the breast cancer data, rows and their standardisation, whole runs, and the errors of a person."""
+"""Tables: the breast cancer data, rows and their standardisation, whole runs, and the errors of a
+person."""
 
 import dataclasses
 import json
@@ -19,7 +20,15 @@ from jaxmodels import weights
 from tests.test_data_builders import finish, run
 from tests.test_loop import ROOT, assert_same_run, command_line, stopped_and_resumed
 from train import binary, evaluate, explain, predict, setup
-from train.config import CheckpointConfig, Config, ConfigError, DataConfig, MeshConfig, OptimConfig, load_config
+from train.config import (
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    load_config,
+)
 from train.loop import train
 from train.workdir import read_card
 
@@ -45,17 +54,23 @@ def make_config(data_dir, **fields) -> Config:
 
 
 def batches(data_dir, split, name="breast_cancer", **kwargs):
-    loader = make_loader(name, split, **{"batch_size": 64, "train": False, "data_dir": data_dir} | kwargs)
+    loader = make_loader(
+        name, split, **{"batch_size": 64, "train": False, "data_dir": data_dir} | kwargs
+    )
     return list(loader)
 
 
 def rows_of(data_dir, split):
-    found = [(b["features"][b["weight"] > 0], b["label"][b["weight"] > 0]) for b in batches(data_dir, split)]
+    found = [
+        (b["features"][b["weight"] > 0], b["label"][b["weight"] > 0])
+        for b in batches(data_dir, split)
+    ]
     return tuple(np.concatenate(x) for x in zip(*found, strict=True))
 
 
 def scikit_learns():
-    """Features, and label 1 for malignant; of each class the position of its patients in the file."""
+    """Features, and label 1 for malignant; of each class the position of its patients in the
+    file."""
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer()
@@ -90,7 +105,11 @@ example = source["test"][0]
 print(json.dumps([{k: len(v) for k, v in source.items()}, list(example["features"].shape), sorted(example)]))
 """
     splits = {"train": 343, "validation": 113, "test": 113}
-    assert json.loads(finish(run(code, tmp_path)).splitlines()[-1]) == [splits, [30], ["features", "label"]]
+    assert json.loads(finish(run(code, tmp_path)).splitlines()[-1]) == [
+        splits,
+        [30],
+        ["features", "label"],
+    ]
 
 
 def test_splits_hold_every_patient_once_and_both_classes_alike(data_dir):
@@ -104,7 +123,9 @@ def test_splits_hold_every_patient_once_and_both_classes_alike(data_dir):
         found, labels = rows_of(data_dir, split)
         assert found.dtype == np.float32 and labels.dtype == np.int32
         assert labels.sum() == cancers
-        assert {(row.tobytes(), int(y)) for row, y in zip(found, labels, strict=True)} == order[split]
+        assert {(row.tobytes(), int(y)) for row, y in zip(found, labels, strict=True)} == order[
+            split
+        ]
         assert len(found) == len(order[split])
     assert sum(map(len, order.values())) == 569 == len(set.union(*order.values()))
 
@@ -113,7 +134,9 @@ def test_card_standardises_by_the_rows_that_are_trained_on(data_dir):
     card = describe("breast_cancer", data_dir=data_dir, train_split="train[:50]")
     first = rows_of(data_dir, "train")[0][:50].astype(np.float64)
     np.testing.assert_allclose(card.mean, first.sum(0) / 50, rtol=1e-12)
-    np.testing.assert_allclose(card.std, np.sqrt(((first - first.sum(0) / 50) ** 2).sum(0) / 50), rtol=1e-9)
+    np.testing.assert_allclose(
+        card.std, np.sqrt(((first - first.sum(0) / 50) ** 2).sum(0) / 50), rtol=1e-9
+    )
     assert card.label_names == ("benign", "malignant")
     assert card.feature_names == scikit_learns()[2]
     run = setup.build(make_config(data_dir))
@@ -130,19 +153,31 @@ def test_loader_pads_an_evaluation_and_shuffles_training(data_dir):
     assert [p["features"].shape for p in parts] == [(64, 30)] * 2
     assert sum(p["weight"].sum() for p in parts) == 113
     assert not parts[1]["features"][49:].any() and not parts[1]["weight"][49:].any()
-    loader = make_loader("breast_cancer", "train", batch_size=343, train=True, seed=1, data_dir=data_dir)
+    loader = make_loader(
+        "breast_cancer", "train", batch_size=343, train=True, seed=1, data_dir=data_dir
+    )
     epochs = [next(loader) for _ in range(2)]
     assert (epochs[0]["features"] != epochs[1]["features"]).any()
     for batch in epochs:
-        assert {r.tobytes() for r in batch["features"]} == {r.tobytes() for r in rows_of(data_dir, "train")[0]}
+        assert {r.tobytes() for r in batch["features"]} == {
+            r.tobytes() for r in rows_of(data_dir, "train")[0]
+        }
     half = make_loader(
-        "breast_cancer", "train", batch_size=64, train=True, seed=1, data_dir=data_dir, process_index=1, process_count=2
+        "breast_cancer",
+        "train",
+        batch_size=64,
+        train=True,
+        seed=1,
+        data_dir=data_dir,
+        process_index=1,
+        process_count=2,
     )
     np.testing.assert_array_equal(next(half)["features"], epochs[0]["features"][32:64])
 
 
 class Another(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A table of another name, with three classes, one constant column and no names; ``hole`` has a NaN."""
+    """A table of another name, with three classes, one constant column and no names; ``hole`` has a
+    NaN."""
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = None
@@ -156,11 +191,17 @@ class Another(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in ("train", "test", "hole", "unknown")}
+        return {
+            split: self._generate_examples(split) for split in ("train", "test", "hole", "unknown")
+        }
 
     def _generate_examples(self, split):
         for i in range(60):
-            x = [float(i % 3 == 1), 7.0, np.nan if split == "hole" and i == 3 else float(i % 3 == 2)]
+            x = [
+                float(i % 3 == 1),
+                7.0,
+                np.nan if split == "hole" and i == 3 else float(i % 3 == 2),
+            ]
             yield i, {"x": np.array(x), "label": -1 if split == "unknown" else i % 3}
 
 
@@ -175,7 +216,11 @@ def another(tmp_path_factory):
 
 def test_any_prepared_table_works_by_its_name(another, tmp_path):
     card = describe("another", data_dir=another)
-    assert card.feature_names == ("column 0", "column 1", "column 2") and card.std[1] == 1.0 and card.num_classes == 3
+    assert (
+        card.feature_names == ("column 0", "column 1", "column 2")
+        and card.std[1] == 1.0
+        and card.num_classes == 3
+    )
     data = DataConfig(name="another", data_dir=another)
     optim = OptimConfig(name="sgd", learning_rate=0.3)
     summary = train(make_config(another, data=data, optim=optim), tmp_path / "w")
@@ -187,10 +232,13 @@ def test_any_prepared_table_works_by_its_name(another, tmp_path):
 
 def test_rows_that_cannot_be_used_are_counted(another):
     with pytest.raises(
-        DataError, match=r"split 'hole' of another/1\.0\.0 has 1 row\(s\) with a number that is missing"
+        DataError,
+        match=r"split 'hole' of another/1\.0\.0 has 1 row\(s\) with a number that is missing",
     ):
         batches(another, "hole", "another")
-    with pytest.raises(DataError, match=r"split 'unknown' of another/1\.0\.0 has 60 examples without a label"):
+    with pytest.raises(
+        DataError, match=r"split 'unknown' of another/1\.0\.0 has 60 examples without a label"
+    ):
         batches(another, "unknown", "another")
     with pytest.raises(DataError, match=r"no split 'tset'"):
         describe("another", data_dir=another, require=("tset",))
@@ -211,8 +259,13 @@ def test_a_run_learns_and_leaves_scores_of_two_classes(finished):
     assert summary["splits"] == {"train": "train", "test": "validation"}
     found = summary["validation"]["two_classes"]
     assert found["positive"] == "malignant" and found["threshold"] == 0.5
-    assert np.sum(found["confusion"]) == 113 and found["confusion"] == summary["validation"]["confusion"]
-    assert found["sensitivity"]["value"] == pytest.approx(summary["validation"]["per_class"]["malignant"]["recall"])
+    assert (
+        np.sum(found["confusion"]) == 113
+        and found["confusion"] == summary["validation"]["confusion"]
+    )
+    assert found["sensitivity"]["value"] == pytest.approx(
+        summary["validation"]["per_class"]["malignant"]["recall"]
+    )
     assert found["roc_auc"]["value"] > 0.97
     assert found == json.loads((workdir / "summary.json").read_text())["validation"]["two_classes"]
     with Image.open(workdir / "two_classes.png") as image:
@@ -221,7 +274,9 @@ def test_a_run_learns_and_leaves_scores_of_two_classes(finished):
     assert isinstance(read_card(workdir), TableCard)
 
 
-def test_evaluation_and_resumption_standardise_as_the_run_began(data_dir, finished, tmp_path, monkeypatch, capsys):
+def test_evaluation_and_resumption_standardise_as_the_run_began(
+    data_dir, finished, tmp_path, monkeypatch, capsys
+):
     workdir, summary = finished
     assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == summary["test"]
@@ -268,14 +323,18 @@ def test_two_processes_count_each_patient_once(data_dir, tmp_path):
     flags = ["--config.steps=20", "--config.optim.warmup_steps=2"]
     env = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     two = [
-        command_line(CONFIG, tmp_path / "w", data_dir, *flags, processes=env | {"JAX_PROCESS_ID": str(i)})
+        command_line(
+            CONFIG, tmp_path / "w", data_dir, *flags, processes=env | {"JAX_PROCESS_ID": str(i)}
+        )
         for i in range(2)
     ]
     results = [p.communicate(timeout=150) for p in two]
     assert [p.returncode for p in two] == [0, 0], results
     found = json.loads((tmp_path / "w" / "summary.json").read_text())["test"]["two_classes"]
     built = setup.build(evaluate.for_this_machine(evaluate.read_config(tmp_path / "w")))
-    label, probability = evaluate.outcomes(built, evaluate.restore(built, tmp_path / "w"), "validation")
+    label, probability = evaluate.outcomes(
+        built, evaluate.restore(built, tmp_path / "w"), "validation"
+    )
     expected = binary.scores(label, probability)
     assert np.sum(found["confusion"]) == 113 and found["confusion"] == expected["confusion"]
     assert found["brier"]["value"] == pytest.approx(expected["brier"]["value"], rel=1e-4)
@@ -298,7 +357,9 @@ def test_threshold_is_chosen_on_the_evaluation_split(finished, data_dir, capsys)
     assert found["confusion"][1] == [42 - hits, hits]
     assert evaluate.main(command) == 0
     assert "malignant missed" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"'validation', and scores on the same examples would flatter it"):
+    with pytest.raises(
+        ConfigError, match=r"'validation', and scores on the same examples would flatter it"
+    ):
         evaluate.main([f"--workdir={workdir}", "--sensitivity=0.95"])
     with pytest.raises(ConfigError, match=r"--sensitivity=1\.5 .* nearest: 0\.95"):
         evaluate.main([f"--workdir={workdir}", "--split=test", "--sensitivity=1.5"])
@@ -306,12 +367,14 @@ def test_threshold_is_chosen_on_the_evaluation_split(finished, data_dir, capsys)
 
 def test_what_is_for_images_is_refused(data_dir):
     with pytest.raises(
-        ConfigError, match=r"config\.model = 'cnn' is for images, and breast_cancer is a table; .*'mlp'"
+        ConfigError,
+        match=r"config\.model = 'cnn' is for images, and breast_cancer is a table; .*'mlp'",
     ):
         setup.build(make_config(data_dir, model="cnn", model_fields={}))
     data = DataConfig(name="breast_cancer", data_dir=data_dir, eval_split="test", mean=(0.1,))
     with pytest.raises(
-        ConfigError, match=r"config\.data\.mean = \(0\.1,\) is for images, and breast_cancer is a table"
+        ConfigError,
+        match=r"config\.data\.mean = \(0\.1,\) is for images, and breast_cancer is a table",
     ):
         setup.build(make_config(data_dir, data=data))
 
@@ -337,11 +400,19 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
     card = read_card(workdir)
     features, _ = rows_of(data_dir, "test")
     order = np.random.default_rng(0).permutation(30)
-    lines = [[card.feature_names[i] for i in order], *([f"{row[i]:.9g}" for i in order] for row in features[:20])]
+    lines = [
+        [card.feature_names[i] for i in order],
+        *([f"{row[i]:.9g}" for i in order] for row in features[:20]),
+    ]
     comma, tab = tmp_path / "a.csv", tmp_path / "b.tsv"
     comma.write_text("".join(",".join(["id", *line]) + "\n" for line in lines))
     tab.write_text("".join("\t".join(line) + "\n" for line in lines))
-    assert predict.main([f"--workdir={workdir}", "--json", "--top=2", "--batch_size=8", str(comma), str(tab)]) == 0
+    assert (
+        predict.main(
+            [f"--workdir={workdir}", "--json", "--top=2", "--batch_size=8", str(comma), str(tab)]
+        )
+        == 0
+    )
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [r["row"] for r in found[:2]] == [f"{comma}:2", f"{comma}:3"] and len(found) == 40
     assert [r["labels"] for r in found[:20]] == [r["labels"] for r in found[20:]]
@@ -354,12 +425,19 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
             comma.read_text().replace("worst area", "worst  area"),
             r"lacks 1 of the 30 columns .*'worst area'; it has 'wor",
         ),
-        ("a,b\n1,2\n", r"lacks 30 of the 30 columns of breast_cancer, first 'mean radius'; its first line must"),
+        (
+            "a,b\n1,2\n",
+            r"lacks 30 of the 30 columns of breast_cancer, first 'mean radius'; its first line "
+            r"must",
+        ),
         (
             "\n".join(comma.read_text().splitlines()[:2]).rsplit(",", 1)[0] + ",many",
             r"bad\.csv:2, '.*': 'many' is not a number",
         ),
-        ("\n".join(comma.read_text().splitlines()[:2]).rsplit(",", 1)[0], r"bad\.csv:2 has \d+ cells for 31 columns"),
+        (
+            "\n".join(comma.read_text().splitlines()[:2]).rsplit(",", 1)[0],
+            r"bad\.csv:2 has \d+ cells for 31 columns",
+        ),
         (",".join(card.feature_names) + "\n", r"no rows in .*bad\.csv"),
     ):
         (tmp_path / "bad.csv").write_text(text)
@@ -384,26 +462,42 @@ def test_no_label_comes_from_an_answer_that_is_no_number(finished, tmp_path, cap
 
 
 def test_a_row_is_explained(finished, data_dir, tmp_path):
-    """What the page gives to its columns sums to the difference between the row's score and that of the mean row."""
+    """What the page gives to its columns sums to the difference between the row's score and that of
+    the mean row."""
     workdir, _ = finished
     card, page = read_card(workdir), tmp_path / "page.html"
     features, _ = rows_of(data_dir, "test")
-    (tmp_path / "rows.csv").write_text(",".join(card.feature_names) + "\n" + ",".join(map(str, features[0])) + "\n")
+    (tmp_path / "rows.csv").write_text(
+        ",".join(card.feature_names) + "\n" + ",".join(map(str, features[0])) + "\n"
+    )
     options = ["--method=integrated_gradients", "--target=malignant"]
-    assert explain.main([f"--workdir={workdir}", f"--out={page}", *options, str(tmp_path / "rows.csv")]) == 0
+    assert (
+        explain.main(
+            [f"--workdir={workdir}", f"--out={page}", *options, str(tmp_path / "rows.csv")]
+        )
+        == 0
+    )
     cells = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td><td>(.*?)</td>", page.read_text())
     assert sorted(name for name, *_ in cells) == sorted(card.feature_names)
     numbers = {name: float(number) for name, number, _ in cells}
-    np.testing.assert_allclose([numbers[name] for name in card.feature_names], features[0], rtol=1e-3)
+    np.testing.assert_allclose(
+        [numbers[name] for name in card.feature_names], features[0], rtol=1e-3
+    )
     values = [float(value) for *_, value in cells]
     assert np.all(np.diff(np.abs(values)) <= 0)
     built = setup.build(evaluate.read_config(workdir), card=card)
     params = {"params": evaluate.restore(built, workdir).eval_params}
-    scores = built.model.apply(params, jnp.stack([(features[0] - card.mean) / card.std, np.zeros(30)]), train=False)
-    assert sum(values) == pytest.approx(float(scores[0, 1] - scores[1, 1]), abs=0.02)  # three digits of 30 numbers
+    scores = built.model.apply(
+        params, jnp.stack([(features[0] - card.mean) / card.std, np.zeros(30)]), train=False
+    )
+    # three digits of 30 numbers
+    assert sum(values) == pytest.approx(float(scores[0, 1] - scores[1, 1]), abs=0.02)
 
 
 def test_mlp_takes_rows():
     model = jaxmodels.create("mlp", num_classes=2, hidden_sizes=(4,))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((3, 30)), train=False))
-    assert {k: v["kernel"].shape for k, v in shapes["params"].items()} == {"dense_0": (30, 4), "head": (4, 2)}
+    assert {k: v["kernel"].shape for k, v in shapes["params"].items()} == {
+        "dense_0": (30, 4),
+        "head": (4, 2),
+    }

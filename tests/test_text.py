@@ -1,4 +1,5 @@
-"""Text input: tokenizers against transformers', corpora as data sets, windows and pairs of spans, wrong files."""
+"""Text input: tokenizers against transformers', corpora as data sets, windows and pairs of spans,
+wrong files."""
 
 import json
 import shutil
@@ -30,7 +31,11 @@ from input_pipeline.tokenizers import (
 from input_pipeline.windows import TokenWindows
 
 ROOT = Path(__file__).parent.parent
-TEXTS = ["The cat sat on the mat. The cat sat.\n", "A naïve café — 猫 sat on the mat 🐈!", "tabs\tand  spaces\n\n"]
+TEXTS = [
+    "The cat sat on the mat. The cat sat.\n",
+    "A naïve café — 猫 sat on the mat 🐈!",
+    "tabs\tand  spaces\n\n",
+]
 
 
 def write(directory, files):
@@ -54,7 +59,9 @@ def test_characters_are_one_token_each():
     tokenizer = train_tokenizer("characters", TEXTS, 2)
     assert tokenizer.get_vocab_size() == len(set("".join(TEXTS)))
     assert len(encode(tokenizer, TEXTS[1], source="x")) == len(TEXTS[1])
-    with pytest.raises(DataError, match=r"x has 2 characters that the tokenizer does not know, such as 'Q', 'Z'"):
+    with pytest.raises(
+        DataError, match=r"x has 2 characters that the tokenizer does not know, such as 'Q', 'Z'"
+    ):
         encode(tokenizer, "The ZQ cat", source="x")
 
 
@@ -88,7 +95,9 @@ def test_gpt2_and_bert_files_are_read_as_transformers_reads_them(tmp_path):
         for text in (*TEXTS, "Unseen wörds"):
             assert tokenizer.encode(text).ids == theirs(text)["input_ids"]
             assert tokenizer.encode(text, "a cat").ids == theirs(text, "a cat")["input_ids"]
-            assert tokenizer.encode(text, "a cat").type_ids == theirs(text, "a cat")["token_type_ids"]
+            assert (
+                tokenizer.encode(text, "a cat").type_ids == theirs(text, "a cat")["token_type_ids"]
+            )
     trained.save(str(tmp_path / "tokenizer.json"))
     assert load_tokenizer(tmp_path).to_str() == trained.to_str()
 
@@ -97,11 +106,16 @@ def test_words_are_the_most_frequent_uncased():
     tokenizer = train_tokenizer("words", ["The cat, the CAT and the dog.", "the cat"], 7)
     assert set(tokenizer.get_vocab()) == {*BERT_SPECIAL, "the", "cat"}
     assert tokenizer.encode("THE bird cat").tokens == ["[CLS]", "the", "[UNK]", "cat", "[SEP]"]
-    assert encode(tokenizer, "THE cat", source="x").tolist() == [tokenizer.token_to_id(t) for t in ("the", "cat")]
+    assert encode(tokenizer, "THE cat", source="x").tolist() == [
+        tokenizer.token_to_id(t) for t in ("the", "cat")
+    ]
 
 
 def test_wordpiece_takes_the_longest_piece(tmp_path):
-    write(tmp_path / "t", {"vocab.txt": "\n".join([*BERT_SPECIAL, "un", "una", "##ff", "##able", "##a"]) + "\n"})
+    write(
+        tmp_path / "t",
+        {"vocab.txt": "\n".join([*BERT_SPECIAL, "un", "una", "##ff", "##able", "##a"]) + "\n"},
+    )
     for where in ("t", "t/vocab.txt"):
         tokenizer = load_tokenizer(tmp_path / where)
         assert tokenizer.encode("Unaffable").tokens == ["[CLS]", "una", "##ff", "##able", "[SEP]"]
@@ -140,24 +154,32 @@ def test_tokenizers_that_cannot_be_read(tmp_path):
 def prepared(tmp_path_factory):
     """Thirty documents, and where they are prepared."""
     directory = tmp_path_factory.mktemp("text")
-    lines = [json.dumps({"text": f"Document {i} says {'very ' * (i % 5)}little.\n"}) for i in range(30)]
+    lines = [
+        json.dumps({"text": f"Document {i} says {'very ' * (i % 5)}little.\n"}) for i in range(30)
+    ]
     raw_dir = write(directory / "raw", {"all.jsonl": "\n".join(lines) + "\n"})
     return {"raw_dir": str(raw_dir), "data_dir": str(directory / "data")}
 
 
 def card_of(prepared, **options):
-    return describe_text("text_files", max_len=16, **{"tokenizer": "bpe", "vocab_size": 300, **options}, **prepared)
+    return describe_text(
+        "text_files", max_len=16, **{"tokenizer": "bpe", "vocab_size": 300, **options}, **prepared
+    )
 
 
 def loader_of(prepared, card, split="train", **options):
-    return make_loader("text_files", split, text=card, **{"batch_size": 4, "train": False, **options}, **prepared)
+    return make_loader(
+        "text_files", split, text=card, **{"batch_size": 4, "train": False, **options}, **prepared
+    )
 
 
 def test_a_corpus_is_a_tfds_data_set(prepared):
     card = card_of(prepared)
     assert card.splits == {"train": 27, "test": 3}
     assert card.vocab_size == Tokenizer.from_str(card.tokenizer).get_vocab_size() == 300
-    source = tfds.data_source("text_files", data_dir=str(tfds.core.Path(card.directory).parents[1]), split="test")
+    source = tfds.data_source(
+        "text_files", data_dir=str(tfds.core.Path(card.directory).parents[1]), split="test"
+    )
     assert [record["text"] for record in source] == [
         f"Document {i} says {'very ' * (i % 5)}little.\n".encode() for i in (9, 19, 29)
     ]
@@ -168,10 +190,14 @@ def test_evaluation_predicts_every_token_once(prepared):
     tokenizer = Tokenizer.from_str(card.tokenizer)
     end = tokenizer.token_to_id(END_OF_TEXT)
     texts = [f"Document {i} says {'very ' * (i % 5)}little.\n" for i in (9, 19, 29)]
-    stream = [token for text in texts for token in (end, *encode(tokenizer, text, source="x"))] + [end]
+    stream = [token for text in texts for token in (end, *encode(tokenizer, text, source="x"))] + [
+        end
+    ]
     batches = list(loader_of(prepared, card, "test"))
     weight = np.concatenate([b["weight"] for b in batches])
-    target, tokens = (np.concatenate([b[k] for b in batches])[weight > 0] for k in ("target", "tokens"))
+    target, tokens = (
+        np.concatenate([b[k] for b in batches])[weight > 0] for k in ("target", "tokens")
+    )
     assert tokens.tolist() == stream[:-1]
     assert target.tolist() == stream[1:]
     assert not np.concatenate([b["tokens"] for b in batches])[weight == 0].any()
@@ -186,7 +212,9 @@ def test_isolated_documents_have_segments_of_their_own(prepared):
         real = batch["weight"] > 0
         assert (batch["segments"] > 0)[real].all() and not batch["segments"][~real].any()
         begins = np.diff(batch["segments"], axis=1) == 1
-        np.testing.assert_array_equal(begins & real[:, 1:], (batch["tokens"][:, 1:] == end) & real[:, 1:])
+        np.testing.assert_array_equal(
+            begins & real[:, 1:], (batch["tokens"][:, 1:] == end) & real[:, 1:]
+        )
 
 
 def test_without_a_separator_nothing_predicts_a_new_document():
@@ -205,13 +233,18 @@ def test_training_windows_are_a_function_of_seed_and_number(prepared):
     assert not np.array_equal(a, c)
     resumed = loader_of(prepared, card, train=True, seed=1, start_batch=5)
     np.testing.assert_array_equal(next(resumed)["tokens"], a[5])
-    halves = [loader_of(prepared, card, train=True, seed=1, process_index=i, process_count=2) for i in range(2)]
+    halves = [
+        loader_of(prepared, card, train=True, seed=1, process_index=i, process_count=2)
+        for i in range(2)
+    ]
     np.testing.assert_array_equal(np.concatenate([next(half)["tokens"] for half in halves]), a[0])
 
 
 def test_windows_cover_the_text_evenly():
     tokens = np.arange(1000)
-    windows = TokenWindows(tokens, np.array([0]), 10, np.ones(1000, np.float32), isolate=False, separated=False)
+    windows = TokenWindows(
+        tokens, np.array([0]), 10, np.ones(1000, np.float32), isolate=False, separated=False
+    )
     counts = Counter()
     for epoch in range(40):
         draws = [(0, epoch * len(windows) + i) for i in range(len(windows))]
@@ -221,7 +254,8 @@ def test_windows_cover_the_text_evenly():
 
 
 def stream_of(documents, length):
-    """Documents of ``length`` words, every word of the corpus another one; their tokens, starts, tokenizer."""
+    """Documents of ``length`` words, every word of the corpus another one; their tokens, starts,
+    tokenizer."""
     names = [[f"w{d}x{i}" for i in range(length)] for d in range(documents)]
     tokenizer = train_tokenizer("words", [" ".join(words) for words in names], 10_000)
     tokens = np.concatenate([encode(tokenizer, " ".join(words), source="x") for words in names])
@@ -268,7 +302,11 @@ def test_pairs_are_a_function_of_index_and_draw():
     pairs = SentencePairs(tokens, starts, tokenizer, 12, source="x")
     indices = np.arange(len(pairs))
     draws = [(7, i) for i in indices.tolist()]
-    first, again, other = pairs.batch(indices, draws), pairs.batch(indices, draws), pairs.batch(indices, draws[::-1])
+    first, again, other = (
+        pairs.batch(indices, draws),
+        pairs.batch(indices, draws),
+        pairs.batch(indices, draws[::-1]),
+    )
     seeded = pairs.batch(indices, [(8, i) for i in indices.tolist()])
     backwards = pairs.batch(indices[::-1], draws[::-1])  # what else is in the batch does not matter
     for name, values in first.items():
@@ -281,7 +319,10 @@ def test_pairs_are_a_function_of_index_and_draw():
 
 
 def test_spans_begin_with_words(tmp_path):
-    write(tmp_path / "t", {"vocab.txt": "\n".join([*BERT_SPECIAL, *"abcdef", *(f"##{c}" for c in "abcdef")])})
+    write(
+        tmp_path / "t",
+        {"vocab.txt": "\n".join([*BERT_SPECIAL, *"abcdef", *(f"##{c}" for c in "abcdef")])},
+    )
     tokenizer = load_tokenizer(tmp_path / "t")
     rng = np.random.default_rng(0)
     texts = [" ".join("".join(rng.choice([*"abcdef"], 2)) for _ in range(40)) for _ in range(10)]
@@ -289,15 +330,25 @@ def test_spans_begin_with_words(tmp_path):
     assert all(len(tokens) == 80 for tokens in encoded)  # each word is two tokens
     pairs = SentencePairs(np.concatenate(encoded), np.arange(10) * 80, tokenizer, 32, source="x")
     batch = pairs.batch(np.arange(600) % len(pairs), [(0, i) for i in range(600)])
-    begins = [part[0] for row in range(600) for part in parts(batch, row, tokenizer) if len(part) >= 3]
+    begins = [
+        part[0] for row in range(600) for part in parts(batch, row, tokenizer) if len(part) >= 3
+    ]
     assert len(begins) > 900
     assert not any(tokenizer.id_to_token(token).startswith("##") for token in begins)
 
 
 def test_pairs_from_the_loader(tmp_path):
-    lines = "".join(json.dumps({"text": f"one{i} two{i} three{i} four{i} five{i} six{i}"}) + "\n" for i in range(40))
-    where = {"raw_dir": write(tmp_path / "raw", {"all.jsonl": lines}), "data_dir": tmp_path / "data"}
-    card = describe_text("text_files", form="sentence_pairs", max_len=9, tokenizer="words", vocab_size=400, **where)
+    lines = "".join(
+        json.dumps({"text": f"one{i} two{i} three{i} four{i} five{i} six{i}"}) + "\n"
+        for i in range(40)
+    )
+    where = {
+        "raw_dir": write(tmp_path / "raw", {"all.jsonl": lines}),
+        "data_dir": tmp_path / "data",
+    }
+    card = describe_text(
+        "text_files", form="sentence_pairs", max_len=9, tokenizer="words", vocab_size=400, **where
+    )
 
     def batches(count, **options):
         options = {"batch_size": 8, "train": True, "seed": 1, **options}
@@ -310,7 +361,9 @@ def test_pairs_from_the_loader(tmp_path):
     halves = [batches(1, process_index=i, process_count=2)[0] for i in range(2)]
     for name in first[0]:
         np.testing.assert_array_equal(resumed[name], first[5][name])
-        np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), first[0][name])
+        np.testing.assert_array_equal(
+            np.concatenate([half[name] for half in halves]), first[0][name]
+        )
     assert not np.array_equal(other["tokens"], first[0]["tokens"])
 
 
@@ -335,10 +388,13 @@ def test_other_processes_train_the_same_word_pieces():
     code = (
         "from input_pipeline.tokenizers import fingerprint, train_tokenizer\n"
         "from pydoc_data.topics import topics\n"
-        "print(fingerprint(train_tokenizer('wordpiece', [topics['for'], topics['while'], topics['if']], 200)))"
+        "print(fingerprint(train_tokenizer('wordpiece', [topics['for'], topics['while'], "
+        "topics['if']], 200)))"
     )
     found = {
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
         for _ in range(2)
     }
     assert len(found) == 1 and len(found.pop()) > 10
@@ -347,7 +403,11 @@ def test_other_processes_train_the_same_word_pieces():
 def test_a_cased_vocabulary_stays_so(tmp_path):
     names = [*BERT_SPECIAL, "Hello", "hello", "##s"]
     (tmp_path / "vocab.txt").write_text("\n".join(names) + "\n")
-    assert load_tokenizer(tmp_path).encode("Hello hellos", add_special_tokens=False).tokens == ["Hello", "hello", "##s"]
+    assert load_tokenizer(tmp_path).encode("Hello hellos", add_special_tokens=False).tokens == [
+        "Hello",
+        "hello",
+        "##s",
+    ]
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     assert load_tokenizer(tmp_path).encode("Hello", add_special_tokens=False).tokens == ["hello"]
 
@@ -360,7 +420,10 @@ def test_the_length_of_a_pair_says_nothing_of_its_label():
     lengths = rng.geometric(1 / 40, 300) + 1
     tokens = rng.integers(5, 55, lengths.sum())
     pairs = SentencePairs(tokens, np.cumsum([0, *lengths[:-1]]), tokenizer, 64, source="x")
-    batches = [pairs.batch(np.arange(len(pairs)), [(seed, i) for i in range(len(pairs))]) for seed in range(10)]
+    batches = [
+        pairs.batch(np.arange(len(pairs)), [(seed, i) for i in range(len(pairs))])
+        for seed in range(10)
+    ]
     label = np.concatenate([batch["label"] for batch in batches])
     size = np.concatenate([batch["segments"].sum(1) for batch in batches])
     assert 0.45 < label.mean() < 0.55
@@ -373,8 +436,12 @@ def test_a_stream_of_another_feature_than_text(tmp_path):
     where["data_dir"] = tmp_path / "data"
     found = {}
     for text in ("source", "target"):
-        card = describe_text("text_pairs", texts=(text,), max_len=2, tokenizer="characters", **where)
-        batch = next(iter(make_loader("text_pairs", "train", text=card, batch_size=1, train=False, **where)))
+        card = describe_text(
+            "text_pairs", texts=(text,), max_len=2, tokenizer="characters", **where
+        )
+        batch = next(
+            iter(make_loader("text_pairs", "train", text=card, batch_size=1, train=False, **where))
+        )
         tokens = [*batch["tokens"][0], batch["target"][0, -1]]
         found[text] = "".join(map(Tokenizer.from_str(card.tokenizer).id_to_token, tokens))
     assert found == {"source": "abc", "target": "def"}
@@ -389,8 +456,13 @@ def test_python_carries_a_corpus(tmp_path):
 
 
 def test_files_named_as_splits(tmp_path):
-    raw_dir = write(tmp_path / "raw", {"train.txt": "abc " * 50, "valid.txt": "bcd " * 20, "test_1.txt": "cba " * 20})
-    card = describe_text("text_files", max_len=8, tokenizer="characters", raw_dir=raw_dir, data_dir=tmp_path / "data")
+    raw_dir = write(
+        tmp_path / "raw",
+        {"train.txt": "abc " * 50, "valid.txt": "bcd " * 20, "test_1.txt": "cba " * 20},
+    )
+    card = describe_text(
+        "text_files", max_len=8, tokenizer="characters", raw_dir=raw_dir, data_dir=tmp_path / "data"
+    )
     assert card.splits == {"train": 1, "validation": 1, "test": 1}
     (raw_dir / "notes.txt").write_text("x")
     with pytest.raises(DataError, match=r"what are notes\.txt\?"):
@@ -410,7 +482,12 @@ def test_files_named_as_splits(tmp_path):
 )
 def test_files_that_are_not_right(tmp_path, files, words):
     with pytest.raises(DataError, match=words):
-        describe_text("text_files", max_len=8, raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data")
+        describe_text(
+            "text_files",
+            max_len=8,
+            raw_dir=write(tmp_path / "raw", files),
+            data_dir=tmp_path / "data",
+        )
 
 
 def test_tiny_shakespeare_is_checked_byte_by_byte(tmp_path):
@@ -421,16 +498,22 @@ def test_tiny_shakespeare_is_checked_byte_by_byte(tmp_path):
 
 def test_images_are_no_text(tmp_path):
     open_builder("digits", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"digits/1\.0\.0 has the texts none; data\.texts must name one text"):
+    with pytest.raises(
+        DataError, match=r"digits/1\.0\.0 has the texts none; data\.texts must name one text"
+    ):
         describe_text("digits", max_len=8, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["characters", "bpe"])
 def test_pairs_and_masks_need_their_tokens(kind):
     tokenizer = train_tokenizer(kind, ["a b c"], 300)
-    with pytest.raises(DataError, match=r"corpus x needs a tokenizer with \[CLS\], \[SEP\], \[MASK\]"):
+    with pytest.raises(
+        DataError, match=r"corpus x needs a tokenizer with \[CLS\], \[SEP\], \[MASK\]"
+    ):
         SentencePairs(np.arange(8) % 4, np.array([0, 4]), tokenizer, 16, source="corpus x")
-    with pytest.raises(DataError, match=r"masked language modelling needs a tokenizer with \[MASK\]"):
+    with pytest.raises(
+        DataError, match=r"masked language modelling needs a tokenizer with \[MASK\]"
+    ):
         special_tokens(tokenizer.to_str())
 
 

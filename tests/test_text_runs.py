@@ -1,4 +1,5 @@
-"""BERT, the Transformer and the LSTM as runs: learning, scores, resumption; translations and labels by the trained."""
+"""BERT, the Transformer and the LSTM as runs: learning, scores, resumption; translations and labels
+by the trained."""
 
 import dataclasses
 import io
@@ -21,18 +22,39 @@ from jaxmodels.explain.attention import attention_maps
 from jaxmodels.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, explain, generate, loop, predict, setup, translate
-from train.config import BeamConfig, CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
+from train.config import (
+    BeamConfig,
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    OptimConfig,
+    check,
+)
 from train.objectives import masked_lm
 from train.step import accumulated_gradients, eval_variables
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
-WORDS = {"ein": "a", "rot": "red", "hund": "dog", "rennt": "runs", "schnell": "fast", "hier": "here", "und": "and"}
+WORDS = {
+    "ein": "a",
+    "rot": "red",
+    "hund": "dog",
+    "rennt": "runs",
+    "schnell": "fast",
+    "hier": "here",
+    "und": "and",
+}
 SMALL = {"num_layers": 1, "num_heads": 2, "hidden_size": 32, "mlp_dim": 64}
 
 
 def config_of(tmp, **fields) -> Config:
-    data = {"data_dir": str(tmp / "data"), "raw_dir": str(tmp / "raw"), "tokenizer": "words", "max_len": 12}
+    data = {
+        "data_dir": str(tmp / "data"),
+        "raw_dir": str(tmp / "raw"),
+        "tokenizer": "words",
+        "max_len": 12,
+    }
     config = Config(
         **{
             "data": DataConfig(**data | fields.pop("data", {})),
@@ -62,9 +84,19 @@ def translator_config(tmp) -> Config:
     return config_of(
         tmp,
         model="transformer_tiny",
-        model_fields={**SMALL, "norm_first": True, "dropout_rate": 0.0, "activation_dropout_rate": 0.0},
+        model_fields={
+            **SMALL,
+            "norm_first": True,
+            "dropout_rate": 0.0,
+            "activation_dropout_rate": 0.0,
+        },
         objective="seq2seq",
-        data={"name": "text_pairs", "texts": ("source", "target"), "buckets": (4,), "eval_split": "validation"},
+        data={
+            "name": "text_pairs",
+            "texts": ("source", "target"),
+            "buckets": (4,),
+            "eval_split": "validation",
+        },
         beam=BeamConfig(beams=2, bleu_tokenizer="none"),
         label_smoothing=0.1,
         steps=160,
@@ -79,7 +111,9 @@ def translator(tmp_path_factory):
     (tmp / "raw").mkdir()
     for split, count in (("train", 300), ("valid", 40)):
         rows = [rng.choice([*WORDS], rng.integers(1, 7)) for _ in range(count)]
-        text = "".join(f"{' '.join(row)}\t{' '.join(WORDS[word] for word in row)}\n" for row in rows)
+        text = "".join(
+            f"{' '.join(row)}\t{' '.join(WORDS[word] for word in row)}\n" for row in rows
+        )
         (tmp / "raw" / f"{split}.tsv").write_text(text)
     summary = loop.train(translator_config(tmp), tmp / "run")
     return tmp, summary
@@ -90,16 +124,25 @@ def test_a_translator_learns_and_is_measured(translator):
     test = summary["test"]
     assert test["perplexity"] == pytest.approx(math.exp(test["loss"]))
     assert test["bleu"] > 50 and test["exact_match"] > 0.3
-    assert test["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:")
+    assert test["bleu_signature"].startswith(
+        "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:"
+    )
     losses = [record["loss"] for record in records(tmp / "run", "eval")]
     assert losses[-1] < 0.5 * losses[0]
     for record in records(tmp / "run", "train"):  # the loss is smoothed, perplexity is not
         assert record["perplexity"] == pytest.approx(math.exp(record["cross_entropy"]), rel=1e-5)
         assert record["cross_entropy"] != record["loss"]
-    rows = [line.split("\t") for line in (tmp / "run" / "translations.tsv").read_text().splitlines()]
+    rows = [
+        line.split("\t") for line in (tmp / "run" / "translations.tsv").read_text().splitlines()
+    ]
     assert rows[0] == ["source", "reference", "translation"] and len(rows) == 41
-    assert all(reference == " ".join(WORDS[word] for word in source.split()) for source, reference, _ in rows[1:])
-    assert np.mean([reference == found for _, reference, found in rows[1:]]) == pytest.approx(test["exact_match"])
+    assert all(
+        reference == " ".join(WORDS[word] for word in source.split())
+        for source, reference, _ in rows[1:]
+    )
+    assert np.mean([reference == found for _, reference, found in rows[1:]]) == pytest.approx(
+        test["exact_match"]
+    )
     translations, references = [row[2] for row in rows[1:]], [row[1] for row in rows[1:]]
     assert translate.bleu(translations, references, "none") == pytest.approx(test["bleu"])
 
@@ -124,13 +167,20 @@ def test_a_stopped_translator_goes_on_as_if_nothing_had_been(translator, tmp_pat
 
 def test_generate_translates(translator, capsys, monkeypatch):
     tmp, _ = translator
-    rows = [line.split("\t") for line in (tmp / "run" / "translations.tsv").read_text().splitlines()[1:]]
+    rows = [
+        line.split("\t") for line in (tmp / "run" / "translations.tsv").read_text().splitlines()[1:]
+    ]
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{row[0]}\n" for row in rows)))
     assert generate.main([f"--workdir={tmp / 'run'}"]) == 0
     found = capsys.readouterr()
     assert found.out.splitlines() == [row[2] for row in rows]
     assert "40 texts in" in found.err
-    assert generate.main([f"--workdir={tmp / 'run'}", "--prompt=hund", "--beams=1", "--length_penalty=0"]) == 0
+    assert (
+        generate.main(
+            [f"--workdir={tmp / 'run'}", "--prompt=hund", "--beams=1", "--length_penalty=0"]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == "dog\n"
     assert generate.main([f"--workdir={tmp / 'run'}", "--prompt=" + "hund " * 20]) == 0
     assert "1 of 1 sources are longer than 12 tokens and are cut" in capsys.readouterr().err
@@ -139,7 +189,8 @@ def test_generate_translates(translator, capsys, monkeypatch):
 
 
 def test_what_a_translation_looks_at(translator, tmp_path, capsys):
-    """Cells of the page: those of a source alone, without the padding that it has among longer ones."""
+    """Cells of the page: those of a source alone, without the padding that it has among longer
+    ones."""
     tmp, _ = translator
     options = [f"--workdir={tmp / 'run'}", f"--out={tmp_path / 'page.html'}"]
     lines = (tmp / "raw" / "valid.tsv").read_text().splitlines()[:4]
@@ -153,20 +204,32 @@ def test_what_a_translation_looks_at(translator, tmp_path, capsys):
     tokenizer = Tokenizer.from_str(run.card.tokenizer)
     number = tokenizer.token_to_id
     assert len(sections) == 4
-    source, section = min(zip(sources, sections, strict=True), key=lambda pair: len(pair[0].split()))
+    source, section = min(
+        zip(sources, sections, strict=True), key=lambda pair: len(pair[0].split())
+    )
     assert f"<h2>{source}</h2>" in section
     assert generate.main([f"--workdir={tmp / 'run'}", f"--prompt={source}", "--beams=1"]) == 0
     translation = capsys.readouterr().out.strip()
     assert f"<p>{translation}</p>" in section
     head, *rows = re.findall(r"<tr>(.*?)</tr>", section)
     assert re.findall(r"<th>(.*?)</th>", head) == ["", *source.split(), "[SEP]"]
-    assert [re.findall(r"<th>(.*?)</th>", row) for row in rows] == [[w] for w in [*translation.split(), "[SEP]"]]
-    given = ([*map(number, source.split()), number("[SEP]")], [number("[CLS]"), *map(number, translation.split())])
+    assert [re.findall(r"<th>(.*?)</th>", row) for row in rows] == [
+        [w] for w in [*translation.split(), "[SEP]"]
+    ]
+    given = (
+        [*map(number, source.split()), number("[SEP]")],
+        [number("[CLS]"), *map(number, translation.split())],
+    )
     maps = attention_maps(run.model, variables, *(np.array([x], np.int32) for x in given)).maps
     cells = [[float(w) for w in re.findall(r'title="(.*?)"', row)] for row in rows]
-    np.testing.assert_allclose(cells, np.mean(maps["decoder/cross_attention"], (0, 2))[0], atol=6e-4)
+    np.testing.assert_allclose(
+        cells, np.mean(maps["decoder/cross_attention"], (0, 2))[0], atol=6e-4
+    )
     np.testing.assert_allclose(np.sum(cells, 1), 1, atol=0.004)
-    for wrong, words in (([""], "its source is empty"), (["--method=rollout", "hier"], "--method is not for trans")):
+    for wrong, words in (
+        ([""], "its source is empty"),
+        (["--method=rollout", "hier"], "--method is not for trans"),
+    ):
         with pytest.raises((ConfigError, DataError), match=words):
             explain.main([*options, *wrong])
 
@@ -208,7 +271,10 @@ def write_labels(tmp, columns):
         rows = ["\t".join([*columns, "label"])]
         for _ in range(count):
             pair = ["rot", "hund"] if rng.random() < 0.5 else ["hund", "rot"]
-            parts = [" ".join([*rng.choice(["ein", "und", "hier"], rng.integers(0, 4)), word]) for word in pair]
+            parts = [
+                " ".join([*rng.choice(["ein", "und", "hier"], rng.integers(0, 4)), word])
+                for word in pair
+            ]
             texts = parts if len(columns) == 2 else [" ".join(parts)]
             rows.append("\t".join([*texts, "yes" if pair[0] == "rot" else "no"]))
         (tmp / "raw" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
@@ -231,7 +297,11 @@ def test_a_classifier_of_texts_has_scores_of_every_class(labeller):
     assert np.sum(test["confusion"]) == 40
     # in batches of several lengths too, label 1 is the positive one
     found = test["two_classes"]
-    assert found["positive"] == "yes" and found["confusion"] == test["confusion"] and found["roc_auc"]["value"] > 0.95
+    assert (
+        found["positive"] == "yes"
+        and found["confusion"] == test["confusion"]
+        and found["roc_auc"]["value"] > 0.95
+    )
     losses = [record["loss"] for record in records(tmp / "run", "eval")]
     assert losses == sorted(losses, reverse=True)
 
@@ -248,28 +318,45 @@ def test_training_crops_texts_by_the_key_and_evaluation_does_not(labeller):
     batch = jax.tree.map(jnp.asarray, run.examples("train", 32))
     same, again, other = (run.task.train_batch(jax.random.key(i), batch) for i in (0, 0, 1))
     assert (same["segments"].sum(1) < batch["segments"].sum(1)).mean() > 0.3
-    assert jnp.array_equal(same["tokens"], again["tokens"]) and not jnp.array_equal(same["tokens"], other["tokens"])
+    assert jnp.array_equal(same["tokens"], again["tokens"]) and not jnp.array_equal(
+        same["tokens"], other["tokens"]
+    )
     assert jnp.array_equal(run.task.eval_batch(batch)["tokens"], batch["tokens"])
-    with pytest.raises(ConfigError, match=r"config.data.crop_text = 1.0 is not for pairs \(text and pair\)"):
-        setup.build(labeller_config(tmp, crop_text=1.0), card=dataclasses.replace(run.card, texts=("text", "pair")))
+    with pytest.raises(
+        ConfigError, match=r"config.data.crop_text = 1.0 is not for pairs \(text and pair\)"
+    ):
+        setup.build(
+            labeller_config(tmp, crop_text=1.0),
+            card=dataclasses.replace(run.card, texts=("text", "pair")),
+        )
 
 
 def test_texts_are_labelled(labeller, capsys, monkeypatch):
     tmp, _ = labeller
     monkeypatch.setattr("sys.stdin", io.StringIO("ein rot und hund\nhund rot\n"))
-    assert predict.main([f"--workdir={tmp / 'run'}", "--json", "--top=2", "hier rot ein hund", "-"]) == 0
+    assert (
+        predict.main([f"--workdir={tmp / 'run'}", "--json", "--top=2", "hier rot ein hund", "-"])
+        == 0
+    )
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in found] == ["hier rot ein hund", "ein rot und hund", "hund rot"]
     assert [row["labels"][0]["label"] for row in found] == ["yes", "yes", "no"]
-    assert all(sum(label["probability"] for label in row["labels"]) == pytest.approx(1, abs=1e-5) for row in found)
+    assert all(
+        sum(label["probability"] for label in row["labels"]) == pytest.approx(1, abs=1e-5)
+        for row in found
+    )
     (tmp / "texts.txt").write_text("hund rot\nein rot und hund\n")
-    words = [str(tmp / "texts.txt"), str(tmp / "run"), "hier rot ein hund"]  # lines, a directory, a text
+    # lines, a directory, a text
+    words = [str(tmp / "texts.txt"), str(tmp / "run"), "hier rot ein hund"]
     assert predict.main([f"--workdir={tmp / 'run'}", "--json", *words]) == 1
     printed = capsys.readouterr()
     again = [json.loads(line) for line in printed.out.splitlines()]
     assert [row["text"] for row in again] == ["hund rot", "ein rot und hund", "hier rot ein hund"]
     assert [row["labels"][0]["label"] for row in again] == ["no", "yes", "yes"]
-    assert f"skipped {tmp / 'run'} is a directory" in printed.err and "1 of 3 input(s) could not be read" in printed.err
+    assert (
+        f"skipped {tmp / 'run'} is a directory" in printed.err
+        and "1 of 3 input(s) could not be read" in printed.err
+    )
     with pytest.raises(DataError, match="is a directory, and texts are read from"):
         predict.main([f"--workdir={tmp / 'run'}", str(tmp / "run")])
     assert predict.main([f"--workdir={tmp / 'run'}", "rot hund " * 9]) == 0
@@ -284,23 +371,34 @@ def test_pairs_of_texts_are_classified_by_bert(tmp_path, capsys):
     assert predict.main([f"--workdir={tmp_path / 'run'}", "hier rot\tein hund", "hund\trot"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert [line.split("  ")[1].split()[0] for line in lines] == ["yes", "no"]
-    with pytest.raises(DataError, match=r"'rot' has 1 part\(s\): text and text_pair go with a tab in between"):
+    with pytest.raises(
+        DataError, match=r"'rot' has 1 part\(s\): text and text_pair go with a tab in between"
+    ):
         predict.main([f"--workdir={tmp_path / 'run'}", "rot"])
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"buckets": (12,)}, r"config.data.buckets = \(12,\) must be between 0 and config.data.max_len = 12"),
+        (
+            {"buckets": (12,)},
+            r"config.data.buckets = \(12,\) must be between 0 and config.data.max_len = 12",
+        ),
         ({"buckets": (0, 4)}, "must be between 0 and"),
     ],
 )
 def test_buckets_that_cannot_be(tmp_path, fields, words):
     with pytest.raises(ConfigError, match=words):
         labeller_config(tmp_path, **fields)
-    with pytest.raises(ConfigError, match=r"config.data.crop_text = 0.5 is for labelled texts; nearest: .* = 0.0"):
-        check(config_of(tmp_path, model="gpt2_tiny", objective="causal_lm", data={"crop_text": 0.5}))
-    with pytest.raises(ConfigError, match=r"config.data.buckets = \(4,\) is for labelled texts and for pairs"):
+    with pytest.raises(
+        ConfigError, match=r"config.data.crop_text = 0.5 is for labelled texts; nearest: .* = 0.0"
+    ):
+        check(
+            config_of(tmp_path, model="gpt2_tiny", objective="causal_lm", data={"crop_text": 0.5})
+        )
+    with pytest.raises(
+        ConfigError, match=r"config.data.buckets = \(4,\) is for labelled texts and for pairs"
+    ):
         check(Config(model="cnn", data=DataConfig(buckets=(4,))))
 
 
@@ -313,7 +411,9 @@ def pretraining_config(data_dir, **fields) -> Config:
             "model": "bert_tiny",
             "model_fields": {**SMALL, "dropout_rate": 0.1},
             "objective": "masked_lm",
-            "data": DataConfig(name="pydoc", data_dir=data_dir, tokenizer="wordpiece", vocab_size=400, max_len=32),
+            "data": DataConfig(
+                name="pydoc", data_dir=data_dir, tokenizer="wordpiece", vocab_size=400, max_len=32
+            ),
             "optim": OptimConfig(learning_rate=1e-2, warmup_steps=5, clip_norm=1.0),
             "checkpoint": CheckpointConfig(every=8),
             "steps": 24,
@@ -343,10 +443,14 @@ def test_pretraining_learns_and_has_both_accuracies(pretrained):
     assert summary["train"]["masked_accuracy"] > 0.03  # by chance 0.0025
     assert 0 < test["masked_accuracy"] < 1 and 0.3 < test["next_accuracy"] < 1
     for record in records(workdir, "train"):
-        assert record["loss"] == pytest.approx(record["masked_loss"] + record["next_loss"], rel=1e-3)
+        assert record["loss"] == pytest.approx(
+            record["masked_loss"] + record["next_loss"], rel=1e-3
+        )
 
 
-def test_stopped_pretraining_goes_on_as_if_nothing_had_been(pretrained, tmp_path, data_dir, monkeypatch):
+def test_stopped_pretraining_goes_on_as_if_nothing_had_been(
+    pretrained, tmp_path, data_dir, monkeypatch
+):
     """Pairs and masks are functions of seed and step."""
     stopped_and_resumed(pretraining_config(data_dir), tmp_path / "run", monkeypatch, 13)
     assert_same_run(pretrained[0], tmp_path / "run")
@@ -363,7 +467,9 @@ def test_a_run_keeps_its_tokenizer(pretrained, data_dir, capsys):
         for path in cached:
             if Tokenizer.from_str(before[path]).to_str() == card.tokenizer:
                 path.write_text(before[path].replace('"##', '"##x'))
-                path.with_name("digests").write_text(digest_lines({path.name: np.fromfile(path, np.uint8)}))
+                path.with_name("digests").write_text(
+                    digest_lines({path.name: np.fromfile(path, np.uint8)})
+                )
         assert setup.build(pretraining_config(data_dir)).card.tokenizer != card.tokenizer
         assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == summary["test"]
@@ -387,9 +493,13 @@ def test_what_was_pretrained_is_fine_tuned(pretrained, tmp_path, data_dir):
         config.init_from, built.init(), skip=None, model=built.model, image_shape=(), warn=print
     )
     assert text.endswith("fresh: head")
-    theirs = evaluate.restore(setup.build(pretraining_config(data_dir)), pretrained[0], "best").params
+    theirs = evaluate.restore(
+        setup.build(pretraining_config(data_dir)), pretrained[0], "best"
+    ).params
     np.testing.assert_array_equal(state.params["pooler"]["kernel"], theirs["pooler"]["kernel"])
-    np.testing.assert_array_equal(state.params["token_embed"]["embedding"], theirs["token_embed"]["embedding"])
+    np.testing.assert_array_equal(
+        state.params["token_embed"]["embedding"], theirs["token_embed"]["embedding"]
+    )
 
 
 def test_both_losses_are_those_of_the_formula():
@@ -397,7 +507,9 @@ def test_both_losses_are_those_of_the_formula():
     hidden, kernel, bias = rng.normal(size=(4, 5, 8)), rng.normal(size=(30, 8)), rng.normal(size=30)
     tokens = TokenLogits(*map(jnp.asarray, (hidden, kernel, bias)))
     following = jnp.asarray(rng.normal(size=(4, 2)))
-    masked = np.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32)
+    masked = np.array(
+        [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32
+    )
     batch = {
         "masked_target": jnp.asarray(rng.integers(0, 30, (4, 5))),
         "masked_weight": jnp.asarray(masked),
@@ -407,7 +519,9 @@ def test_both_losses_are_those_of_the_formula():
     }
     found = masked_lm(PretrainingLogits(tokens, following), batch)
     logits = hidden @ kernel.T + bias
-    losses = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), batch["masked_target"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        jnp.asarray(logits), batch["masked_target"]
+    )
     following_losses = optax.softmax_cross_entropy_with_integer_labels(following, batch["label"])
     expected = (losses * masked).sum() / 8 + following_losses[:3].mean()
     np.testing.assert_allclose(found["loss"][0] / found["loss"][1], expected, rtol=1e-5)
@@ -418,7 +532,9 @@ def test_both_losses_are_those_of_the_formula():
 def test_micro_batches_of_pretraining_equal_one_batch(x64, data_dir, accumulate):
     """Though they have different numbers of masked tokens and of examples."""
     fields = {**SMALL, "dropout_rate": 0.0, "attention_dropout_rate": 0.0}
-    run = setup.build(pretraining_config(data_dir, model_fields=fields, accumulate=1), devices=jax.devices()[:1])
+    run = setup.build(
+        pretraining_config(data_dir, model_fields=fields, accumulate=1), devices=jax.devices()[:1]
+    )
     model = run.model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
     params = jax.tree.map(lambda x: x.astype(jnp.float64), run.init().params)
     batch = {k: jnp.asarray(v) for k, v in next(run.loader("train", train=True)).items()}

@@ -1,4 +1,5 @@
-"""Texts with labels, from raw files in their published formats to batches; masking; files that are not right."""
+"""Texts with labels, from raw files in their published formats to batches; masking; files that are
+not right."""
 
 import hashlib
 import json
@@ -29,7 +30,10 @@ def records_of(name, raw_dir, data_dir):
     names = getattr(builder.info.features["label"], "names", None)
     return {
         split: [
-            {k: v.decode() if k != "label" else names[v] if names else float(v) for k, v in record.items()}
+            {
+                k: v.decode() if k != "label" else names[v] if names else float(v)
+                for k, v in record.items()
+            }
             for record in read_records(builder, split)
         ]
         for split in builder.info.splits
@@ -43,8 +47,8 @@ def labelled(tmp_path, files, **options):
     return describe_text("text_labels", form="labels", **options, **where), where
 
 
-# What GLUE's archives hold, columns and oddities included: CoLA has no header, MNLI's files differ in their columns,
-# quotes are letters like others.
+# What GLUE's archives hold, columns and oddities included: CoLA has no header, MNLI's files differ
+# in their columns, quotes are letters like others.
 PAIR = 'He said "no.\tShe heard "no.'
 GLUE_FILES = {
     "cola": {
@@ -65,18 +69,24 @@ GLUE_FILES = {
     "qqp": {
         name: "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n" + rows
         for name, rows in (
-            ("train.tsv", f"133273\t213221\t213222\t{PAIR}\t0\n402555\t536040\t536041\t{PAIR}\t1\n"),
+            (
+                "train.tsv",
+                f"133273\t213221\t213222\t{PAIR}\t0\n402555\t536040\t536041\t{PAIR}\t1\n",
+            ),
             ("dev.tsv", f"201359\t303345\t303346\t{PAIR}\t1\n"),
         )
     },
     "mnli": {
         "train.tsv": "index\tpromptID\tpairID\tgenre\tb1\tb2\tp1\tp2\tsentence1\tsentence2\tlabel1\tgold_label\n"
         f"0\t31193\t31193n\tgovernment\t( b )\t( b )\t( p )\t( p )\t{PAIR}\tneutral\tneutral\n"
-        f"1\t101457\t101457e\tfiction\t( b )\t( b )\t( p )\t( p )\t{PAIR}\tcontradiction\tentailment\n",
+        "1\t101457\t101457e\tfiction\t( b )\t( b )\t( p )\t( p "
+        f")\t{PAIR}\tcontradiction\tentailment\n",
         **{
             f"dev_{kind}.tsv": "index\tpromptID\tpairID\tgenre\tb1\tb2\tp1\tp2\tsentence1\tsentence2"
             "\tlabel1\tlabel2\tlabel3\tlabel4\tlabel5\tgold_label\n"
-            f"0\t63735\t63735n\tslate\t( b )\t( b )\t( p )\t( p )\t{PAIR}" + "\tneutral" * 5 + f"\t{label}\n"
+            f"0\t63735\t63735n\tslate\t( b )\t( b )\t( p )\t( p )\t{PAIR}"
+            + "\tneutral" * 5
+            + f"\t{label}\n"
             for kind, label in (("matched", "contradiction"), ("mismatched", "entailment"))
         },
     },
@@ -89,10 +99,14 @@ GLUE_FILES = {
         "dev.tsv": f"index\tsentence1\tsentence2\tlabel\n0\t{PAIR}\tentailment\n",
     },
     "stsb": {
-        name: "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n" + rows
+        name: "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+        + rows
         for name, rows in (
             ("train.tsv", f"0\tmain-captions\tMSRvid\t2012test\t0001\tnone\tnone\t{PAIR}\t5.000\n"),
-            ("dev.tsv", "".join(f"0\tg\tf\ty\t1\tnone\tnone\t{PAIR}\t{s}\n" for s in ("0.0", "3.25"))),
+            (
+                "dev.tsv",
+                "".join(f"0\tg\tf\ty\t1\tnone\tnone\t{PAIR}\t{s}\n" for s in ("0.0", "3.25")),
+            ),
         )
     },
     "wnli": {
@@ -123,12 +137,15 @@ GLUE_TEXTS = {
 
 @pytest.mark.parametrize("task", sorted(GLUE))
 def test_glue_as_published(tmp_path, task):
-    # in the directory of its name, as the archive unpacks, for one half; the directory itself for the other
+    # in the directory of its name, as the archive unpacks, for one half; the directory itself for
+    # the other
     inner = tmp_path / "raw" / GLUE[task].directory if task < "qnli" else tmp_path / "raw"
     inner.mkdir(parents=True)
     write(inner, GLUE_FILES[task])
     found = records_of(f"glue/{task}", tmp_path / "raw", tmp_path / "data")
-    assert {split: [r["label"] for r in records] for split, records in found.items()} == GLUE_LABELS[task]
+    assert {
+        split: [r["label"] for r in records] for split, records in found.items()
+    } == GLUE_LABELS[task]
     if task in GLUE_TEXTS:
         assert [record["text"] for record in found["train"]] == GLUE_TEXTS[task]
         assert set(found["train"][0]) == {"text", "label"}
@@ -156,7 +173,9 @@ def test_sst2_as_published(tmp_path, monkeypatch):
     }
     raw_dir = write(tmp_path / "raw", files)
     small = [
-        raw.RawFile(f.url, len(text.encode()), hashlib.sha256(text.encode()).hexdigest(), f.unpacked)
+        raw.RawFile(
+            f.url, len(text.encode()), hashlib.sha256(text.encode()).hexdigest(), f.unpacked
+        )
         for f, text in zip(SST2.RAW_FILES, files.values(), strict=True)
     ]
     monkeypatch.setattr(SST2, "RAW_FILES", tuple(small))
@@ -174,12 +193,19 @@ def test_sst2_as_published(tmp_path, monkeypatch):
     "files",
     [
         {"train.tsv": "good\tpos\n\nbad\tneg\n", "valid.tsv": "fine\tpos\n"},
-        {"train.tsv": "label\ttext\npos\tgood\nneg\tbad\n", "dev_1.tsv": "TEXT\tid\tlabel\nfine\t7\tpos\n"},
+        {
+            "train.tsv": "label\ttext\npos\tgood\nneg\tbad\n",
+            "dev_1.tsv": "TEXT\tid\tlabel\nfine\t7\tpos\n",
+        },
         {
             "train.jsonl": '{"text": "good", "label": "pos"}\n{"label": "neg", "text": "bad", "more": 1}\n',
             "val.tsv": "fine\tpos\n",
         },
-        {"train_a.tsv": "good\tpos\n", "train_b.jsonl": '{"text": "bad", "label": "neg"}', "VAL.tsv": "fine\tpos"},
+        {
+            "train_a.tsv": "good\tpos\n",
+            "train_b.jsonl": '{"text": "bad", "label": "neg"}',
+            "VAL.tsv": "fine\tpos",
+        },
     ],
 )
 def test_local_labels_in_every_format(tmp_path, files):
@@ -190,14 +216,18 @@ def test_local_labels_in_every_format(tmp_path, files):
 
 
 def test_one_file_of_labels_is_divided(tmp_path):
-    lines = "".join(json.dumps({"text": f"t{i}", "text_pair": f"p{i}", "label": i % 3}) + "\n" for i in range(20))
+    lines = "".join(
+        json.dumps({"text": f"t{i}", "text_pair": f"p{i}", "label": i % 3}) + "\n"
+        for i in range(20)
+    )
     raw_dir = write(tmp_path / "raw", {"mine.jsonl": lines})
     found = records_of("text_labels", raw_dir / "mine.jsonl", tmp_path / "data")
     rows = [{"text": f"t{i}", "text_pair": f"p{i}", "label": str(i % 3)} for i in range(20)]
     assert found == {"train": [*rows[:9], *rows[10:19]], "test": [rows[9], rows[19]]}
     (raw_dir / "mine.jsonl").write_text(lines.replace("t0", "other"))
     changed = records_of("text_labels", raw_dir / "mine.jsonl", tmp_path / "data")
-    assert changed["train"][0]["text"] == "other"  # not what was prepared from the file's earlier content
+    # not what was prepared from the file's earlier content
+    assert changed["train"][0]["text"] == "other"
 
 
 def test_texts_are_framed_cut_and_counted(tmp_path, capsys):
@@ -206,7 +236,10 @@ def test_texts_are_framed_cut_and_counted(tmp_path, capsys):
     assert card.label_names == ("neg", "pos") and card.num_classes == 2
     capsys.readouterr()
     (batch,) = make_loader("text_labels", "train", text=card, batch_size=4, train=False, **where)
-    assert "split 'train' of text_labels/1.0.0: 1 of 3 texts are cut to max_len 6 tokens" in capsys.readouterr().err
+    assert (
+        "split 'train' of text_labels/1.0.0: 1 of 3 texts are cut to max_len 6 tokens"
+        in capsys.readouterr().err
+    )
     words = Tokenizer.from_str(card.tokenizer).token_to_id
     wanted = ["[CLS] good film [SEP]", "[CLS] bad [SEP]", "[CLS] so good a film [SEP]", ""]
     for row, names in enumerate(map(str.split, wanted)):
@@ -246,9 +279,17 @@ def test_the_order_of_texts_is_the_users(tmp_path):
 def test_labelled_texts_in_training_come_once_an_epoch(tmp_path):
     lines = "".join(f"w{i}\t{i % 2}\n" for i in range(10))
     card, where = labelled(tmp_path, {"train.tsv": lines})
-    loader = make_loader("text_labels", "train", text=card, batch_size=5, train=True, seed=3, **where)
-    epochs = [np.concatenate([next(loader)["tokens"][:, 1] for _ in range(2)]).tolist() for _ in range(2)]
-    assert len(set(epochs[0])) == 10 and sorted(epochs[0]) == sorted(epochs[1]) and epochs[0] != epochs[1]
+    loader = make_loader(
+        "text_labels", "train", text=card, batch_size=5, train=True, seed=3, **where
+    )
+    epochs = [
+        np.concatenate([next(loader)["tokens"][:, 1] for _ in range(2)]).tolist() for _ in range(2)
+    ]
+    assert (
+        len(set(epochs[0])) == 10
+        and sorted(epochs[0]) == sorted(epochs[1])
+        and epochs[0] != epochs[1]
+    )
 
 
 def test_batches_of_about_the_same_length(tmp_path):
@@ -283,14 +324,21 @@ def test_a_split_without_labels_is_refused(tmp_path):
             return ["no", "yes"]
 
         def records(self):
-            return {"train": [{"text": "a", "label": "yes"}], "test": [{"text": "b", "label": -1}] * 3}
+            return {
+                "train": [{"text": "a", "label": "yes"}],
+                "test": [{"text": "b", "label": -1}] * 3,
+            }
 
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    Hidden(data_dir=tmp_path, file_format="array_record").download_and_prepare(download_config=config)
+    Hidden(data_dir=tmp_path, file_format="array_record").download_and_prepare(
+        download_config=config
+    )
     card = describe_text("hidden", form="labels", max_len=8, tokenizer="words", data_dir=tmp_path)
     options = {"text": card, "batch_size": 1, "train": False, "data_dir": tmp_path}
     assert next(make_loader("hidden", "train", **options))["label"].tolist() == [1]
-    with pytest.raises(DataError, match=r"split 'test' of hidden/1\.0\.0 has 3 examples without a label"):
+    with pytest.raises(
+        DataError, match=r"split 'test' of hidden/1\.0\.0 has 3 examples without a label"
+    ):
         make_loader("hidden", "test", **options)
 
 
@@ -301,7 +349,8 @@ ROWS, LENGTH, VOCABULARY, MASK = 400, 100, 1000, 4
 
 @pytest.fixture(scope="module")
 def masked():
-    """Rows of ordinary tokens behind [CLS], before [SEP] and padding, and what became of them under two keys."""
+    """Rows of ordinary tokens behind [CLS], before [SEP] and padding, and what became of them under
+    two keys."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
     lengths = rng.integers(3, LENGTH + 1, ROWS)
@@ -314,8 +363,12 @@ def masked():
 
     def run(seed):
         keys = jax.random.split(jax.random.key(seed), ROWS)
-        mask = jax.vmap(lambda *row: mask_tokens(*row, rate=0.15, mask_token=MASK, vocab_size=VOCABULARY))
-        return tuple(map(np.asarray, jax.jit(mask)(keys, jnp.asarray(tokens), jnp.asarray(maskable))))
+        mask = jax.vmap(
+            lambda *row: mask_tokens(*row, rate=0.15, mask_token=MASK, vocab_size=VOCABULARY)
+        )
+        return tuple(
+            map(np.asarray, jax.jit(mask)(keys, jnp.asarray(tokens), jnp.asarray(maskable)))
+        )
 
     return tokens, maskable, run(1), run(1), run(2)
 
@@ -350,7 +403,10 @@ def test_crops_are_spans_of_the_words():
     def cropped(rate):
         crop = jax.jit(jax.vmap(partial(crop_text, rate=rate)))
         keys = jax.random.split(jax.random.key(0), len(tokens))
-        return map(np.asarray, crop(keys, jnp.asarray(tokens), jnp.asarray(segments), jnp.asarray(tokens >= 10)))
+        return map(
+            np.asarray,
+            crop(keys, jnp.asarray(tokens), jnp.asarray(segments), jnp.asarray(tokens >= 10)),
+        )
 
     for whole, found in zip((tokens, segments), cropped(0.0), strict=True):
         np.testing.assert_array_equal(found, whole)
@@ -390,7 +446,8 @@ def test_masking_is_a_function_of_the_key(masked):
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (first[0][:200] != other[0][:200]).any(1).all()
-    assert len({tuple(row) for row in first[1][:200].tolist()}) == 200  # nor do rows share their draws
+    # nor do rows share their draws
+    assert len({tuple(row) for row in first[1][:200].tolist()}) == 200
 
 
 # What is not right
@@ -401,14 +458,26 @@ def test_masking_is_a_function_of_the_key(masked):
     [
         ({"train.tsv": ""}, r"train\.tsv is empty"),
         ({"train.tsv": b"caf\xe9\tpos\n"}, r"train\.tsv is not UTF-8: byte 0xe9 at offset 3"),
-        ({"a.tsv": "good\tpos\nbad\n"}, r"a\.tsv, line 2 has 1 columns, not 2: text, label, separated by tabs"),
+        (
+            {"a.tsv": "good\tpos\nbad\n"},
+            r"a\.tsv, line 2 has 1 columns, not 2: text, label, separated by tabs",
+        ),
         ({"a.tsv": "good\tpos\nbad\tneg\tmore\n"}, r"a\.tsv, line 2 has 3 columns, not 2"),
         ({"a.tsv": "good\tpos\n\n \tneg\n"}, r"a\.tsv, line 3: its text is empty"),
         ({"a.tsv": "good\tpos\n\t\nbad\tneg\n"}, r"a\.tsv, line 2: its text is empty"),
         ({"a.tsv": "good\tpos\nfine\tpos\n"}, r"have the label 'pos'; at least two"),
-        ({"a.jsonl": '{"text": "a", "label": "x"}\n{"text": "b"}\n'}, r"a\.jsonl, line 2 is not .*KeyError: 'label'"),
-        ({"a.jsonl": '{"text": "a", "label": "x"}\n{"text": \n'}, r"a\.jsonl, line 2 is not .*JSONDecodeError"),
-        ({"a.jsonl": '{"text": "a", "label": null}\n'}, r"a\.jsonl, line 1: its label is empty or no text"),
+        (
+            {"a.jsonl": '{"text": "a", "label": "x"}\n{"text": "b"}\n'},
+            r"a\.jsonl, line 2 is not .*KeyError: 'label'",
+        ),
+        (
+            {"a.jsonl": '{"text": "a", "label": "x"}\n{"text": \n'},
+            r"a\.jsonl, line 2 is not .*JSONDecodeError",
+        ),
+        (
+            {"a.jsonl": '{"text": "a", "label": null}\n'},
+            r"a\.jsonl, line 1: its label is empty or no text",
+        ),
         (
             {"train.tsv": "good\tpos\nbad\tneg\n", "test.tsv": "so\tpos\nodd\tneutral\n"},
             r"test\.tsv, line 2: label 'neutral' is not one of the training files': neg, pos",
@@ -416,23 +485,36 @@ def test_masking_is_a_function_of_the_key(masked):
         ({"train.tsv": "good\tpos\nbad\tneg\n", "mine.tsv": "so\tpos\n"}, r"what are mine\.tsv\?"),
         ({"a.csv": "good,pos\n"}, r"holds no \.tsv or \.jsonl file"),
         ({"train.tsv": "text\tlabel\n"}, r"train\.tsv has no examples"),
-        ({"train.tsv": "good\tpos\nbad\tneg\n", "test.tsv": "text\tlabel\n"}, r"test\.tsv has no examples"),
+        (
+            {"train.tsv": "good\tpos\nbad\tneg\n", "test.tsv": "text\tlabel\n"},
+            r"test\.tsv has no examples",
+        ),
         ({"valid.tsv": "good\tpos\nbad\tneg\n"}, r"beside valid\.tsv there is no file named train"),
         (
-            {"a.jsonl": '{"text": "a", "label": "x"}\n{"text": "a", "text_pair": "b", "label": "x"}\n'},
+            {
+                "a.jsonl": '{"text": "a", "label": "x"}\n{"text": "a", "text_pair": "b", "label": "x"}\n'
+            },
             r"a\.jsonl, line 1 is not .*text_pair.*KeyError: 'text_pair'",
         ),
-        ({"a.jsonl": '{"text": "a\\ud83d", "label": "x"}\n'}, r"a\.jsonl, line 1: its text has half a? ?.*surrogate"),
+        (
+            {"a.jsonl": '{"text": "a\\ud83d", "label": "x"}\n'},
+            r"a\.jsonl, line 1: its text has half a? ?.*surrogate",
+        ),
         (
             {"a.tsv": "sentence\tlabel\ngood\tpos\n"},
             r"a\.tsv, line 1 names the columns sentence, label, not text, label",
         ),
-        ({"a.tsv": "good\tpos\nbad\tneg\n"}, r"text_labels: 2 examples are too few to set every tenth aside"),
+        (
+            {"a.tsv": "good\tpos\nbad\tneg\n"},
+            r"text_labels: 2 examples are too few to set every tenth aside",
+        ),
     ],
 )
 def test_labels_that_are_not_right(tmp_path, files, words):
     with pytest.raises(DataError, match=words):
-        open_builder("text_labels", raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data")
+        open_builder(
+            "text_labels", raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data"
+        )
 
 
 RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
@@ -443,9 +525,17 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
     [
         ("rte", {"train.tsv": RTE}, r"glue/rte: .* lacks dev\.tsv"),
         ("mnli", {"train.tsv": RTE}, r"glue/mnli: .* lacks dev_matched\.tsv, dev_mismatched\.tsv"),
-        ("rte", {"train.tsv": RTE + "1\ta\tb\tmaybe\n"}, r"train\.tsv, line 3: label 'maybe' is not one of entailment"),
+        (
+            "rte",
+            {"train.tsv": RTE + "1\ta\tb\tmaybe\n"},
+            r"train\.tsv, line 3: label 'maybe' is not one of entailment",
+        ),
         ("rte", {"train.tsv": RTE + "1\ta\n"}, r"train\.tsv, line 3 has 2 columns, not 4"),
-        ("qnli", {"train.tsv": RTE}, r"train\.tsv, line 1 names no column 'question'; it has index, sentence1"),
+        (
+            "qnli",
+            {"train.tsv": RTE},
+            r"train\.tsv, line 1 names no column 'question'; it has index, sentence1",
+        ),
         *(
             (
                 "stsb",
@@ -454,14 +544,20 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
             )
             for x in ("5.1", "-1", "nan", "high", "")
         ),
-        ("cola", {"train.tsv": "gj04\t1\t\ta\ngj04\t2\t\tb\n"}, r"train\.tsv, line 2: label '2' is not one of 0, 1"),
+        (
+            "cola",
+            {"train.tsv": "gj04\t1\t\ta\ngj04\t2\t\tb\n"},
+            r"train\.tsv, line 2: label '2' is not one of 0, 1",
+        ),
     ],
 )
 def test_glue_files_that_are_not_right(tmp_path, task, files, words):
     if "lacks" not in words:
         files = {**files, "dev.tsv": RTE}
     with pytest.raises(DataError, match=words):
-        open_builder(f"glue/{task}", raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data")
+        open_builder(
+            f"glue/{task}", raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data"
+        )
 
 
 @pytest.mark.parametrize(
@@ -507,7 +603,9 @@ def test_names_that_are_not_there(tmp_path):
     card, where = labelled(tmp_path, files)
     with pytest.raises(DataError, match=r"text_labels/1\.0\.0 has no text 'sentence'; it has text"):
         labelled(tmp_path, files, texts=("sentence",))
-    with pytest.raises(DataError, match=r"text_labels/1\.0\.0 has no split 'validation'.*Splits: train"):
+    with pytest.raises(
+        DataError, match=r"text_labels/1\.0\.0 has no split 'validation'.*Splits: train"
+    ):
         labelled(tmp_path, files, require=("validation",))
     with pytest.raises(DataError, match=r"has no split 'dev'.*Splits: train"):
         make_loader("text_labels", "dev", text=card, batch_size=1, train=False, **where)
@@ -516,9 +614,12 @@ def test_names_that_are_not_there(tmp_path):
 
 
 def test_the_order_of_texts_does_not_depend_on_tfds(tmp_path):
-    """Which reads them from a map without order: a pair must not be another way round in another process."""
+    """Which reads them from a map without order: a pair must not be another way round in another
+    process."""
     files = {"train.tsv": "text\ttext_pair\tlabel\ngood\tfine\tpos\nbad\tworse\tneg\n"}
-    builder = open_builder("text_labels", raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data")
+    builder = open_builder(
+        "text_labels", raw_dir=write(tmp_path / "raw", files), data_dir=tmp_path / "data"
+    )
 
     info = SimpleNamespace(features=dict(sorted(builder.info.features.items(), reverse=True)))
     turned = object.__new__(type("Turned", (type(builder),), {"info": info}))
@@ -540,18 +641,28 @@ def test_a_length_without_a_place_for_text_is_refused(tmp_path):
 def test_a_pair_without_anything_between_is_refused(tmp_path):
     files = {"train.tsv": "text\ttext_pair\tlabel\ngood\tfine\tpos\nbad\tworse\tneg\n"}
     card, where = labelled(tmp_path, files, texts=("text", "text_pair"), tokenizer="bpe")
-    with pytest.raises(DataError, match="has pairs of texts, and the tokenizer puts nothing between them"):
+    with pytest.raises(
+        DataError, match="has pairs of texts, and the tokenizer puts nothing between them"
+    ):
         make_loader("text_labels", "train", text=card, batch_size=1, train=False, **where)
 
 
 def test_texts_without_a_label_are_refused(tmp_path):
-    where = {"raw_dir": write(tmp_path / "raw", {"train.txt": "a b", "test.txt": "b"}), "data_dir": tmp_path / "data"}
-    with pytest.raises(DataError, match=r"text_files/1\.0\.0 has no feature 'label' that is a ClassLabel"):
+    where = {
+        "raw_dir": write(tmp_path / "raw", {"train.txt": "a b", "test.txt": "b"}),
+        "data_dir": tmp_path / "data",
+    }
+    with pytest.raises(
+        DataError, match=r"text_files/1\.0\.0 has no feature 'label' that is a ClassLabel"
+    ):
         describe_text("text_files", form="labels", max_len=8, tokenizer="words", **where)
 
 
 def test_unknown_characters_of_labelled_texts_are_named(tmp_path):
     files = {"train.tsv": "good\tpos\nbad\tneg\n", "test.tsv": "god\tpos\nq\u00fcod\tneg\n"}
     card, where = labelled(tmp_path, files, tokenizer="characters")
-    with pytest.raises(DataError, match=r"split 'test' .* has 2 characters that the tokenizer does not know.*'q', 'ü'"):
+    with pytest.raises(
+        DataError,
+        match=r"split 'test' .* has 2 characters that the tokenizer does not know.*'q', 'ü'",
+    ):
         make_loader("text_labels", "test", text=card, batch_size=1, train=False, **where)

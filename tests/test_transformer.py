@@ -1,4 +1,5 @@
-"""The encoder-decoder: parity with torch.nn.Transformer, masks by gradient, the cache, transformers' beam search."""
+"""The encoder-decoder: parity with torch.nn.Transformer, masks by gradient, the cache,
+transformers' beam search."""
 
 import itertools
 from functools import partial
@@ -19,7 +20,14 @@ from train.compare.certificate import randomise
 from train.config import MeshConfig
 from train.sharding import make_mesh, spec_of
 
-SMALL = {"vocab_size": 31, "max_len": 16, "num_layers": 2, "hidden_size": 32, "num_heads": 2, "mlp_dim": 48}
+SMALL = {
+    "vocab_size": 31,
+    "max_len": 16,
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "mlp_dim": 48,
+}
 WIDE = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 SOURCES, TARGETS = (7, 3, 5, 1), (4, 6, 1, 5)  # lengths
 NO_DROPOUT = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, "activation_dropout_rate": 0.0}
@@ -28,7 +36,9 @@ NO_DROPOUT = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, "activation_dr
 def texts(lengths, seed=0, vocabulary=31):
     """Tokens and segments, padded at the right."""
     segments = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int32)
-    tokens = np.random.default_rng(seed).integers(1, vocabulary - 1, segments.shape).astype(np.int32)
+    tokens = (
+        np.random.default_rng(seed).integers(1, vocabulary - 1, segments.shape).astype(np.int32)
+    )
     return jnp.asarray(tokens * segments), jnp.asarray(segments)
 
 
@@ -46,7 +56,11 @@ def pair(name="transformer_tiny", **fields):
         original.module.double()
     randomise(original.module)
     tensors = {k: v.numpy() for k, v in original.tensors().items()}
-    return model, jax.tree.map(jnp.asarray, weights.from_torch(model, tensors, format=original.format)), original
+    return (
+        model,
+        jax.tree.map(jnp.asarray, weights.from_torch(model, tensors, format=original.format)),
+        original,
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,9 +69,20 @@ def pair(name="transformer_tiny", **fields):
         {},
         {"norm_first": True, "scan": True},
         {"norm_first": True, "remat": True, "activation": "gelu"},
-        {"final_norm": False, "scan": True, "remat": True, "position": "sine_halves", "scale_embedding": False},
+        {
+            "final_norm": False,
+            "scan": True,
+            "remat": True,
+            "position": "sine_halves",
+            "scale_embedding": False,
+        },
         {"share_embeddings": False, "target_vocab_size": 37, "logits_bias": True},
-        {"share_embeddings": False, "tie_embeddings": False, "activation": "silu", "norm_eps": 1e-3},
+        {
+            "share_embeddings": False,
+            "tie_embeddings": False,
+            "activation": "silu",
+            "norm_eps": 1e-3,
+        },
         {"tie_embeddings": False},
     ],
     ids=str,
@@ -66,7 +91,10 @@ def test_equals_torch_nn_transformer(x64, fields):
     model, variables, original = pair(**fields, **WIDE, **NO_DROPOUT)
     given = inputs()
     real = np.asarray(given[3])[..., None]
-    weight = np.random.default_rng(2).normal(size=(*real.shape[:2], model.target_vocab_size or 31)) * real
+    weight = (
+        np.random.default_rng(2).normal(size=(*real.shape[:2], model.target_vocab_size or 31))
+        * real
+    )
 
     def loss(variables):
         logits = model.apply(variables, *given, train=True).logits
@@ -81,13 +109,17 @@ def test_equals_torch_nn_transformer(x64, fields):
     np.testing.assert_allclose(value, theirs.item(), rtol=1e-10)
     named = {k: v.grad.numpy() for k, v in module.named_parameters()}
     expected = weights.from_torch(model, named, format=original.format)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), grads, expected)
-    text = str(jax.make_jaxpr(lambda v: jax.grad(lambda v: loss(v)[0])(v))(variables))  # a LayerNorm alone has a policy
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), grads, expected
+    )
+    # a LayerNorm alone has a policy
+    text = str(jax.make_jaxpr(lambda v: jax.grad(lambda v: loss(v)[0])(v))(variables))
     assert ("scan[" in text, "policy=None" in text) == (model.scan, model.remat)
 
 
 def depends(model, variables, given):
-    """[target place, token of the vocabulary]: on which embeddings the first text's outputs depend, by gradient."""
+    """[target place, token of the vocabulary]: on which embeddings the first text's outputs depend,
+    by gradient."""
 
     def hidden(table):
         params = variables["params"] | {"token_embed": {"embedding": table}}
@@ -99,7 +131,8 @@ def depends(model, variables, given):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_nothing_is_seen_of_later_tokens_nor_of_padding_nor_of_other_pairs(scan):
-    """Every place has a token of its own, so that embeddings are places: sources from 0, targets from 10."""
+    """Every place has a token of its own, so that embeddings are places: sources from 0, targets
+    from 10."""
     model, variables, _ = pair(scan=scan, tie_embeddings=False)
     source, target = jnp.arange(7, dtype=jnp.int32)[None], jnp.arange(10, 16, dtype=jnp.int32)[None]
     source_segments = jnp.asarray([[1, 1, 1, 2, 2, 0, 0]], jnp.int32)
@@ -115,7 +148,9 @@ def test_nothing_is_seen_of_later_tokens_nor_of_padding_nor_of_other_pairs(scan)
     assert (alone[:, 10:16] == np.tril(np.ones((6, 6), bool))).all()
 
 
-@pytest.mark.parametrize("fields", [{}, {"norm_first": True, "scan": True}, {"position": "sine_halves"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, {"norm_first": True, "scan": True}, {"position": "sine_halves"}], ids=str
+)
 def test_a_padded_batch_is_what_its_texts_are_alone(fields):
     model, variables, _ = pair(**fields)
     source, target, *segments = inputs()
@@ -130,7 +165,8 @@ def test_packed_pairs_are_what_they_are_alone():
     model, variables, _ = pair()
     source, target, *_ = inputs()
     packed = [
-        jnp.concatenate([x[0, :n], x[1, :m]])[None] for x, (n, m) in ((source, SOURCES[:2]), (target, TARGETS[:2]))
+        jnp.concatenate([x[0, :n], x[1, :m]])[None]
+        for x, (n, m) in ((source, SOURCES[:2]), (target, TARGETS[:2]))
     ]
     segments = [jnp.asarray([[1] * n + [2] * m], jnp.int32) for n, m in (SOURCES[:2], TARGETS[:2])]
     apply = jax.jit(partial(model.apply, train=False))
@@ -147,7 +183,8 @@ def test_backends_agree_and_padding_is_never_nan(backend):
     source, target, source_segments, target_segments = inputs()
     real = np.asarray(target_segments).copy()
     real[3] = 0
-    given = (source, target, source_segments.at[3].set(0), target_segments.at[3].set(0))  # a row that only fills up
+    # a row that only fills up
+    given = (source, target, source_segments.at[3].set(0), target_segments.at[3].set(0))
 
     @partial(jax.jit, static_argnums=1)
     @jax.value_and_grad
@@ -158,7 +195,8 @@ def test_backends_agree_and_padding_is_never_nan(backend):
     value, grads = loss(variables, backend)
     expected, expected_grads = loss(variables, "einsum")
     np.testing.assert_allclose(value, expected, rtol=1e-4)
-    size = max(float(jnp.linalg.norm(g)) for g in jax.tree.leaves(expected_grads))  # those of key biases are 0
+    # those of key biases are 0
+    size = max(float(jnp.linalg.norm(g)) for g in jax.tree.leaves(expected_grads))
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
         assert jnp.linalg.norm(a - b) <= 1e-4 * jnp.linalg.norm(b) + 1e-6 * size
 
@@ -173,12 +211,21 @@ def test_a_cache_gives_what_the_whole_text_does(scan):
     decode = jax.jit(partial(model.apply, method="decode", mutable=["cache"]))
     cache, parts = {}, []
     for start, stop in ((0, 2), (2, 3), (3, 6)):
-        given = (target[:, start:stop], memory, source_segments, target_segments, jnp.asarray(start))
+        given = (
+            target[:, start:stop],
+            memory,
+            source_segments,
+            target_segments,
+            jnp.asarray(start),
+        )
         part, changed = decode(variables | cache, *given)
-        cache, memory = dict(changed), memory * jnp.nan  # the sources' keys and values are there by now
+        # the sources' keys and values are there by now
+        cache, memory = dict(changed), memory * jnp.nan
         parts.append(part.logits)
     real = np.asarray(target_segments) > 0
-    np.testing.assert_allclose(np.concatenate(parts, 1)[real], np.asarray(whole)[real], rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(
+        np.concatenate(parts, 1)[real], np.asarray(whole)[real], rtol=1e-4, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("rate", NO_DROPOUT)
@@ -192,7 +239,10 @@ def test_every_dropout_is_on_in_training_only(rate, scan):
         return model.apply(variables, *args, train=train, rngs=rngs, method=method)
 
     memory = run(0, False, "encode", source, segments[0])
-    for method, args in (("encode", (source, segments[0])), ("decode", (target, memory, *segments))):
+    for method, args in (
+        ("encode", (source, segments[0])),
+        ("decode", (target, memory, *segments)),
+    ):
         a, b, c = (jax.tree.leaves(run(seed, True, method, *args))[0] for seed in (1, 1, 2))
         assert jnp.array_equal(a, b)
         assert not jnp.array_equal(a, c)
@@ -207,14 +257,20 @@ def test_positions_equal_marians():
     np.testing.assert_array_equal(table.astype(np.float32), theirs.create_weight().numpy())
     turns = sine_positions(40, 12, halves=False)
     np.testing.assert_array_equal(turns.reshape(40, 6, 2), table.reshape(40, 2, 6).swapaxes(1, 2))
-    np.testing.assert_allclose(turns[3, 4:6], [np.sin(3 / 10_000 ** (4 / 12)), np.cos(3 / 10_000 ** (4 / 12))])
+    np.testing.assert_allclose(
+        turns[3, 4:6], [np.sin(3 / 10_000 ** (4 / 12)), np.cos(3 / 10_000 ** (4 / 12))]
+    )
 
 
 def test_scanned_stacks_are_split_as_their_layers():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     for name in ("attention", "cross_attention"):
-        assert spec_of(f"params/decoder/blocks/{name}/query/kernel", (6, 64, 64), mesh) == P(None, "fsdp", "tensor")
-        assert spec_of(f"params/decoder/block_0/{name}/out/kernel", (64, 64), mesh) == P("tensor", "fsdp")
+        assert spec_of(f"params/decoder/blocks/{name}/query/kernel", (6, 64, 64), mesh) == P(
+            None, "fsdp", "tensor"
+        )
+        assert spec_of(f"params/decoder/block_0/{name}/out/kernel", (64, 64), mesh) == P(
+            "tensor", "fsdp"
+        )
 
 
 @pytest.mark.parametrize(
@@ -227,7 +283,11 @@ def test_scanned_stacks_are_split_as_their_layers():
         ({"position": "learned"}, (3, 3), "position 'learned' is not one of sine, sine_halves"),
         ({"activation": "mish"}, (3, 3), "activation 'mish'"),
         ({"activation_dropout_rate": 1.0}, (3, 3), r"activation_dropout_rate 1\.0"),
-        ({"target_vocab_size": 7}, (3, 3), "target_vocab_size 7 is not vocab_size 31: set share_embeddings to False"),
+        (
+            {"target_vocab_size": 7},
+            (3, 3),
+            "target_vocab_size 7 is not vocab_size 31: set share_embeddings to False",
+        ),
         ({"target_vocab_size": -1}, (3, 3), "target_vocab_size -1 must be at least 0"),
         ({"num_layers": 0}, (3, 3), "num_layers 0"),
     ],
@@ -243,30 +303,45 @@ def test_a_cache_needs_the_length_of_the_text():
     model, variables, _ = pair(num_layers=1)
     with pytest.raises(ValueError, match="start needs the target_segments of the whole text"):
         memory = jnp.zeros((1, 3, 32))
-        model.apply(variables, jnp.zeros((1, 1), jnp.int32), memory, start=jnp.zeros((), jnp.int32), method="decode")
+        model.apply(
+            variables,
+            jnp.zeros((1, 1), jnp.int32),
+            memory,
+            start=jnp.zeros((), jnp.int32),
+            method="decode",
+        )
 
 
 START, END, MAX_LEN = 30, 0, 14  # of Marian's vocabulary: the padding token is the last
 
 
 def translators(bias, **fields):
-    """A Marian with random weights, and transformers' with the same; ``bias`` makes the end more probable."""
+    """A Marian with random weights, and transformers' with the same; ``bias`` makes the end more
+    probable."""
     model, _, original = pair("marian", **fields)
     with torch.no_grad():
         original.module.final_logits_bias[0, END] += bias
     library = originals.transformers()
     twin = library.MarianMTModel(original.module.config).eval()
-    twin.load_state_dict(original.module.state_dict(), strict=False)  # it has its table of positions
+    # it has its table of positions
+    twin.load_state_dict(original.module.state_dict(), strict=False)
     twin.generation_config = library.GenerationConfig(
         pad_token_id=START, eos_token_id=END, decoder_start_token_id=START
     )
-    return model, weights.from_torch(model, {k: v.numpy() for k, v in original.tensors().items()}), twin
+    return (
+        model,
+        weights.from_torch(model, {k: v.numpy() for k, v in original.tensors().items()}),
+        twin,
+    )
 
 
 # biases with which texts end at several lengths
 @pytest.fixture(
     scope="module",
-    params=[{"bias": 0.0, "share_embeddings": False, "tie_embeddings": False}, {"bias": 3.0, "scan": True}],
+    params=[
+        {"bias": 0.0, "share_embeddings": False, "tie_embeddings": False},
+        {"bias": 3.0, "scan": True},
+    ],
     ids=["layers", "scan"],
 )
 def translator(request):
@@ -291,7 +366,17 @@ def theirs(twin, source, segments, *, max_len=MAX_LEN, **options):
 
 
 def ours(model, variables, source, segments, *, beams, max_len=MAX_LEN, **options):
-    return beam_search(model, variables, source, segments, beams=beams, max_len=max_len, bos=START, eos=END, **options)
+    return beam_search(
+        model,
+        variables,
+        source,
+        segments,
+        beams=beams,
+        max_len=max_len,
+        bos=START,
+        eos=END,
+        **options,
+    )
 
 
 def test_beam_search_equals_transformers(translator):
@@ -300,7 +385,9 @@ def test_beam_search_equals_transformers(translator):
     source, segments = texts(SOURCES)
     lengths = set()
     for beams, penalty in itertools.product((1, 2, 4), (-1.0, 0.0, 0.6, 1.0, 2.0)):
-        found, scores = ours(model, variables, source, segments, beams=beams, length_penalty=penalty)
+        found, scores = ours(
+            model, variables, source, segments, beams=beams, length_penalty=penalty
+        )
         options = {"length_penalty": penalty, "early_stopping": False} if beams > 1 else {}
         expected, expected_scores = theirs(twin, source, segments, num_beams=beams, **options)
         assert found == expected
@@ -318,7 +405,9 @@ def test_other_lengths_and_forbidden_tokens_equal_transformers():
         free = ours(model, variables, source, segments, beams=beams, max_len=6)[0]
         assert free == theirs(twin, source, segments, num_beams=beams, max_len=6)[0]
         word = free[0][0]
-        found = ours(model, variables, source, segments, beams=beams, max_len=6, forbidden=[word])[0]
+        found = ours(model, variables, source, segments, beams=beams, max_len=6, forbidden=[word])[
+            0
+        ]
         options = {"bad_words_ids": [[word]], "num_beams": beams, "max_len": 6}
         assert found == theirs(twin, source, segments, **options)[0]
         assert word not in found[0]
@@ -341,7 +430,9 @@ def test_scores_are_of_the_texts(translator):
     found, scores = ours(model, variables, source, segments, beams=4, length_penalty=1.0)
     for i, text in enumerate(found):
         target = jnp.asarray([[START, *text[:-1]]], jnp.int32)
-        logits = model.apply(variables, source[i : i + 1], target, segments[i : i + 1], train=False).logits[0]
+        logits = model.apply(
+            variables, source[i : i + 1], target, segments[i : i + 1], train=False
+        ).logits[0]
         logp = jax.nn.log_softmax(logits)[jnp.arange(len(text)), jnp.asarray(text)]
         np.testing.assert_allclose(scores[i], logp.mean(), rtol=1e-4)
 
@@ -362,7 +453,10 @@ def test_one_compilation_whatever_the_penalty_and_the_sources(translator):
         ({"beams": 0}, "beams 0 must be at least 1"),
         ({"beams": 16}, "at most half the vocabulary of 31"),
         ({"forbidden": [31]}, "token 31 is outside the model's vocabulary of 31"),
-        ({"source": np.full((1, 3), 31, np.int32)}, "a source has token 31, outside the model's vocabulary of 31"),
+        (
+            {"source": np.full((1, 3), 31, np.int32)},
+            "a source has token 31, outside the model's vocabulary of 31",
+        ),
     ],
 )
 def test_searches_that_do_not_fit(options, words):

@@ -1,4 +1,5 @@
-"""The variational autoencoder: against PyTorch, the bound and its estimate, and whole runs with their pictures."""
+"""The variational autoencoder: against PyTorch, the bound and its estimate, and whole runs with
+their pictures."""
 
 import dataclasses
 import json
@@ -32,12 +33,16 @@ from train.step import accumulated_gradients
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
-CARD = DatasetCard("digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), "")
+CARD = DatasetCard(
+    "digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), ""
+)
 
 
 def init(model, dtype=jnp.float32):
     shapes = (2, *model.image_shape), (2, model.latent_size)
-    return jax.jit(partial(model.init, train=False))(jax.random.key(0), *(jnp.zeros(s, dtype) for s in shapes))
+    return jax.jit(partial(model.init, train=False))(
+        jax.random.key(0), *(jnp.zeros(s, dtype) for s in shapes)
+    )
 
 
 def randomised(model, rng, scale):
@@ -47,11 +52,15 @@ def randomised(model, rng, scale):
 
 
 class TorchVAE(tnn.Module):
-    """As anybody would write it in PyTorch, channels first; only flattenings are put into our order."""
+    """As anybody would write it in PyTorch, channels first; only flattenings are put into our
+    order."""
 
     def __init__(self, params, model):
         super().__init__()
-        self.shape, self.activation = model.image_shape, {"relu": F.relu, "tanh": torch.tanh}[model.activation]
+        self.shape, self.activation = (
+            model.image_shape,
+            {"relu": F.relu, "tanh": torch.tanh}[model.activation],
+        )
         self.paths = {}
         for name, p in params.items():
             if name == "log_sigma":
@@ -63,7 +72,9 @@ class TorchVAE(tnn.Module):
                 layer = tnn.Conv2d(*p["kernel"].shape[2:], 4, stride=2, padding=1)
             else:
                 layer = tnn.ConvTranspose2d(*p["kernel"].shape[:1:-1], 4, stride=2, padding=1)
-            layer.weight.data = torch.tensor(np.ascontiguousarray(self.rearranged(name, p["kernel"])))
+            layer.weight.data = torch.tensor(
+                np.ascontiguousarray(self.rearranged(name, p["kernel"]))
+            )
             layer.bias.data = torch.tensor(p["bias"])
             self.add_module(name, layer)
             self.paths[name] = layer
@@ -72,7 +83,9 @@ class TorchVAE(tnn.Module):
     def rearranged(name, x, back=False):
         if x.ndim == 2:
             return x.T
-        ours, theirs = ("h w i o", "o i h w") if name.startswith("encoder") else ("h w o i", "i o h w")
+        ours, theirs = (
+            ("h w i o", "o i h w") if name.startswith("encoder") else ("h w o i", "i o h w")
+        )
         return rearrange(x, f"{theirs} -> {ours}" if back else f"{ours} -> {theirs}")
 
     def layers(self, prefix):
@@ -100,9 +113,14 @@ class TorchVAE(tnn.Module):
         return rearrange(x, "b c h w -> b h w c"), mean, log_variance
 
     def gradients(self):
-        found = {f"{n}/kernel": self.rearranged(n, m.weight.grad.numpy(), back=True) for n, m in self.paths.items()}
+        found = {
+            f"{n}/kernel": self.rearranged(n, m.weight.grad.numpy(), back=True)
+            for n, m in self.paths.items()
+        }
         found |= {f"{n}/bias": m.bias.grad.numpy() for n, m in self.paths.items()}
-        return found | ({"log_sigma": self.log_sigma.grad.numpy()} if hasattr(self, "log_sigma") else {})
+        return found | (
+            {"log_sigma": self.log_sigma.grad.numpy()} if hasattr(self, "log_sigma") else {}
+        )
 
 
 def relative(a, b):
@@ -117,20 +135,29 @@ def relative(a, b):
         ("bernoulli", {"image_shape": (6, 5, 3), "hidden_sizes": (24,)}),
         ("gaussian", {"image_shape": (4, 4, 1), "hidden_sizes": (16, 12, 8), "activation": "tanh"}),
         ("gaussian", {"image_shape": (8, 12, 3), "kind": "conv", "features": (4, 6)}),
-        ("bernoulli", {"image_shape": (8, 8, 1), "kind": "conv", "features": (4, 6, 8), "activation": "tanh"}),
+        (
+            "bernoulli",
+            {"image_shape": (8, 8, 1), "kind": "conv", "features": (4, 6, 8), "activation": "tanh"},
+        ),
     ],
 )
 def test_equals_pytorch_in_float64(likelihood, fields, x64):
     batch, beta = 5, 0.7
-    model = VAE(**fields, latent_size=3, likelihood=likelihood, dtype=jnp.float64, param_dtype=jnp.float64)
+    model = VAE(
+        **fields, latent_size=3, likelihood=likelihood, dtype=jnp.float64, param_dtype=jnp.float64
+    )
     rng = np.random.default_rng(0)
     params = randomised(model, rng, 0.4)
     image = rng.uniform(size=(batch, *model.image_shape))
     noise, weight = rng.normal(size=(batch, 3)), np.array([1.0, 1, 0, 1, 1])
 
     def loss_fn(params):
-        outputs = model.apply({"params": params}, jnp.asarray(image), jnp.asarray(noise), train=True)
-        metrics = elbo(outputs, {"image": jnp.asarray(image), "weight": jnp.asarray(weight)}, beta=beta)
+        outputs = model.apply(
+            {"params": params}, jnp.asarray(image), jnp.asarray(noise), train=True
+        )
+        metrics = elbo(
+            outputs, {"image": jnp.asarray(image), "weight": jnp.asarray(weight)}, beta=beta
+        )
         return metrics["loss"][0] / metrics["loss"][1], metrics
 
     (loss, metrics), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
@@ -141,7 +168,9 @@ def test_equals_pytorch_in_float64(likelihood, fields, x64):
     if likelihood == "bernoulli":
         reconstruction = F.binary_cross_entropy_with_logits(decoded, x, reduction="sum")
     else:
-        reconstruction = -torch.distributions.Normal(decoded, twin.log_sigma.exp()).log_prob(x).sum()
+        reconstruction = (
+            -torch.distributions.Normal(decoded, twin.log_sigma.exp()).log_prob(x).sum()
+        )
     posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum()
     twin_loss = (reconstruction + beta * kl) / 4
@@ -165,9 +194,14 @@ def test_initial_values_are_spread_as_pytorchs():
     twin = TorchVAE(jax.tree.map(np.asarray, params), model)
     for name, layer in twin.paths.items():
         layer.reset_parameters()
-        for ours, theirs in ((params[name]["kernel"], layer.weight), (params[name]["bias"], layer.bias)):
+        for ours, theirs in (
+            (params[name]["kernel"], layer.weight),
+            (params[name]["bias"], layer.bias),
+        ):
             bound = theirs.abs().max().item()
-            assert abs(ours).max() == pytest.approx(bound, rel=0.3 if ours.size < 100 else 0.02), name
+            assert abs(ours).max() == pytest.approx(bound, rel=0.3 if ours.size < 100 else 0.02), (
+                name
+            )
             if ours.size > 1000:
                 assert ours.std() == pytest.approx(theirs.std().item(), rel=0.05), name
 
@@ -180,7 +214,12 @@ def test_initial_values_are_spread_as_pytorchs():
         ({"activation": "swich"}, (8, 8, 1), 20, "relu, sigmoid"),
         ({"latent_size": 0}, (8, 8, 1), 20, "latent_size 0 must be at least 1"),
         ({"image_shape": (8, 8)}, (8, 8, 1), 20, "height, width, channels"),
-        ({"kind": "conv", "features": (4, 4, 4, 4)}, (8, 8, 1), 20, "halved 4 times: .* multiples of 16"),
+        (
+            {"kind": "conv", "features": (4, 4, 4, 4)},
+            (8, 8, 1),
+            20,
+            "halved 4 times: .* multiples of 16",
+        ),
         ({}, (8, 7, 1), 20, r"\(8, 7, 1\) are not of image_shape \(8, 8, 1\)"),
         ({}, (8, 8, 1), 1, r"noise of \(2, 1\)"),
     ],
@@ -198,7 +237,8 @@ def test_extreme_logits_and_variances_are_finite():
         outputs = VAEOutputs(logits, jnp.zeros((2, 1)), log_variance, None)
         return elbo(outputs, {"image": image, "weight": jnp.ones(2)})["loss"][0]
 
-    logits = jnp.asarray([[[[1e4], [-1e4]]], [[[-1e4], [1e4]]]])  # right, and wrong by 1e4 + 0.5e4 nats
+    # right, and wrong by 1e4 + 0.5e4 nats
+    logits = jnp.asarray([[[[1e4], [-1e4]]], [[[-1e4], [1e4]]]])
     value, grads = jax.value_and_grad(loss, argnums=(0, 1))(logits, jnp.full((2, 1), -100.0))
     assert value == pytest.approx(1.5e4 + 2 * 0.5 * 99, rel=1e-6)
     assert all(jnp.isfinite(g).all() for g in grads)
@@ -206,7 +246,14 @@ def test_extreme_logits_and_variances_are_finite():
 
 def linear_vae(rng, latent=2):
     """A decoder without hidden layer: p(x) is then a multivariate normal, known in closed form."""
-    model = VAE((2, 3, 1), latent, hidden_sizes=(), likelihood="gaussian", dtype=jnp.float64, param_dtype=jnp.float64)
+    model = VAE(
+        (2, 3, 1),
+        latent,
+        hidden_sizes=(),
+        likelihood="gaussian",
+        dtype=jnp.float64,
+        param_dtype=jnp.float64,
+    )
     params = randomised(model, rng, 0.3)
     image = rng.normal(size=(4, 2, 3, 1))
     kernel, bias = (np.asarray(params["decoder_out"][k]) for k in ("kernel", "bias"))
@@ -218,7 +265,9 @@ def linear_vae(rng, latent=2):
 def test_importance_weighting_against_numpy_and_the_exact_likelihood(x64):
     rng = np.random.default_rng(0)
     model, params, image, exact = linear_vae(rng)
-    forward = jax.jit(lambda image, noise: model.apply({"params": params}, image, noise, train=False))
+    forward = jax.jit(
+        lambda image, noise: model.apply({"params": params}, image, noise, train=False)
+    )
 
     estimate = partial(importance_weighted_log_likelihood, forward, jnp.asarray(image))
     estimates = jax.jit(jax.vmap(estimate))
@@ -227,7 +276,9 @@ def test_importance_weighting_against_numpy_and_the_exact_likelihood(x64):
         weights = jnp.eye(4)  # one image at a time
         outputs = jax.vmap(forward, (None, 0))(jnp.asarray(image), jnp.asarray(noise))
         terms = jax.vmap(
-            lambda o: jax.vmap(lambda w: elbo(o, {"image": jnp.asarray(image), "weight": w})["elbo"][0])(weights)
+            lambda o: jax.vmap(
+                lambda w: elbo(o, {"image": jnp.asarray(image), "weight": w})["elbo"][0]
+            )(weights)
         )
         return np.asarray(terms(outputs))
 
@@ -239,10 +290,16 @@ def test_importance_weighting_against_numpy_and_the_exact_likelihood(x64):
         z = outputs.mean + deviation * draw
         prior = -0.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
         posterior = (
-            -0.5 * ((z - outputs.mean) / deviation) ** 2 - np.log(deviation) - 0.5 * math.log(2 * math.pi)
+            -0.5 * ((z - outputs.mean) / deviation) ** 2
+            - np.log(deviation)
+            - 0.5 * math.log(2 * math.pi)
         ).sum(-1)
-        log_weights.append(np.asarray(log_likelihood(outputs, jnp.asarray(image))) + prior - posterior)
-    np.testing.assert_allclose(estimate(jnp.asarray(noise)), logsumexp(log_weights, axis=0) - math.log(7), rtol=1e-12)
+        log_weights.append(
+            np.asarray(log_likelihood(outputs, jnp.asarray(image))) + prior - posterior
+        )
+    np.testing.assert_allclose(
+        estimate(jnp.asarray(noise)), logsumexp(log_weights, axis=0) - math.log(7), rtol=1e-12
+    )
 
     # one draw: the ELBO, but with the divergence taken at the draw and not in expectation
     np.testing.assert_allclose(estimate(jnp.asarray(noise[:1])), log_weights[0], rtol=1e-12)
@@ -259,7 +316,9 @@ def test_importance_weighting_against_numpy_and_the_exact_likelihood(x64):
 @pytest.mark.parametrize("name", ["vae", "vae_conv"])
 def test_each_parameter_is_matched_by_exactly_one_rule(name):
     model = jaxmodels.create(name, image_shape=(8, 8, 1), likelihood="gaussian")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(partial(init, model))["params"]):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        jax.eval_shape(partial(init, model))["params"]
+    ):
         matched = [(p, s) for p, s in sharding.RULES if re.search(p, sharding.path_name(path))]
         assert len(matched) == 1, sharding.path_name(path)
         assert len(matched[0][1]) == len(leaf.shape)
@@ -272,8 +331,14 @@ def test_float64_gradients_on_a_mesh_equal_one_device(x64):
         run = setup.build(config, card=CARD, devices=conftest.ALL_DEVICES[:devices])
         module = run.model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
         rng = np.random.default_rng(0)
-        params = jax.device_put(randomised(module, rng, 0.1), sharding.shardings_of(run.shapes.params, run.mesh))
-        batch = {"image": rng.uniform(size=(32, 8, 8, 1)), "noise": rng.normal(size=(32, 8)), "weight": np.ones(32)}
+        params = jax.device_put(
+            randomised(module, rng, 0.1), sharding.shardings_of(run.shapes.params, run.mesh)
+        )
+        batch = {
+            "image": rng.uniform(size=(32, 8, 8, 1)),
+            "noise": rng.normal(size=(32, 8)),
+            "weight": np.ones(32),
+        }
 
         def step(params, batch):
             return accumulated_gradients(
@@ -291,7 +356,10 @@ def test_float64_gradients_on_a_mesh_equal_one_device(x64):
             return jax.device_get(jax.jit(step)(params, sharding.put_batch(batch, run.mesh)))
 
     one = gradients({}, 1)
-    for other in (gradients({"data": 2, "fsdp": 2, "tensor": 2}, 8), gradients({"data": 1, "tensor": 4}, 4, 2)):
+    for other in (
+        gradients({"data": 2, "fsdp": 2, "tensor": 2}, 8),
+        gradients({"data": 1, "tensor": 4}, 4, 2),
+    ):
         for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(one), strict=True):
             assert relative(a, b) < 1e-10
 
@@ -325,24 +393,43 @@ def test_a_run_leaves_scores_and_pictures(whole, capsys):
     workdir, summary = whole
     assert summary == json.loads((workdir / "summary.json").read_text())
     test = summary["test"]
-    assert set(test) == {"loss", "elbo", "kl", "reconstruction", "importance_weighted_log_likelihood", "examples"}
+    assert set(test) == {
+        "loss",
+        "elbo",
+        "kl",
+        "reconstruction",
+        "importance_weighted_log_likelihood",
+        "examples",
+    }
     assert test["examples"] == 359 and summary["train"]["examples"] == 1438
-    assert test["elbo"] == pytest.approx(-test["loss"]) == pytest.approx(-test["kl"] - test["reconstruction"])
+    assert (
+        test["elbo"]
+        == pytest.approx(-test["loss"])
+        == pytest.approx(-test["kl"] - test["reconstruction"])
+    )
     assert test["importance_weighted_log_likelihood"] > test["elbo"]
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["elbo"] > records[0]["elbo"]
     assert not (workdir / "confusion.png").exists() and (workdir / "curves.png").exists()
-    names = {f"{name}_{step}.png" for name in ("samples", "reconstructions", "walk") for step in (8, 16)}
+    names = {
+        f"{name}_{step}.png" for name in ("samples", "reconstructions", "walk") for step in (8, 16)
+    }
     assert {p.name for p in (workdir / "samples").iterdir()} == names
     run = setup.build(evaluate.read_config(workdir))
     originals = run.examples("test", 16)["image"][..., 0]
     picture = pixels(workdir / "samples" / "reconstructions_16.png")
-    assert picture.shape == (4 * 8, 8 * 8) and pixels(workdir / "samples" / "samples_16.png").shape == (64, 64)
+    assert picture.shape == (4 * 8, 8 * 8) and pixels(
+        workdir / "samples" / "samples_16.png"
+    ).shape == (64, 64)
     rows = rearrange(picture, "(r h) (n w) -> r n h w", r=4, n=8)
     np.testing.assert_array_equal(rows[[0, 2]].reshape(16, 8, 8), originals)
-    walk = rearrange(pixels(workdir / "samples" / "walk_16.png"), "(r h) (n w) -> r n h w", r=8, n=8)
+    walk = rearrange(
+        pixels(workdir / "samples" / "walk_16.png"), "(r h) (n w) -> r n h w", r=8, n=8
+    )
     ends = rearrange(walk[:, [0, 7]], "r two h w -> (r two) h w")
-    assert abs(ends.astype(int) - rows[[1, 3]].reshape(16, 8, 8)).max() <= 1, "a walk ends at the reconstructions"
+    assert abs(ends.astype(int) - rows[[1, 3]].reshape(16, 8, 8)).max() <= 1, (
+        "a walk ends at the reconstructions"
+    )
     assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == test
     assert evaluate.main([f"--workdir={workdir}", "--step=best"]) == 0
@@ -384,7 +471,9 @@ def test_generate_draws_what_the_run_drew(whole, tmp_path, capsys):
     assert generate.main([f"--workdir={workdir}", f"--out={out}"]) == 0
     assert "64 samples of step 16" in capsys.readouterr().out
     picture = pixels(out)
-    np.testing.assert_allclose(picture.astype(int), pixels(workdir / "samples" / "samples_16.png"), atol=1)
+    np.testing.assert_allclose(
+        picture.astype(int), pixels(workdir / "samples" / "samples_16.png"), atol=1
+    )
     generate.main([f"--workdir={workdir}", f"--out={out}", "--count=11", "--step=best"])
     few = pixels(out)
     assert few.shape == (16, 64) and (few[8:, 24:] == 255).all()
@@ -400,7 +489,11 @@ def test_mistakes_are_one_line(whole, tiny, tmp_path, capsys):
     workdir, _ = whole
     train(dataclasses.replace(tiny, steps=4), tmp_path / "classes")
     for main, args, words in (
-        (generate.main, [f"--workdir={tmp_path / 'classes'}"], "config.objective = 'classification'"),
+        (
+            generate.main,
+            [f"--workdir={tmp_path / 'classes'}"],
+            "config.objective = 'classification'",
+        ),
         (generate.main, [f"--workdir={tmp_path / 'none'}"], "not the workdir of a run"),
         (generate.main, [f"--workdir={workdir}", "--step=3"], "no checkpoint of step 3"),
         (generate.main, [f"--workdir={workdir}", "--out=/dev/null/x.png"], "--out=FILE.png"),
@@ -408,7 +501,11 @@ def test_mistakes_are_one_line(whole, tiny, tmp_path, capsys):
     ):
         assert cli.run(partial(main, args)) == 2
         captured = capsys.readouterr()
-        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and words in captured.err
+        assert (
+            captured.err.startswith("error: ")
+            and captured.err.count("\n") == 1
+            and words in captured.err
+        )
     for flag, word in (
         ("--step=x", "last, best"),
         ("--count=0", "at least 1"),
@@ -427,7 +524,10 @@ def test_mistakes_are_one_line(whole, tiny, tmp_path, capsys):
             {"data": DataConfig(mean=(0.5,), std=(0.5,))},
             "pixels to [-1, 1], and the Bernoulli likelihood is for [0, 1]",
         ),
-        ({"objective": "classification"}, "does not fit model 'vae'; nearest: config.objective = 'elbo'"),
+        (
+            {"objective": "classification"},
+            "does not fit model 'vae'; nearest: config.objective = 'elbo'",
+        ),
         (
             {"model": "cnn", "model_fields": {}},
             "does not fit model 'cnn'; nearest: config.objective = 'classification'",
@@ -447,12 +547,20 @@ def test_configs_that_cannot_be(change, words):
 
 def test_a_gaussian_convolutional_run_in_bfloat16_may_shift_its_pixels(data_dir, tmp_path):
     fields = {"features": (4,), "likelihood": "gaussian"}
-    config = make_tiny(data_dir, model="vae_conv", fields=fields, dtype="bfloat16", vae=VAEConfig(importance_samples=2))
+    config = make_tiny(
+        data_dir,
+        model="vae_conv",
+        fields=fields,
+        dtype="bfloat16",
+        vae=VAEConfig(importance_samples=2),
+    )
     config.data = DataConfig(name="digits", data_dir=data_dir)
     config.steps = config.eval_every = 4
     config.accumulate = 1
     summary = train(config, tmp_path)
-    assert np.isfinite(summary["test"]["elbo"]) and (tmp_path / "samples" / "samples_4.png").exists()
+    assert (
+        np.isfinite(summary["test"]["elbo"]) and (tmp_path / "samples" / "samples_4.png").exists()
+    )
 
 
 def test_nan_names_the_tensor(data_dir, tmp_path, monkeypatch):
@@ -461,8 +569,12 @@ def test_nan_names_the_tensor(data_dir, tmp_path, monkeypatch):
     def poisoned(self, **kwargs):
         state, origin = original(self, **kwargs)
         kernel = state.params["log_variance"]["kernel"]
-        params = state.params | {"log_variance": state.params["log_variance"] | {"kernel": kernel.at[0].set(3e38)}}
-        return state.replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))), origin
+        params = state.params | {
+            "log_variance": state.params["log_variance"] | {"kernel": kernel.at[0].set(3e38)}
+        }
+        return state.replace(
+            params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
+        ), origin
 
     monkeypatch.setattr(setup.Run, "start", poisoned)
     with pytest.raises(NonFiniteError, match="first non-finite tensor: outputs/decoder"):

@@ -27,9 +27,21 @@ CASES = [  # model, image shape, fields
     ("mlp", (5, 4, 2), {"hidden_sizes": ()}),
     ("cnn", (8, 6, 2), {"pool": "each", "features": (3, 4), "hidden_size": 5}),
     ("cnn", (6, 6, 1), {"pool": "last", "features": (3, 4)}),
-    ("alexnet", (64, 64, 1), {"features": (4, 5, 6, 7, 8), "hidden_sizes": (9, 10), "pooled_size": 2}),
-    ("vgg11", (32, 32, 3), {"stage_features": (3, 4, 5, 6, 7), "hidden_sizes": (8, 9), "pooled_size": 2}),
-    ("vgg11_bn", (32, 32, 1), {"stage_features": (3, 4, 5, 6, 7), "hidden_sizes": (8, 9), "pooled_size": 2}),
+    (
+        "alexnet",
+        (64, 64, 1),
+        {"features": (4, 5, 6, 7, 8), "hidden_sizes": (9, 10), "pooled_size": 2},
+    ),
+    (
+        "vgg11",
+        (32, 32, 3),
+        {"stage_features": (3, 4, 5, 6, 7), "hidden_sizes": (8, 9), "pooled_size": 2},
+    ),
+    (
+        "vgg11_bn",
+        (32, 32, 1),
+        {"stage_features": (3, 4, 5, 6, 7), "hidden_sizes": (8, 9), "pooled_size": 2},
+    ),
     ("googlenet", (224, 224, 3), {}),
     ("inception_v3", (299, 299, 3), {}),
     ("resnet18", (32, 32, 3), {}),
@@ -37,7 +49,11 @@ CASES = [  # model, image shape, fields
     ("resnet20", (8, 8, 1), {"stage_sizes": (1, 2, 1), "width": 4}),
     ("vit_ti_16", (32, 32, 3), {"num_layers": 2, "representation_size": 24}),
     ("vit_ti_16", (32, 32, 1), {"num_layers": 3, "scan": True}),
-    ("vit_b_16_hf", (32, 32, 3), {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40}),
+    (
+        "vit_b_16_hf",
+        (32, 32, 3),
+        {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40},
+    ),
     ("gpt2_tiny", (), {"num_layers": 2}),
     ("gpt2_tiny", (), {"num_layers": 3, "scan": True, "tie_embeddings": False}),
     ("bert_tiny", (), {}),
@@ -49,7 +65,13 @@ CASES = [  # model, image shape, fields
     (
         "transformer_tiny",
         (),
-        {"num_layers": 3, "scan": True, "share_embeddings": False, "tie_embeddings": False, "target_vocab_size": 7},
+        {
+            "num_layers": 3,
+            "scan": True,
+            "share_embeddings": False,
+            "tie_embeddings": False,
+            "target_vocab_size": 7,
+        },
     ),
     ("marian", (), {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40}),
     ("lstm", (), {"num_layers": 2, "embed_size": 6, "hidden_size": 5}),
@@ -66,7 +88,11 @@ IDS = [f"{name}-{i}" for i, (name, _, _) in enumerate(CASES)]
 
 def make(name, **fields):
     known = jaxmodels.model_fields(name)
-    sizes = {k: v for k, v in {"num_classes": 5, "vocab_size": 11}.items() if k in known and k not in fields}
+    sizes = {
+        k: v
+        for k, v in {"num_classes": 5, "vocab_size": 11}.items()
+        if k in known and k not in fields
+    }
     return jaxmodels.create(name, **sizes, **fields)
 
 
@@ -99,7 +125,9 @@ def test_round_trip_is_bitwise(name, shape, fields):
     model = make(name, **fields)
     original, tensors = original_of(model, shape)
     variables = weights.from_torch(model, tensors, image_shape=shape)  # finds the format by itself
-    assert same(weights.to_torch(model, variables, image_shape=shape, format=original.format), tensors)
+    assert same(
+        weights.to_torch(model, variables, image_shape=shape, format=original.format), tensors
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(jaxmodels.MODELS) - COMPOSED))
@@ -122,7 +150,9 @@ def test_other_precisions_come_back_bitwise(small):
     model, tensors = small
     half = {k: v.astype("bfloat16") if v.dtype == np.float32 else v for k, v in tensors.items()}
     narrow = model.clone(param_dtype=jnp.bfloat16)
-    with pytest.raises(WeightsError, match="running_mean is bfloat16, the model has float32; pass cast=True"):
+    with pytest.raises(
+        WeightsError, match="running_mean is bfloat16, the model has float32; pass cast=True"
+    ):
         weights.from_torch(model, half)
     leaves = jax.tree.leaves(weights.from_torch(model, half, cast=True))
     assert {x.dtype.name for x in leaves} == {"float32", "int32"}
@@ -138,11 +168,26 @@ def test_other_precisions_come_back_bitwise(small):
         (lambda t: t.pop("layer2.0.bn1.running_var"), "layer2.0.bn1.running_var is missing"),
         (lambda t: t.pop("fc.bias"), "fc.bias is missing"),
         (lambda t: t.update({"fc.extra": t["fc.bias"]}), "fc.extra is left over"),
-        (lambda t: t.update({"fc.weight": t["fc.weight"][:4]}), r"fc.weight has shape \(4, 512\), .* has \(5, 512\)"),
-        (lambda t: t.update({"fc.weight": t["fc.weight"].T}), r"fc.weight has shape \(512, 5\), .* has \(5, 512\)"),
-        (lambda t: t.update({"conv1.weight": t["fc.bias"]}), r"conv1.weight has shape \(5,\), which is not o i h w"),
-        (lambda t: t.update({"fc.bias": t["fc.bias"].astype(np.float16)}), "fc.bias is float16, the model has float32"),
-        (lambda t: t.update({"fc.bias": t["fc.bias"].astype(np.int32)}), "fc.bias is int32, the model has float32$"),
+        (
+            lambda t: t.update({"fc.weight": t["fc.weight"][:4]}),
+            r"fc.weight has shape \(4, 512\), .* has \(5, 512\)",
+        ),
+        (
+            lambda t: t.update({"fc.weight": t["fc.weight"].T}),
+            r"fc.weight has shape \(512, 5\), .* has \(5, 512\)",
+        ),
+        (
+            lambda t: t.update({"conv1.weight": t["fc.bias"]}),
+            r"conv1.weight has shape \(5,\), which is not o i h w",
+        ),
+        (
+            lambda t: t.update({"fc.bias": t["fc.bias"].astype(np.float16)}),
+            "fc.bias is float16, the model has float32",
+        ),
+        (
+            lambda t: t.update({"fc.bias": t["fc.bias"].astype(np.int32)}),
+            "fc.bias is int32, the model has float32$",
+        ),
         (
             lambda t: t.update({"bn1.num_batches_tracked": np.array(2**31)}),
             r"bn1.num_batches_tracked is int64 \(\), not an int64 count below 2\^31",
@@ -163,9 +208,13 @@ def test_packed_and_stacked_tensors_are_checked_too():
     name = "encoder.layers.encoder_layer_1.self_attention.in_proj_weight"
     with pytest.raises(WeightsError, match=rf"{name} has shape \(575, 192\), not 3 equal parts"):
         weights.from_torch(model, tensors | {name: tensors[name][1:]}, image_shape=(32, 32, 3))
-    with pytest.raises(WeightsError, match=rf"{name} has shape \(573, 192\), the model has \(576, 192\)"):
+    with pytest.raises(
+        WeightsError, match=rf"{name} has shape \(573, 192\), the model has \(576, 192\)"
+    ):
         weights.from_torch(model, tensors | {name: tensors[name][3:]}, image_shape=(32, 32, 3))
-    with pytest.raises(WeightsError, match=r"pos_embedding has shape \(1, 5, 192\), the model has \(1, 197, 192\)"):
+    with pytest.raises(
+        WeightsError, match=r"pos_embedding has shape \(1, 5, 192\), the model has \(1, 197, 192\)"
+    ):
         weights.from_torch(model, tensors)
 
 
@@ -183,7 +232,12 @@ def test_skip_leaves_out_what_matches(small):
     _, tensors = small
     other = jaxmodels.create("resnet18", num_classes=3, stage_sizes=(1, 1, 1, 1))
     variables = weights.from_torch(other, tensors, skip=("head", "stage_[34]_*"))
-    assert sorted(variables["params"]) == ["bn_stem", "conv_stem", "stage_1_block_0", "stage_2_block_0"]
+    assert sorted(variables["params"]) == [
+        "bn_stem",
+        "conv_stem",
+        "stage_1_block_0",
+        "stage_2_block_0",
+    ]
     assert sorted(variables["batch_stats"]) == ["bn_stem", "stage_1_block_0", "stage_2_block_0"]
     with pytest.raises(WeightsError, match="skip 'he' matches nothing; fc"):
         weights.from_torch(other, tensors, skip=("he",))  # whole components only
@@ -204,7 +258,9 @@ def test_a_directory_is_what_was_saved_last(tmp_path, small):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     changed = jax.tree.map(lambda x: x + 1, variables)
     weights.save(tmp_path, model, changed)
-    assert same(weights.to_torch(model, weights.load(tmp_path)[1]), weights.to_torch(model, changed))
+    assert same(
+        weights.to_torch(model, weights.load(tmp_path)[1]), weights.to_torch(model, changed)
+    )
 
 
 def test_a_directory_says_in_which_type_its_model_is(tmp_path, small):
@@ -234,7 +290,11 @@ def test_to_torch_is_strict_too(small):
     variables["params"]["conv_stem"]["kernel"] = np.zeros((7, 7, 1, 64), np.float32)
     with pytest.raises(WeightsError) as e:
         weights.to_torch(model, variables)
-    for words in ("params/head/bias is missing", "params/head/scale is left over", "(7, 7, 1, 64), not (7, 7, 3, 64)"):
+    for words in (
+        "params/head/bias is missing",
+        "params/head/scale is left over",
+        "(7, 7, 1, 64), not (7, 7, 3, 64)",
+    ):
         assert words in str(e.value)
 
 
@@ -250,7 +310,9 @@ def test_exports_load_in_torchvision(tmp_path, small):
     again, found = weights.load(tmp_path)  # the directory says what it is
     assert again == model
     assert same(weights.to_torch(again, found), tensors)
-    np.testing.assert_allclose(again.apply(found, jnp.asarray(image), train=False), theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        again.apply(found, jnp.asarray(image), train=False), theirs, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -265,9 +327,13 @@ def test_transformers_directories_both_ways(tmp_path, scan):
 
     loaded, variables = weights.load(tmp_path / "theirs", model.clone(scan=True) if scan else None)
     assert loaded == model.clone(scan=scan)
-    np.testing.assert_allclose(loaded.apply(variables, jnp.asarray(image), train=False), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        loaded.apply(variables, jnp.asarray(image), train=False), expected, rtol=1e-5, atol=1e-5
+    )
 
-    weights.save(tmp_path / "ours", loaded, variables, image_shape=(32, 32, 1), format="transformers")
+    weights.save(
+        tmp_path / "ours", loaded, variables, image_shape=(32, 32, 1), format="transformers"
+    )
     assert same(read_tensors(tmp_path / "ours"), read_tensors(tmp_path / "theirs"))
     import transformers
 
@@ -281,7 +347,15 @@ def test_transformers_directories_both_ways(tmp_path, scan):
 def test_gpt2_directories_both_ways(tmp_path, tied):
     import transformers
 
-    model = make("gpt2_tiny", max_len=16, num_layers=2, hidden_size=24, num_heads=2, mlp_dim=40, tie_embeddings=tied)
+    model = make(
+        "gpt2_tiny",
+        max_len=16,
+        num_layers=2,
+        hidden_size=24,
+        num_heads=2,
+        mlp_dim=40,
+        tie_embeddings=tied,
+    )
     original, _ = original_of(model, ())
     original.module.save_pretrained(tmp_path / "theirs")
     tokens = np.random.default_rng(0).integers(0, 11, (2, 9))
@@ -302,8 +376,19 @@ def test_gpt2_directories_both_ways(tmp_path, tied):
 def test_bert_directories_both_ways(tmp_path, head):
     import transformers
 
-    fields = {"max_len": 16, "num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 40, "head": head}
-    model = make("bert_tiny", **{"num_classes": 2} if head not in ("classification", "tokens") else {}, **fields)
+    fields = {
+        "max_len": 16,
+        "num_layers": 2,
+        "hidden_size": 24,
+        "num_heads": 2,
+        "mlp_dim": 40,
+        "head": head,
+    }
+    model = make(
+        "bert_tiny",
+        **{"num_classes": 2} if head not in ("classification", "tokens") else {},
+        **fields,
+    )
     cls = getattr(transformers, BERT_CLASSES[head])
     theirs = cls(transformers.BertConfig(**transformers_config(model, ()))).eval()
     torch.manual_seed(0)
@@ -319,16 +404,24 @@ def test_bert_directories_both_ways(tmp_path, head):
 
     loaded, variables = weights.load(tmp_path / "theirs")
     assert loaded == model
-    found = loaded.apply(variables, jnp.asarray(tokens), jnp.asarray(segments), jnp.asarray(types), train=False)
+    found = loaded.apply(
+        variables, jnp.asarray(tokens), jnp.asarray(segments), jnp.asarray(types), train=False
+    )
     if head == "pretraining":
         found = (found.tokens.logits, found.next_sentence)
     found = found if isinstance(found, tuple) else (found,)
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
-        real = segments.astype(bool) if a.shape[:2] == segments.shape else slice(None)  # padding means nothing
+        # padding means nothing
+        real = segments.astype(bool) if a.shape[:2] == segments.shape else slice(None)
         assert np.abs(b).max() > 1e-2
         np.testing.assert_allclose(a[real], b[real], rtol=1e-4, atol=1e-5)
-    weights.save(tmp_path / "ours", loaded, variables, format="transformers_base" if head == "none" else "transformers")
+    weights.save(
+        tmp_path / "ours",
+        loaded,
+        variables,
+        format="transformers_base" if head == "none" else "transformers",
+    )
     assert same(read_tensors(tmp_path / "ours"), read_tensors(tmp_path / "theirs"))
     again = cls.from_pretrained(tmp_path / "ours").eval()
     with torch.no_grad():
@@ -342,7 +435,8 @@ def test_marian_directories_both_ways(tmp_path):
     model = make("marian", max_len=16, num_layers=2, hidden_size=24, num_heads=2, mlp_dim=40)
     original, _ = original_of(model, ())
     theirs = transformers.MarianMTModel(original.module.config).eval()
-    theirs.load_state_dict(original.module.state_dict(), strict=False)  # it has its table of positions
+    # it has its table of positions
+    theirs.load_state_dict(original.module.state_dict(), strict=False)
     theirs.save_pretrained(tmp_path / "theirs")
     source, target = np.random.default_rng(0).integers(0, 10, (2, 2, 9))
     given = {"input_ids": torch.from_numpy(source), "decoder_input_ids": torch.from_numpy(target)}
@@ -364,45 +458,66 @@ def test_a_pretrained_encoder_with_a_new_head(tmp_path):
     original, tensors = original_of(make("bert_tiny", **fields), ())
     original.module.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["architectures"] = ["BertForMaskedLM"]  # as the hub's bert-base-uncased says of such a file
+    # as the hub's bert-base-uncased says of such a file
+    config["architectures"] = ["BertForMaskedLM"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert weights.load(tmp_path)[0].head == "pretraining"
     model = make("bert_tiny", head="classification", **fields)
-    with pytest.raises(WeightsError, match=r"classifier\.weight is missing.*cls\.predictions\..* is left over"):
+    with pytest.raises(
+        WeightsError, match=r"classifier\.weight is missing.*cls\.predictions\..* is left over"
+    ):
         weights.load(tmp_path, model)
     _, variables = weights.load(tmp_path, model, skip=("head", "cls.*"))
     assert "head" not in variables["params"]
     mean = make("bert_tiny", head="classification", pool="mean", **fields)
     variables = mean.init(jax.random.key(0), jnp.ones((1, 4), int), train=False)
-    with pytest.raises(WeightsError, match=r"transformers' BERT classifies by its pooler and not by pool='mean'"):
+    with pytest.raises(
+        WeightsError, match=r"transformers' BERT classifies by its pooler and not by pool='mean'"
+    ):
         weights.save(tmp_path / "mean", mean, variables, format="transformers")
     assert not (tmp_path / "mean").exists()
     _, variables = weights.load(tmp_path, model, skip=("head", "cls.*"))
-    np.testing.assert_array_equal(variables["params"]["pooler"]["bias"], tensors["bert.pooler.dense.bias"])
+    np.testing.assert_array_equal(
+        variables["params"]["pooler"]["bias"], tensors["bert.pooler.dense.bias"]
+    )
 
 
 def test_gpt2_as_openai_published_it():
-    """Without the prefix, with the causal masks among the tensors, with or without the tied head."""
+    """Without the prefix, with the causal masks among the tensors, with or without the tied
+    head."""
     model = make("gpt2_tiny", num_layers=2)
     tensors = original_of(model, ())[1]
     plain = {k.removeprefix("transformer."): v for k, v in tensors.items()}
     masks = {f"h.{i}.attn.bias": np.tril(np.ones((1, 1, 8, 8), np.float32)) for i in range(2)}
     expected = weights.to_torch(model, weights.from_torch(model, tensors))
-    found = weights.from_torch(model, plain | masks | {"lm_head.weight": plain["wte.weight"].copy()})
+    found = weights.from_torch(
+        model, plain | masks | {"lm_head.weight": plain["wte.weight"].copy()}
+    )
     assert same(weights.to_torch(model, found), expected)
-    with pytest.raises(WeightsError, match=r"lm_head\.weight differs from wte\.weight, to which the model ties it"):
-        weights.from_torch(model, plain | {"lm_head.weight": plain["wte.weight"] + 1})
-    with pytest.raises(WeightsError, match=r"h\.0\.attn\.c_attn\.weight has shape \(128, 383\), not 3 equal parts"):
-        weights.from_torch(model, plain | {"h.0.attn.c_attn.weight": plain["h.0.attn.c_attn.weight"][:, 1:]})
     with pytest.raises(
-        WeightsError, match=r"h\.0\.attn\.c_attn\.weight has shape \(128, 381\), the model has \(128, 384\)"
+        WeightsError, match=r"lm_head\.weight differs from wte\.weight, to which the model ties it"
     ):
-        weights.from_torch(model, plain | {"h.0.attn.c_attn.weight": plain["h.0.attn.c_attn.weight"][:, 3:]})
+        weights.from_torch(model, plain | {"lm_head.weight": plain["wte.weight"] + 1})
+    with pytest.raises(
+        WeightsError, match=r"h\.0\.attn\.c_attn\.weight has shape \(128, 383\), not 3 equal parts"
+    ):
+        weights.from_torch(
+            model, plain | {"h.0.attn.c_attn.weight": plain["h.0.attn.c_attn.weight"][:, 1:]}
+        )
+    with pytest.raises(
+        WeightsError,
+        match=r"h\.0\.attn\.c_attn\.weight has shape \(128, 381\), the model has \(128, 384\)",
+    ):
+        weights.from_torch(
+            model, plain | {"h.0.attn.c_attn.weight": plain["h.0.attn.c_attn.weight"][:, 3:]}
+        )
 
 
 def test_the_saved_preset_is_the_nearest(tmp_path):
     model = jaxmodels.create("resnet34", num_classes=3, width=4)
-    variables = jax.tree.map(np.asarray, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    variables = jax.tree.map(
+        np.asarray, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    )
     weights.save(tmp_path, model, variables, image_shape=(32, 32, 3))
     config = json.loads((tmp_path / "config.json").read_text())["jaxmodels"]
     assert config["model"] == "resnet34"
@@ -417,7 +532,9 @@ def test_a_file_alone_needs_the_model(tmp_path, small):
     write_tensors(tmp_path / "x.safetensors", tensors)
     with pytest.raises(WeightsError, match="that describes a model; pass model="):
         weights.load(tmp_path / "x.safetensors")
-    assert same(weights.to_torch(model, weights.load(tmp_path / "x.safetensors", model)[1]), tensors)
+    assert same(
+        weights.to_torch(model, weights.load(tmp_path / "x.safetensors", model)[1]), tensors
+    )
 
 
 def test_several_files_with_an_index(tmp_path, small):
@@ -427,7 +544,9 @@ def test_several_files_with_an_index(tmp_path, small):
     write_tensors(tmp_path / "b.safetensors", {k: tensors[k] for k in names[20:]})
     places = {k: "a.safetensors" if i < 20 else "b.safetensors" for i, k in enumerate(names)}
     index = tmp_path / "model.safetensors.index.json"
-    with pytest.raises(WeightsError, match=r"2 safetensors files and no model.safetensors.index.json"):
+    with pytest.raises(
+        WeightsError, match=r"2 safetensors files and no model.safetensors.index.json"
+    ):
         read_tensors(tmp_path)
     index.write_text(json.dumps({"weight_map": places}))
     assert same(read_tensors(tmp_path), tensors)
@@ -444,7 +563,9 @@ def test_several_files_with_an_index(tmp_path, small):
 
 def test_files_of_pytorch_itself_are_read(tmp_path, small):
     _, tensors = small
-    save_file({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()}, tmp_path / "x.safetensors")
+    save_file(
+        {k: torch.from_numpy(np.array(v)) for k, v in tensors.items()}, tmp_path / "x.safetensors"
+    )
     assert same(read_tensors(tmp_path / "x.safetensors"), tensors)
 
 
@@ -455,7 +576,9 @@ def test_pickles_are_refused_and_converted(tmp_path, small, capsys):
     torch.save({"state_dict": state, "epoch": 3}, old)
     torch.save(state, new, _use_new_zipfile_serialization=False)
     for path in (old, new):
-        with pytest.raises(WeightsError, match=r"is a pickle.*python -m jaxmodels.weights convert .*safetensors"):
+        with pytest.raises(
+            WeightsError, match=r"is a pickle.*python -m jaxmodels.weights convert .*safetensors"
+        ):
             weights.load(path, model)
         assert main(["convert", str(path), str(tmp_path / "y.safetensors")]) == 0
         assert same(read_tensors(tmp_path / "y.safetensors"), tensors)
@@ -496,7 +619,9 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, small):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(WeightsError, match=r"someone/resnet is no local path.*\(no route to host\)"):
+    with pytest.raises(
+        WeightsError, match=r"someone/resnet is no local path.*\(no route to host\)"
+    ):
         weights.load("someone/resnet")
     with pytest.raises(WeightsError, match="does not exist"):
         weights.load(tmp_path / "nothing.safetensors")
@@ -510,8 +635,14 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, small):
             {"model_type": "bert", "architectures": ["BertLMHeadModel"]},
             "is of BertLMHeadModel, a BERT that sees no later token",
         ),
-        ({"model_type": "bert", "is_decoder": True}, "is_decoder True, and the model here has False"),
-        ({"model_type": "marian", "decoder_layers": 3}, "encoder_layers 12, decoder_layers 3: not one number"),
+        (
+            {"model_type": "bert", "is_decoder": True},
+            "is_decoder True, and the model here has False",
+        ),
+        (
+            {"model_type": "marian", "decoder_layers": 3},
+            "encoder_layers 12, decoder_layers 3: not one number",
+        ),
         ({"model_type": "vit", "hidden_act": "mish"}, "hidden_act 'mish'"),
         ({"model_type": "vit", "qkv_bias": False}, "qkv_bias"),
         ({"jaxmodels": {"model": "resnet19"}}, "does not describe a model"),
@@ -525,7 +656,8 @@ def test_a_config_that_we_cannot_have(tmp_path, config, words):
 
 
 def test_a_thousand_damaged_files(tmp_path):
-    """Each is refused in one clear line or gives exactly what was written: never a crash, a hang or another number."""
+    """Each is refused in one clear line or gives exactly what was written: never a crash, a hang or
+    another number."""
     rng = np.random.default_rng(0)
     tensors = {
         "a.weight": rng.normal(size=(7, 5)).astype(np.float32),
@@ -570,9 +702,12 @@ def test_a_thousand_damaged_files(tmp_path):
 
 
 def test_a_header_of_pickle_length_is_still_safetensors(tmp_path):
-    """19,280 bytes of header begin with the letters PK, 640 with a byte that also begins a pickle."""
+    """19,280 bytes of header begin with the letters PK, 640 with a byte that also begins a
+    pickle."""
     for length in (19280, 640):
-        header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(length)
+        header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(
+            length
+        )
         path = tmp_path / "x.safetensors"
         path.write_bytes(length.to_bytes(8, "little") + header.encode() + np.float32(2).tobytes())
         assert read_tensors(path)["a"] == 2
@@ -592,6 +727,8 @@ from jaxmodels import weights
 model, variables = weights.load({str(tmp_path)!r})
 weights.save({str(tmp_path / "again")!r}, model, variables)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     assert same(read_tensors(tmp_path / "again"), tensors)

@@ -1,4 +1,5 @@
-"""What transformers writes for each class: loaded with the same outputs, or refused in a line that names it."""
+"""What transformers writes for each class: loaded with the same outputs, or refused in a line that
+names it."""
 
 import json
 import logging
@@ -23,7 +24,14 @@ BERT = {
     "hidden_size": 16,
     "intermediate_size": 24,
 }
-GPT2 = {"vocab_size": 30, "n_positions": 16, "n_layer": 1, "n_head": 2, "n_embd": 16, "pad_token_id": 0}
+GPT2 = {
+    "vocab_size": 30,
+    "n_positions": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 16,
+    "pad_token_id": 0,
+}
 VIT = {
     "image_size": 16,
     "patch_size": 8,
@@ -52,7 +60,11 @@ CASES = [  # class, settings of its config, arguments of the class
     ("BertForMaskedLM", {"tie_word_embeddings": False}, {}),
     ("BertForNextSentencePrediction", {}, {}),
     ("BertForMultipleChoice", {}, {}),
-    ("BertForSequenceClassification", {"problem_type": "multi_label_classification", "num_labels": 3}, {}),
+    (
+        "BertForSequenceClassification",
+        {"problem_type": "multi_label_classification", "num_labels": 3},
+        {},
+    ),
     ("BertForSequenceClassification", {"problem_type": "regression", "num_labels": 1}, {}),
     ("BertForTokenClassification", {"num_labels": 3}, {}),
     ("BertForQuestionAnswering", {}, {}),
@@ -71,7 +83,11 @@ CASES = [  # class, settings of its config, arguments of the class
     ("MarianMTModel", {}, {}),
     ("MarianMTModel", {"tie_word_embeddings": False}, {}),
     ("MarianMTModel", {"share_encoder_decoder_embeddings": False}, {}),
-    ("MarianMTModel", {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False}, {}),
+    (
+        "MarianMTModel",
+        {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False},
+        {},
+    ),
 ]
 IDS = ["-".join([cls, *map(str, {**settings, **arguments})]) for cls, settings, arguments in CASES]
 
@@ -111,11 +127,20 @@ def inputs_of(cls):
 
 
 def theirs(module):
-    """Outputs of transformers, the last hidden state, pooled features and logits, whichever there are."""
-    given = {k: torch.from_numpy(np.array(v)) for k, v in inputs_of(type(module).__name__)[0].items()}
+    """Outputs of transformers, the last hidden state, pooled features and logits, whichever there
+    are."""
+    given = {
+        k: torch.from_numpy(np.array(v)) for k, v in inputs_of(type(module).__name__)[0].items()
+    }
     with torch.no_grad():
         outputs = module(**given)
-    names = ("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits")
+    names = (
+        "last_hidden_state",
+        "pooler_output",
+        "logits",
+        "prediction_logits",
+        "seq_relationship_logits",
+    )
     names += ("start_logits", "end_logits")
     return [outputs[name].numpy() for name in names if outputs.get(name) is not None]
 
@@ -133,10 +158,15 @@ def ours(cls, model, variables):
 
 
 def assert_same(cls, model, variables, expected):
-    found, segments = ours(cls, model, variables), inputs_of(cls)[1][1] if cls.startswith("Bert") else None
+    found, segments = (
+        ours(cls, model, variables),
+        inputs_of(cls)[1][1] if cls.startswith("Bert") else None,
+    )
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
-        real = segments > 0 if segments is not None and a.shape[:2] == segments.shape else slice(None)
+        real = (
+            segments > 0 if segments is not None and a.shape[:2] == segments.shape else slice(None)
+        )
         assert np.abs(b).max() > 1e-2
         np.testing.assert_allclose(a[real], b[real], rtol=2e-5, atol=2e-5)
 
@@ -147,7 +177,9 @@ def test_each_class_gives_the_same_and_comes_back(tmp_path, cls, settings, argum
     module.save_pretrained(tmp_path / "theirs")
     expected = theirs(module)
     model, variables = weights.load(tmp_path / "theirs")
-    wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), *map(jnp.asarray, inputs_of(cls)[1]), train=False))
+    wanted = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), *map(jnp.asarray, inputs_of(cls)[1]), train=False)
+    )
     assert jax.tree.structure(wanted) == jax.tree.structure(variables)  # nothing that is not needed
     assert_same(cls, model, variables, expected)
     weights.save(tmp_path / "ours", model, variables, format="transformers")
@@ -173,17 +205,24 @@ def test_each_class_gives_the_same_and_comes_back(tmp_path, cls, settings, argum
 def test_a_head_without_a_place_is_named_and_can_be_left_out(tmp_path, cls, skip):
     module = make(cls, {"encoder_stride": 8} if cls.startswith("ViT") else {})
     module.save_pretrained(tmp_path / "theirs")
-    with pytest.raises(WeightsError, match=rf"is of {cls}, and \w+ has no place for .*skip=\('{skip[:-1]}\*',\) loads"):
+    with pytest.raises(
+        WeightsError,
+        match=rf"is of {cls}, and \w+ has no place for .*skip=\('{skip[:-1]}\*',\) loads",
+    ):
         weights.load(tmp_path / "theirs")
     model, variables = weights.load(tmp_path / "theirs", skip=(skip,))
-    base, name = (module.vit, "ViTModel") if cls.startswith("ViT") else (module.transformer, "GPT2Model")
+    base, name = (
+        (module.vit, "ViTModel") if cls.startswith("ViT") else (module.transformer, "GPT2Model")
+    )
     assert_same(name, model, variables, theirs(base))
     weights.save(tmp_path / "ours", model, variables, format="transformers")
     wanted = "ViTModel" if cls.startswith("ViT") else "GPT2LMHeadModel"
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["architectures"] == [wanted]
 
 
-@pytest.mark.parametrize(("cls", "settings"), [("BertLMHeadModel", {"is_decoder": True}), ("MarianForCausalLM", {})])
+@pytest.mark.parametrize(
+    ("cls", "settings"), [("BertLMHeadModel", {"is_decoder": True}), ("MarianForCausalLM", {})]
+)
 def test_a_decoder_alone_is_refused_by_name(tmp_path, cls, settings):
     make(cls, settings).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=rf"is of {cls}, a .* no such model here"):
@@ -213,23 +252,30 @@ ALIASES = [  # class, of each group of tied tensors the one that is kept, the ot
 ]
 
 
-@pytest.mark.parametrize(("cls", "kept", "others"), ALIASES, ids=[f"{a[0]}-{a[1][0]}" for a in ALIASES])
+@pytest.mark.parametrize(
+    ("cls", "kept", "others"), ALIASES, ids=[f"{a[0]}-{a[1][0]}" for a in ALIASES]
+)
 def test_a_tied_tensor_may_lie_there_under_any_of_its_names(tmp_path, cls, kept, others):
     module = make(cls)
     module.save_pretrained(tmp_path)
     state = {k: v.contiguous() for k, v in module.state_dict().items() if k not in others}
     assert set(kept) <= set(state)
-    save_file(state, tmp_path / "model.safetensors", {"format": "pt"} | dict.fromkeys(others, kept[0]))
+    save_file(
+        state, tmp_path / "model.safetensors", {"format": "pt"} | dict.fromkeys(others, kept[0])
+    )
     assert_same(cls, *weights.load(tmp_path), theirs(module))
 
 
-@pytest.mark.parametrize("cls", ["GPT2LMHeadModel", "BertForMaskedLM", "BertForPreTraining", "MarianMTModel"])
+@pytest.mark.parametrize(
+    "cls", ["GPT2LMHeadModel", "BertForMaskedLM", "BertForPreTraining", "MarianMTModel"]
+)
 def test_files_of_save_model_and_of_several_names(tmp_path, cls):
     module = make(cls)
     module.save_pretrained(tmp_path)
     save_model(module, tmp_path / "model.safetensors")
     assert_same(cls, *weights.load(tmp_path), theirs(module))
-    whole = {k: v.clone().contiguous() for k, v in module.state_dict().items()}  # as a pickle has them
+    # as a pickle has them
+    whole = {k: v.clone().contiguous() for k, v in module.state_dict().items()}
     save_file(whole, tmp_path / "model.safetensors")
     assert_same(cls, *weights.load(tmp_path), theirs(module))
     twin = {"GPT2LMHeadModel": "lm_head.weight", "MarianMTModel": "lm_head.weight"}.get(
@@ -241,26 +287,43 @@ def test_files_of_save_model_and_of_several_names(tmp_path, cls):
 
 
 def test_names_of_before_and_parts_that_a_class_does_not_use(tmp_path, caplog):
-    """gamma and beta, positions among the tensors, a pooler where no class uses it, an untied head with one bias."""
-    for cls, settings in (("BertForMaskedLM", {}), ("BertForTokenClassification", {"num_labels": 3})):
+    """gamma and beta, positions among the tensors, a pooler where no class uses it, an untied head
+    with one bias."""
+    for cls, settings in (
+        ("BertForMaskedLM", {}),
+        ("BertForTokenClassification", {"num_labels": 3}),
+    ):
         module = make(cls, settings)
         module.save_pretrained(tmp_path)
         old = {
-            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): x
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            ): x
             for name, x in load_file(tmp_path / "model.safetensors").items()
         }
         old |= {"bert.embeddings.position_ids": torch.arange(16)[None]}
-        old |= {"bert.pooler.dense.weight": torch.ones(16, 16), "bert.pooler.dense.bias": torch.ones(16)}
+        old |= {
+            "bert.pooler.dense.weight": torch.ones(16, 16),
+            "bert.pooler.dense.bias": torch.ones(16),
+        }
         save_file(old, tmp_path / "model.safetensors")
         caplog.clear()
         assert_same(cls, *weights.load(tmp_path), theirs(module))
-        assert "the model has no use for bert.pooler.dense.bias; bert.pooler.dense.weight" in caplog.text
-        both = old | {"bert.embeddings.LayerNorm.weight": old["bert.embeddings.LayerNorm.gamma"].clone()}
+        assert (
+            "the model has no use for bert.pooler.dense.bias; bert.pooler.dense.weight"
+            in caplog.text
+        )
+        both = old | {
+            "bert.embeddings.LayerNorm.weight": old["bert.embeddings.LayerNorm.gamma"].clone()
+        }
         save_file(both, tmp_path / "model.safetensors")
-        with pytest.raises(WeightsError, match=r"LayerNorm\.\w+ and \S+LayerNorm\.\w+ are two of one name"):
+        with pytest.raises(
+            WeightsError, match=r"LayerNorm\.\w+ and \S+LayerNorm\.\w+ are two of one name"
+        ):
             weights.load(tmp_path)
     module = make("BertForMaskedLM", {"tie_word_embeddings": False})
-    module.cls.predictions.decoder.bias.data = module.cls.predictions.bias.data  # one, before transformers 5
+    # one, before transformers 5
+    module.cls.predictions.decoder.bias.data = module.cls.predictions.bias.data
     module.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     state.pop("cls.predictions.decoder.bias", None)
@@ -269,15 +332,30 @@ def test_names_of_before_and_parts_that_a_class_does_not_use(tmp_path, caplog):
 
 
 CONSTANTS = [  # class, name, the constant as files have it, others
-    ("BertModel", "embeddings.position_ids", torch.arange(16)[None], [torch.arange(16).flip(0), torch.zeros(16)]),
-    ("BertModel", "embeddings.token_type_ids", torch.zeros(1, 16, dtype=torch.int64), [torch.ones(1, 16)]),
+    (
+        "BertModel",
+        "embeddings.position_ids",
+        torch.arange(16)[None],
+        [torch.arange(16).flip(0), torch.zeros(16)],
+    ),
+    (
+        "BertModel",
+        "embeddings.token_type_ids",
+        torch.zeros(1, 16, dtype=torch.int64),
+        [torch.ones(1, 16)],
+    ),
     (
         "GPT2Model",
         "h.0.attn.bias",
         torch.ones(16, 16).tril().bool()[None, None],
         [torch.ones(1, 1, 16, 16), torch.ones(16, 16).triu()[None, None], torch.ones(16)],
     ),
-    ("GPT2Model", "h.0.attn.masked_bias", torch.tensor(-1e4), [torch.tensor(0.0), torch.tensor(float("nan"))]),
+    (
+        "GPT2Model",
+        "h.0.attn.masked_bias",
+        torch.tensor(-1e4),
+        [torch.tensor(0.0), torch.tensor(float("nan"))],
+    ),
 ]
 
 
@@ -286,12 +364,18 @@ def test_constants_are_compared_before_they_are_dropped(tmp_path, cls, name, goo
     module = make(cls)
     module.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    for value in (good, good.float(), good.to(torch.uint8) if good.dtype == torch.bool else good.double()):
+    for value in (
+        good,
+        good.float(),
+        good.to(torch.uint8) if good.dtype == torch.bool else good.double(),
+    ):
         save_file(tensors | {name: value.contiguous()}, tmp_path / "model.safetensors")
         assert_same(cls, *weights.load(tmp_path), theirs(module))
     for value in bad:
         save_file(tensors | {name: value.contiguous()}, tmp_path / "model.safetensors")
-        with pytest.raises(WeightsError, match=rf"{name} is not .*the model has no place for another; skip="):
+        with pytest.raises(
+            WeightsError, match=rf"{name} is not .*the model has no place for another; skip="
+        ):
             weights.load(tmp_path)
         weights.load(tmp_path, skip=(name,))
 
@@ -309,9 +393,17 @@ def test_a_table_of_positions_is_the_sinusoid_or_refused(tmp_path, cls):
         assert_same(cls, *weights.load(tmp_path), theirs(module))
     changed = table.clone()
     changed[3, 5] += 1e-4
-    for value in (changed, torch.zeros(16, 16), table[:, :8], table[None], torch.full((16, 16), float("nan"))):
+    for value in (
+        changed,
+        torch.zeros(16, 16),
+        table[:, :8],
+        table[None],
+        torch.full((16, 16), float("nan")),
+    ):
         save_file(tensors | {names[1]: value.contiguous().clone()}, tmp_path / "model.safetensors")
-        with pytest.raises(WeightsError, match=r"decoder\.embed_positions\.weight is not the sines"):
+        with pytest.raises(
+            WeightsError, match=r"decoder\.embed_positions\.weight is not the sines"
+        ):
             weights.load(tmp_path)
 
 
@@ -340,7 +432,9 @@ def test_skip_gives_a_model_that_runs(tmp_path, cls, skip, name):
         expected = theirs(module)[:1]
     else:
         outputs = theirs(base)
-        expected = outputs[: 2 if skip in (("head",), ("head*",), ("classifier.*",)) and len(outputs) > 1 else 1]
+        expected = outputs[
+            : 2 if skip in (("head",), ("head*",), ("classifier.*",)) and len(outputs) > 1 else 1
+        ]
     assert_same(name, model, variables, expected)
     weights.save(tmp_path / "ours", model, variables, format="transformers")
     assert json.loads((tmp_path / "ours" / "config.json").read_text())["architectures"] == [name]
@@ -349,7 +443,10 @@ def test_skip_gives_a_model_that_runs(tmp_path, cls, skip, name):
 def test_skip_of_what_a_model_needs_is_refused_unless_the_model_is_passed(tmp_path):
     module = make("GPT2LMHeadModel")
     module.save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=r"leaves out params/token_embed/embedding, without which GPT2 does not run"):
+    with pytest.raises(
+        WeightsError,
+        match=r"leaves out params/token_embed/embedding, without which GPT2 does not run",
+    ):
         weights.load(tmp_path, skip=("token_embed",))
     model = weights.load(tmp_path)[0]
     assert "token_embed" not in weights.load(tmp_path, model, skip=("token_embed",))[1]["params"]
@@ -384,7 +481,9 @@ def test_prefixes_are_taken_off_and_named(tmp_path, caplog, prefix):
 def test_a_class_that_lacks_one_of_its_parts_is_no_other_class(tmp_path, cls, part):
     make(cls).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    save_file({name: x for name, x in tensors.items() if part not in name}, tmp_path / "model.safetensors")
+    save_file(
+        {name: x for name, x in tensors.items() if part not in name}, tmp_path / "model.safetensors"
+    )
     with pytest.raises(WeightsError, match=rf"{part}\S* is missing"):
         weights.load(tmp_path)
 

@@ -1,4 +1,5 @@
-"""Weights as files: bombs and contradictions end in one line before anything is allocated, digests are missed."""
+"""Weights as files: bombs and contradictions end in one line before anything is allocated, digests
+are missed."""
 
 import json
 import re
@@ -58,7 +59,11 @@ BOMBS = [  # header, bytes behind it, words of the error
     ([], b"", "not a good safetensors file"),
     (b'{"a":' * 100_000, b"", "not a good safetensors file"),
     (b"[" * 100_000, b"", "not a good safetensors file"),
-    (b'{"a":%s,"a":%s}' % ((json.dumps(entry([1], 4)).encode(),) * 2), b"\0" * 4, "'a' is there twice"),
+    (
+        b'{"a":%s,"a":%s}' % ((json.dumps(entry([1], 4)).encode(),) * 2),
+        b"\0" * 4,
+        "'a' is there twice",
+    ),
     (b"{" + b" " * MAX_HEADER, b"", r"header of 8,388,609 bytes is longer than the 8,388,608"),
     (b'{"a":NaN}', b"", "not a good safetensors file"),
     (b"\xff\xfe{}", b"", "not a good safetensors file"),
@@ -97,7 +102,9 @@ def test_empty_and_strange_files(tmp_path, bounded):
 def small():
     """A small MLP and its variables."""
     model = jaxmodels.create("mlp", num_classes=3, hidden_sizes=(4,))
-    variables = jax.tree.map(np.asarray, model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), train=False))
+    variables = jax.tree.map(
+        np.asarray, model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), train=False)
+    )
     return model, variables
 
 
@@ -113,7 +120,9 @@ def test_a_model_is_compared_before_a_tensor_is_read(tmp_path, bounded, small, m
     path = raw(tmp_path / "x.safetensors", header)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + end)
-    with pytest.raises(WeightsError, match=r"1\.bias has shape \(2147483648,\), the model has \(4,\)"):
+    with pytest.raises(
+        WeightsError, match=r"1\.bias has shape \(2147483648,\), the model has \(4,\)"
+    ):
         weights.load(path, model, image_shape=(2, 2, 1))
 
 
@@ -125,9 +134,9 @@ def test_an_index_names_each_tensor_once_and_inside(tmp_path, bounded):
     outside = tmp_path.parent / "outside.safetensors"
     save_file({"a": value}, outside)
     cases = {
-        json.dumps({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}}): (
-            "index.json and two.safetensors disagree on b"
-        ),
+        json.dumps(
+            {"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}}
+        ): ("index.json and two.safetensors disagree on b"),
         json.dumps({"weight_map": {"a": "three.safetensors"}}): "three.safetensors is missing",
         json.dumps({"weight_map": {"a": "../outside.safetensors"}}): "points outside its directory",
         json.dumps({"weight_map": {"a": str(outside)}}): "points outside its directory",
@@ -158,7 +167,9 @@ def test_a_digest_that_was_taken_away_is_missed(tmp_path, small):
     good, tensors = path.read_bytes(), read_tensors(path)
     save_file(tensors, path, {"format": "pt"})
     for given in (None, model):
-        with pytest.raises(WeightsError, match=r"has lost the SHA-256 of its tensors.*export it again"):
+        with pytest.raises(
+            WeightsError, match=r"has lost the SHA-256 of its tensors.*export it again"
+        ):
             weights.load(tmp_path, given)
     save_file(tensors, path, {"format": "pt", "jaxmodels.sha256": "0" * 64})
     with pytest.raises(WeightsError, match="do not fit its SHA-256"):
@@ -172,7 +183,10 @@ def compressed(tmp_path, **changes):
     """A file of ours with a good digest and another content."""
     kernel = np.zeros((64, 64), np.float32)
     kernel[3, 5:9] = 1
-    files.save(tmp_path / "x.safetensors", {"params": {"dense": {"kernel": kernel, "bias": np.ones(3, np.float32)}}})
+    files.save(
+        tmp_path / "x.safetensors",
+        {"params": {"dense": {"kernel": kernel, "bias": np.ones(3, np.float32)}}},
+    )
     tensors = read_tensors(tmp_path / "x.safetensors")
     for name, value in changes.items():
         name = f"params/dense/{name.replace('__', ':')}"
@@ -241,7 +255,11 @@ def test_names_that_are_strangers_are_shown(tmp_path):
         weights.load(tmp_path / "x.safetensors", model)
     words = str(e.value)
     assert "0 of the file's 12 names fit" in words and "encoder.blocks.0.attn.qkv.weight" in words
-    assert "all beginning with 'encoder.blocks.'" in words and "class_token" in words and len(words) <= 500
+    assert (
+        "all beginning with 'encoder.blocks.'" in words
+        and "class_token" in words
+        and len(words) <= 500
+    )
 
 
 def state():
@@ -266,19 +284,34 @@ WRAPPED = {  # what was saved, and what is said of it
     "the other way": (under("_orig_mod.module."), r"took off _orig_mod\., module\."),
     "FSDP": (under("_fsdp_wrapped_module."), r"took off _fsdp_wrapped_module\."),
     "Lightning": (
-        {"state_dict": under("model."), "epoch": 1, "optimizer_states": [{}], "hyper_parameters": {"lr": 0.1}},
+        {
+            "state_dict": under("model."),
+            "epoch": 1,
+            "optimizer_states": [{}],
+            "hyper_parameters": {"lr": 0.1},
+        },
         "",
     ),
-    "Lightning, compiled": ({"state_dict": under("model._orig_mod."), "epoch": 1}, r"took off _orig_mod\."),
+    "Lightning, compiled": (
+        {"state_dict": under("model._orig_mod."), "epoch": 1},
+        r"took off _orig_mod\.",
+    ),
     "tutorial": ({"model_state_dict": state(), "optimizer_state_dict": {}, "loss": 0.5}, ""),
     "net": ({"net": under("module."), "acc": 93.5, "epoch": 3}, r"took off module\."),
-    "averaged": (under("module.") | {"n_averaged": torch.tensor(3)}, r"took off n_averaged, module\."),
+    "averaged": (
+        under("module.") | {"n_averaged": torch.tensor(3)},
+        r"took off n_averaged, module\.",
+    ),
     "averaged, compiled": (
         under("module._orig_mod.") | {"n_averaged": torch.tensor(3)},
         r"took off n_averaged, module",
     ),
     "timm": (
-        {"state_dict": state(), "state_dict_ema": {k: v + 1 for k, v in state().items()}, "arch": "mlp"},
+        {
+            "state_dict": state(),
+            "state_dict_ema": {k: v + 1 for k, v in state().items()},
+            "arch": "mlp",
+        },
         "took state_dict and not state_dict_ema; --key=NAME takes another",
     ),
     "ema alone": ({"ema": state(), "step": 4}, ""),
@@ -322,11 +355,17 @@ def test_pickles_that_cannot_be_written(tmp_path, bounded):
     torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="a cannot be written"):
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
-    torch.save({"module.a": torch.zeros(2), "module._orig_mod.a": torch.ones(2)}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="two tensors that are called 'a' without their wrappers' names"):
+    torch.save(
+        {"module.a": torch.zeros(2), "module._orig_mod.a": torch.ones(2)}, tmp_path / "x.pth"
+    )
+    with pytest.raises(
+        WeightsError, match="two tensors that are called 'a' without their wrappers' names"
+    ):
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"not a file of weights alone.*save its state dict alone"):
+    with pytest.raises(
+        WeightsError, match=r"not a file of weights alone.*save its state dict alone"
+    ):
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
 
 
@@ -334,8 +373,11 @@ def test_torchvision_of_before_called_the_layers_of_an_mlp_otherwise():
     model = make("vit_ti_16", num_layers=1)
     _, tensors = original_of(model, (32, 32, 3))
     old = {
-        name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): x for name, x in tensors.items()
+        name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): x
+        for name, x in tensors.items()
     }
     assert sum("linear_" in name for name in old) == 4
-    found, expected = (weights.from_torch(model, given, image_shape=(32, 32, 3)) for given in (old, tensors))
+    found, expected = (
+        weights.from_torch(model, given, image_shape=(32, 32, 3)) for given in (old, tensors)
+    )
     jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -26,7 +26,9 @@ from train.workdir import DIRECTORIES, FILES, claimed, read_card, read_config
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("text", ["", "  ", "gs://bucket/x", "s3://b", "https://x/y", "~no-such-user/x", "a\0b"])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "gs://bucket/x", "s3://b", "https://x/y", "~no-such-user/x", "a\0b"]
+)
 def test_paths_that_are_none_of_this_machine_are_refused(text):
     for refuse, error in (
         (files.given("--workdir"), WorkdirError),
@@ -45,15 +47,21 @@ def test_paths_that_are_none_of_this_machine_are_refused(text):
 
 def test_home_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.user_path("~/w", "--workdir") == tmp_path / "w" == data_root("~/w") == weights_files.local_path("~/w")
-    assert files.given_text("--raw_dir")("~root/x").endswith("/x") and "~" not in files.given_text("--raw_dir")(
-        "~root/x"
+    assert (
+        files.user_path("~/w", "--workdir")
+        == tmp_path / "w"
+        == data_root("~/w")
+        == weights_files.local_path("~/w")
     )
+    assert files.given_text("--raw_dir")("~root/x").endswith("/x") and "~" not in files.given_text(
+        "--raw_dir"
+    )("~root/x")
     assert files.user_path("a:b/c", "--workdir") == Path("a:b/c")
 
 
 @pytest.mark.parametrize(
-    "module", ["train.evaluate", "train.predict", "train.generate", "train.explain", "train.compress"]
+    "module",
+    ["train.evaluate", "train.predict", "train.generate", "train.explain", "train.compress"],
 )
 def test_an_empty_workdir_is_an_error_of_every_command(module):
     with pytest.raises(WorkdirError, match="--workdir is empty"):
@@ -116,7 +124,10 @@ def test_a_refused_run_leaves_the_lock_of_the_first(tmp_path):
     with claimed(tmp_path / "w", Config()) as started:
         started()
         before = (tmp_path / "w" / "lock").read_bytes()
-        with pytest.raises(WorkdirError, match="in use by another run"), claimed(tmp_path / "w", Config()):
+        with (
+            pytest.raises(WorkdirError, match="in use by another run"),
+            claimed(tmp_path / "w", Config()),
+        ):
             pass
         assert before and (tmp_path / "w" / "lock").read_bytes() == before
     with claimed(tmp_path / "w", Config()) as started:
@@ -133,8 +144,13 @@ def test_a_failed_start_leaves_nothing_that_was_not_there(tiny, tmp_path):
             (workdir / name).write_text("was here")
         with pytest.raises(DataError):
             loop.train(bad, workdir)
-        assert [p.name for p in workdir.iterdir()] == list(there) if there else not (tmp_path / "a0").exists()
-    missing = dataclasses.replace(tiny, init_from=str(tmp_path / "none"))  # found when the checkpoints are open
+        assert (
+            [p.name for p in workdir.iterdir()] == list(there)
+            if there
+            else not (tmp_path / "a0").exists()
+        )
+    # found when the checkpoints are open
+    missing = dataclasses.replace(tiny, init_from=str(tmp_path / "none"))
     with pytest.raises(ValueError):
         loop.train(missing, tmp_path / "late" / "w")
     assert not (tmp_path / "late").exists()
@@ -177,19 +193,33 @@ def test_a_damaged_line_is_named_and_costs_no_other(tmp_path, damage):
     writers(tmp_path, warnings=warnings).close()
     assert path.read_bytes() == b"".join(lines[:2] + lines[3:])
     assert (tmp_path / "metrics.jsonl.damaged-1").read_bytes() == b"".join(lines)
-    assert len(warnings) == 1 and "metrics.jsonl is damaged in line 3;" in warnings[0] and "damaged-1" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "metrics.jsonl is damaged in line 3;" in warnings[0]
+        and "damaged-1" in warnings[0]
+    )
     writers(tmp_path, warnings=warnings).close()
-    assert len(warnings) == 1 and not (tmp_path / "metrics.jsonl.damaged-2").exists(), "it is said once"
+    assert len(warnings) == 1 and not (tmp_path / "metrics.jsonl.damaged-2").exists(), (
+        "it is said once"
+    )
 
 
 def test_what_a_kill_cuts_off_is_no_damage(tmp_path):
     whole = record(tmp_path, range(1, 7))
     path = tmp_path / "metrics.jsonl"
-    for cut, kept in ((whole[:-1], 6), (whole[:-2], 5), (whole + b'{"step": 7, "ki', 6), (whole + b"12", 6), (b"", 0)):
+    for cut, kept in (
+        (whole[:-1], 6),
+        (whole[:-2], 5),
+        (whole + b'{"step": 7, "ki', 6),
+        (whole + b"12", 6),
+        (b"", 0),
+    ):
         path.write_bytes(cut)
         warnings: list[str] = []
         writers(tmp_path, warnings=warnings).close()
-        assert not warnings and path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:kept])
+        assert not warnings and path.read_bytes() == b"".join(
+            whole.splitlines(keepends=True)[:kept]
+        )
     assert not [*tmp_path.glob("*.damaged-*")]
 
 
@@ -200,7 +230,9 @@ def test_records_of_before_have_no_checksums_and_stay(tmp_path):
         "".join(json.dumps({k: v for k, v in t.items() if k != "crc32"}) + "\n" for t in timings)
     )
     writers(tmp_path, 4).close()
-    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(
+        whole.splitlines(keepends=True)[:4]
+    )
     (tmp_path / "timings.jsonl").unlink()
     writers(tmp_path, 3).close()
     assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl")] == [1, 2, 3]
@@ -245,22 +277,38 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path, monkeypatc
     assert code == 1 and "Input/output error" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize(
+    "number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC, errno.EFBIG]
+)
 def test_errors_of_the_file_system_are_one_line_with_the_cause(number):
-    for error in (OSError(number, os.strerror(number)), OSError(number, os.strerror(number), "/w/summary.json")):
+    for error in (
+        OSError(number, os.strerror(number)),
+        OSError(number, os.strerror(number), "/w/summary.json"),
+    ):
         text, code = cli.explain(error)
-        assert code == 1 and "\n" not in text and ("/w/summary.json" in text) == (error.filename is not None)
+        assert (
+            code == 1
+            and "\n" not in text
+            and ("/w/summary.json" in text) == (error.filename is not None)
+        )
         full = number in (errno.ENOSPC, errno.EFBIG)
         assert ("disk full" in text) == full and (full or os.strerror(number) in text)
-    assert cli.explain(OSError("socket")) is None and cli.explain(ConnectionResetError(104, "reset")) is None
+    assert (
+        cli.explain(OSError("socket")) is None
+        and cli.explain(ConnectionResetError(104, "reset")) is None
+    )
 
 
 def test_libtpu_is_quiet_where_there_is_no_tpu():
     """It would say what it misses as soon as jax looks for devices."""
     pytest.importorskip("libtpu")
-    program = "import jax\nfrom train import cli\ncli.run(lambda: print(jax.default_backend()) or 0)"
+    program = (
+        "import jax\nfrom train import cli\ncli.run(lambda: print(jax.default_backend()) or 0)"
+    )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_PLATFORMS"))}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout == "cpu\n" and done.stderr == ""
 
 

@@ -8,14 +8,16 @@ from train.config import ConfigError, load_config
 
 EPILOG = """\
 Any field of the config can be set: --config.steps=2000 --config.optim.learning_rate=3e-4
---config.model_fields.hidden_size=256 --config.mesh.fsdp=8 --config.data.raw_dir=DIR. The fields are documented in
-train/config.py. Running the same command again goes on from the newest checkpoint in the workdir.
-Scores of a checkpoint: python -m train.evaluate --help. Labels for images: python -m train.predict --help.
+--config.model_fields.hidden_size=256 --config.mesh.fsdp=8 --config.data.raw_dir=DIR. The fields
+are documented in train/config.py. Running the same command again goes on from the newest
+checkpoint in the workdir. Scores of a checkpoint: python -m train.evaluate --help. Labels for
+images: python -m train.predict --help.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses flags, joins other processes where the environment says that there are some, and trains."""
+    """Parses flags, joins other processes where the environment says that there are some, and
+    trains."""
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Trains a model as a config says.",
@@ -24,20 +26,30 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", type=files.given_text("--config"), help="a file of configs/ (--list shows them), or your own"
+        "--config",
+        type=files.given_text("--config"),
+        help="a file of configs/ (--list shows them), or your own",
     )
     parser.add_argument(
-        "--workdir", type=files.given("--workdir"), help="where checkpoints and results go; made if missing"
+        "--workdir",
+        type=files.given("--workdir"),
+        help="where checkpoints and results go; made if missing",
     )
-    parser.add_argument("--config.FIELD", metavar="VALUE", dest="unused", help="sets a field of the config")
-    parser.add_argument("--list", action="store_true", help="list the configs with one line each, and stop")
+    parser.add_argument(
+        "--config.FIELD", metavar="VALUE", dest="unused", help="sets a field of the config"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list the configs with one line each, and stop"
+    )
     args, rest = parser.parse_known_args(argv)
     if args.list:
         print_configs()
         return 0
     overrides = cli.overrides(rest, ["--config", "--workdir", "--list", "--help"])
     if not args.config:
-        raise ConfigError("--config=FILE is missing; python -m train --list shows the configs there are")
+        raise ConfigError(
+            "--config=FILE is missing; python -m train --list shows the configs there are"
+        )
     if args.workdir is None:
         raise ConfigError("--workdir=DIR is missing: where checkpoints and results go")
     config = load_config(args.config, overrides, say=cli.warn)
@@ -56,7 +68,8 @@ def print_configs() -> None:
 
 
 def program() -> None:
-    """The command: ends this process, and the others of its run with it. A closed terminal ends neither."""
+    """The command: ends this process, and the others of its run with it. A closed terminal ends
+    neither."""
     console.outlive()
     distributed.exit_with(lambda: cli.run(main, long=True))
 

@@ -1,4 +1,5 @@
-"""What the commands share: quiet libraries, and errors that are one line for the person who can mend them."""
+"""What the commands share: quiet libraries, and errors that are one line for the person who can
+mend them."""
 
 import difflib
 import logging
@@ -14,24 +15,34 @@ from train import files
 from train.config import ConfigError
 from train.errors import CheckpointError, SaveError, WorkdirError
 from train.fields import one_line
-from train.hardware import choose_libraries, keep_compiled_programs, keep_freed_memory, quiet_without_tpu
+from train.hardware import (
+    choose_libraries,
+    keep_compiled_programs,
+    keep_freed_memory,
+    quiet_without_tpu,
+)
 
 
 def run(main: Callable[[], int], *, long: bool = False) -> int:
     """Runs a command; what a user can mend becomes ``error: ...`` on standard error.
 
-    Exit codes: 2 for a mistake, 1 for a disk that is full or fails, 3 for NaN or Inf in training, 4 for a process that
-    ends because of another one, 130 for Ctrl-C.
+    Exit codes: 2 for a mistake, 1 for a disk that is full or fails, 3 for NaN or Inf in training, 4
+    for a process that ends because of another one, 130 for Ctrl-C.
 
     Args:
-      long: it runs longer than it compiles, so that on CPUs what it runs may be compiled for speed at each start.
+      long: it runs longer than it compiles, so that on CPUs what it runs may be compiled for speed
+        at each start.
     """
-    absl.logging.set_verbosity(absl.logging.FATAL)  # orbax and tfds narrate, and print what they also raise
+    # orbax and tfds narrate, and print what they also raise
+    absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("jax").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, and of sizes that are refused anyway
+    # of odd metadata, and of sizes that are refused anyway
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # jaxlib tries to keep what calls oneDNN, too, which it cannot
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*bad_alloc", UserWarning)
+    warnings.filterwarnings(
+        "ignore", "Error writing persistent compilation cache entry .*bad_alloc", UserWarning
+    )
     keep_freed_memory()
     quiet_without_tpu()
     choose_libraries(onednn=long)
@@ -68,14 +79,26 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return str(error), 1 if files.is_disk_full(error) else 2
     if isinstance(error, OSError) and (full := files.disk_full(error)):
         return (
-            f"{full} while writing {error.filename or 'the workdir'}; finished checkpoints are kept. "
-            "Free some space and run the same command again: it goes on from the last one",
+            f"{full} while writing {error.filename or 'the workdir'}; finished checkpoints are "
+            "kept. Free some space and run the same command again: it goes on from the last one",
             1,
         )
     if isinstance(error, MemoryError):
-        return f"out of memory ({error or 'no size is known'}); take smaller batches or fewer examples", 1
-    if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in files.FAULTS):
-        return f"{error.filename or 'a file'}: {error.strerror}; mend that, and run the same command again", 1
+        return (
+            f"out of memory ({error or 'no size is known'}); take smaller batches or fewer "
+            "examples",
+            1,
+        )
+    if (
+        isinstance(error, OSError)
+        and error.strerror
+        and (error.filename or error.errno in files.FAULTS)
+    ):
+        return (
+            f"{error.filename or 'a file'}: {error.strerror}; mend that, and run the same command "
+            "again",
+            1,
+        )
     return None
 
 
@@ -85,7 +108,8 @@ def config_files() -> list[Path]:
 
 
 def overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """``FIELD=VALUE`` of each ``--config.FIELD=VALUE`` or ``--config.FIELD VALUE`` among arguments that no parser took.
+    """``FIELD=VALUE`` of each ``--config.FIELD=VALUE`` or ``--config.FIELD VALUE`` among arguments
+    that no parser took.
 
     Raises:
       ConfigError: another argument; the nearest of ``flags`` is named.
@@ -94,7 +118,9 @@ def overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
     for word in words:
         if not word.startswith("--config."):
             close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
-            raise ConfigError(f"unknown argument {word}" + (f"; did you mean {close[0]}?" if close else ""))
+            raise ConfigError(
+                f"unknown argument {word}" + (f"; did you mean {close[0]}?" if close else "")
+            )
         text = word.removeprefix("--config.")
         found.append(text if "=" in text else f"{text}={next(words, '')}")
     return found
@@ -121,15 +147,18 @@ def stdin_text() -> str:
         text = sys.stdin.read() if binary is None else binary.read().decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise ConfigError(
-            f"standard input is not UTF-8: byte {e.object[e.start]:#04x} at offset {e.start}; convert it with iconv"
+            f"standard input is not UTF-8: byte {e.object[e.start]:#04x} at offset {e.start}; "
+            "convert it with iconv"
         ) from e
     if (place := text.find("\0")) >= 0:
         raise ConfigError(
-            f"standard input has a NUL at character {place}: it is no text, or UTF-16; convert it to UTF-8"
+            f"standard input has a NUL at character {place}: it is no text, or UTF-16; convert it "
+            "to UTF-8"
         )
     return text
 
 
 def stdin_lines() -> list[str]:
-    """Lines of standard input, ended by newlines alone: other separators of Unicode may stand in a text."""
+    """Lines of standard input, ended by newlines alone: other separators of Unicode may stand in a
+    text."""
     return stdin_text().replace("\r\n", "\n").removesuffix("\n").split("\n")

@@ -1,6 +1,8 @@
-"""What compression costs a finished classifier: ``python -m train.compress --workdir=DIR [--add=DIR ...]``.
+"""What compression costs a finished classifier:
+``python -m train.compress --workdir=DIR [--add=DIR ...]``.
 
-Writes ``report.txt``, ``report.json``, ``pareto.png`` and the variables of each row, ``NAME.safetensors``.
+Writes ``report.txt``, ``report.json``, ``pareto.png`` and the variables of each row,
+``NAME.safetensors``.
 """
 
 import argparse
@@ -42,7 +44,8 @@ class Row:
 
     Attributes:
       accuracy: on the run's eval split.
-      bytes: of its file; sparsity: share of zeros among the kernels that are pruned; int8: share of numbers in int8.
+      bytes: of its file; sparsity: share of zeros among the kernels that are pruned; int8: share of
+        numbers in int8.
       latency_ms: median time of a batch.
       size_ratio, latency_ratio: to the original.
     """
@@ -59,10 +62,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """A run with what measures all of its variants, made once; compiled once for those with the same arrays.
+    """A run with what measures all of its variants, made once; compiled once for those with the
+    same arrays.
 
     Attributes:
-      accuracy: of a state on the run's eval split; latency_step: (state, *inputs) -> outputs, of ``inputs`` one batch.
+      accuracy: of a state on the run's eval split; latency_step: (state, *inputs) -> outputs, of
+        ``inputs`` one batch.
     """
 
     run: Run
@@ -86,7 +91,8 @@ class Variant:
 
 
 def make_bench(run: Run, batch_size: int, split: str) -> Bench:
-    """See :class:`Bench`; accuracy is of ``split``, batches of ``batch_size`` are for the latency."""
+    """See :class:`Bench`; accuracy is of ``split``, batches of ``batch_size`` are for the
+    latency."""
     task = run.task
     step = jax.jit(
         partial(
@@ -106,7 +112,12 @@ def make_bench(run: Run, batch_size: int, split: str) -> Bench:
         return found.means["accuracy"]
 
     batch = task.eval_batch(put_batch(run.examples(split, batch_size), run.mesh))
-    return Bench(run, accuracy, jax.jit(partial(predict_step, model=run.model)), [batch[k] for k in task.inputs])
+    return Bench(
+        run,
+        accuracy,
+        jax.jit(partial(predict_step, model=run.model)),
+        [batch[k] for k in task.inputs],
+    )
 
 
 def variants(run: Run, state: TrainState, examples: int) -> dict[str, PyTree]:
@@ -127,7 +138,8 @@ def variants(run: Run, state: TrainState, examples: int) -> dict[str, PyTree]:
 
 
 def _surgeon(run: Run, state: TrainState, examples: int) -> dict[str, PyTree]:
-    """Rows of second-order pruning; none, and a warning, where the model has kernels that it cannot prune."""
+    """Rows of second-order pruning; none, and a warning, where the model has kernels that it cannot
+    prune."""
     batches, found = calibration(run, examples), {}
     variables = jax.device_get({"params": state.params, **state.model_state})
     where = jax.tree.map(lambda x: x.sharding, state.params)
@@ -161,7 +173,8 @@ def measure(variants: list[Variant]) -> list[Row]:
 
 
 def _latencies(variants: list[Variant]) -> list[float]:
-    """Median milliseconds of a batch, the runs of all variants interleaved: what slows the machine slows all alike."""
+    """Median milliseconds of a batch, the runs of all variants interleaved: what slows the machine
+    slows all alike."""
     calls = []
     for variant in variants:
         bench = variant.bench
@@ -184,8 +197,8 @@ def table(rows: list[Row]) -> str:
     lines = [f"{'':<{width}} accuracy         bytes  ratio  sparsity  int8  latency ms  ratio"]
     for r in rows:
         lines.append(
-            f"{r.name:<{width}} {r.accuracy:8.4f} {r.bytes:13,} {r.size_ratio:6.3f} {r.sparsity:9.3f} {r.int8:5.2f} "
-            f"{r.latency_ms:11.3f} {r.latency_ratio:6.2f}"
+            f"{r.name:<{width}} {r.accuracy:8.4f} {r.bytes:13,} {r.size_ratio:6.3f} "
+            f"{r.sparsity:9.3f} {r.int8:5.2f} {r.latency_ms:11.3f} {r.latency_ratio:6.2f}"
         )
     return "\n".join(lines)
 
@@ -193,7 +206,10 @@ def table(rows: list[Row]) -> str:
 def _open(workdir: Path, step: str, args: argparse.Namespace) -> tuple[Run, TrainState]:
     config: Config = for_this_machine(read_config(workdir))
     if config.objective != "classification" or config.tasks.labels:
-        raise ConfigError(f"{workdir} is of a run with config.objective = {config.objective!r}, not of a classifier")
+        raise ConfigError(
+            f"{workdir} is of a run with config.objective = {config.objective!r}, not of a "
+            "classifier"
+        )
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
     run = build(config, card=read_card(workdir))
@@ -207,25 +223,49 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.compress", description="What compression costs a classifier."
     )
     parser.add_argument(
-        "--workdir", type=given("--workdir"), required=True, help="workdir of a finished classification run"
+        "--workdir",
+        type=given("--workdir"),
+        required=True,
+        help="workdir of a finished classification run",
     )
     parser.add_argument(
-        "--add", type=given("--add"), action="append", default=[], help="another on the same data; repeatable"
+        "--add",
+        type=given("--add"),
+        action="append",
+        default=[],
+        help="another on the same data; repeatable",
     )
-    parser.add_argument("--split", default=None, help="what accuracy is measured on; default: the config's eval_split")
-    parser.add_argument("--out", type=given("--out"), default=None, help="where to write; default: WORKDIR/compress")
-    parser.add_argument("--step", default="best", help='checkpoint: "best" (default), "last" or a number')
-    parser.add_argument("--batch_size", type=int, default=32, help="examples of a batch, for the latency")
     parser.add_argument(
-        "--examples", type=int, default=2048, help="of training, for the rows surgeon_*; 0: without these rows"
+        "--split",
+        default=None,
+        help="what accuracy is measured on; default: the config's eval_split",
     )
-    parser.add_argument("--data_dir", type=given_text("--data_dir"), help="where the data set lies on this machine")
+    parser.add_argument(
+        "--out", type=given("--out"), default=None, help="where to write; default: WORKDIR/compress"
+    )
+    parser.add_argument(
+        "--step", default="best", help='checkpoint: "best" (default), "last" or a number'
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=32, help="examples of a batch, for the latency"
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=2048,
+        help="of training, for the rows surgeon_*; 0: without these rows",
+    )
+    parser.add_argument(
+        "--data_dir", type=given_text("--data_dir"), help="where the data set lies on this machine"
+    )
     parser.add_argument("--raw_dir", type=given_text("--raw_dir"), help="where its raw files lie")
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
         parser.error(f"--step={args.step} is not last, best or a number")
     if not (1 <= args.batch_size <= EXAMPLES and 0 <= args.examples <= EXAMPLES):
-        parser.error(f"--batch_size must be at least 1 and --examples at least 0, both at most {EXAMPLES}")
+        parser.error(
+            f"--batch_size must be at least 1 and --examples at least 0, both at most {EXAMPLES}"
+        )
     out = args.out or args.workdir / "compress"
     run, state = _open(args.workdir, args.step, args)
     batch_size = -(-args.batch_size // jax.device_count()) * jax.device_count()
@@ -238,7 +278,10 @@ def main(argv: list[str] | None = None) -> int:
         name = workdir.resolve().name
         rows = {name: its.params, f"{name}_int8": quantize(its.params)}
         if taken & {*rows}:
-            raise ConfigError(f"--add={workdir} would overwrite {sorted(taken & {*rows})[0]}.safetensors: rename it")
+            raise ConfigError(
+                f"--add={workdir} would overwrite {sorted(taken & {*rows})[0]}.safetensors: rename "
+                "it"
+            )
         taken |= {*rows}
         found.append((make_bench(other, batch_size, split), its, rows))
     out.mkdir(parents=True, exist_ok=True)
@@ -255,7 +298,9 @@ def main(argv: list[str] | None = None) -> int:
     about |= {"device": f"{jax.device_count()} x {device.device_kind} ({device.platform})"}
     write_atomically(out / "report.txt", text + "\n")
     rows = [asdict(r) for r in measured]
-    write_atomically(out / "report.json", strict_json.dumps(about | {"rows": rows}, indent=2) + "\n")
+    write_atomically(
+        out / "report.json", strict_json.dumps(about | {"rows": rows}, indent=2) + "\n"
+    )
     report.plot_pareto(rows, out / "pareto.png", split)
     print(f"wrote {out}/report.txt, report.json, pareto.png and {len(measured)} files of weights")
     return 0
@@ -265,7 +310,9 @@ def _require_same_data(workdir: Path, other: Run, run: Run) -> None:
     for name in ("name", "eval_split"):
         theirs, ours = getattr(other.config.data, name), getattr(run.config.data, name)
         if theirs != ours:
-            raise ConfigError(f"--add={workdir} is of a run with config.data.{name} = {theirs!r}, not {ours!r}")
+            raise ConfigError(
+                f"--add={workdir} is of a run with config.data.{name} = {theirs!r}, not {ours!r}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A run with the parameters of a file of compressed ones: ``--weights=FILE`` of train.evaluate and train.predict."""
+"""A run with the parameters of a file of compressed ones: ``--weights=FILE`` of train.evaluate and
+train.predict."""
 
 import dataclasses
 from functools import partial
@@ -19,7 +20,8 @@ from train.state import TrainState
 
 
 def load(run: Run, path: Path) -> tuple[Run, TrainState]:
-    """The run with the variables of a file in the place of its own, and its state; for use within ``executing()``.
+    """The run with the variables of a file in the place of its own, and its state; for use within
+    ``executing()``.
 
     Args:
       path: of what :func:`jaxmodels.compress.files.save` wrote, quantised or pruned or neither.
@@ -40,12 +42,15 @@ def load(run: Run, path: Path) -> tuple[Run, TrainState]:
         ema_params=None,
         finite=jax.device_put(jnp.ones((), bool), whole),
     )
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
     return dataclasses.replace(run, config=config, shapes=shapes), state
 
 
 def _require_same(path: Path, run: Run, stored: files.Shapes) -> None:
-    """Raises ConfigError unless the arrays of a file are those of the model, or stand for them in int8."""
+    """Raises ConfigError unless the arrays of a file are those of the model, or stand for them in
+    int8."""
     trees = {"params": run.shapes.params, **run.shapes.model_state}
     ours = {path_name(key): x.shape for key, x in jax.tree_util.tree_leaves_with_path(trees)}
     theirs = dict(stored)
@@ -59,6 +64,7 @@ def _require_same(path: Path, run: Run, stored: files.Shapes) -> None:
     if wrong:
         name = wrong[0]
         raise ConfigError(
-            f"{path} is not of this run's model {run.config.model}: {len(wrong)} arrays differ, first {name[:100]}: "
-            f"{str(theirs.get(name, 'missing'))[:60]} in the file, {ours.get(name, 'missing')} in the model"
+            f"{path} is not of this run's model {run.config.model}: {len(wrong)} arrays differ, "
+            f"first {name[:100]}: {str(theirs.get(name, 'missing'))[:60]} in the file, "
+            f"{ours.get(name, 'missing')} in the model"
         )

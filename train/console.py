@@ -1,4 +1,5 @@
-"""Standard output and error that a run does not depend on: closed, or with a reader or terminal that has gone."""
+"""Standard output and error that a run does not depend on: closed, or with a reader or terminal
+that has gone."""
 
 import contextlib
 import io
@@ -20,8 +21,8 @@ class _Lasting(io.FileIO):
 def outlive() -> None:
     """Lets this process go on without its standard streams. To be called before it opens files.
 
-    A standard descriptor that is closed becomes ``/dev/null``: else the next file that is opened gets its number, and
-    with it what libraries print.
+    A standard descriptor that is closed becomes ``/dev/null``: else the next file that is opened
+    gets its number, and with it what libraries print.
     """
     for descriptor in range(3):
         with contextlib.suppress(OSError):
@@ -38,7 +39,11 @@ def _lasting(descriptor: int, stream: TextIO | None) -> TextIO:
     if stream is not None:
         with contextlib.suppress(OSError):
             stream.flush()
-    errors = "backslashreplace" if descriptor == 2 else getattr(stream, "errors", None) or "backslashreplace"
+    errors = (
+        "backslashreplace"
+        if descriptor == 2
+        else getattr(stream, "errors", None) or "backslashreplace"
+    )
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(descriptor, "w", closefd=False)),
         encoding=getattr(stream, "encoding", None) or "utf-8",

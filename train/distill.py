@@ -29,10 +29,10 @@ class Teacher:
     """A model in evaluation mode.
 
     Attributes:
-      state: its parameters, on the mesh, without an optimiser's state. They are given to every step, not part of what a
-        run saves.
-      outputs: (state, batch as the student gets it) -> logits [b, classes], with the features that ``distill.hidden``
-        asks for.
+      state: its parameters, on the mesh, without an optimiser's state. They are given to every
+        step, not part of what a run saves.
+      outputs: (state, batch as the student gets it) -> logits [b, classes], with the features that
+        ``distill.hidden`` asks for.
       origin: in words.
     """
 
@@ -65,21 +65,35 @@ def load_teacher(run: Run) -> Teacher:
     try:
         found = jax.eval_shape(outputs, state, batch)
     except (ValueError, TypeError, FlaxError) as e:
-        raise _unfit(source, f"it cannot take its student's inputs: {' '.join(str(e).split())}") from e
+        raise _unfit(
+            source, f"it cannot take its student's inputs: {' '.join(str(e).split())}"
+        ) from e
     if hidden:
         student = partial(predict_step, model=WithFeatures(run.model))
         try:
-            ours = jax.eval_shape(student, run.shapes, *(batch[k] for k in run.task.inputs)).features.shape[1]
+            ours = jax.eval_shape(
+                student, run.shapes, *(batch[k] for k in run.task.inputs)
+            ).features.shape[1]
         except ValueError as e:
-            raise ConfigError(f"config.distill.hidden = {run.config.distill.hidden}: {e}; nearest: 0") from e
+            raise ConfigError(
+                f"config.distill.hidden = {run.config.distill.hidden}: {e}; nearest: 0"
+            ) from e
         found, theirs = found.outputs, found.features.shape[1]
         if ours != theirs:
-            raise _unfit(source, f"its head takes {theirs} features and its student's {ours}; distill.hidden must be 0")
+            raise _unfit(
+                source,
+                f"its head takes {theirs} features and its student's {ours}; distill.hidden must "
+                "be 0",
+            )
     wanted = (run.config.batch_size, run.model.num_classes)
     if getattr(found, "shape", None) != wanted:
         shape = getattr(found, "shape", type(found).__name__)
         raise _unfit(source, f"it gives {shape} where its student gives logits of shape {wanted}")
-    return Teacher(state, outputs, f"{source}, {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters")
+    return Teacher(
+        state,
+        outputs,
+        f"{source}, {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
+    )
 
 
 def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:
@@ -88,11 +102,20 @@ def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, .
     same["classes"] = card.label_names, run.card.label_names
     theirs_text, ours_text = text_card(card), text_card(run.card)
     if theirs_text and ours_text:
-        same |= {name: (getattr(theirs_text, name), getattr(ours_text, name)) for name in ("texts", "tokenizer")}
+        same |= {
+            name: (getattr(theirs_text, name), getattr(ours_text, name))
+            for name in ("texts", "tokenizer")
+        }
         if theirs_text.max_len < ours_text.max_len:
-            raise _unfit(workdir, f"it reads {theirs_text.max_len} tokens and its student {ours_text.max_len}")
+            raise _unfit(
+                workdir,
+                f"it reads {theirs_text.max_len} tokens and its student {ours_text.max_len}",
+            )
     if isinstance(card, TableCard) and isinstance(run.card, TableCard):
-        same["mean and deviation of the columns"] = (card.mean, card.std), (run.card.mean, run.card.std)
+        same["mean and deviation of the columns"] = (
+            (card.mean, card.std),
+            (run.card.mean, run.card.std),
+        )
     if not (isinstance(card, TextCard) and isinstance(run.card, TextCard)):
         same["image shape"] = tuple(getattr(c, "image_shape", ("text",)) for c in (card, run.card))
         for name in ("mean", "std"):
@@ -105,7 +128,12 @@ def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, .
         setattr(config, name, getattr(run.config, name))
     theirs = build(config, card=card, devices=list(run.mesh.devices.flat))
     state = restore(theirs, workdir, "best")
-    return theirs.model, _bare(state.eval_params, state.model_state), theirs.task.inputs, config.quantization_aware
+    return (
+        theirs.model,
+        _bare(state.eval_params, state.model_state),
+        theirs.task.inputs,
+        config.quantization_aware,
+    )
 
 
 def _from_weights(source: str, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:
@@ -117,7 +145,9 @@ def _from_weights(source: str, run: Run) -> tuple[Module, TrainState, tuple[str,
         raise _unfit(source, f"it is neither the workdir of a run nor weights: {e}") from e
     variables = jax.device_put(variables, sharding.shardings_of(variables, run.mesh))
     if isinstance(run.card, TextCard) and getattr(model, "vocab_size", 0) < run.card.vocab_size:
-        raise _unfit(source, f"it knows fewer tokens than the {run.card.vocab_size} of config.data.tokenizer")
+        raise _unfit(
+            source, f"it knows fewer tokens than the {run.card.vocab_size} of config.data.tokenizer"
+        )
     params = variables.pop("params")
     return model, _bare(params, variables), model_inputs(model, run.card), False
 

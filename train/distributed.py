@@ -1,9 +1,11 @@
-"""Several processes, one for each host or device, started with the same command: finds, joins and compares them.
+"""Several processes, one for each host or device, started with the same command: finds, joins and
+compares them.
 
-Before jax knows of the others, every process connects to the first one at the coordinator's own address, so that no
-other port is needed: a wrong count, an index given twice, a coordinator that cannot be reached and programs that
-differ become one line on every process (jax's coordination service aborts instead, and a second process with an index
-that a run has already would end that run). The connections stay, see :mod:`train.link`.
+Before jax knows of the others, every process connects to the first one at the coordinator's own
+address, so that no other port is needed: a wrong count, an index given twice, a coordinator that
+cannot be reached and programs that differ become one line on every process (jax's coordination
+service aborts instead, and a second process with an index that a run has already would end that
+run). The connections stay, see :mod:`train.link`.
 """
 
 import contextlib
@@ -30,7 +32,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() asks; the answer is needed before it
+
+# what jax.distributed.initialize() asks; the answer is needed before it
+from jax._src.clusters import ClusterEnv
 
 from train import cli
 from train.config import Config, ConfigError
@@ -47,7 +51,8 @@ _link: Link | None = None
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Of this process among all: where the first one listens (host:port), how many there are, which one this is."""
+    """Of this process among all: where the first one listens (host:port), how many there are, which
+    one this is."""
 
     address: str
     count: int
@@ -77,7 +82,9 @@ def joined(config: Config, workdir: Path) -> Iterator[None]:
         saving=lambda: any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")),
     )
     try:
-        link.agree("program", program(config), "give all of them the same program, packages and command")
+        link.agree(
+            "program", program(config), "give all of them the same program, packages and command"
+        )
         jax.distributed.initialize(
             place.address,
             place.count,
@@ -85,7 +92,8 @@ def joined(config: Config, workdir: Path) -> Iterator[None]:
             place.devices,
             cluster_detection_method="deactivate",
             initialization_timeout=math.ceil(config.processes.join_seconds),
-            heartbeat_timeout_seconds=math.ceil(config.processes.lost_seconds + 6 * GRACE_SECONDS),  # the last resort
+            # the last resort
+            heartbeat_timeout_seconds=math.ceil(config.processes.lost_seconds + 6 * GRACE_SECONDS),
         )
         for number in passed_on():  # jax tells the others of SIGTERM alone
             signal.signal(number, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
@@ -98,7 +106,8 @@ def joined(config: Config, workdir: Path) -> Iterator[None]:
 
 
 def passed_on() -> list[signal.Signals]:
-    """Signals that ask a run to save and stop, as SIGTERM does: a terminal that closes, and Slurm's ``--signal``.
+    """Signals that ask a run to save and stop, as SIGTERM does: a terminal that closes, and Slurm's
+    ``--signal``.
 
     One that was ignored when this process started, as ``nohup`` does with SIGHUP, stays ignored.
     """
@@ -112,15 +121,18 @@ def agree(what: str, mine: Mapping[str, str], hint: str = "") -> None:
 
 
 def before_exit(clean_up: Callable[[], None]) -> None:
-    """Has this called where this process is ended because of another one; nothing where there is one process."""
+    """Has this called where this process is ended because of another one; nothing where there is
+    one process."""
     if _link is not None:
         _link.clean_up = clean_up
 
 
 def failed(error: BaseException) -> None:
-    """Tells the other processes, once, of an error that ends this one; nothing where there is one process.
+    """Tells the other processes, once, of an error that ends this one; nothing where there is one
+    process.
 
-    Does not return where another process is the cause: this one is ended with the reason, see :mod:`train.link`.
+    Does not return where another process is the cause: this one is ended with the reason, see
+    :mod:`train.link`.
     """
     link = _link
     if link is None or link.failed:
@@ -138,7 +150,8 @@ def failed(error: BaseException) -> None:
 
 
 def exit_with(run: Callable[[], int]) -> NoReturn:
-    """Exits with the code that ``run`` returns; where other processes must not be waited for, at once."""
+    """Exits with the code that ``run`` returns; where other processes must not be waited for, at
+    once."""
     try:
         code = run()
     except BaseException:
@@ -166,9 +179,13 @@ def program(config: Config) -> dict[str, str]:
         for path in sorted((_ROOT / room).rglob("*.py")):
             source.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    settings = {k: v for k, v in flat(dataclasses.asdict(config), "config").items() if k not in _OF_ONE_HOST}
+    settings = {
+        k: v for k, v in flat(dataclasses.asdict(config), "config").items() if k not in _OF_ONE_HOST
+    }
     compiler = {k: os.environ.get(k, "") for k in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
-    compiler |= {k: str(getattr(jax.config, k)) for k in ("jax_enable_x64", "jax_default_matmul_precision")}
+    compiler |= {
+        k: str(getattr(jax.config, k)) for k in ("jax_enable_x64", "jax_default_matmul_precision")
+    }
     found = {"python": platform.python_version(), **versions, "source": source.hexdigest()[:12]}
     return found | flat(compiler, "environment") | settings
 
@@ -181,27 +198,33 @@ def flat(values: Mapping[str, Any], name: str) -> dict[str, str]:
             found |= flat(value, f"{name}.{key}")
             continue
         text = json.dumps(value, default=str)
-        found[f"{name}.{key}"] = text if len(text) <= 80 else f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        found[f"{name}.{key}"] = (
+            text if len(text) <= 80 else f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        )
     return found
 
 
 def find_place(env: Mapping[str, str], seconds: float) -> Place | None:
     """This process's place among others, None if nothing says that there are others.
 
-    jax asks Slurm's srun, Open MPI, TPU pods, GKE and Kubernetes; JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID go before what it finds.
+    jax asks Slurm's srun, Open MPI, TPU pods, GKE and Kubernetes; JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID go before what it finds.
 
     Raises:
       ConfigError: what the environment says is incomplete or contradicts itself.
     """
     try:
-        count, index = (int(env[k]) if k in env else None for k in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        count, index = (
+            int(env[k]) if k in env else None for k in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        )
     except ValueError as e:
         raise ConfigError(f"JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers: {e}") from e
     address, launcher = env.get("JAX_COORDINATOR_ADDRESS"), launched_by(env)
     if count == 1:
         return None
-    given = [k for k in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if k in env]
+    given = [
+        k for k in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if k in env
+    ]
     devices = None
     if launcher is not None or len(given) == 3:
         try:
@@ -212,11 +235,17 @@ def find_place(env: Mapping[str, str], seconds: float) -> Place | None:
             if launcher == "a TPU host" and not given:
                 cli.warn(f"this TPU host does not know of others, and trains alone ({e})")
                 return None
-            raise ConfigError(f"cannot join the other processes: {launcher}: {e}; {_BY_HAND}") from e
+            raise ConfigError(
+                f"cannot join the other processes: {launcher}: {e}; {_BY_HAND}"
+            ) from e
     if address is None or count is None or index is None:
         if not given and launcher in (None, "a TPU host"):
             return None
-        known = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": count, "JAX_PROCESS_ID": index}
+        known = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": count,
+            "JAX_PROCESS_ID": index,
+        }
         missing = ", ".join(k for k, v in known.items() if v is None)
         raise ConfigError(f"cannot join the other processes: nothing says {missing}; {_BY_HAND}")
     host, _, port = address.rpartition(":")
@@ -224,23 +253,28 @@ def find_place(env: Mapping[str, str], seconds: float) -> Place | None:
         raise ConfigError(f"JAX_COORDINATOR_ADDRESS = {address!r} must be host:port")
     if not 0 <= index < count:
         raise ConfigError(
-            f"JAX_PROCESS_ID = {index} must be from 0 to {count - 1}, one below JAX_NUM_PROCESSES = {count}"
+            f"JAX_PROCESS_ID = {index} must be from 0 to {count - 1}, one below JAX_NUM_PROCESSES "
+            f"= {count}"
         )
     alone = _tasks_of_this_host(env) == 1  # then all of its devices are this process's
     return Place(address, count, index, None if devices is None or alone else list(devices))
 
 
 _BY_HAND = (
-    "set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID in every process, or none of them"
+    "set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID in every "
+    "process, or none of them"
 )
 
 
 def _tasks_of_this_host(env: Mapping[str, str]) -> int | None:
-    """As Open MPI, or Slurm's "4(x2),1" (4 on each of the first two hosts, 1 on the third), says it; None: neither."""
+    """As Open MPI, or Slurm's "4(x2),1" (4 on each of the first two hosts, 1 on the third), says
+    it; None: neither."""
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in env:
         return int(env["OMPI_COMM_WORLD_LOCAL_SIZE"])
     counts: list[int] = []
-    for tasks, hosts in re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", "")):
+    for tasks, hosts in re.findall(
+        r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", "")
+    ):
         counts += [int(tasks)] * int(hosts or 1)
     host = int(env.get("SLURM_NODEID", 0))
     return counts[host] if host < len(counts) else None
@@ -259,15 +293,23 @@ def launched_by(env: Mapping[str, str]) -> str | None:
     if _on_tpu_vm(env):
         return "a TPU host"
     # an indexed Job; jax asks the cluster's server for the others, with a package that few have
-    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= env.keys() and importlib.util.find_spec("kubernetes"):
+    if {
+        "KUBERNETES_SERVICE_HOST",
+        "JOB_COMPLETION_INDEX",
+    } <= env.keys() and importlib.util.find_spec("kubernetes"):
         return "Kubernetes"
     return None
 
 
 def _on_tpu_vm(env: Mapping[str, str]) -> bool:
-    """Whether this is a Google Cloud TPU host that has to ask the metadata server for the others."""
+    """Whether this is a Google Cloud TPU host that has to ask the metadata server for the
+    others."""
     chips = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
-    return bool(chips) and "tpu" in env.get("JAX_PLATFORMS", "tpu") and importlib.util.find_spec("libtpu") is not None
+    return (
+        bool(chips)
+        and "tpu" in env.get("JAX_PLATFORMS", "tpu")
+        and importlib.util.find_spec("libtpu") is not None
+    )
 
 
 def roll_call(place: Place, seconds: float) -> list[Peer]:
@@ -277,8 +319,8 @@ def roll_call(place: Place, seconds: float) -> list[Peer]:
       The others on the first process, the first on the others.
 
     Raises:
-      ConfigError: not all came, or the first could not be reached, within ``seconds``; the port is in use; two have
-        the same index, or they disagree on their number.
+      ConfigError: not all came, or the first could not be reached, within ``seconds``; the port is
+        in use; two have the same index, or they disagree on their number.
     """
     return _receive(place, seconds) if place.index == 0 else [_connect(place, seconds)]
 
@@ -329,7 +371,9 @@ def _receive(place: Place, seconds: float) -> list[Peer]:
                 else:
                     peers[found.index] = found
     for connection in [*(p.socket for p in peers.values()), *waiting]:
-        error = wrong or ("all processes of this run are there already" if connection in waiting else "")
+        error = wrong or (
+            "all processes of this run are there already" if connection in waiting else ""
+        )
         with contextlib.suppress(OSError):
             connection.settimeout(2.0)
             connection.sendall((json.dumps({"error": error, "name": _name()}) + "\n").encode())
@@ -356,8 +400,8 @@ def _clash(place: Place, peers: Mapping[int, Peer], found: Peer, count: int) -> 
     """Why a process cannot be one of these; "" if it can."""
     if count != place.count:
         return (
-            f"process 0 is one of {place.count}, but process {found.index} ({found.name}) is one of {count}; "
-            "JAX_NUM_PROCESSES must be the same everywhere"
+            f"process 0 is one of {place.count}, but process {found.index} ({found.name}) is one "
+            f"of {count}; JAX_NUM_PROCESSES must be the same everywhere"
         )
     if found.index in peers or not 0 < found.index < count:
         other = peers[found.index].name if found.index in peers else _name()
@@ -371,10 +415,14 @@ def _listen(port: int) -> socket.socket:
         family, host = (socket.AF_INET6, "::") if dual else (socket.AF_INET, "0.0.0.0")
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=dual)
     except OSError as e:
-        why = "is in use, by another run?" if e.errno == errno.EADDRINUSE else f"cannot be used: {e.strerror}"
+        why = (
+            "is in use, by another run?"
+            if e.errno == errno.EADDRINUSE
+            else f"cannot be used: {e.strerror}"
+        )
         raise ConfigError(
-            f"cannot join the other processes: port {port} of this machine {why}; choose another in "
-            "JAX_COORDINATOR_ADDRESS (or JAX_COORDINATOR_PORT, where a launcher says the rest)"
+            f"cannot join the other processes: port {port} of this machine {why}; choose another "
+            "in JAX_COORDINATOR_ADDRESS (or JAX_COORDINATOR_PORT, where a launcher says the rest)"
         ) from e
 
 
@@ -390,10 +438,14 @@ def _introduced(connection: socket.socket, data: bytes) -> tuple[Peer, int] | No
 def _connect(place: Place, seconds: float) -> Peer:
     host, _, port = place.address.rpartition(":")
     until, reason = time.monotonic() + seconds, "not tried"
-    hello = json.dumps({"index": place.index, "count": place.count, "name": _name()}).encode() + b"\n"
+    hello = (
+        json.dumps({"index": place.index, "count": place.count, "name": _name()}).encode() + b"\n"
+    )
     while (left := until - time.monotonic()) > 0:
         try:
-            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=min(left, 10.0))
+            connection = socket.create_connection(
+                (host.strip("[]"), int(port)), timeout=min(left, 10.0)
+            )
         except OSError as e:  # it may not have started
             reason = e.strerror or str(e)
             time.sleep(min(0.5, left))
@@ -401,7 +453,8 @@ def _connect(place: Place, seconds: float) -> Peer:
         try:
             if _line(connection) == _GREETING:
                 connection.sendall(hello)
-                connection.settimeout(max(until - time.monotonic(), 0.0) + 10.0)  # it says itself who did not come
+                # it says itself who did not come
+                connection.settimeout(max(until - time.monotonic(), 0.0) + 10.0)
                 answer = json.loads(_line(connection))
                 if answer["error"]:
                     connection.close()
@@ -412,12 +465,19 @@ def _connect(place: Place, seconds: float) -> Peer:
             if isinstance(e, ConfigError):
                 raise
             closed, silent = isinstance(e, ValueError), isinstance(e, TimeoutError)
-            reason = "it closed the connection" if closed else _BUSY if silent else (e.strerror or str(e))
+            reason = (
+                "it closed the connection"
+                if closed
+                else _BUSY
+                if silent
+                else (e.strerror or str(e))
+            )
         connection.close()
         time.sleep(min(0.5, max(until - time.monotonic(), 0.0)))
     raise ConfigError(
-        f"cannot join the other processes: process 0 was not reached at {place.address} within {seconds:g} s "
-        f"({reason}); is it running, and is the port open? config.processes.join_seconds says how long to wait"
+        f"cannot join the other processes: process 0 was not reached at {place.address} within "
+        f"{seconds:g} s ({reason}); is it running, and is the port open? "
+        "config.processes.join_seconds says how long to wait"
     )
 
 

@@ -30,7 +30,9 @@ def default(config: Any, name: str) -> Any:
     for section in sections:
         config = getattr(config, section)
     (found,) = (f for f in dataclasses.fields(config) if f.name == last)
-    return found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
+    return (
+        found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
+    )
 
 
 def reset(config: Any, name: str) -> None:
@@ -44,7 +46,9 @@ def complaint(config: Any, found: Mapping[str, str]) -> str:
     name, lack = next(iter(found.items()))
     value = repr(_value(config, name))
     value = value if len(value) <= 80 else f"{value[:77]}..."
-    return f"config.{name} = {value} has no effect without {lack}; nearest: {default(config, name)!r}"
+    return (
+        f"config.{name} = {value} has no effect without {lack}; nearest: {default(config, name)!r}"
+    )
 
 
 def _value(config: Any, name: str) -> Any:
@@ -60,15 +64,27 @@ def _groups(config: Any, text: bool) -> Iterator[tuple[list[str], bool, str]]:
     def of(section: str, *names: str) -> list[str]:
         return [f"{section}.{name}" for name in names]
 
-    yield of("data", "randaugment_magnitude"), data.randaugment_layers > 0, "config.data.randaugment_layers"
+    yield (
+        of("data", "randaugment_magnitude"),
+        data.randaugment_layers > 0,
+        "config.data.randaugment_layers",
+    )
     yield of("data", *TEXT_OPTIONS), text, "a model that reads text"
     yield of("data", "mask_rate"), config.objective == "masked_lm", "objective masked_lm"
     sgd, adam = optim.name == "sgd", optim.name == "adamw"
     yield of("optim", "momentum", "nesterov"), sgd, "config.optim.name = 'sgd'"
     yield of("optim", "nesterov"), optim.momentum > 0, "config.optim.momentum"
-    yield of("optim", "b1", "b2"), adam or optim.name == "lion", "config.optim.name = 'adamw' or 'lion'"
+    yield (
+        of("optim", "b1", "b2"),
+        adam or optim.name == "lion",
+        "config.optim.name = 'adamw' or 'lion'",
+    )
     yield of("optim", "eps"), adam, "config.optim.name = 'adamw'"
-    yield of("optim", "end_factor"), optim.schedule in ("cosine", "linear"), "config.optim.schedule = 'cosine'"
+    yield (
+        of("optim", "end_factor"),
+        optim.schedule in ("cosine", "linear"),
+        "config.optim.schedule = 'cosine'",
+    )
     yield of("vae", "beta", "importance_samples"), config.objective == "elbo", "objective elbo"
     beam = of("beam", "beams", "length_penalty", "bleu_tokenizer")
     yield beam, config.objective == "seq2seq", "objective seq2seq"

@@ -1,6 +1,8 @@
-"""Scores of a checkpoint: ``python -m train.evaluate --workdir=DIR [--split=test] [--step=N|best]``.
+"""Scores of a checkpoint:
+``python -m train.evaluate --workdir=DIR [--split=test] [--step=N|best]``.
 
-Every example counts exactly once: the last batch is padded with weight 0, and sums and counts are merged.
+Every example counts exactly once: the last batch is padded with weight 0, and sums and counts are
+merged.
 """
 
 import argparse
@@ -27,8 +29,8 @@ from train.workdir import read_card, read_config
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found on a split: means of the metrics, the examples (or tokens) they count, and, for classes, the
-    confusion."""
+    """What was found on a split: means of the metrics, the examples (or tokens) they count, and,
+    for classes, the confusion."""
 
     means: dict[str, float]
     examples: int
@@ -36,7 +38,12 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run, step: Any, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
+    run: Run,
+    step: Any,
+    state: TrainState,
+    split: str,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Evaluates a whole split; None if ``stopping`` said so.
 
@@ -65,7 +72,8 @@ def _results(run: Run, step: Any, state: TrainState, split: str) -> Iterator[Any
     pending = None
     with contextlib.closing(run.loader(split, train=False)) as loader:
         for batch in loader:
-            done, pending = pending, step(state, put_batch(batch, run.mesh))  # fetched late: the device stays busy
+            # fetched late: the device stays busy
+            done, pending = pending, step(state, put_batch(batch, run.mesh))
             if done is not None:
                 yield jax.device_get(done)
     yield jax.device_get(pending)
@@ -74,10 +82,11 @@ def _results(run: Run, step: Any, state: TrainState, split: str) -> Iterator[Any
 def outcomes(
     run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
 ) -> tuple[np.ndarray, np.ndarray] | tuple[()] | None:
-    """Label [n] and probability of class 1 [n] of each example of a split, the same on every process.
+    """Label [n] and probability of class 1 [n] of each example of a split, the same on every
+    process.
 
-    () if the run is not a classifier of two classes, or if a probability is NaN, which a warning says; None if
-    ``stopping`` said so.
+    () if the run is not a classifier of two classes, or if a probability is NaN, which a warning
+    says; None if ``stopping`` said so.
     """
     if not run.task.confusion or run.model.num_classes != 2:
         return ()
@@ -92,7 +101,10 @@ def outcomes(
         return None
     label, probability = found[0], found[1].astype(np.float64)
     if wrong := int((~np.isfinite(probability)).sum()):
-        cli.warn(f"{wrong} of {len(probability)} probabilities on {split} are NaN: there are no scores of two classes")
+        cli.warn(
+            f"{wrong} of {len(probability)} probabilities on {split} are NaN: there are no scores "
+            "of two classes"
+        )
         return ()
     return label, probability
 
@@ -105,7 +117,8 @@ def collect(
     *,
     stopping: Callable[[], bool] = lambda: False,
 ) -> list[np.ndarray] | None:
-    """Arrays [n, ...] over the examples of a split, the same on every process; None if ``stopping`` said so.
+    """Arrays [n, ...] over the examples of a split, the same on every process; None if ``stopping``
+    said so.
 
     Args:
       step: (state, batch as loaded) -> arrays [b, ...].
@@ -128,7 +141,8 @@ def final_means(
     stopping: Callable[[], bool] = lambda: False,
     keep: Callable[[list[tuple[str, str, str]]], None] = lambda texts: None,
 ) -> dict[str, float] | None:
-    """Means of what a task measures only when a run ends ({} for most); None if ``stopping`` said so.
+    """Means of what a task measures only when a run ends ({} for most); None if ``stopping`` said
+    so.
 
     Args:
       keep: told the sources, references and translations of a task that translates.
@@ -142,7 +156,9 @@ def final_means(
         keep(measured[1])
         return measured[0]
     if run.task.correlates:
-        pairs = collect(run, lambda s, b: (b["label"], run.outputs(s, b)[:, 0]), state, split, stopping=stopping)
+        pairs = collect(
+            run, lambda s, b: (b["label"], run.outputs(s, b)[:, 0]), state, split, stopping=stopping
+        )
         return None if pairs is None else correlations(*pairs)
     if run.task.retrieves:
         from train import retrieval  # as above
@@ -155,9 +171,13 @@ def final_means(
 
 
 def scores(
-    run: Run, found: Evaluation, pairs: tuple[np.ndarray, np.ndarray] | tuple[()] = (), threshold: float = 0.5
+    run: Run,
+    found: Evaluation,
+    pairs: tuple[np.ndarray, np.ndarray] | tuple[()] = (),
+    threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """JSON values: the means, the number of examples and, for classes, per-class scores and the confusion matrix.
+    """JSON values: the means, the number of examples and, for classes, per-class scores and the
+    confusion matrix.
 
     Args:
       pairs: what :func:`outcomes` gave; threshold: of the scores of two classes.
@@ -170,7 +190,10 @@ def scores(
     if confusion is None:
         return result
     classes = per_class(confusion.astype(np.float64))
-    names = [run.card.label_names[i] if i < len(run.card.label_names) else str(i) for i in range(len(confusion))]
+    names = [
+        run.card.label_names[i] if i < len(run.card.label_names) else str(i)
+        for i in range(len(confusion))
+    ]
     if pairs:
         result["two_classes"] = {"positive": names[1], **binary.scores(*pairs, threshold=threshold)}
     return {
@@ -178,7 +201,8 @@ def scores(
         "macro_f1": macro_f1(confusion),
         "matthews": matthews(confusion.astype(np.float64)),
         "per_class": {
-            name: {k: float(v[i]) for k, v in classes.items()} | {"support": int(classes["support"][i])}
+            name: {k: float(v[i]) for k, v in classes.items()}
+            | {"support": int(classes["support"][i])}
             for i, name in enumerate(names)
         },
         "confusion": confusion.tolist(),
@@ -189,12 +213,15 @@ def table(result: dict[str, Any]) -> str:
     """Per-class scores as aligned text."""
     rows = [f"{'class':<16} precision  recall      f1  support"]
     for name, c in result["per_class"].items():
-        rows.append(f"{name:<16} {c['precision']:9.4f} {c['recall']:7.4f} {c['f1']:7.4f}  {c['support']:7d}")
+        rows.append(
+            f"{name:<16} {c['precision']:9.4f} {c['recall']:7.4f} {c['f1']:7.4f}  {c['support']:7d}"
+        )
     return "\n".join(rows)
 
 
 def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
-    """The state of a checkpoint of ``workdir``: the ``"last"``, the ``"best"`` or the one of step ``"N"``."""
+    """The state of a checkpoint of ``workdir``: the ``"last"``, the ``"best"`` or the one of step
+    ``"N"``."""
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} has no checkpoints yet")
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
@@ -215,7 +242,8 @@ def restore(run: Run, workdir: Path, step: str = "last") -> TrainState:
 
 
 def _step_number(text: str) -> int:
-    """The number of a step as a person writes it; digits of other scripts, and more than any step has, are none."""
+    """The number of a step as a person writes it; digits of other scripts, and more than any step
+    has, are none."""
     if not text.isascii() or not text.isdigit() or len(text) > 10:
         raise ConfigError(f"--step={shown(text)} is not last, best or the number of a step")
     return int(text)
@@ -224,7 +252,8 @@ def _step_number(text: str) -> int:
 def opened(
     run: Run, workdir: Path, step: str, weights: Path | None, stack: contextlib.ExitStack
 ) -> tuple[Run, TrainState]:
-    """A run with its checkpoint, or with a file of compressed weights, which run as they are while ``stack`` lasts."""
+    """A run with its checkpoint, or with a file of compressed weights, which run as they are while
+    ``stack`` lasts."""
     if weights is None:
         return run, restore(run, workdir, step)
     from jaxmodels.compress.quantize import executing  # here: most runs have no use for them
@@ -241,7 +270,8 @@ def opened(
 
 
 def for_this_machine(config: Config) -> Config:
-    """The config on the mesh of its run where that fits this machine, else with all devices on the data axis.
+    """The config on the mesh of its run where that fits this machine, else with all devices on the
+    data axis.
 
     On another mesh sums have another order: scores agree to rounding, not to the last bit.
     """
@@ -251,45 +281,65 @@ def for_this_machine(config: Config) -> Config:
         config.mesh = MeshConfig()
         shards = jax.device_count()
     config.eval_batch_size = -(-config.eval_batch_size // shards) * shards
-    config.batch_size = -(-config.batch_size // (shards * config.accumulate)) * shards * config.accumulate
+    config.batch_size = (
+        -(-config.batch_size // (shards * config.accumulate)) * shards * config.accumulate
+    )
     return config
 
 
 def _threshold(run: Run, state: TrainState, split: str, sensitivity: float) -> float:
-    """The threshold that gives a sensitivity on the run's own eval_split, to be applied to another split."""
+    """The threshold that gives a sensitivity on the run's own eval_split, to be applied to another
+    split."""
     chosen_on = run.config.data.eval_split
     if not 0 < sensitivity <= 1:
-        raise ConfigError(f"--sensitivity={sensitivity} is not above 0 and at most 1; nearest: 0.95")
+        raise ConfigError(
+            f"--sensitivity={sensitivity} is not above 0 and at most 1; nearest: 0.95"
+        )
     if split == chosen_on:
         raise ConfigError(
-            f"--sensitivity chooses the threshold on {chosen_on!r}, and scores on the same examples would flatter it; "
-            "name another --split"
+            f"--sensitivity chooses the threshold on {chosen_on!r}, and scores on the same "
+            "examples would flatter it; name another --split"
         )
     pairs = outcomes(run, state, chosen_on)
     if not pairs or not pairs[0].any():
-        raise ConfigError("--sensitivity is for classifiers of two classes, and needs examples of both")
+        raise ConfigError(
+            "--sensitivity is for classifiers of two classes, and needs examples of both"
+        )
     return binary.threshold_of(sensitivity, *pairs)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the scores of a split as a table, or as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description="Scores of a checkpoint on a split.")
-    parser.add_argument("--workdir", type=files.given("--workdir"), required=True, help="workdir of a run")
-    parser.add_argument("--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"')
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluate", description="Scores of a checkpoint on a split."
+    )
+    parser.add_argument(
+        "--workdir", type=files.given("--workdir"), required=True, help="workdir of a run"
+    )
+    parser.add_argument(
+        "--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"'
+    )
     parser.add_argument("--step", default="last", help='"last" (default), "best" or a number')
     parser.add_argument(
-        "--weights", type=files.given("--weights"), help="a file of train.compress, instead of a checkpoint"
+        "--weights",
+        type=files.given("--weights"),
+        help="a file of train.compress, instead of a checkpoint",
     )
     parser.add_argument(
         "--sensitivity",
         type=float,
         default=None,
-        help="two classes: score --split at the highest threshold that has this sensitivity on the run's eval_split",
+        help="two classes: score --split at the highest threshold that has this sensitivity on the "
+        "run's eval_split",
     )
     parser.add_argument(
-        "--data_dir", type=files.given_text("--data_dir"), help="where the data set lies on this machine"
+        "--data_dir",
+        type=files.given_text("--data_dir"),
+        help="where the data set lies on this machine",
     )
-    parser.add_argument("--raw_dir", type=files.given_text("--raw_dir"), help="where its raw files lie")
+    parser.add_argument(
+        "--raw_dir", type=files.given_text("--raw_dir"), help="where its raw files lie"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, as in summary.json")
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
@@ -301,8 +351,13 @@ def main(argv: list[str] | None = None) -> int:
     split = args.split or config.data.eval_split
     with contextlib.ExitStack() as stack:
         run, state = opened(run, args.workdir, args.step, args.weights, stack)
-        threshold = 0.5 if args.sensitivity is None else _threshold(run, state, split, args.sensitivity)
-        found, extra = evaluate(run, run.compile_eval_step(), state, split), final_means(run, state, split)
+        threshold = (
+            0.5 if args.sensitivity is None else _threshold(run, state, split, args.sensitivity)
+        )
+        found, extra = (
+            evaluate(run, run.compile_eval_step(), state, split),
+            final_means(run, state, split),
+        )
         pairs = outcomes(run, state, split)
     assert found is not None and extra is not None and pairs is not None
     result = scores(run, found, pairs, threshold) | extra

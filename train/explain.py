@@ -1,9 +1,10 @@
 """Explains what a run's model says, and measures how faithful the explanations are.
 
-python -m train.explain --workdir=DIR INPUTS... [--method=grad_cam] [--target=CLASS] [--task=NAME] [--out=FILE.html]
-python -m train.explain --workdir=DIR --split=test --count=8
+python -m train.explain --workdir=DIR INPUTS... [--method=grad_cam] [--target=CLASS] [--task=NAME]
+[--out=FILE.html] python -m train.explain --workdir=DIR --split=test --count=8
 python -m train.explain --workdir=DIR --split=test --count=100 --faithfulness [--json]
-python -m train.explain --workdir=DIR_OF_A_TRANSLATOR "A dog runs."    (what each token of the translation looks at)
+python -m train.explain --workdir=DIR_OF_A_TRANSLATOR "A dog runs."    (what each token of the
+translation looks at)
 """
 
 import argparse
@@ -58,40 +59,64 @@ def explained(
     size: int,
     steps: int = STEPS,
 ) -> Explained:
-    """Explanations of all examples by a function of :mod:`train.explanations`, ``size`` at a time, on the host."""
-    count, size = len(next(iter(arrays.values()))), -(-size // batch_shards(run.mesh)) * batch_shards(run.mesh)
+    """Explanations of all examples by a function of :mod:`train.explanations`, ``size`` at a time,
+    on the host."""
+    count, size = (
+        len(next(iter(arrays.values()))),
+        -(-size // batch_shards(run.mesh)) * batch_shards(run.mesh),
+    )
     step, parts = jax.jit(partial(explain, run, methods, replace, steps=steps)), []
     for start in range(0, count, size):
-        rows = np.minimum(np.arange(start, start + size), count - 1)  # the last example fills the last chunk
-        chunk = {k: x[rows] for k, x in arrays.items()} | {"wanted": np.full(size, wanted, np.int32)}
+        # the last example fills the last chunk
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        chunk = {k: x[rows] for k, x in arrays.items()} | {
+            "wanted": np.full(size, wanted, np.int32)
+        }
         with jax.set_mesh(run.mesh):
             batch = put_batch(chunk, run.mesh)
             parts.append(jax.device_get(step(state, batch, batch.pop("wanted"))))
 
     def joined(axis: int, *fields: Any) -> Any:
-        return jax.tree.map(lambda *x: np.concatenate(x, axis).take(np.arange(count), axis), *fields)
+        return jax.tree.map(
+            lambda *x: np.concatenate(x, axis).take(np.arange(count), axis), *fields
+        )
 
     layered = ("attention", "lens")  # whose first axis is the layers
-    found = Explained(*(joined(int(k in layered), *(getattr(p, k) for p in parts)) for k in Explained._fields))
+    found = Explained(
+        *(joined(int(k in layered), *(getattr(p, k) for p in parts)) for k in Explained._fields)
+    )
     order = [method for method in methods if method in found.attributions]  # jax has sorted them
     return found._replace(attributions={method: found.attributions[method] for method in order})
 
 
 def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Names and arrays of the first examples of a split; of windows of text, the first few tokens."""
+    """Names and arrays of the first examples of a split; of windows of text, the first few
+    tokens."""
     arrays = run.examples(split, count)
-    weight, label = arrays["weight"], arrays.get(f"label_{task}" if (task := _task(run)) else "label")
+    weight, label = (
+        arrays["weight"],
+        arrays.get(f"label_{task}" if (task := _task(run)) else "label"),
+    )
     if weight.ndim == 2:
-        arrays = {"tokens": arrays["tokens"][:, :TOKENS], "segments": (weight > 0).astype(np.int32)[:, :TOKENS]}
+        arrays = {
+            "tokens": arrays["tokens"][:, :TOKENS],
+            "segments": (weight > 0).astype(np.int32)[:, :TOKENS],
+        }
         weight = weight[:, 0]
     there = np.flatnonzero(weight)  # a split may have fewer
     known = np.full(len(weight), -1) if label is None else label
-    names = [f"{split} {i}" + (f", labelled {_class(run, int(known[i]))}" if known[i] >= 0 else "") for i in there]
+    names = [
+        f"{split} {i}" + (f", labelled {_class(run, int(known[i]))}" if known[i] >= 0 else "")
+        for i in there
+    ]
     return names, {k: x[there] for k, x in arrays.items()}
 
 
-def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], dict[str, np.ndarray], int]:
-    """Names and arrays of what :mod:`train.predict` takes, or of texts for a language model; how many are unreadable.
+def read_inputs(
+    run: Run, inputs: list[str], invert: bool
+) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """Names and arrays of what :mod:`train.predict` takes, or of texts for a language model; how
+    many are unreadable.
 
     Raises:
       DataError: see :func:`train.predict.read`.
@@ -106,11 +131,18 @@ def read_inputs(run: Run, inputs: list[str], invert: bool) -> tuple[list[str], d
     if not all(map(len, rows)):
         raise ConfigError("an empty text has no next token to explain")
     if cut := sum(len(row) > card.max_len for row in rows):
-        cli.warn(f"{cut} of {len(texts)} text(s) are longer than {card.max_len} tokens; their beginnings are cut off")
+        cli.warn(
+            f"{cut} of {len(texts)} text(s) are longer than {card.max_len} tokens; their "
+            "beginnings are cut off"
+        )
     rows = [row[-card.max_len :] for row in rows]
     longest = max(map(len, rows))
     padded = {"tokens": rows, "segments": [np.ones_like(row) for row in rows]}
-    return texts, {k: np.stack([np.pad(x, (0, longest - len(x))) for x in v]) for k, v in padded.items()}, 0
+    return (
+        texts,
+        {k: np.stack([np.pad(x, (0, longest - len(x))) for x in v]) for k, v in padded.items()},
+        0,
+    )
 
 
 def _task(run: Run) -> str | None:
@@ -122,7 +154,9 @@ def _of_task(run: Run, given: str | None) -> Run:
     """A run with one of its tasks alone, the first unless another is given."""
     tasks = run.config.tasks.labels
     if given is not None and given not in tasks:
-        raise ConfigError(f"--task={given} is none of this run's; there are {', '.join(tasks) or 'none'}")
+        raise ConfigError(
+            f"--task={given} is none of this run's; there are {', '.join(tasks) or 'none'}"
+        )
     if not tasks:
         return run
     task = given or tasks[0]
@@ -164,7 +198,9 @@ def _replacements(run: Run, given: str | None) -> dict[str, str]:
     there = {kind: list(REPLACEMENTS[kind]) for kind in _explainers(run)}
     if "text" in there:
         tokenizer = Tokenizer.from_str(text_card(run.card).tokenizer)
-        there["text"] = [x for x in there["text"] if x == "drop" or tokenizer.token_to_id(x) is not None]
+        there["text"] = [
+            x for x in there["text"] if x == "drop" or tokenizer.token_to_id(x) is not None
+        ]
     known = [x for kind in there.values() for x in kind]
     if given is not None and given not in known:
         raise ConfigError(f"--replace={given} does not suit this run; there are {', '.join(known)}")
@@ -183,12 +219,19 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     if "image" in _explainers(run):
         variables = {"params": run.shapes.params, **run.shapes.model_state}
         batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(batch_shards(run.mesh))[-1])
-        there += ["grad_cam"] if feature_maps(model, variables, *(batch[k] for k in run.task.inputs)) else []
+        there += (
+            ["grad_cam"]
+            if feature_maps(model, variables, *(batch[k] for k in run.task.inputs))
+            else []
+        )
     there += ["rollout", "attention"] if hasattr(unwrapped(model), "attention") else []
     there += ["logit_lens"] if objective == "causal_lm" else []
     for method in given or ():
         if method not in there:
-            raise ConfigError(f"--method={method} does not suit {type(model).__name__}; there are {', '.join(there)}")
+            raise ConfigError(
+                f"--method={method} does not suit {type(model).__name__}; there are "
+                f"{', '.join(there)}"
+            )
     return tuple(m for m in there if given is None or m in given)
 
 
@@ -204,14 +247,22 @@ def scores(found: Explained, there: np.ndarray) -> dict[str, dict[str, float | i
             errors = found.errors[method][there]
             defined = errors[~np.isinf(errors)]
             if defined.size:
-                values |= {"completeness_error": float(defined.mean()), "median_error": float(np.median(defined))}
+                values |= {
+                    "completeness_error": float(defined.mean()),
+                    "median_error": float(np.median(defined)),
+                }
             values["undefined"] = errors.size - defined.size
-        areas = {kind: float(getattr(found, kind)[method][there].mean()) for kind in ("deletion", "insertion")}
+        areas = {
+            kind: float(getattr(found, kind)[method][there].mean())
+            for kind in ("deletion", "insertion")
+        }
         result[method] = values | areas
     return result
 
 
-def remarks(found: dict[str, Explained], there: dict[str, np.ndarray], steps: int = STEPS) -> list[str]:
+def remarks(
+    found: dict[str, Explained], there: dict[str, np.ndarray], steps: int = STEPS
+) -> list[str]:
     """What a reader of :func:`scores` must know of the images, texts or rows, a line each."""
     lines = []
     for kind, one in found.items():
@@ -219,13 +270,13 @@ def remarks(found: dict[str, Explained], there: dict[str, np.ndarray], steps: in
             defined = errors[there[kind]][np.isfinite(errors[there[kind]])]
             if method == "integrated_gradients" and defined.size and defined.mean() > COMPLETE:
                 lines.append(
-                    f"{kind} {method}: the parts miss the whole by {defined.mean():.1%} on average with {steps} steps; "
-                    f"--ig_steps={4 * steps} comes nearer"
+                    f"{kind} {method}: the parts miss the whole by {defined.mean():.1%} on average "
+                    f"with {steps} steps; --ig_steps={4 * steps} comes nearer"
                 )
             if undefined := np.isinf(errors[there[kind]]).sum():
                 lines.append(
-                    f"{kind} {method}: completeness of {undefined} of {there[kind].sum()} examples, whose score "
-                    "equals the baseline's, is not defined"
+                    f"{kind} {method}: completeness of {undefined} of {there[kind].sum()} "
+                    "examples, whose score equals the baseline's, is not defined"
                 )
         if one.instead_of is not None:
             lines.append(f"attention by einsum in the place of {one.instead_of}")
@@ -237,14 +288,20 @@ def table(result: dict[str, dict[str, float | int]]) -> str:
     columns = ("completeness_error", "median_error", "deletion", "insertion")
     rows = [f"{'':<21}" + "".join(f"{c:>20}" for c in columns)]
     for method, values in result.items():
-        rows.append(f"{method:<21}" + "".join(f"{values[c]:>20.4g}" if c in values else f"{'-':>20}" for c in columns))
+        rows.append(
+            f"{method:<21}"
+            + "".join(f"{values[c]:>20.4g}" if c in values else f"{'-':>20}" for c in columns)
+        )
     return "\n".join(rows)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes one HTML page, or prints how faithful the methods are; 1 if a file could not be read, the rest done."""
+    """Writes one HTML page, or prints how faithful the methods are; 1 if a file could not be read,
+    the rest done."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.explain", description="Explains what a trained model says.", allow_abbrev=False
+        prog="python -m train.explain",
+        description="Explains what a trained model says.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--workdir",
@@ -253,34 +310,56 @@ def main(argv: list[str] | None = None) -> int:
         help="workdir of a classifier, a language model or a translator",
     )
     parser.add_argument("--task", help="which of several to explain; default: the first")
-    parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
-    parser.add_argument("--method", action="append", help="may be given several times; default: all that suit")
-    parser.add_argument("--target", help="class, or next token, to explain; default: the one predicted")
+    parser.add_argument(
+        "--step", default="last", help='checkpoint: "last" (default), "best" or a number'
+    )
+    parser.add_argument(
+        "--method", action="append", help="may be given several times; default: all that suit"
+    )
+    parser.add_argument(
+        "--target", help="class, or next token, to explain; default: the one predicted"
+    )
     parser.add_argument(
         "--replace",
         choices=sum(REPLACEMENTS.values(), ()),
-        help="what stands for nothing: black (default) or blur; of texts the mask token (default, if there is one), "
-        "the padding token, or drop: tokens are taken out, and gradients are measured from zero embeddings; of rows "
-        "the mean of the column",
+        help="what stands for nothing: black (default) or blur; of texts the mask token (default, "
+        "if there is one), the padding token, or drop: tokens are taken out, and gradients are "
+        "measured from zero embeddings; of rows the mean of the column",
     )
     parser.add_argument("--split", help="explain the first examples of this split")
     parser.add_argument("--count", type=int, default=8, help="with --split: how many; default 8")
-    parser.add_argument("--ig_steps", type=int, default=STEPS, help="steps of integrated gradients; default 64")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--invert", action="store_true", help="dark on light, for a model trained on light on dark")
-    parser.add_argument("--faithfulness", action="store_true", help="print mean scores, write no page")
-    parser.add_argument("--json", action="store_true", help="with --faithfulness: print JSON")
-    parser.add_argument("--out", type=files.given("--out"), help="HTML file; default: explained.html in the workdir")
     parser.add_argument(
-        "--data_dir", type=files.given_text("--data_dir"), help="where the data set lies on this machine"
+        "--ig_steps", type=int, default=STEPS, help="steps of integrated gradients; default 64"
     )
-    parser.add_argument("--raw_dir", type=files.given_text("--raw_dir"), help="where its raw files lie")
-    parser.add_argument("inputs", nargs="*", metavar="FILE_OR_TEXT", help="as python -m train.predict takes them")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument(
+        "--invert", action="store_true", help="dark on light, for a model trained on light on dark"
+    )
+    parser.add_argument(
+        "--faithfulness", action="store_true", help="print mean scores, write no page"
+    )
+    parser.add_argument("--json", action="store_true", help="with --faithfulness: print JSON")
+    parser.add_argument(
+        "--out", type=files.given("--out"), help="HTML file; default: explained.html in the workdir"
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=files.given_text("--data_dir"),
+        help="where the data set lies on this machine",
+    )
+    parser.add_argument(
+        "--raw_dir", type=files.given_text("--raw_dir"), help="where its raw files lie"
+    )
+    parser.add_argument(
+        "inputs", nargs="*", metavar="FILE_OR_TEXT", help="as python -m train.predict takes them"
+    )
     args = parser.parse_args(argv)
     if bool(args.inputs) == bool(args.split):
         parser.error("give files or texts, or --split")
     if not all(1 <= n <= EXAMPLES for n in (args.count, args.batch_size, args.ig_steps)):
-        parser.error(f"--count, --batch_size and --ig_steps must be at least 1, and at most {EXAMPLES}")
+        parser.error(
+            f"--count, --batch_size and --ig_steps must be at least 1, and at most {EXAMPLES}"
+        )
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
@@ -299,21 +378,40 @@ def main(argv: list[str] | None = None) -> int:
     else:
         names, arrays, broken = read_inputs(run, args.inputs, args.invert)
     if broken:
-        cli.warn(f"{broken} of {broken + len(names)} file(s) could not be read; {len(names)} explained")
+        cli.warn(
+            f"{broken} of {broken + len(names)} file(s) could not be read; {len(names)} explained"
+        )
     if not names:
         raise ConfigError("there is nothing to explain")
     if "segments" in arrays:
         longest = int(arrays["segments"].any(0).sum())
-        arrays |= {k: arrays[k][:, :longest] for k in ("tokens", "segments", "types") if k in arrays}
+        arrays |= {
+            k: arrays[k][:, :longest] for k in ("tokens", "segments", "types") if k in arrays
+        }
     there, found, result = {}, {}, {}
     for kind, explain in _explainers(run).items():
-        there[kind] = arrays["present"][:, MODALITIES.index(kind)] if "present" in arrays else np.ones(len(names), bool)
+        there[kind] = (
+            arrays["present"][:, MODALITIES.index(kind)]
+            if "present" in arrays
+            else np.ones(len(names), bool)
+        )
         if there[kind].any():
             found[kind] = explained(
-                explain, run, state, arrays, wanted, methods, replace[kind], args.batch_size, args.ig_steps
+                explain,
+                run,
+                state,
+                arrays,
+                wanted,
+                methods,
+                replace[kind],
+                args.batch_size,
+                args.ig_steps,
             )
             prefix = f"{kind} " if isinstance(card, ImageTextCard) else ""
-            result |= {prefix + method: values for method, values in scores(found[kind], there[kind]).items()}
+            result |= {
+                prefix + method: values
+                for method, values in scores(found[kind], there[kind]).items()
+            }
     if not found:
         raise ConfigError("the model sees nothing of what was given")
     notes = remarks(found, there, args.ig_steps)
@@ -323,12 +421,21 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             print(strict_json.dumps(heading | {"methods": result, "remarks": notes}, indent=2))
         else:
-            print("\n".join([table(result), *notes, "  ".join(f"{k} {v}" for k, v in heading.items())]))
+            print(
+                "\n".join(
+                    [table(result), *notes, "  ".join(f"{k} {v}" for k, v in heading.items())]
+                )
+            )
         return 1 if broken else 0
     sections = [
-        section(run, arrays, name, {k: x for k, x in found.items() if there[k][i]}, i) for i, name in enumerate(names)
+        section(run, arrays, name, {k: x for k, x in found.items() if there[k][i]}, i)
+        for i, name in enumerate(names)
     ]
-    about = [f"{config.model}, step {int(state.step)}", f"replaced by {', '.join(replace.values())}", *notes]
+    about = [
+        f"{config.model}, step {int(state.step)}",
+        f"replaced by {', '.join(replace.values())}",
+        *notes,
+    ]
     print("\n".join([table(result), *notes, _write(args, about, explain_page.NOTE, sections)]))
     return 1 if broken else 0
 
@@ -338,7 +445,8 @@ def explain_translations(run: Run, args: argparse.Namespace) -> int:
     for name in ("method", "target", "replace", "faithfulness"):
         if getattr(args, name):
             raise ConfigError(
-                f"--{name} is not for translators, which are explained by their cross-attention: leave it out"
+                f"--{name} is not for translators, which are explained by their cross-attention: "
+                "leave it out"
             )
     if args.split:
         data = run.config.data
@@ -359,15 +467,21 @@ def _write(args: argparse.Namespace, about: list[str], note: str, sections: list
     """Writes the page, and says so."""
     out = args.out or args.workdir / "explained.html"
     try:
-        write_atomically(out, explain_page.document(str(args.workdir), "; ".join(about), note, sections))
+        write_atomically(
+            out, explain_page.document(str(args.workdir), "; ".join(about), note, sections)
+        )
     except OSError as e:
         if is_disk_full(e):
             raise
-        raise ConfigError(f"{out} cannot be written: {e.strerror}; give another --out=FILE.html") from e
+        raise ConfigError(
+            f"{out} cannot be written: {e.strerror}; give another --out=FILE.html"
+        ) from e
     return f"wrote {out}: {len(sections)} examples"
 
 
-def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: dict[str, Explained], i: int) -> str:
+def section(
+    run: Run, arrays: dict[str, np.ndarray], name: str, found: dict[str, Explained], i: int
+) -> str:
     """Example ``i`` as HTML, what of it was taken apart one after another."""
     content, says = "", "nothing of it is there"
     for kind, one in found.items():
@@ -385,15 +499,24 @@ def section(run: Run, arrays: dict[str, np.ndarray], name: str, found: dict[str,
 def _image(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
     image = arrays["image"][i]
     overlays = {k: explain_page.overlay(image, v[i]) for k, v in found.attributions.items()}
-    html = explain_page.figure(explain_page.picture(image), ["input"]) + _figures(overlays, found, i)
+    html = explain_page.figure(explain_page.picture(image), ["input"]) + _figures(
+        overlays, found, i
+    )
     return html + ("" if found.attention is None else explain_page.patches(found.attention[:, i]))
 
 
 def _text(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
     tokenizer = Tokenizer.from_str(text_card(run.card).tokenizer)
-    words = [explain_page.word(tokenizer, t) for t in arrays["tokens"][i][arrays["segments"][i] > 0].tolist()]
+    words = [
+        explain_page.word(tokenizer, t)
+        for t in arrays["tokens"][i][arrays["segments"][i] > 0].tolist()
+    ]
     length = len(words)
-    html = _figures({k: explain_page.coloured(words, v[i, :length]) for k, v in found.attributions.items()}, found, i)
+    html = _figures(
+        {k: explain_page.coloured(words, v[i, :length]) for k, v in found.attributions.items()},
+        found,
+        i,
+    )
     if found.lens is not None:
         tokens, probabilities = (x[:, i, :length, 0] for x in found.lens)
         says = [[explain_page.word(tokenizer, t) for t in layer] for layer in tokens.tolist()]
@@ -405,7 +528,9 @@ def _text(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> 
 
 def _row(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
     names, row = run.card.feature_names, arrays["features"][i]
-    return _figures({k: explain_page.bars(names, row, v[i]) for k, v in found.attributions.items()}, found, i)
+    return _figures(
+        {k: explain_page.bars(names, row, v[i]) for k, v in found.attributions.items()}, found, i
+    )
 
 
 def _figures(pictures: dict[str, str], found: Explained, i: int) -> str:

@@ -1,4 +1,5 @@
-"""One self-contained HTML page of explanations: no scripts, pictures as data URIs, everything escaped."""
+"""One self-contained HTML page of explanations: no scripts, pictures as data URIs, everything
+escaped."""
 
 import base64
 import html
@@ -14,13 +15,15 @@ FOR, AGAINST = (214, 69, 48), (58, 110, 190)
 LENS_PLACES = 40  # the last places of a text that the lens shows
 
 NOTE = (
-    "Red speaks for the target, blue against it. Deletion and insertion: area under the probability of the target "
-    "while the image's units or the text's tokens are removed, or come back, in the order of the attribution; in "
-    "brackets in random order. Deletion should be lower than that, insertion higher."
+    "Red speaks for the target, blue against it. Deletion and insertion: area under the "
+    "probability of the target while the image's units or the text's tokens are removed, or come "
+    "back, in the order of the attribution; in brackets in random order. Deletion should be lower "
+    "than that, insertion higher."
 )
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em;
+  color: #222 }
 section { border-top: 1px solid #ccc; padding: 1em 0 }
 h2 { font-size: 1.05em; margin: 0; overflow-wrap: anywhere }
 img { image-rendering: pixelated; min-width: 11em; max-width: 100% }
@@ -44,7 +47,8 @@ def document(title: str, about: str, note: str, sections: list[str]) -> str:
       sections: HTML of :func:`example`.
     """
     return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<!doctype html>\n<html lang="en"><meta '
+        f'charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}</p>\n<p>{html.escape(note)}</p>\n"
         + "\n".join(sections)
         + "\n</html>\n"
@@ -58,13 +62,16 @@ def example(name: str, says: str, content: str) -> str:
 
 def figure(content: str, caption: list[str]) -> str:
     """A picture or text, as HTML, with lines of plain text under it."""
-    return f"<figure>{content}<figcaption>{'<br>'.join(map(html.escape, caption))}</figcaption></figure>"
+    lines = "<br>".join(map(html.escape, caption))
+    return f"<figure>{content}<figcaption>{lines}</figcaption></figure>"
 
 
 def picture(pixels: np.ndarray, kind: str = "") -> str:
     """uint8 [h, w] or [h, w, c] as an image element."""
     file = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(
+        file, "PNG"
+    )
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img class="{kind}" alt="" src="data:image/png;base64,{data}">'
 
@@ -78,7 +85,8 @@ def overlay(pixels: np.ndarray, values: np.ndarray) -> str:
 
 
 def _strength(values: np.ndarray) -> np.ndarray:
-    """Scaled to [-1, 1]; what all have is left out, and the few greatest of many are cut, so that the others show."""
+    """Scaled to [-1, 1]; what all have is left out, and the few greatest of many are cut, so that
+    the others show."""
     values = values - max(values.min(), 0)
     scale = np.quantile(np.abs(values), 0.99) or np.abs(values).max() or 1.0
     return np.clip(values / scale, -1, 1)
@@ -103,11 +111,13 @@ def coloured(words: list[str], values: np.ndarray) -> str:
 
 
 def bars(names: tuple[str, ...], numbers: np.ndarray, values: np.ndarray) -> str:
-    """A row as a table: each column's name, number and attribution with a bar, the greatest first."""
+    """A row as a table: each column's name, number and attribution with a bar, the greatest
+    first."""
     scale, rows = np.abs(values).max() or 1.0, []
     for i in np.argsort(-np.abs(values), kind="stable"):
         colour = "rgb({}, {}, {})".format(*(FOR if values[i] > 0 else AGAINST))
-        bar = f'<span class="bar" style="width: {10 * abs(values[i]) / scale:.2f}em; background: {colour}"></span>'
+        width = f"{10 * abs(values[i]) / scale:.2f}em"
+        bar = f'<span class="bar" style="width: {width}; background: {colour}"></span>'
         rows.append(
             f"<tr><th>{html.escape(names[i])}</th><td>{numbers[i]:.4g}</td><td>{values[i]:+.3f}</td><td>{bar}</td></tr>"
         )
@@ -115,13 +125,15 @@ def bars(names: tuple[str, ...], numbers: np.ndarray, values: np.ndarray) -> str
 
 
 def lens(words: list[str], says: list[list[str]], probabilities: np.ndarray) -> str:
-    """The logit lens: for each layer, last first, the most probable token behind each of ``words``."""
+    """The logit lens: for each layer, last first, the most probable token behind each of
+    ``words``."""
     first = max(0, len(words) - LENS_PLACES)
     head = "".join(f"<th>{html.escape(text)}</th>" for text in words[first:])
     rows = []
     for layer in reversed(range(len(says))):
         cells = "".join(
-            f'<td style="background: rgba(70, 150, 90, {p:.2f})" title="{p:.3f}">{html.escape(text)}</td>'
+            f'<td style="background: rgba(70, 150, 90, {p:.2f})" '
+            f'title="{p:.3f}">{html.escape(text)}</td>'
             for text, p in zip(says[layer][first:], probabilities[layer][first:], strict=True)
         )
         rows.append(f"<tr><th>{f'layer {layer}' if layer else 'embedding'}</th>{cells}</tr>")
@@ -130,11 +142,15 @@ def lens(words: list[str], says: list[list[str]], probabilities: np.ndarray) -> 
 
 
 def alignment(source: list[str], target: list[str], weights: np.ndarray) -> str:
-    """Attention weights [target, source] as a table: a row for each token that is written, dark where it looks."""
+    """Attention weights [target, source] as a table: a row for each token that is written, dark
+    where it looks."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in source)
     rows = []
     for text, row in zip(target, weights, strict=True):
-        cells = "".join(f'<td style="background: rgba(70, 150, 90, {w:.2f})" title="{w:.3f}">{w:.2f}</td>' for w in row)
+        cells = "".join(
+            f'<td style="background: rgba(70, 150, 90, {w:.2f})" title="{w:.3f}">{w:.2f}</td>'
+            for w in row
+        )
         rows.append(f"<tr><th>{html.escape(text)}</th>{cells}</tr>")
     table = f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
     return f'<div class="scroll">{table}</div>'
@@ -148,7 +164,8 @@ def heads(maps: np.ndarray) -> str:
 
 def patches(maps: np.ndarray) -> str:
     """Attention weights of images [layers, heads, rows, columns]: dark where it looks."""
-    most = np.maximum(maps.max((-2, -1), keepdims=True), np.finfo(maps.dtype).tiny)  # all may go to the class token
+    # all may go to the class token
+    most = np.maximum(maps.max((-2, -1), keepdims=True), np.finfo(maps.dtype).tiny)
     return _sheet(maps / most, "each square is the image, dark where it is looked at")
 
 
@@ -162,6 +179,7 @@ def _sheet(maps: np.ndarray, what: str) -> str:
     scale = max(1, 96 // max(height, width))
     enlarged = sheet.repeat(scale, 0).repeat(scale, 1)
     return (
-        f"<p>Attention: {layers} layers from top to bottom, {count} heads from left to right; {what}.</p>"
+        f"<p>Attention: {layers} layers from top to bottom, {count} heads from left to right; "
+        f"{what}.</p>"
         f'<div class="scroll">{picture(enlarged, "wide")}</div>'
     )

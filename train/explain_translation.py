@@ -1,4 +1,5 @@
-"""What a translator's decoder looks at: greedy translations, and the cross-attention of each of their tokens."""
+"""What a translator's decoder looks at: greedy translations, and the cross-attention of each of
+their tokens."""
 
 from collections.abc import Sequence
 
@@ -16,20 +17,25 @@ from train.state import TrainState
 from train.step import eval_variables
 
 NOTE = (
-    "Greedy translations. A row for each token that is written, a column for each of the source: how much the decoder "
-    "looks at it while writing, the mean of the cross-attention over layers and heads."
+    "Greedy translations. A row for each token that is written, a column for each of the source: "
+    "how much the decoder looks at it while writing, the mean of the cross-attention over layers "
+    "and heads."
 )
 
 
 def sections(run: Run, state: TrainState, sources: Sequence[str]) -> tuple[list[str], str | None]:
-    """A section of the page for each source, and the attention backend in whose place einsum was run, if any.
+    """A section of the page for each source, and the attention backend in whose place einsum was
+    run, if any.
 
     Raises:
       ConfigError: an empty source.
     """
     tokenizer, longest = Tokenizer.from_str(run.card.tokenizer), run.card.lengths[-1]
     begin, end = sentence_ends(tokenizer, "translation")
-    rows = [[*e.ids, end] for e in encode_all(tokenizer, sources, special=False, source="the text to be translated")]
+    rows = [
+        [*e.ids, end]
+        for e in encode_all(tokenizer, sources, special=False, source="the text to be translated")
+    ]
     if min(map(len, rows)) < 2:
         raise ConfigError("an empty text has no translation to explain")
     if cut := sum(len(row) > longest for row in rows):
@@ -37,9 +43,13 @@ def sections(run: Run, state: TrainState, sources: Sequence[str]) -> tuple[list[
     rows = [row[:longest] for row in rows]
     source, source_segments = _padded(rows)
     variables = eval_variables(state)
-    texts, _ = beam_search(run.model, variables, source, source_segments, beams=1, max_len=longest, bos=begin, eos=end)
+    texts, _ = beam_search(
+        run.model, variables, source, source_segments, beams=1, max_len=longest, bos=begin, eos=end
+    )
     tokens, segments = _padded([[begin, *text[:-1]] for text in texts])
-    found, instead_of = attention_maps(run.model, variables, source, tokens, source_segments, segments)
+    found, instead_of = attention_maps(
+        run.model, variables, source, tokens, source_segments, segments
+    )
     weights = np.asarray(found["decoder/cross_attention"].mean((0, 2)))  # [b, target, source]
     result = []
     for name, row, text, w in zip(sources, rows, texts, weights, strict=True):

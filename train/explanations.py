@@ -1,7 +1,8 @@
-"""Explanations of a batch by every method, their completeness errors and faithfulness: pure functions of a state.
+"""Explanations of a batch by every method, their completeness errors and faithfulness: pure
+functions of a state.
 
-They explain what :mod:`train.predict` says: where a run is quantised, so are they, and gradients go straight through
-the rounding (see :mod:`jaxmodels.compress.quantize`).
+They explain what :mod:`train.predict` says: where a run is quantised, so are they, and gradients go
+straight through the rounding (see :mod:`jaxmodels.compress.quantize`).
 """
 
 from collections.abc import Callable
@@ -42,7 +43,8 @@ GRADIENTS: dict[str, Callable[..., Attribution]] = {
     "input_gradient": input_gradient,
 }
 REPLACEMENTS = {"image": ("black", "blur"), "text": ("[MASK]", "[PAD]", "drop"), "row": ("mean",)}
-"""What stands for nothing: what gradients are measured from, and what comes where pixels, tokens or numbers go."""
+"""What stands for nothing: what gradients are measured from, and what comes where pixels, tokens or
+numbers go."""
 
 UNITS = 28
 """At most so many rows and columns of an image are removed one by one."""
@@ -61,10 +63,11 @@ class Explained(NamedTuple):
       attributions: method -> [b, h, w] of images, [b, l] of texts, [b, d] of rows.
       errors: method by gradients -> completeness error [b].
       deletion, insertion: method, and "random" -> area under the curve [b].
-      attention: of texts [layers, b, heads, l, l]; of images [layers, b, heads, rows, columns], to the patches from
-        the class token or, without one, from all tokens on average; or None.
+      attention: of texts [layers, b, heads, l, l]; of images [layers, b, heads, rows, columns], to
+        the patches from the class token or, without one, from all tokens on average; or None.
       lens: most probable tokens and their probabilities, [layers, b, l, 1] each, or None.
-      instead_of: the attention backend in the place of which einsum was run for its weights, or None.
+      instead_of: the attention backend in the place of which einsum was run for its weights, or
+        None.
     """
 
     target: Int[Array, " b"]
@@ -123,7 +126,9 @@ def explain_images(
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
-            found = _gradients(method, steps)(input_score(model, variables, target, *rest), images, baseline)
+            found = _gradients(method, steps)(
+                input_score(model, variables, target, *rest), images, baseline
+            )
             values[method], errors[method] = found.values.sum(-1), found.completeness_error
         elif method == "grad_cam":
             values[method] = grad_cam(model, variables, images, target, *rest)
@@ -141,7 +146,9 @@ def explain_images(
     if "attention" in methods:
         looks = over_patches(rearrange(maps, "l b h q k -> (l b h) q k"), *patches)
         maps = rearrange(looks, "(l b h) y x -> l b h y x", l=maps.shape[0], b=maps.shape[1])
-    found = Explained(target, _probability(logits, target), values, errors, *areas, instead_of=instead_of)
+    found = Explained(
+        target, _probability(logits, target), values, errors, *areas, instead_of=instead_of
+    )
     return found._replace(attention=maps) if "attention" in methods else found
 
 
@@ -162,7 +169,11 @@ def explain_texts(
 
     Args: see :func:`explain_images`; of texts for a language model, ``wanted`` are tokens.
     """
-    model, variables, tokenizer = run.model, _variables(run, state), Tokenizer.from_str(text_card(run.card).tokenizer)
+    model, variables, tokenizer = (
+        run.model,
+        _variables(run, state),
+        Tokenizer.from_str(text_card(run.card).tokenizer),
+    )
     batch = run.task.eval_batch(batch)
     tokens, segments = batch["tokens"], batch["segments"]
     language = run.config.objective == "causal_lm"
@@ -193,7 +204,9 @@ def explain_texts(
     values, errors = {}, {}
     for method in methods:
         if method in GRADIENTS:
-            score = token_score(model, variables, inputs, target, place(segments), embedding=embedding)
+            score = token_score(
+                model, variables, inputs, target, place(segments), embedding=embedding
+            )
             found = _gradients(method, steps)(score, embedded, baseline)
             values[method], errors[method] = found.values.sum(-1), found.completeness_error
         elif method == "rollout":
@@ -205,7 +218,9 @@ def explain_texts(
         if replace == "drop":
             left = faithfulness.drop_tokens(removed, *(batch[k] for k in of_tokens))
             return _probability(outputs(**dict(zip(of_tokens, left, strict=True))), target)
-        return _probability(outputs(tokens=faithfulness.replace_tokens(tokens, other, removed)), target)
+        return _probability(
+            outputs(tokens=faithfulness.replace_tokens(tokens, other, removed)), target
+        )
 
     return Explained(
         target,
@@ -214,7 +229,9 @@ def explain_texts(
         errors,
         *_areas(probability, values, real),
         attention=maps if "attention" in methods else None,
-        lens=tuple(logit_lens(model, variables, tokens, segments, top=1)) if "logit_lens" in methods else None,
+        lens=tuple(logit_lens(model, variables, tokens, segments, top=1))
+        if "logit_lens" in methods
+        else None,
         instead_of=instead_of,
     )
 
@@ -240,11 +257,15 @@ def explain_rows(
     target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
     values, errors = {}, {}
     for method in methods:
-        found = _gradients(method, steps)(input_score(model, variables, target), rows, jnp.zeros_like(rows[:1]))
+        found = _gradients(method, steps)(
+            input_score(model, variables, target), rows, jnp.zeros_like(rows[:1])
+        )
         values[method], errors[method] = found.values, found.completeness_error
 
     def probability(removed: Bool[Array, "b d"]) -> Float[Array, " b"]:
-        return _probability(model.apply(variables, jnp.where(removed, 0, rows), train=False), target)
+        return _probability(
+            model.apply(variables, jnp.where(removed, 0, rows), train=False), target
+        )
 
     areas = _areas(probability, values, jnp.ones(rows.shape, bool))
     return Explained(target, _probability(logits, target), values, errors, *areas)
@@ -266,7 +287,8 @@ def _variables(run: Run, state: TrainState) -> PyTree:
 def _attention(
     methods: tuple[str, ...], model: Module, variables: PyTree, *inputs: Array
 ) -> tuple[Float[Array, "layers b heads n n"] | None, Backend | None]:
-    """Attention weights where a method needs them, and the backend that einsum has replaced for them."""
+    """Attention weights where a method needs them, and the backend that einsum has replaced for
+    them."""
     if not {"rollout", "attention"} & {*methods}:
         return None, None
     maps, instead_of = attention_maps(model, variables, *inputs)
@@ -284,11 +306,14 @@ def _probability(logits: Float[Array, "b k"], target: Int[Array, " b"]) -> Float
 
 
 def _areas(
-    probability: faithfulness.Probability, units: dict[str, Float[Array, "b n"]], real: Bool[Array, "b n"]
+    probability: faithfulness.Probability,
+    units: dict[str, Float[Array, "b n"]],
+    real: Bool[Array, "b n"],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Areas under deletion and insertion curves of each method and of random order."""
     found = {name: faithfulness.curves(probability, values, real) for name, values in units.items()}
     found["random"] = faithfulness.random_curves(jax.random.key(0), probability, real)
     return tuple(
-        {k: faithfulness.area(getattr(c, kind)) for k, c in found.items()} for kind in ("deletion", "insertion")
+        {k: faithfulness.area(getattr(c, kind)) for k, c in found.items()}
+        for kind in ("deletion", "insertion")
     )

@@ -1,4 +1,5 @@
-"""Fields of dataclasses that people set: read from text, checked by type and limits; and errors in one short line.
+"""Fields of dataclasses that people set: read from text, checked by type and limits; and errors in
+one short line.
 
 Knows nothing of what the fields mean. A mistake is a :class:`ConfigError`.
 """
@@ -36,21 +37,24 @@ _BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class ConfigError(ValueError):
-    """A mistake in a config file or on the command line; the message is one line and meant for the user."""
+    """A mistake in a config file or on the command line; the message is one line and meant for the
+    user."""
 
     def __init__(self, message: str):
         super().__init__(one_line(message))
 
 
 def one_line(text: str, limit: int = LINE) -> str:
-    """A message in one line of at most ``limit`` characters: cut in the middle, what cannot be printed escaped."""
+    """A message in one line of at most ``limit`` characters: cut in the middle, what cannot be
+    printed escaped."""
     text = _BREAKS.sub(" ", _cut(text, 4 * limit).strip())
     return _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), limit)
 
 
 def shown(value: Any, limit: int = 100) -> str:
     """``repr`` of a value for a message, cut in the middle where it is long."""
-    if isinstance(value, str | bytes) and len(value) > 4 * limit:  # its own beginning and end, not the quotes alone
+    # its own beginning and end, not the quotes alone
+    if isinstance(value, str | bytes) and len(value) > 4 * limit:
         value = value[: 2 * limit] + value[-2 * limit :]
     try:
         return _cut(repr(value), limit)
@@ -75,12 +79,14 @@ def limit(
     high: Number | None = None,
     below: Number | None = None,
 ) -> dict[str, Any]:
-    """Metadata of a numeric field: ``low <= value <= high`` and ``above < value < below``, each optional."""
+    """Metadata of a numeric field: ``low <= value <= high`` and ``above < value < below``, each
+    optional."""
     return {"low": low, "above": above, "high": high, "below": below}
 
 
 def set_field(config: Any, key: str, text: str) -> None:
-    """Sets the field at the dotted ``key`` from the text of a command line, by the field's annotation."""
+    """Sets the field at the dotted ``key`` from the text of a command line, by the field's
+    annotation."""
     holder, full = config, f"config.{_cut(key, 150)}"
     *parents, name = key.split(".")
     for i, parent in enumerate(parents):
@@ -94,13 +100,17 @@ def set_field(config: Any, key: str, text: str) -> None:
     require_field(holder, name, full)
     hint = typing.get_type_hints(type(holder))[name]
     if dataclasses.is_dataclass(hint):
-        raise ConfigError(f"{full} is a section; set one of its fields: {', '.join(_names(getattr(holder, name)))}")
+        raise ConfigError(
+            f"{full} is a section; set one of its fields: "
+            f"{', '.join(_names(getattr(holder, name)))}"
+        )
     value = text if hint is str else literal(text)
     setattr(holder, name, value)
 
 
 def literal(text: str) -> Any:
-    """The value that a text of the command line stands for; the text itself if it is no literal of Python."""
+    """The value that a text of the command line stands for; the text itself if it is no literal of
+    Python."""
     words = {"none": None, "true": True, "false": False}
     if text.lower() in words:
         return words[text.lower()]
@@ -125,7 +135,8 @@ def fill(section: Any, values: Any, path: str) -> None:
 
 
 def check_section(section: Any, path: str) -> None:
-    """Checks types, choices and limits of a dataclass and of those in it, and puts values into their annotated form."""
+    """Checks types, choices and limits of a dataclass and of those in it, and puts values into
+    their annotated form."""
     hints = typing.get_type_hints(type(section))
     for f in dataclasses.fields(section):
         name, value, hint = f"{path}.{f.name}", getattr(section, f.name), hints[f.name]
@@ -150,7 +161,9 @@ def coerce(value: Any, hint: Any) -> Any:
             return float(value)
         if typing.get_origin(option) in (dict, Mapping) and isinstance(value, dict):
             return {k: coerce(v, typing.get_args(option)[1]) for k, v in value.items()}
-        if typing.get_origin(option) is tuple and (not isinstance(value, str) or typing.get_args(option)[0] is str):
+        if typing.get_origin(option) is tuple and (
+            not isinstance(value, str) or typing.get_args(option)[0] is str
+        ):
             inner = typing.get_args(option)[0]
             items = value if isinstance(value, list | tuple) else [value]
             return tuple(coerce(item, inner) for item in items)
@@ -158,22 +171,32 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def check_type(value: Any, hint: Any, name: str) -> None:
-    """Raises ConfigError unless a value is of an annotated type, its numbers are finite and its texts printable."""
+    """Raises ConfigError unless a value is of an annotated type, its numbers are finite and its
+    texts printable."""
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if not isinstance(value, str) or value not in choices:
-            close = difflib.get_close_matches(_cut(str(value), 100), choices, 1, 0.3) if isinstance(value, str) else []
+            close = (
+                difflib.get_close_matches(_cut(str(value), 100), choices, 1, 0.3)
+                if isinstance(value, str)
+                else []
+            )
             nearest = f"; nearest: {close[0]!r}" if close else ""
-            raise ConfigError(f"{name} = {shown(value)} is not one of {', '.join(choices)}{nearest}")
+            raise ConfigError(
+                f"{name} = {shown(value)} is not one of {', '.join(choices)}{nearest}"
+            )
         return
     if not fits(value, hint):
         wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
-        raise ConfigError(f"{name} = {shown(value)} is not of type {wanted}{_nearest_value(value, hint)}")
+        raise ConfigError(
+            f"{name} = {shown(value)} is not of type {wanted}{_nearest_value(value, hint)}"
+        )
     _check_values(value, name)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """True if a value is of an annotated type, all the way down; bool is not int, and a float is finite."""
+    """True if a value is of an annotated type, all the way down; bool is not int, and a float is
+    finite."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, types.UnionType):
         return any(fits(value, option) for option in arguments)
@@ -193,30 +216,47 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _check_values(value: Any, name: str) -> None:
-    """Checks that float32 holds each number in a value, and that each text has no controls and could be a path."""
+    """Checks that float32 holds each number in a value, and that each text has no controls and
+    could be a path."""
     if isinstance(value, dict):
         for k, v in value.items():
             _check_values(k, name)
             _check_values(v, name)
     elif isinstance(value, list | tuple):
         if len(value) > LENGTH:
-            raise ConfigError(f"{name} = {shown(value)} has {len(value):,} values; at most {LENGTH}")
+            raise ConfigError(
+                f"{name} = {shown(value)} has {len(value):,} values; at most {LENGTH}"
+            )
         for item in value:
             _check_values(item, name)
     elif isinstance(value, float):
-        if value and not SMALLEST <= abs(value) <= LARGEST:  # NaN and infinity too, in fields of any type
-            raise ConfigError(f"{name} = {shown(value)} is beyond float32: {SMALLEST:g} to {LARGEST:g}, or 0")
+        # NaN and infinity too, in fields of any type
+        if value and not SMALLEST <= abs(value) <= LARGEST:
+            raise ConfigError(
+                f"{name} = {shown(value)} is beyond float32: {SMALLEST:g} to {LARGEST:g}, or 0"
+            )
     elif isinstance(value, str):
-        wrong = next((c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
+        wrong = next(
+            (c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None
+        )
         if wrong is not None:
-            raise ConfigError(f"{name} = {shown(value)} has a character that cannot be printed, {wrong!a}")
-        for part, most, of in ((value, PATH, "it"), (max(value.split("/"), key=len), NAME, "a part between slashes")):
+            raise ConfigError(
+                f"{name} = {shown(value)} has a character that cannot be printed, {wrong!a}"
+            )
+        for part, most, of in (
+            (value, PATH, "it"),
+            (max(value.split("/"), key=len), NAME, "a part between slashes"),
+        ):
             if len(part.encode()) > most:
-                raise ConfigError(f"{name} = {shown(value)}: {of} has {len(part.encode()):,} bytes; at most {most:,}")
+                raise ConfigError(
+                    f"{name} = {shown(value)}: {of} has {len(part.encode()):,} bytes; at most "
+                    f"{most:,}"
+                )
 
 
 def check_limits(value: Any, metadata: Mapping[str, Any], name: str) -> None:
-    """Checks a number, or each of a tuple of them, against what :func:`limit` gave; anything else passes."""
+    """Checks a number, or each of a tuple of them, against what :func:`limit` gave; anything else
+    passes."""
     if isinstance(value, tuple):
         for item in value:
             check_limits(item, metadata, name)
@@ -242,13 +282,16 @@ def require_field(section: Any, key: str, full: str) -> None:
 
 
 def section_differences(a: Any, b: Any, path: str) -> list[str]:
-    """Fields of two dataclasses that differ, as ``"config.seed: 0 -> 1"``, but for those marked as resumable."""
+    """Fields of two dataclasses that differ, as ``"config.seed: 0 -> 1"``, but for those marked as
+    resumable."""
     found = []
     for f in dataclasses.fields(a):
         x, y, name = getattr(a, f.name), getattr(b, f.name), f"{path}.{f.name}"
         if dataclasses.is_dataclass(x):
             found += section_differences(x, y, name)
-        elif (x != y or (f.metadata.get("ordered") and [*x] != [*y])) and not f.metadata.get("resumable"):
+        elif (x != y or (f.metadata.get("ordered") and [*x] != [*y])) and not f.metadata.get(
+            "resumable"
+        ):
             found.append(f"{name}: {shown(x)} -> {shown(y)}")
     return found
 
@@ -256,7 +299,13 @@ def section_differences(a: Any, b: Any, path: str) -> list[str]:
 def nearest_name(key: str, names: Sequence[str] | Mapping[str, Any]) -> str:
     """A hint for an error: the nearest of the names, or all of them."""
     close = difflib.get_close_matches(_cut(str(key), 100), list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}" if names else ""
+    return (
+        f"; did you mean {close[0]!r}?"
+        if close
+        else f"; there are {', '.join(names)}"
+        if names
+        else ""
+    )
 
 
 def nearest_multiples(value: int, unit: int) -> str:

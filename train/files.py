@@ -1,4 +1,5 @@
-"""Files that a run keeps and paths that a user gives: what they may be, and how they are opened, read and replaced."""
+"""Files that a run keeps and paths that a user gives: what they may be, and how they are opened,
+read and replaced."""
 
 import contextlib
 import errno
@@ -19,12 +20,22 @@ _KINDS = (
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISREG, "a file"),
 )
-_FULL = {  # what a system says of a full disk: in Python by its number, in TensorStore's errors by its words
+# what a system says of a full disk: in Python by its number, in TensorStore's errors by its words
+_FULL = {
     errno.ENOSPC: ("No space left on device", "disk full"),
     errno.EDQUOT: ("Disk quota exceeded", "disk full (the quota is used up)"),
     errno.EFBIG: ("File too large", "disk full (ulimit -f limits the size of files)"),
 }
-FAULTS = {errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENODEV, errno.ENXIO, errno.EMFILE}
+FAULTS = {
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EMFILE,
+}
 """Numbers of errors that only a file system has, also where no name of a file comes with them."""
 
 
@@ -35,7 +46,8 @@ def user_path(text: str, what: str) -> Path:
       what: the flag or field that it came from, for the error.
 
     Raises:
-      WorkdirError: empty, with a NUL byte, of an unknown user, or a URL: there is no local file that it could mean.
+      WorkdirError: empty, with a NUL byte, of an unknown user, or a URL: there is no local file
+        that it could mean.
     """
     shown = f"{what}={text[:80]!r}{'...' * (len(text) > 80)}"
     if not text.strip():
@@ -44,13 +56,15 @@ def user_path(text: str, what: str) -> Path:
         raise WorkdirError(f"{shown} is no path: it has a NUL byte")
     if found := _SCHEME.match(text):
         raise WorkdirError(
-            f"{shown}: {found[1]}:// is not supported, only paths of this machine; mount the bucket "
-            "(gcsfuse, s3fs) and give the path of the mount"
+            f"{shown}: {found[1]}:// is not supported, only paths of this machine; mount the "
+            "bucket (gcsfuse, s3fs) and give the path of the mount"
         )
     try:
         return Path(text).expanduser()
     except RuntimeError as e:
-        raise WorkdirError(f"{shown}: there is no such user, or the user has no home directory") from e
+        raise WorkdirError(
+            f"{shown}: there is no such user, or the user has no home directory"
+        ) from e
 
 
 def given(flag: str) -> Callable[[str], Path]:
@@ -64,7 +78,8 @@ def given_text(flag: str) -> Callable[[str], str]:
 
 
 def kind(path: Path) -> str | None:
-    """The kind of a path, a link not followed: "a file", "a directory", ...; None: nothing is there."""
+    """The kind of a path, a link not followed: "a file", "a directory", ...; None: nothing is
+    there."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -77,8 +92,8 @@ def require(path: Path, wanted: str) -> None:
     found = kind(path)
     if (found, wanted) == ("a symbolic link", "a directory"):
         raise WorkdirError(
-            f"{path} is a symbolic link, not a directory; put it itself there (mount --bind brings another disk), "
-            "or make the whole workdir the link"
+            f"{path} is a symbolic link, not a directory; put it itself there (mount --bind brings "
+            "another disk), or make the whole workdir the link"
         )
     if found not in (wanted, None):
         raise WorkdirError(f"{path} is {found}, not {wanted}; move it away, or choose another path")
@@ -99,7 +114,11 @@ def open_own(path: Path, flags: int) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise WorkdirError(f"{path} is not a file; move it away, or choose another path")
-    writes = {os.O_RDONLY: "rb", os.O_WRONLY: "ab" if flags & os.O_APPEND else "wb", os.O_RDWR: "rb+"}
+    writes = {
+        os.O_RDONLY: "rb",
+        os.O_WRONLY: "ab" if flags & os.O_APPEND else "wb",
+        os.O_RDWR: "rb+",
+    }
     return os.fdopen(descriptor, writes[flags & os.O_ACCMODE])
 
 
@@ -119,7 +138,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
       WorkdirError: ``path`` is no file.
       OSError: the disk is full, or the directory not writable.
     """
-    if kind(path) != "a symbolic link" or (path.exists() and not path.is_file()):  # no device is replaced by a file
+    # no device is replaced by a file
+    if kind(path) != "a symbolic link" or (path.exists() and not path.is_file()):
         require(path, "a file")
     part = path.with_name(path.name + ".part")
     try:
@@ -135,17 +155,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def keep_aside(path: Path, content: bytes) -> Path:
-    """Keeps the bytes of a damaged file beside it, as ``NAME.damaged-1``; the first number that is free."""
+    """Keeps the bytes of a damaged file beside it, as ``NAME.damaged-1``; the first number that is
+    free."""
     for n in range(1, 10_000):
         aside = path.with_name(f"{path.name}.damaged-{n}")
-        if kind(aside) is None or read_own(aside) == content:  # a start that failed had kept it already
+        # a start that failed had kept it already
+        if kind(aside) is None or read_own(aside) == content:
             break
     write_atomically(aside, content)
     return aside
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """True if an error, or one that caused it, says that no space is left, for all or for this user or file."""
+    """True if an error, or one that caused it, says that no space is left, for all or for this user
+    or file."""
     return bool(disk_full(error))
 
 

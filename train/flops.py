@@ -12,13 +12,15 @@ REMATTED = "rematted_computation"
 
 
 def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
-    """Of matrix products and convolutions, over all devices; an addition and a multiplication are two.
+    """Of matrix products and convolutions, over all devices; an addition and a multiplication are
+    two.
 
-    ``2 b m n k`` for each product, and for each convolution two for each pair of a weight and a value that meet, so
-    neither padding nor the holes of a dilation count. Bodies of loops count as often as they run (of a ``while``, whose
-    number of rounds is not known, once), of branches the most expensive. What rematerialisation computes again does not
-    count: these are the operations of the model, by which its MFU is measured (Chowdhery et al. 2022, appendix B). The
-    words that fill up a vocabulary for a GPU do count, 0.1% of its logits' products.
+    ``2 b m n k`` for each product, and for each convolution two for each pair of a weight and a
+    value that meet, so neither padding nor the holes of a dilation count. Bodies of loops count as
+    often as they run (of a ``while``, whose number of rounds is not known, once), of branches the
+    most expensive. What rematerialisation computes again does not count: these are the operations
+    of the model, by which its MFU is measured (Chowdhery et al. 2022, appendix B). The words that
+    fill up a vocabulary for a GPU do count, 0.1% of its logits' products.
     """
     return sum(map(_of_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns))
 
@@ -78,8 +80,11 @@ def _convolution(eqn: JaxprEqn) -> int:
     return 2 * met * left[batch] * left[features] * right[outputs] // groups
 
 
-def meeting(size: int, window: int, out: int, stride: int, low: int, dilation: int, window_dilation: int) -> int:
-    """Along one dimension, number of pairs (place of the output, weight) that meet a value and not padding or a hole.
+def meeting(
+    size: int, window: int, out: int, stride: int, low: int, dilation: int, window_dilation: int
+) -> int:
+    """Along one dimension, number of pairs (place of the output, weight) that meet a value and not
+    padding or a hole.
 
     Args:
       size: of the input before dilation; window: of the kernel; out: of the output.

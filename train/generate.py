@@ -1,9 +1,10 @@
 """Text or images from a trained model.
 
-python -m train.generate --workdir=DIR --prompt="To be" [--temperature=0.8] [--top_k=40] [--max_tokens=200]
-python -m train.generate --weights=DIR_OR_HUB_ID --prompt="To be" [--stop=TEXT]
-python -m train.generate --workdir=DIR_OF_A_TRANSLATOR --prompt="A dog runs." [--beams=4]    (or < FILE, line by line)
-python -m train.generate --weights=DIR_OR_HUB_ID_OF_A_MARIAN --prompt="A dog runs."
+python -m train.generate --workdir=DIR --prompt="To be" [--temperature=0.8] [--top_k=40]
+[--max_tokens=200] python -m train.generate --weights=DIR_OR_HUB_ID --prompt="To be" [--stop=TEXT]
+python -m train.generate --workdir=DIR_OF_A_TRANSLATOR --prompt="A dog runs." [--beams=4]    (or <
+FILE, line by line) python -m train.generate --weights=DIR_OR_HUB_ID_OF_A_MARIAN --prompt="A dog
+runs."
    (--weights: with the settings of generation_config.json, over which flags go)
 python -m train.generate --workdir=DIR_OF_AN_AUTOENCODER [--count=64] [--out=FILE.png]
 """
@@ -41,37 +42,75 @@ SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 def main(argv: list[str] | None = None) -> int:
     """Streams text to standard output, or writes a grid of images as a PNG file."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.generate", description="Text or images from a trained model.", allow_abbrev=False
+        prog="python -m train.generate",
+        description="Text or images from a trained model.",
+        allow_abbrev=False,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", type=files.given("--workdir"), help="workdir of a run")
     source.add_argument(
-        "--weights", help="directory or Hugging Face hub id of a language model, or of Marian, and its tokenizer"
+        "--weights",
+        help="directory or Hugging Face hub id of a language model, or of Marian, and its "
+        "tokenizer",
     )
-    parser.add_argument("--step", default="last", help='checkpoint: "last" (default), "best" or a number')
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same; default 0")
+    parser.add_argument(
+        "--step", default="last", help='checkpoint: "last" (default), "best" or a number'
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed draws the same; default 0"
+    )
     parser.add_argument("--count", type=int, help="texts (default 1), or images (default 64)")
     text = parser.add_argument_group("text")
-    text.add_argument("--prompt", default="", help="what the text begins with, or is to be translated")
-    said = "default: as the weights say"
-    text.add_argument("--max_tokens", type=int, help=f"tokens to write at most; {said}, or as many as the model takes")
     text.add_argument(
-        "--temperature", type=float, help=f"0 takes the most probable token; {said} (without do_sample: 0), or 1"
+        "--prompt", default="", help="what the text begins with, or is to be translated"
     )
-    text.add_argument("--top_k", type=int, help=f"draw from this many of the most probable tokens; {said}, or from all")
-    text.add_argument("--top_p", type=float, help=f"draw from the most probable that reach this sum; {said}, or 1")
-    text.add_argument("--repetition_penalty", type=float, help=f"above 1: against repetition; {said}, or 1")
-    text.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text ends before it; repeatable")
+    said = "default: as the weights say"
+    text.add_argument(
+        "--max_tokens",
+        type=int,
+        help=f"tokens to write at most; {said}, or as many as the model takes",
+    )
+    text.add_argument(
+        "--temperature",
+        type=float,
+        help=f"0 takes the most probable token; {said} (without do_sample: 0), or 1",
+    )
+    text.add_argument(
+        "--top_k",
+        type=int,
+        help=f"draw from this many of the most probable tokens; {said}, or from all",
+    )
+    text.add_argument(
+        "--top_p", type=float, help=f"draw from the most probable that reach this sum; {said}, or 1"
+    )
+    text.add_argument(
+        "--repetition_penalty", type=float, help=f"above 1: against repetition; {said}, or 1"
+    )
+    text.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a text ends before it; repeatable",
+    )
     text.add_argument(
         "--tokenizer",
         type=files.given_text("--tokenizer"),
         help="with --weights: where the tokenizer lies, if not beside them",
     )
-    text.add_argument("--beams", type=int, help="of a translation; default: as the run or the weights say, or 1")
-    text.add_argument("--length_penalty", type=float, help="of a translation; default: as the run or weights say, or 1")
+    text.add_argument(
+        "--beams", type=int, help="of a translation; default: as the run or the weights say, or 1"
+    )
+    text.add_argument(
+        "--length_penalty",
+        type=float,
+        help="of a translation; default: as the run or weights say, or 1",
+    )
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--out", type=files.given("--out"), help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir"
+        "--out",
+        type=files.given("--out"),
+        help="PNG file; default: samples/generated_STEP_seed_N.png in the workdir",
     )
     args = parser.parse_args(argv)
     if args.step not in ("last", "best") and not args.step.isdigit():
@@ -84,7 +123,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--seed={args.seed} is not in 0 .. {2**32 - 1}")
     if args.out and args.out.suffix.lower() != ".png":
         parser.error(f"--out={args.out} is not a .png file")
-    flags = {"beams": args.beams, "length_penalty": args.length_penalty, "max_new_tokens": args.max_tokens}
+    flags = {
+        "beams": args.beams,
+        "length_penalty": args.length_penalty,
+        "max_new_tokens": args.max_tokens,
+    }
     flags |= {name: getattr(args, name) for name in SAMPLING}
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -103,26 +146,46 @@ def main(argv: list[str] | None = None) -> int:
         return draw_images(config, args)
     if config.objective == "causal_lm":
         run, state = _from_run(config, args)
-        variables, tokenizer = jax.device_get(eval_variables(state)), Tokenizer.from_str(run.card.tokenizer)
+        variables, tokenizer = (
+            jax.device_get(eval_variables(state)),
+            Tokenizer.from_str(run.card.tokenizer),
+        )
         end = tokenizer.token_to_id(END_OF_TEXT)
-        settings = GenerationConfig(do_sample=True, top_k=0, bos=end, stop=() if end is None else (end,))
+        settings = GenerationConfig(
+            do_sample=True, top_k=0, bos=end, stop=() if end is None else (end,)
+        )
         return write_text(run.model, variables, tokenizer, over(settings, given), args)
     if config.objective == "seq2seq":
         run, state = _from_run(config, args)
-        tokenizer, settings = Tokenizer.from_str(run.card.tokenizer), translate.settings_of(config.beam)
+        tokenizer, settings = (
+            Tokenizer.from_str(run.card.tokenizer),
+            translate.settings_of(config.beam),
+        )
         return write_translations(
-            run.model, eval_variables(state), tokenizer, run.card.lengths, settings, args, given=given
+            run.model,
+            eval_variables(state),
+            tokenizer,
+            run.card.lengths,
+            settings,
+            args,
+            given=given,
         )
     raise ConfigError(
-        f"{args.workdir} is of a run with config.objective = {config.objective!r}, which writes and draws nothing; "
-        "give the workdir of a language model, of a translator or of a variational autoencoder"
+        f"{args.workdir} is of a run with config.objective = {config.objective!r}, which writes "
+        "and draws nothing; give the workdir of a language model, of a translator or of a "
+        "variational autoencoder"
     )
 
 
-def write_text(model: Any, variables: Any, tokenizer: Tokenizer, settings: GenerationConfig, args: Any) -> int:
-    """Streams one text, or prints several one after the other; says on standard error how fast it was."""
+def write_text(
+    model: Any, variables: Any, tokenizer: Tokenizer, settings: GenerationConfig, args: Any
+) -> int:
+    """Streams one text, or prints several one after the other; says on standard error how fast it
+    was."""
     prompt = _prompt(tokenizer, args.prompt, settings.bos)
-    longest = places(settings, len(prompt), model.max_len) if says_length(settings) else model.max_len
+    longest = (
+        places(settings, len(prompt), model.max_len) if says_length(settings) else model.max_len
+    )
     count, printed = settings.num_return_sequences or 1, 0
     given, held = len(tokenizer.decode(prompt)), max(map(len, args.stop), default=1) - 1
 
@@ -132,7 +195,9 @@ def write_text(model: Any, variables: Any, tokenizer: Tokenizer, settings: Gener
     def decoded(text: list[int]) -> tuple[str, bool]:  # as far as it goes, and whether it has ended
         whole = tokenizer.decode(prompt + text)
         ends = [i for i in (whole.find(words, given) for words in args.stop) if i >= 0]
-        return whole[: min(ends, default=None)], bool(ends) or text[-1:] in ([token] for token in stop)
+        return whole[: min(ends, default=None)], bool(ends) or text[-1:] in (
+            [token] for token in stop
+        )
 
     def stream(texts: list[list[int]]) -> bool:
         nonlocal printed
@@ -154,7 +219,9 @@ def write_text(model: Any, variables: Any, tokenizer: Tokenizer, settings: Gener
         start = time.perf_counter()
         texts = generation.generate(model, variables, prompts, on_tokens=stream, **options)
     except ValueError as e:
-        raise ConfigError(f"{e}; this model takes {model.max_len} tokens, the prompt has {len(prompt)}") from e
+        raise ConfigError(
+            f"{e}; this model takes {model.max_len} tokens, the prompt has {len(prompt)}"
+        ) from e
     seconds = time.perf_counter() - start
     for i, text in enumerate(texts) if count > 1 else ():
         print(f"--- {i + 1}\n{decoded(text)[0]}")
@@ -168,7 +235,9 @@ def _prompt(tokenizer: Tokenizer, text: str, start: int | None) -> list[int]:
     try:
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
     except Exception as e:  # characters that it does not know
-        raise ConfigError(f"--prompt={text!r} has characters that the tokenizer does not know") from e
+        raise ConfigError(
+            f"--prompt={text!r} has characters that the tokenizer does not know"
+        ) from e
     if tokens:
         return tokens
     if start is not None:
@@ -177,7 +246,8 @@ def _prompt(tokenizer: Tokenizer, text: str, start: int | None) -> list[int]:
         return tokenizer.encode("\n", add_special_tokens=False).ids
     except Exception as e:
         raise ConfigError(
-            "this tokenizer knows neither an end of text nor a new line to begin with: give --prompt"
+            "this tokenizer knows neither an end of text nor a new line to begin with: give "
+            "--prompt"
         ) from e
 
 
@@ -196,12 +266,17 @@ def write_translations(
     Args: as of :func:`train.translate.translate`; ``given`` goes over the settings.
     """
     if args.stop:
-        raise ConfigError(f"--stop={args.stop[0]} is for language models: a translation ends with its end token alone")
+        raise ConfigError(
+            f"--stop={args.stop[0]} is for language models: a translation ends with its end token "
+            "alone"
+        )
     settings = over(settings, given)
     sources = [args.prompt] if args.prompt else cli.stdin_lines()
     start = time.perf_counter()
     try:
-        found = translate.translate(model, variables, tokenizer, sources, lengths, settings, seed=args.seed)
+        found = translate.translate(
+            model, variables, tokenizer, sources, lengths, settings, seed=args.seed
+        )
     except ValueError as e:
         raise ConfigError(str(e)) from e
     print("\n".join(found))
@@ -218,8 +293,8 @@ def _from_run(config: Config, args: Any) -> tuple[Run, TrainState]:
 def over(said: GenerationConfig, given: Mapping[str, Any]) -> GenerationConfig:
     """Settings of a directory, or of a run, with the flags of the command line over them.
 
-    A flag of the draws asks for draws, which --temperature=0 does not. Where neither says ``top_k``, a draw by flags is
-    from all tokens.
+    A flag of the draws asks for draws, which --temperature=0 does not. Where neither says
+    ``top_k``, a draw by flags is from all tokens.
     """
     try:
         found = dataclasses.replace(said, **given)
@@ -228,7 +303,9 @@ def over(said: GenerationConfig, given: Mapping[str, Any]) -> GenerationConfig:
     if given.get("temperature") == 0:
         return dataclasses.replace(found, do_sample=False)
     if {"temperature", "top_k", "top_p"} & {*given} and not said.do_sample:
-        return dataclasses.replace(found, do_sample=True, top_k=0 if found.top_k is None else found.top_k)
+        return dataclasses.replace(
+            found, do_sample=True, top_k=0 if found.top_k is None else found.top_k
+        )
     return found
 
 
@@ -255,7 +332,8 @@ def from_weights(source: str, given: Mapping[str, Any], args: Any) -> int:
     if not model.share_embeddings:
         raise ConfigError(
             f"--weights={source} has a vocabulary for the source and another for the target "
-            "(share_encoder_decoder_embeddings false), and one tokenizer is read; jaxmodels.beam translates tokens"
+            "(share_encoder_decoder_embeddings false), and one tokenizer is read; jaxmodels.beam "
+            "translates tokens"
         )
     lengths = [*(n for n in (32, 64, 128, 256) if n < model.max_len), model.max_len]
     variables = jax.device_put(variables)
@@ -265,10 +343,15 @@ def from_weights(source: str, given: Mapping[str, Any], args: Any) -> int:
 def _tokenizer(path: Path, model: GPT2 | Transformer) -> Tokenizer | marian.Marian:
     """The tokenizer that lies there, if it suits the model."""
     found = marian.load(path) if isinstance(model, Transformer) else load_tokenizer(path)
-    most = model.vocab_size if isinstance(model, GPT2) else min(model.vocab_size, model.target_vocab_size or 2**31)
+    most = (
+        model.vocab_size
+        if isinstance(model, GPT2)
+        else min(model.vocab_size, model.target_vocab_size or 2**31)
+    )
     size = marian.vocabulary_size(found)
     if isinstance(model, GPT2) and size == most + 1 and _end_of_text(found, most) is None:
-        size -= END_OF_TEXT in found.get_vocab()  # GPT-2's class adds it to vocabularies that end otherwise
+        # GPT-2's class adds it to vocabularies that end otherwise
+        size -= END_OF_TEXT in found.get_vocab()
     if size > most:
         raise ConfigError(
             f"the tokenizer has {size} tokens and the weights are for {most}: they do not belong "
@@ -287,14 +370,18 @@ def draw_images(config: Config, args: Any) -> int:
     """Writes a grid of samples as a PNG file."""
     run, state = _from_run(config, args)
     count = args.count or pictures.SAMPLES
-    pixels = jax.jit(lambda state: pictures.grid(pictures.samples(run, state, args.seed, count)))(state)
+    pixels = jax.jit(lambda state: pictures.grid(pictures.samples(run, state, args.seed, count)))(
+        state
+    )
     out = args.out or args.workdir / "samples" / f"generated_{int(state.step)}_seed_{args.seed}.png"
     try:
         report.write_png(out, np.asarray(pixels))
     except OSError as e:
         if is_disk_full(e):
             raise
-        raise ConfigError(f"{out} cannot be written: {e.strerror}; give another --out=FILE.png") from e
+        raise ConfigError(
+            f"{out} cannot be written: {e.strerror}; give another --out=FILE.png"
+        ) from e
     print(f"wrote {out}: {count} samples of step {int(state.step)}")
     return 0
 

@@ -1,9 +1,11 @@
-"""A line from every process of a run to the first one: agreement before anything is compiled, and one end for all.
+"""A line from every process of a run to the first one: agreement before anything is compiled, and
+one end for all.
 
-jax's own coordination ends a process with an abort and a C++ stack as soon as anything is amiss, and takes minutes to
-notice most things. Here a peer that dies is noticed when its connection closes, one that stands still when it has not
-been heard for ``lost_seconds``, an exception when it is raised; every process then says which one it was, why, and
-ends. What is heard comes from a thread of its own, so that a long compilation or evaluation is no silence.
+jax's own coordination ends a process with an abort and a C++ stack as soon as anything is amiss,
+and takes minutes to notice most things. Here a peer that dies is noticed when its connection
+closes, one that stands still when it has not been heard for ``lost_seconds``, an exception when it
+is raised; every process then says which one it was, why, and ends. What is heard comes from a
+thread of its own, so that a long compilation or evaluation is no silence.
 """
 
 import contextlib
@@ -69,8 +71,10 @@ class Link:
         self.index, self.count, self.peers = index, count, list(peers)
         self.lost_seconds, self._saving, self._may_save = lost_seconds, saving, True
         self.failed = False  # this process, and the others were told
-        self.ending = threading.Event()  # somebody failed or is lost, and this process is about to end
-        self.clean_up: Callable[[], None] = lambda: None  # called when this process is ended at once
+        # somebody failed or is lost, and this process is about to end
+        self.ending = threading.Event()
+        # called when this process is ended at once
+        self.clean_up: Callable[[], None] = lambda: None
         self._said: dict[str, dict[int, Mapping[str, str]]] = {}
         self._verdicts: dict[str, str] = {}
         self._news, self._sending = threading.Condition(), threading.Lock()
@@ -119,9 +123,11 @@ class Link:
         self._tell(self.peers, {"left": True})
 
     def exit(self, code: int) -> NoReturn:
-        """Ends this process after a save in flight was given some seconds, the first process after all others.
+        """Ends this process after a save in flight was given some seconds, the first process after
+        all others.
 
-        jax aborts every process when the first one is gone, and at an ordinary exit waits for those that are lost.
+        jax aborts every process when the first one is gone, and at an ordinary exit waits for those
+        that are lost.
         """
         try:
             self._wait_to_exit()
@@ -161,7 +167,9 @@ class Link:
             for peer in self.peers:
                 if peer.open and not peer.left and now - peer.heard > self.lost_seconds:
                     peer.open = False
-                    self._end(peer.index, f"has been silent for {now - peer.heard:.0f} s", lost=True)
+                    self._end(
+                        peer.index, f"has been silent for {now - peer.heard:.0f} s", lost=True
+                    )
             if now - told >= interval:
                 self._tell(self.peers, {})
                 told = now
@@ -203,7 +211,9 @@ class Link:
             peer.left = peer.left or index == peer.index
             self._end(index, why, name=name, lost=lost, saving=saving)
 
-    def _end(self, index: int, why: str, *, name: str = "", lost: bool, saving: bool = True) -> None:
+    def _end(
+        self, index: int, why: str, *, name: str = "", lost: bool, saving: bool = True
+    ) -> None:
         """Ends this process because process ``index`` did, and on the first process all others."""
         if self.ending.is_set():
             return  # this process has failed itself, or is on its way out
@@ -211,7 +221,10 @@ class Link:
         self._may_save = saving
         name = name or next((p.name for p in self.peers if p.index == index), "")
         if self.index == 0:
-            self._tell((p for p in self.peers if p.index != index or lost), {"end": [index, name, why, lost, saving]})
+            self._tell(
+                (p for p in self.peers if p.index != index or lost),
+                {"end": [index, name, why, lost, saving]},
+            )
         who = "this process" if index == self.index else f"process {index} ({name})"
         word = "is lost: it " if lost else ""
         say(f"error: {who} {word}{why}")
@@ -230,7 +243,8 @@ def say(text: str) -> None:
 
 
 def differences(said: Mapping[int, Mapping[str, str]]) -> str:
-    """Keys of which processes say different things: ``jax: 0.10.2 (process 0), 0.10.1 (processes 1-3)``; "" if none.
+    """Keys of which processes say different things:
+    ``jax: 0.10.2 (process 0), 0.10.1 (processes 1-3)``; "" if none.
 
     Args:
       said: process -> key -> value; a key that a process lacks counts as the value "nothing".
@@ -242,7 +256,9 @@ def differences(said: Mapping[int, Mapping[str, str]]) -> str:
         for index in sorted(said):
             who.setdefault(said[index].get(key, "nothing"), []).append(index)
         if len(who) > 1:
-            found.append(f"{key}: " + ", ".join(f"{value} ({numbered(who[value])})" for value in who))
+            found.append(
+                f"{key}: " + ", ".join(f"{value} ({numbered(who[value])})" for value in who)
+            )
     return "; ".join(found)
 
 

@@ -1,9 +1,9 @@
 """The training loop: the only place with side effects.
 
-Data flows one way: config -> loader -> batch -> step -> metrics -> writers, with the checkpoint reading the state and
-the loader's position on the side. Everything that happens at a step boundary happens in one order: log, evaluate,
-save; so a checkpoint of step n implies that every record up to n is written, and resuming repeats nothing and loses
-nothing.
+Data flows one way: config -> loader -> batch -> step -> metrics -> writers, with the checkpoint
+reading the state and the loader's position on the side. Everything that happens at a step boundary
+happens in one order: log, evaluate, save; so a checkpoint of step n implies that every record up to
+n is written, and resuming repeats nothing and loses nothing.
 """
 
 import contextlib
@@ -37,26 +37,36 @@ from train.workdir import claimed, read_card, write_identity
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any] | None:
-    """Trains from the newest good checkpoint of ``workdir``, or from the start, to ``config.steps``.
+    """Trains from the newest good checkpoint of ``workdir``, or from the start, to
+    ``config.steps``.
 
     Returns:
-      What ``summary.json`` holds ({} on processes other than the first); None if a signal stopped the run before the
-      end (its state is saved).
+      What ``summary.json`` holds ({} on processes other than the first); None if a signal stopped
+      the run before the end (its state is saved).
 
     Raises:
-      ConfigError, DataError, WorkdirError, CheckpointError, NonFiniteError: each with a one-line message.
+      ConfigError, DataError, WorkdirError, CheckpointError, NonFiniteError: each with a one-line
+        message.
     """
     with contextlib.ExitStack() as stack:
         started = stack.enter_context(claimed(workdir, config))
-        # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the data give today
+        # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the
+        # data give today
         began = read_card(workdir) if _began(workdir) else None
         run = build(config, card=None if isinstance(began, DatasetCard) else began)
         memory.require(run)
-        distributed.agree("data", _data(run), "every process needs the same data set and the same versions of packages")
-        if not isinstance(run.card, DatasetCard):  # what cannot be read is better found now than at an evaluation
+        distributed.agree(
+            "data",
+            _data(run),
+            "every process needs the same data set and the same versions of packages",
+        )
+        # what cannot be read is better found now than at an evaluation
+        if not isinstance(run.card, DatasetCard):
             run.loader(config.data.eval_split, train=False).close()
         checkpoints = Checkpoints(
-            workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+            workdir / "checkpoints",
+            keep_last=config.checkpoint.keep_last,
+            keep_best=config.checkpoint.keep_best,
         )
         stop = stack.enter_context(_stop_signal())
         restored = checkpoints.restore(run.shapes, warn=cli.warn)
@@ -86,22 +96,25 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         except BaseException as error:
             distributed.failed(error)
             if jax.process_count() == 1:
-                # the save in flight must not be cut off, and its own failure must not hide the cause; of several
-                # processes it has some seconds at the exit, because one that ended would be waited for
+                # the save in flight must not be cut off, and its own failure must not hide the
+                # cause; of several processes it has some seconds at the exit, because one that
+                # ended would be waited for
                 with contextlib.suppress(Exception):
                     checkpoints.close()
             raise
         checkpoints.close()
         if summary is None:
             writers.line(
-                f"stopped by {stop.name} after step {int(state.step)}; all is saved: run the same command to go on"
+                f"stopped by {stop.name} after step {int(state.step)}; all is saved: run the same "
+                "command to go on"
             )
             return None
         return summary
 
 
 def _data(run: Run) -> dict[str, str]:
-    """What has to be equal on all processes before they compile: the data set's card and its first examples."""
+    """What has to be equal on all processes before they compile: the data set's card and its first
+    examples."""
     if jax.process_count() == 1:
         return {}
     card = distributed.flat(dataclasses.asdict(run.card), "data set")
@@ -138,7 +151,12 @@ class _Loop:
         progress: Progress,
     ):
         self.run, self.config, self.workdir = run, run.config, workdir
-        self.checkpoints, self.writers, self.stop, self.progress = checkpoints, writers, stop, progress
+        self.checkpoints, self.writers, self.stop, self.progress = (
+            checkpoints,
+            writers,
+            stop,
+            progress,
+        )
         self.window = Sums(progress.window)
         self.schedule = make_schedule(run.config.optim, run.config.steps)
         self.eval_step = run.compile_eval_step()
@@ -148,7 +166,8 @@ class _Loop:
         self.flops = self.compile_seconds = 0.0
 
     def run_steps(self, state: TrainState) -> TrainState:
-        """Steps until ``config.steps`` or a signal, whichever comes first; saves at the end in either case."""
+        """Steps until ``config.steps`` or a signal, whichever comes first; saves at the end in
+        either case."""
         config, step = self.config, int(state.step)
         due = step % config.eval_every == 0 or step == config.steps
         # a signal had cut this evaluation short
@@ -158,7 +177,8 @@ class _Loop:
             return state
         train_step, self.compile_seconds, self.flops = self.run.compile_train_step()
         self.writers.line(
-            f"compiled the training step in {self.compile_seconds:.1f} s, {self.flops / 1e9:.3g} GFLOP per step"
+            f"compiled the training step in {self.compile_seconds:.1f} s, {self.flops / 1e9:.3g} "
+            "GFLOP per step"
         )
         loader = self.run.loader(config.data.train_split, train=True)
         if self.progress.loader is not None:
@@ -172,17 +192,22 @@ class _Loop:
                 start = time.perf_counter()
                 host_batches = [next(loader) for _ in range(together)]
                 batch = self.run.put_batches(host_batches)
-                # if the step before is still running, the device did not wait; if not, it waited at most this long
+                # if the step before is still running, the device did not wait; if not, it waited at
+                # most this long
                 if pending is None or pending[1]["loss"][0].is_ready():
                     self.window_wait += time.perf_counter() - start
                 state, metrics = train_step(state, batch)
                 step += together
-                self._settle(pending, state)  # the step before: fetched late, so that the device is never idle for it
+                # the step before: fetched late, so that the device is never idle for it
+                self._settle(pending, state)
                 pending = (step, metrics, host_batches)
                 self.window_steps += together
                 stopping = self.stop.reached(step)
                 self.checkpoints.check()
-                log, due, save = (step % n == 0 for n in (config.log_every, config.eval_every, config.checkpoint.every))
+                log, due, save = (
+                    step % n == 0
+                    for n in (config.log_every, config.eval_every, config.checkpoint.every)
+                )
                 last = step == config.steps
                 if not (log or due or save or last or stopping):
                     continue
@@ -212,7 +237,9 @@ class _Loop:
             held_out = self.last_evaluation[1]
         else:
             held_out = self._measure(state, split)
-        extra = final_means(self.run, state, split, stopping=self._may_leave, keep=self._keep_translations)
+        extra = final_means(
+            self.run, state, split, stopping=self._may_leave, keep=self._keep_translations
+        )
         found = outcomes(self.run, state, split, stopping=self._may_leave)
         train = self._measure(state, config.data.train_split)
         if train is None or held_out is None or extra is None or found is None:
@@ -232,10 +259,14 @@ class _Loop:
             "examples_per_second": round(examples / max(self.progress.step_seconds, 1e-9), 1),
         }
         legend = {"train": splits["train"], "eval": split}
-        report.plot_curves(read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png", legend)
+        report.plot_curves(
+            read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png", legend
+        )
         written = "summary.json, metrics.jsonl, curves.png, tensorboard/"
         if held_out.confusion is not None:
-            report.plot_confusion(held_out.confusion, list(result["per_class"]), self.workdir / "confusion.png", split)
+            report.plot_confusion(
+                held_out.confusion, list(result["per_class"]), self.workdir / "confusion.png", split
+            )
             self.writers.line(table(result))
             written += ", confusion.png"
         if found:
@@ -261,8 +292,11 @@ class _Loop:
             lines = ("\t".join(" ".join(text.split()) for text in row) + "\n" for row in rows)
             write_atomically(self.workdir / "translations.tsv", "".join(lines))
 
-    def _settle(self, pending: tuple[int, Any, list[dict[str, np.ndarray]]] | None, state: TrainState) -> None:
-        """Fetches the metrics of the steps of one call, of which the last is given; stops the run if one is bad."""
+    def _settle(
+        self, pending: tuple[int, Any, list[dict[str, np.ndarray]]] | None, state: TrainState
+    ) -> None:
+        """Fetches the metrics of the steps of one call, of which the last is given; stops the run
+        if one is bad."""
         if pending is None:
             return
         last, metrics, batches = pending
@@ -271,15 +305,21 @@ class _Loop:
             one = metrics if len(batches) == 1 else jax.tree.map(lambda x, i=i: x[i], metrics)
             self._count(last - len(batches) + 1 + i, one, batch, state)
 
-    def _count(self, step: int, metrics: Any, batch: dict[str, np.ndarray], state: TrainState) -> None:
+    def _count(
+        self, step: int, metrics: Any, batch: dict[str, np.ndarray], state: TrainState
+    ) -> None:
         if not all(np.isfinite(metrics[k][0]) for k in ("loss", "grad_norm", "update_norm")):
             name = report_nonfinite(self.run, state, batch, step, self.workdir)
             self.checkpoints.wait()
             kept = self.checkpoints.steps()
             raise NonFiniteError(
-                f"loss or gradient of step {step} is not finite; first non-finite tensor: {name}; the batch is in "
-                f"{self.workdir}/nonfinite/step_{step}.npz; "
-                + (f"the checkpoint of step {kept[-1]} is kept" if kept else "there was no checkpoint yet")
+                f"loss or gradient of step {step} is not finite; first non-finite tensor: {name}; "
+                f"the batch is in {self.workdir}/nonfinite/step_{step}.npz; "
+                + (
+                    f"the checkpoint of step {kept[-1]} is kept"
+                    if kept
+                    else "there was no checkpoint yet"
+                )
                 + "; a lower config.optim.learning_rate or config.optim.clip_norm may help"
             )
         self.window.add(metrics)
@@ -288,7 +328,9 @@ class _Loop:
     def _log(self, step: int) -> None:
         seconds = self.window_seconds
         means = self.window.means()
-        values = means | self.run.task.derive(means) | {"learning_rate": float(self.schedule(step - 1))}
+        values = (
+            means | self.run.task.derive(means) | {"learning_rate": float(self.schedule(step - 1))}
+        )
         timings = {
             "examples_per_second": self.window_steps * self.config.batch_size / seconds,
             "step_ms": 1e3 * seconds / self.window_steps,
@@ -297,7 +339,12 @@ class _Loop:
         if self.run.task.unit == "tokens":
             tokens, steps = self.window.values["loss"][1], self.window.values["grad_norm"][1]
             timings["tokens_per_second"] = tokens / steps * self.window_steps / seconds
-        use = hardware.mfu(self.flops, seconds / self.window_steps, jax.devices()[0].device_kind, jax.device_count())
+        use = hardware.mfu(
+            self.flops,
+            seconds / self.window_steps,
+            jax.devices()[0].device_kind,
+            jax.device_count(),
+        )
         if use is not None:
             timings["mfu_percent"] = 100 * use
         if self.window_save:  # since the line before; no part of the step's time either
@@ -309,7 +356,12 @@ class _Loop:
         self._restart_clocks()
 
     def _restart_clocks(self) -> None:
-        self.window_steps, self.window_seconds, self.window_wait, self.window_save = 0, 0.0, 0.0, 0.0
+        self.window_steps, self.window_seconds, self.window_wait, self.window_save = (
+            0,
+            0.0,
+            0.0,
+            0.0,
+        )
 
     def _evaluate(self, state: TrainState, step: int) -> bool:
         """Records the scores on eval_split, and pictures; False if a signal cut it short."""
@@ -317,7 +369,9 @@ class _Loop:
         found = self._measure(state, self.config.data.eval_split)
         if found is None:
             return False
-        timings = {f"{self.run.task.unit}_per_second": found.examples / (time.perf_counter() - start)}
+        timings = {
+            f"{self.run.task.unit}_per_second": found.examples / (time.perf_counter() - start)
+        }
         self.writers.record(step, "eval", found.means, timings)
         if self.draw:
             drawn = self.draw(state)
@@ -326,7 +380,8 @@ class _Loop:
         self.progress.evaluated = step
         self.last_evaluation = (step, found)
         score, prune = found.means[self.run.task.score], self.config.prune
-        if not prune.sparsity or step > prune.end_step:  # the best of a run that prunes is one that is pruned
+        # the best of a run that prunes is one that is pruned
+        if not prune.sparsity or step > prune.end_step:
             self.checkpoints.score(step, -score if self.run.task.lower_is_better else score)
         return True
 
@@ -358,7 +413,8 @@ class _Stop:
         self.asked, self.name = True, signal.Signals(number).name
 
     def agreed(self) -> bool:
-        """True from the same call on on every process; all of them call it equally often, steps or batches."""
+        """True from the same call on on every process; all of them call it equally often, steps or
+        batches."""
         if jax.process_count() > 1 and not self.asked:
             self.calls += 1
             self.name = "a signal to one of the processes"
@@ -373,9 +429,11 @@ class _Stop:
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
     stop = _Stop()
-    # of several processes jax takes SIGTERM, to which the others are passed on (train.distributed), and Ctrl-C stays
-    # what it is: one process cannot stop alone
-    handled = () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM, *distributed.passed_on())
+    # of several processes jax takes SIGTERM, to which the others are passed on (train.distributed),
+    # and Ctrl-C stays what it is: one process cannot stop alone
+    handled = (
+        () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM, *distributed.passed_on())
+    )
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, stop.ask) for number in handled}

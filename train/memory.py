@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from train.setup import Run
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much of the machine's memory this container may have, in its versions 2 and 1 of that."""
+"""Where Linux says how much of the machine's memory this container may have, in its versions 2 and
+1 of that."""
 
 
 def host_bytes() -> int | None:
@@ -33,7 +34,8 @@ def host_bytes() -> int | None:
 
 
 def device_bytes(device: jax.Device, sharers: int) -> int | None:
-    """Bytes of memory of a device, None if nobody says; devices that are parts of the processor share the machine's."""
+    """Bytes of memory of a device, None if nobody says; devices that are parts of the processor
+    share the machine's."""
     if device.platform == "cpu":
         host = host_bytes()
         return None if host is None else host // sharers
@@ -45,11 +47,17 @@ def require(run: "Run") -> None:
     """Checks what can be known before anything is compiled.
 
     Raises:
-      ConfigError: the parameters, with what the optimiser keeps, are larger than a device's memory, or this process's
-        share of the largest batches than the machine's.
+      ConfigError: the parameters, with what the optimiser keeps, are larger than a device's memory,
+        or this process's share of the largest batches than the machine's.
     """
-    config, local = run.config, [d for d in run.mesh.devices.flat if d.process_index == jax.process_index()]
-    state = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(run.shapes))
+    config, local = (
+        run.config,
+        [d for d in run.mesh.devices.flat if d.process_index == jax.process_index()],
+    )
+    state = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(run.shapes)
+    )
     model = f"config.model = {config.model!r} with {shown(config.model_fields)}"
     _require(state, device_bytes(local[0], len(local)), f"the state of {model}", "each device")
     for name, size, together in (
@@ -57,7 +65,8 @@ def require(run: "Run") -> None:
         ("eval_batch_size", config.eval_batch_size, 1),
     ):
         largest = max(
-            sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) for batch in run.batch_shapes(size)
+            sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values())
+            for batch in run.batch_shapes(size)
         )
         share = largest * together // jax.process_count()
         _require(share, host_bytes(), f"what config.{name} = {size} loads at once", "this machine")
@@ -79,6 +88,7 @@ def fitting(compiled: Any, what: str) -> Any:
 def _require(size: int, limit: int | None, what: str, where: str) -> None:
     if limit is not None and size > limit:
         raise ConfigError(
-            f"{what} takes {size / 2**30:,.1f} GiB, and the memory of {where} is {limit / 2**30:,.1f} GiB; take a "
-            "smaller batch, a smaller model or more devices, and a new --workdir"
+            f"{what} takes {size / 2**30:,.1f} GiB, and the memory of {where} is "
+            f"{limit / 2**30:,.1f} GiB; take a smaller batch, a smaller model or more devices, and "
+            "a new --workdir"
         )

@@ -1,8 +1,8 @@
 """Merging of sums and counts on the host, per-class scores, and the writers of a run.
 
-``metrics.jsonl`` holds only what (config, seed) determine, so that it is equal, byte for byte, however often the run
-was interrupted; times go to ``timings.jsonl``, each with a checksum of the line of ``metrics.jsonl`` that it belongs
-to. TensorBoard gets both.
+``metrics.jsonl`` holds only what (config, seed) determine, so that it is equal, byte for byte,
+however often the run was interrupted; times go to ``timings.jsonl``, each with a checksum of the
+line of ``metrics.jsonl`` that it belongs to. TensorBoard gets both.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from tqdm import tqdm
 from train import files
 
 _HIDDEN = "torch" not in sys.modules
-# tensorboardX imports it for an annotation: half of the time that a command takes to start. For these lines it looks,
-# to other threads too, as if it were not installed
+# tensorboardX imports it for an annotation: half of the time that a command takes to start. For
+# these lines it looks, to other threads too, as if it were not installed
 if _HIDDEN:
     sys.modules["torch"] = None  # type: ignore[assignment]
 try:
@@ -48,9 +48,13 @@ class Sums:
             self.values[name] = (total + float(value), n + float(count))
 
     def means(self) -> dict[str, float]:
-        """Sum over count of every metric, loss and accuracy first; NaN where nothing was counted."""
+        """Sum over count of every metric, loss and accuracy first; NaN where nothing was
+        counted."""
         names = sorted(self.values, key=lambda k: (k != "loss", k != "accuracy", k))
-        return {k: self.values[k][0] / self.values[k][1] if self.values[k][1] else math.nan for k in names}
+        return {
+            k: self.values[k][0] / self.values[k][1] if self.values[k][1] else math.nan
+            for k in names
+        }
 
 
 def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -76,7 +80,8 @@ def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def macro_f1(confusion: np.ndarray) -> float:
-    """Mean F1 of the classes that occur or are predicted, as scikit-learn's: of the others there is none.
+    """Mean F1 of the classes that occur or are predicted, as scikit-learn's: of the others there is
+    none.
 
     Args:
       confusion: see :func:`per_class`.
@@ -86,7 +91,8 @@ def macro_f1(confusion: np.ndarray) -> float:
 
 
 def matthews(confusion: np.ndarray) -> float:
-    """Matthews' correlation of true and predicted class, for any number of classes (Gorodkin 2004); 0 if undefined.
+    """Matthews' correlation of true and predicted class, for any number of classes (Gorodkin 2004);
+    0 if undefined.
 
     Args:
       confusion: see :func:`per_class`.
@@ -98,7 +104,8 @@ def matthews(confusion: np.ndarray) -> float:
 
 
 def correlations(label: np.ndarray, output: np.ndarray) -> dict[str, float]:
-    """Pearson's and Spearman's correlation of two series of numbers [n]; NaN where one of them is constant.
+    """Pearson's and Spearman's correlation of two series of numbers [n]; NaN where one of them is
+    constant.
 
     Spearman's is Pearson's of the ranks, equal numbers having the mean of theirs.
     """
@@ -108,10 +115,14 @@ def correlations(label: np.ndarray, output: np.ndarray) -> dict[str, float]:
         if not np.ptp(a) or not np.ptp(b):
             return math.nan
         a, b = (x.astype(np.float64) - x.mean(dtype=np.float64) for x in (a, b))
-        a, b = (x / np.abs(x).max() for x in (a, b))  # squares of tiny and of huge numbers stay in range
+        # squares of tiny and of huge numbers stay in range
+        a, b = (x / np.abs(x).max() for x in (a, b))
         return float(a @ b / math.sqrt((a @ a) * (b @ b)))
 
-    return {"pearson": pearson(label, output), "spearman": pearson(rankdata(label), rankdata(output))}
+    return {
+        "pearson": pearson(label, output),
+        "spearman": pearson(rankdata(label), rankdata(output)),
+    }
 
 
 class Writers:
@@ -119,11 +130,13 @@ class Writers:
 
     Args:
       workdir: an existing directory.
-      start: step from which the run goes on; records of later steps, left by an interrupted run, are dropped.
+      start: step from which the run goes on; records of later steps, left by an interrupted run,
+        are dropped.
       evaluated: last step whose evaluation counts; records of later evaluations are dropped.
       steps: total, for the progress bar.
       quiet: print and write nothing (every process but the first).
-      warn: told in one line of each file with damaged lines: they are left out, and the file is kept aside.
+      warn: told in one line of each file with damaged lines: they are left out, and the file is
+        kept aside.
 
     Raises:
       WorkdirError: something that is no file, or no directory, has the name of one of these.
@@ -153,20 +166,32 @@ class Writers:
                 aside = files.keep_aside(path, content)
                 few = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
                 what = "line" if len(damaged) == 1 else f"{len(damaged)} lines:"
-                warn(f"{path} is damaged in {what} {few}; all else is kept, and the file as it was is {aside.name}")
+                warn(
+                    f"{path} is damaged in {what} {few}; all else is kept, and the file as it was "
+                    f"is {aside.name}"
+                )
             kept = [r for r in found if r["step"] <= (evaluated if r["kind"] == "eval" else start)]
             files.write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
         files.require(workdir / "tensorboard", "a directory")
         (workdir / "tensorboard").mkdir(exist_ok=True)
-        # not SummaryWriter: it writes in a thread, and blocks forever once that thread has met a full disk
+        # not SummaryWriter: it writes in a thread, and blocks forever once that thread has met a
+        # full disk
         self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
         self._open.callback(self._events.close)
-        self._events.write_event(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._events.write_event(
+            Event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+        )
         self._metrics, self._timings = (
             self._open.enter_context(files.open_own(workdir / name, os.O_WRONLY | os.O_APPEND))
             for name in ("metrics.jsonl", "timings.jsonl")
         )
-        bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
         self._bar = self._open.enter_context(bar)
 
     def progress(self, step: int) -> None:
@@ -181,8 +206,11 @@ class Writers:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
-    def record(self, step: int, kind: str, values: Mapping[str, float], timings: Mapping[str, float]) -> None:
-        """Writes the metrics of ``kind`` (``train`` or ``eval``) after ``step`` steps, and prints them in one line."""
+    def record(
+        self, step: int, kind: str, values: Mapping[str, float], timings: Mapping[str, float]
+    ) -> None:
+        """Writes the metrics of ``kind`` (``train`` or ``eval``) after ``step`` steps, and prints
+        them in one line."""
         if self.quiet:
             return
         line = json.dumps({"step": step, "kind": kind, **values}).encode()
@@ -199,7 +227,8 @@ class Writers:
         self.line(f"step {step:>6}  {kind:<5}  {numbers}")
 
     def sync(self) -> None:
-        """Puts the records on the disk, so that a checkpoint saved next never outlives them, even in a power cut."""
+        """Puts the records on the disk, so that a checkpoint saved next never outlives them, even
+        in a power cut."""
         if not self.quiet:
             os.fsync(self._metrics.fileno())
             os.fsync(self._timings.fileno())
@@ -210,27 +239,34 @@ class Writers:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSONL file; damaged lines are left out, and a last one that was cut off by a kill."""
+    """Records of a JSONL file; damaged lines are left out, and a last one that was cut off by a
+    kill."""
     return _parse(files.read_own(path) or b"", {})[0]
 
 
-def _parse(content: bytes, checksums: Mapping[tuple[int, str], set[int]]) -> tuple[list[dict[str, Any]], list[int]]:
+def _parse(
+    content: bytes, checksums: Mapping[tuple[int, str], set[int]]
+) -> tuple[list[dict[str, Any]], list[int]]:
     """Records, and the numbers of damaged lines.
 
     Args:
-      checksums: (step, kind) -> what the line may have. A line that has none is taken as it is, since a kill or damage
-        may have cost its checksum; unless a checksum has no line: then this may be that line, with another step.
+      checksums: (step, kind) -> what the line may have. A line that has none is taken as it is,
+        since a kill or damage may have cost its checksum; unless a checksum has no line: then this
+        may be that line, with another step.
     """
     records, damaged = [], []
     lines = content.split(b"\n")
     read = [_record(line) for line in lines]
-    homeless = checksums.keys() - {(record["step"], record["kind"]) for record in read if record is not None}
+    homeless = checksums.keys() - {
+        (record["step"], record["kind"]) for record in read if record is not None
+    }
     for number, (line, record) in enumerate(zip(lines, read, strict=True), 1):
         if record is None:
             if number < len(lines):  # the last has no end: a kill cut it off
                 damaged.append(number)
         elif zlib.crc32(line) in checksums.get(
-            (record["step"], record["kind"]), () if homeless and any(lines[number:]) else {zlib.crc32(line)}
+            (record["step"], record["kind"]),
+            () if homeless and any(lines[number:]) else {zlib.crc32(line)},
         ):
             records.append(record)
         else:
@@ -248,11 +284,16 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     if record.get("kind") not in ("train", "eval"):
         return None
-    return record if all(isinstance(v, int | float) for k, v in record.items() if k != "kind") else None
+    return (
+        record
+        if all(isinstance(v, int | float) for k, v in record.items() if k != "kind")
+        else None
+    )
 
 
 def _checksums(timings: bytes) -> dict[tuple[int, str], set[int]]:
-    """(step, kind) -> checksums of its line in ``metrics.jsonl``: several, where a run was interrupted and resumed."""
+    """(step, kind) -> checksums of its line in ``metrics.jsonl``: several, where a run was
+    interrupted and resumed."""
     found: dict[tuple[int, str], set[int]] = {}
     for record in _parse(timings, {})[0]:
         if isinstance(record.get("crc32"), int):

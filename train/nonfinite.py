@@ -1,4 +1,5 @@
-"""What is said of a step whose loss or gradient is NaN or Inf: the batch, and the first tensor where it appears."""
+"""What is said of a step whose loss or gradient is NaN or Inf: the batch, and the first tensor
+where it appears."""
 
 import json
 from collections.abc import Iterator
@@ -22,12 +23,16 @@ class NonFiniteError(RuntimeError):
     """Training met NaN or Inf; the message is one line and meant for the user."""
 
 
-def report(run: Run, state: TrainState, batch: dict[str, np.ndarray], step: int, workdir: Path) -> str:
-    """Writes ``nonfinite/step_N.npz`` (the batch as loaded) and ``.json``; returns the first non-finite tensor's name.
+def report(
+    run: Run, state: TrainState, batch: dict[str, np.ndarray], step: int, workdir: Path
+) -> str:
+    """Writes ``nonfinite/step_N.npz`` (the batch as loaded) and ``.json``; returns the first
+    non-finite tensor's name.
 
     Args:
-      state: as it was before the step: the step leaves it alone when it meets NaN or Inf, but for ``opt_state``, which
-        has gone on by gradients of 0, through further steps of the same call too.
+      state: as it was before the step: the step leaves it alone when it meets NaN or Inf, but for
+        ``opt_state``, which has gone on by gradients of 0, through further steps of the same call
+        too.
       batch: this process's rows of the batch that met it.
       step: number of the step, counted from 1.
     """
@@ -37,22 +42,27 @@ def report(run: Run, state: TrainState, batch: dict[str, np.ndarray], step: int,
         try:
             directory.mkdir(exist_ok=True)
             np.savez_compressed(directory / f"step_{step}.npz", **batch)
-            (directory / f"step_{step}.json").write_text(json.dumps({"step": step, "first_nonfinite": name}) + "\n")
+            (directory / f"step_{step}.json").write_text(
+                json.dumps({"step": step, "first_nonfinite": name}) + "\n"
+            )
         except OSError as e:
             return f"{name} (the batch could not be written: {e.strerror})"
     return name
 
 
 def first_nonfinite(run: Run, state: TrainState, batch: dict[str, np.ndarray]) -> str:
-    """Replays the step with every module's output captured, and names the first tensor that is not finite.
+    """Replays the step with every module's output captured, and names the first tensor that is not
+    finite.
 
-    Order: parameters, inputs, module outputs as they are computed, loss, gradients and their norm, updates and theirs.
-    Micro-batches are replayed as one batch, and dropout then draws other masks.
+    Order: parameters, inputs, module outputs as they are computed, loss, gradients and their norm,
+    updates and theirs. Micro-batches are replayed as one batch, and dropout then draws other masks.
     """
     for name, value in _tensors(run, state, put_batch(batch, run.mesh)):
         if jnp.issubdtype(value.dtype, jnp.inexact) and not bool(jnp.isfinite(value).all()):
             return name
-    return "none on replay: the fault is in the machine or depends on the device's order of operations"
+    return (
+        "none on replay: the fault is in the machine or depends on the device's order of operations"
+    )
 
 
 def _tensors(run: Run, state: TrainState, batch: Any) -> Iterator[tuple[str, jax.Array]]:

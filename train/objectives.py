@@ -1,6 +1,7 @@
 """Objectives: pure functions from model outputs and a batch to sums and counts.
 
-Only the training step divides, once, by the global count; so accumulation, padding (weight 0) and evaluation are exact.
+Only the training step divides, once, by the global count; so accumulation, padding (weight 0) and
+evaluation are exact.
 """
 
 import math
@@ -34,9 +35,10 @@ def classification(
 ) -> dict[str, Metric]:
     """Softmax cross-entropy in nats, accuracy and top-5 accuracy, as weighted sums over examples.
 
-    ``loss = sum_b w_b (-sum_c q_bc log softmax(logits_b)_c)`` with q the (smoothed, possibly mixed) label distribution.
-    Auxiliary heads add ``auxiliary_weight`` times their own loss each (Szegedy et al. 2015, section 5: 0.3). Accuracy
-    against a mixed label counts its largest part. Top-5 is left out below six classes.
+    ``loss = sum_b w_b (-sum_c q_bc log softmax(logits_b)_c)`` with q the (smoothed, possibly mixed)
+    label distribution. Auxiliary heads add ``auxiliary_weight`` times their own loss each (Szegedy
+    et al. 2015, section 5: 0.3). Accuracy against a mixed label counts its largest part. Top-5 is
+    left out below six classes.
 
     Args:
       batch: ``label`` int32 [b] or, mixed, float [b, classes]; ``weight`` float [b], 0 for padding.
@@ -44,7 +46,11 @@ def classification(
     logits, auxiliary = outputs if isinstance(outputs, AuxiliaryLogits) else (outputs, ())
     label, weight = batch["label"], batch["weight"].astype(logits.dtype)
     classes = logits.shape[-1]
-    soft = label.astype(logits.dtype) if label.ndim == 2 else jax.nn.one_hot(label, classes, dtype=logits.dtype)
+    soft = (
+        label.astype(logits.dtype)
+        if label.ndim == 2
+        else jax.nn.one_hot(label, classes, dtype=logits.dtype)
+    )
     hard = label.argmax(-1) if label.ndim == 2 else label
     if label_smoothing:
         soft = optax.smooth_labels(soft, label_smoothing)
@@ -52,7 +58,10 @@ def classification(
     loss = (optax.softmax_cross_entropy(logits, soft) * weight).sum()
     for extra in auxiliary:
         loss += auxiliary_weight * (optax.softmax_cross_entropy(extra, soft) * weight).sum()
-    metrics = {"loss": (loss, count), "accuracy": (((logits.argmax(-1) == hard) * weight).sum(), count)}
+    metrics = {
+        "loss": (loss, count),
+        "accuracy": (((logits.argmax(-1) == hard) * weight).sum(), count),
+    }
     if classes > 5:
         own = jnp.take_along_axis(logits, hard[:, None], axis=-1)
         above = (logits > own).sum(-1)  # classes ranked before the true one: cheaper than a sort
@@ -84,10 +93,12 @@ def distillation(
 ) -> dict[str, Metric]:
     """Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
-    ``loss = (1 - alpha) classification + alpha T^2 sum_b w_b KL(softmax(teacher_b / T) || softmax(logits_b / T))``;
-    ``distillation`` is the second term without alpha, ``cross_entropy`` the first. The rest is as in
-    :func:`classification`. With ``hidden``, ``hidden sum_b w_b (1 - cos(teacher's features_b, features_b))`` is added
-    (Sanh et al. 2019, arXiv:1910.01108), and ``hidden`` among the metrics is that without the factor.
+    ``loss = (1 - alpha) classification + alpha T^2 sum_b w_b KL(softmax(teacher_b / T) ||
+    softmax(logits_b /
+    T))``; ``distillation`` is the second term without alpha, ``cross_entropy`` the first. The rest
+    is as in :func:`classification`. With ``hidden``,
+    ``hidden sum_b w_b (1 - cos(teacher's features_b, features_b))`` is added (Sanh et al. 2019,
+    arXiv:1910.01108), and ``hidden`` among the metrics is that without the factor.
 
     Args:
       teacher: what ``teacher_outputs`` takes besides the batch.
@@ -96,13 +107,22 @@ def distillation(
     found, features = teacher_outputs(teacher, batch), {}
     if hidden:
         (outputs, ours), (found, theirs) = outputs, found
-        distance = optax.losses.cosine_distance(at_least_float32(ours), at_least_float32(theirs), epsilon=1e-12)
-        features = {"hidden": ((distance * batch["weight"].astype(distance.dtype)).sum(), batch["weight"].sum())}
+        distance = optax.losses.cosine_distance(
+            at_least_float32(ours), at_least_float32(theirs), epsilon=1e-12
+        )
+        features = {
+            "hidden": (
+                (distance * batch["weight"].astype(distance.dtype)).sum(),
+                batch["weight"].sum(),
+            )
+        }
     logits = outputs.logits if isinstance(outputs, AuxiliaryLogits) else outputs
     metrics = classification(outputs, batch, label_smoothing=label_smoothing)
     cross_entropy, count = metrics["loss"]
     target = jax.nn.log_softmax(found.astype(logits.dtype) / temperature)
-    divergence = optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits / temperature), target)
+    divergence = optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(logits / temperature), target
+    )
     distilled = temperature**2 * (divergence * batch["weight"].astype(logits.dtype)).sum()
     loss = (1 - alpha) * cross_entropy + alpha * distilled
     if hidden:
@@ -118,7 +138,9 @@ def distillation(
     )
 
 
-def confusion_counts(logits: Float[Array, "b classes"], batch: dict[str, Array]) -> Float[Array, "classes classes"]:
+def confusion_counts(
+    logits: Float[Array, "b classes"], batch: dict[str, Array]
+) -> Float[Array, "classes classes"]:
     """Number of examples by true class (row) and predicted class (column), padding left out."""
     classes = logits.shape[-1]
     true = jax.nn.one_hot(batch["label"], classes) * batch["weight"][:, None]
@@ -126,16 +148,21 @@ def confusion_counts(logits: Float[Array, "b classes"], batch: dict[str, Array])
 
 
 def causal_lm(
-    outputs: TokenLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int | None = None
+    outputs: TokenLogits,
+    batch: dict[str, Array],
+    *,
+    label_smoothing: float = 0.0,
+    chunk: int | None = None,
 ) -> dict[str, Metric]:
     """Cross-entropy of the next token in nats and accuracy, as weighted sums over tokens.
 
-    ``loss = sum_bl w_bl (-log softmax(logits_bl)_target_bl)``; ``cross_entropy`` is the loss without label smoothing.
-    Where the batch says how many characters each token stands for, ``bits_per_character`` is ``cross_entropy / ln 2``
-    over their number.
+    ``loss = sum_bl w_bl (-log softmax(logits_bl)_target_bl)``; ``cross_entropy`` is the loss
+    without label smoothing. Where the batch says how many characters each token stands for,
+    ``bits_per_character`` is ``cross_entropy / ln 2`` over their number.
 
     Args:
-      batch: ``target`` int32 [b, l]; ``weight`` float [b, l], 0 for padding; ``characters`` float [b, l], optional.
+      batch: ``target`` int32 [b, l]; ``weight`` float [b, l], 0 for padding; ``characters`` float
+        [b, l], optional.
       chunk: see :func:`train.cross_entropy.token_cross_entropy`.
     """
     weight = batch["weight"]
@@ -144,7 +171,11 @@ def causal_lm(
     )
     weight = weight.astype(loss.dtype)
     count = weight.sum()
-    metrics = {"loss": (loss, count), "accuracy": (correct, count), "cross_entropy": (cross_entropy, count)}
+    metrics = {
+        "loss": (loss, count),
+        "accuracy": (correct, count),
+        "cross_entropy": (cross_entropy, count),
+    }
     if "characters" in batch:
         characters = batch["characters"].astype(weight.dtype)
         metrics["bits_per_character"] = (cross_entropy / math.log(2), (characters * weight).sum())
@@ -159,10 +190,13 @@ def masked_lm(
     chunk: int | None = None,
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Metric]:
-    """Cross-entropy of masked tokens plus that of the next sentence, in nats, with the accuracy of both.
+    """Cross-entropy of masked tokens plus that of the next sentence, in nats, with the accuracy of
+    both.
 
-    ``loss = sum_bk m_bk (-log softmax(logits_bk)_target_bk) / sum m - sum_b w_b log softmax(next_b)_label_b / sum w``
-    (Devlin et al. 2019, appendix A.2): :func:`multi_task` of :func:`masked_tokens` and :func:`next_sentence`.
+    ``loss = sum_bk m_bk (-log softmax(logits_bk)_target_bk) / sum m - sum_b w_b log
+    softmax(next_b)_label_b / sum
+    w`` (Devlin et al. 2019, appendix A.2): :func:`multi_task` of :func:`masked_tokens` and
+    :func:`next_sentence`.
     """
     tasks = {
         "masked": partial(masked_tokens, label_smoothing=label_smoothing, chunk=chunk),
@@ -172,7 +206,11 @@ def masked_lm(
 
 
 def masked_tokens(
-    outputs: PretrainingLogits, batch: dict[str, Array], *, label_smoothing: float = 0.0, chunk: int | None = None
+    outputs: PretrainingLogits,
+    batch: dict[str, Array],
+    *,
+    label_smoothing: float = 0.0,
+    chunk: int | None = None,
 ) -> dict[str, Metric]:
     """Cross-entropy of masked tokens in nats, and accuracy.
 
@@ -180,7 +218,9 @@ def masked_tokens(
       batch: ``masked_target`` int32 [b, k] and ``masked_weight`` float [b, k].
     """
     target, masked = batch["masked_target"], batch["masked_weight"]
-    sums = token_cross_entropy(outputs.tokens, target, masked, label_smoothing=label_smoothing, chunk=chunk)
+    sums = token_cross_entropy(
+        outputs.tokens, target, masked, label_smoothing=label_smoothing, chunk=chunk
+    )
     count = masked.astype(sums.loss.dtype).sum()
     return {"loss": (sums.loss, count), "accuracy": (sums.correct, count)}
 
@@ -195,7 +235,11 @@ def next_sentence(outputs: PretrainingLogits, batch: dict[str, Array]) -> dict[s
 
 
 def labelled(
-    outputs: Mapping[str, Array], batch: dict[str, Array], *, name: str, label_smoothing: float = 0.0
+    outputs: Mapping[str, Array],
+    batch: dict[str, Array],
+    *,
+    name: str,
+    label_smoothing: float = 0.0,
 ) -> dict[str, Metric]:
     """:func:`classification` by the logits and labels of one task.
 
@@ -216,17 +260,18 @@ def multi_task(
     tasks: Mapping[str, Callable[[Any, dict[str, Array]], dict[str, Metric]]],
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Metric]:
-    """Weighted sum of the losses of several tasks, ``loss = sum_i w_i L_i``, and the metrics of each.
+    """Weighted sum of the losses of several tasks, ``loss = sum_i w_i L_i``, and the metrics of
+    each.
 
-    Every L_i is a mean over what the task counts in the whole batch, whatever part of it this is; examples without a
-    label for a task do not count there. If the model learns its weights, ``loss = sum_i (w_i exp(-s_i) L_i + s_i / 2)``
-    with s_i the logarithm of the task's variance (Kendall et al. 2018, arXiv:1705.07115, section 3.2; both terms for
-    classification).
+    Every L_i is a mean over what the task counts in the whole batch, whatever part of it this is;
+    examples without a label for a task do not count there. If the model learns its weights,
+    ``loss = sum_i (w_i exp(-s_i) L_i + s_i / 2)`` with s_i the logarithm of the task's variance
+    (Kendall et al. 2018, arXiv:1705.07115, section 3.2; both terms for classification).
 
     Args:
       outputs: as the tasks take them; ``WeightedOutputs`` of them where the weights are learned.
-      batch: ``weight`` float [b]; ``share_NAME`` float [b], the same for all: number of examples over what the task
-        counts, in the whole batch. Without it the task counts every example.
+      batch: ``weight`` float [b]; ``share_NAME`` float [b], the same for all: number of examples
+        over what the task counts, in the whole batch. Without it the task counts every example.
       tasks: objective of each, by its name. Their metrics are found as ``NAME_METRIC``.
       weights: of tasks; 1 of those that are not named.
     """
@@ -248,8 +293,11 @@ def multi_task(
     return {"loss": (total, count.astype(total.dtype)), **metrics}
 
 
-def multi_task_loss(means: dict[str, float], tasks: Iterable[str], weights: Mapping[str, float]) -> float:
-    """The loss over several batches, from the means of :func:`multi_task`'s metrics: each task's over its own count.
+def multi_task_loss(
+    means: dict[str, float], tasks: Iterable[str], weights: Mapping[str, float]
+) -> float:
+    """The loss over several batches, from the means of :func:`multi_task`'s metrics: each task's
+    over its own count.
 
     A task of which nothing was counted adds nothing.
     """
@@ -265,12 +313,14 @@ def multi_task_loss(means: dict[str, float], tasks: Iterable[str], weights: Mapp
 
 
 def contrastive(outputs: ContrastiveOutputs, batch: dict[str, Array]) -> dict[str, Metric]:
-    """Cross-entropy, in nats, of which text belongs to an image and which image to a text, among those of the batch.
+    """Cross-entropy, in nats, of which text belongs to an image and which image to a text, among
+    those of the batch.
 
-    ``loss_b = -1/2 (log softmax_k(s v_b t_k)_b + log softmax_k(s v_k t_b)_b)`` with v and t the embeddings and s their
-    scale (Radford et al. 2021, figure 3). The others of the batch, over all devices, are the negatives; of an
-    accumulated batch those of the same micro-batch. ``accuracy`` is the mean over both ways, so both depend on the
-    batch size; recall over a whole split is measured when a run ends.
+    ``loss_b = -1/2 (log softmax_k(s v_b t_k)_b + log softmax_k(s v_k t_b)_b)`` with v and t the
+    embeddings and s their scale (Radford et al. 2021, figure 3). The others of the batch, over all
+    devices, are the negatives; of an accumulated batch those of the same micro-batch. ``accuracy``
+    is the mean over both ways, so both depend on the batch size; recall over a whole split is
+    measured when a run ends.
 
     Args:
       batch: ``weight`` float [b]; examples of weight 0 are nobody's negatives either.
@@ -288,12 +338,14 @@ def contrastive(outputs: ContrastiveOutputs, batch: dict[str, Array]) -> dict[st
 
 
 def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> dict[str, Metric]:
-    """Negative evidence lower bound of a variational autoencoder in nats, as weighted sums over images.
+    """Negative evidence lower bound of a variational autoencoder in nats, as weighted sums over
+    images.
 
-    ``loss = sum_b w_b (-log p(x_b | z_b) + beta KL(q(z | x_b) || N(0, 1)))`` with one draw ``z_b`` of q, and, for the
-    diagonal normal q, ``KL = 1/2 sum_i (mean_i^2 + exp(v_i) - 1 - v_i)`` with v the log variance (Kingma & Welling
-    2014, appendix B). ``beta`` other than 1 is the beta-VAE (Higgins et al. 2017); ``elbo`` is the bound itself, with
-    beta = 1 and higher being better, ``reconstruction`` is ``-log p(x | z)``.
+    ``loss = sum_b w_b (-log p(x_b | z_b) + beta KL(q(z | x_b) || N(0, 1)))`` with one draw ``z_b``
+    of q, and, for the diagonal normal q, ``KL = 1/2 sum_i (mean_i^2 + exp(v_i) - 1 - v_i)`` with v
+    the log variance (Kingma & Welling 2014, appendix B). ``beta`` other than 1 is the beta-VAE
+    (Higgins et al. 2017); ``elbo`` is the bound itself, with beta = 1 and higher being better,
+    ``reconstruction`` is ``-log p(x | z)``.
 
     Args:
       batch: ``image`` as the model got it; ``weight`` float [b], 0 for padding.
@@ -313,7 +365,8 @@ def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> 
 
 
 def log_likelihood(outputs: VAEOutputs, image: Float[Array, "b h w c"]) -> Float[Array, " b"]:
-    """log p(x | z) of each image: Bernoulli by logits, or normal where the model has a ``log_sigma``."""
+    """log p(x | z) of each image: Bernoulli by logits, or normal where the model has a
+    ``log_sigma``."""
     # one axis of values: XLA for CPUs sums over a last axis of one several times as slowly
     decoded = outputs.reconstruction.reshape(len(image), -1)
     image = image.reshape(len(image), -1).astype(decoded.dtype)
@@ -326,15 +379,19 @@ def log_likelihood(outputs: VAEOutputs, image: Float[Array, "b h w c"]) -> Float
 
 
 def importance_weighted_log_likelihood(
-    forward: Callable[[Array, Array], VAEOutputs], image: Float[Array, "b h w c"], noise: Float[Array, "k b latent"]
+    forward: Callable[[Array, Array], VAEOutputs],
+    image: Float[Array, "b h w c"],
+    noise: Float[Array, "k b latent"],
 ) -> Float[Array, " b"]:
-    """Estimates log p(x) of each image from k draws of z (Burda et al. 2016, arXiv:1509.00519, equation 8).
+    """Estimates log p(x) of each image from k draws of z (Burda et al. 2016, arXiv:1509.00519,
+    equation 8).
 
-    ``log 1/k sum_k p(x, z_k) / q(z_k | x)``, in expectation a lower bound of log p(x) that rises with k; with one draw
-    it is the ELBO with the Kullback-Leibler divergence taken at that draw.
+    ``log 1/k sum_k p(x, z_k) / q(z_k | x)``, in expectation a lower bound of log p(x) that rises
+    with k; with one draw it is the ELBO with the Kullback-Leibler divergence taken at that draw.
 
     Args:
-      forward: (image, noise [b, latent]) -> outputs; called for one k at a time, so memory is that of one.
+      forward: (image, noise [b, latent]) -> outputs; called for one k at a time, so memory is that
+        of one.
       noise: standard normal.
     """
 

@@ -1,4 +1,5 @@
-"""Schedules and optimisers, through Optax. Order of the chain: clip, then the optimiser with its weight decay."""
+"""Schedules and optimisers, through Optax. Order of the chain: clip, then the optimiser with its
+weight decay."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,10 +16,12 @@ from train.transfer import rate_of, split
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Learning rate of each step: linear warm-up from 0 to the peak, then the decay that ``config.schedule`` names.
+    """Learning rate of each step: linear warm-up from 0 to the peak, then the decay that
+    ``config.schedule`` names.
 
-    cosine and linear end at ``end_factor`` times the peak at ``steps``; rsqrt is ``peak * sqrt(w / t)`` with t counted
-    from the beginning and w = max(1, warmup_steps) (Vaswani et al. 2017, section 5.3); constant stays at the peak.
+    cosine and linear end at ``end_factor`` times the peak at ``steps``; rsqrt is
+    ``peak * sqrt(w / t)`` with t counted from the beginning and w = max(1, warmup_steps) (Vaswani
+    et al. 2017, section 5.3); constant stays at the peak.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     decay_steps = max(1, steps - warmup)
@@ -30,7 +33,8 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
         start = max(1, warmup)
 
         def decay(count):
-            return peak * (start / (jnp.maximum(count, 0) + start)) ** 0.5  # during warm-up count is negative
+            # during warm-up count is negative
+            return peak * (start / (jnp.maximum(count, 0) + start)) ** 0.5
 
     else:
         decay = optax.constant_schedule(peak)
@@ -40,7 +44,8 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for the leaves that weight decay acts on: two or more dimensions and neither a bias nor a norm's scale.
+    """True for the leaves that weight decay acts on: two or more dimensions and neither a bias nor
+    a norm's scale.
 
     The names matter for scanned layers, whose biases are stacked to two dimensions.
     """
@@ -49,20 +54,25 @@ def decay_mask(params: Any) -> Any:
     )
 
 
-def make_optimizer(config: OptimConfig, steps: int, prune: PruneConfig | None = None) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimConfig, steps: int, prune: PruneConfig | None = None
+) -> optax.GradientTransformation:
     """The Optax chain of a config.
 
-    ``adamw`` is Loshchilov & Hutter 2019 (decay times learning rate, as PyTorch); ``sgd`` adds ``weight_decay * p`` to
-    the gradient before the momentum, as PyTorch; ``lion`` is Chen et al. 2023; ``adafactor`` is Shazeer & Stern 2018
-    with the given learning rate as it stands (no scaling by the parameter's size) and decay decoupled.
+    ``adamw`` is Loshchilov & Hutter 2019 (decay times learning rate, as PyTorch); ``sgd`` adds
+    ``weight_decay * p`` to the gradient before the momentum, as PyTorch; ``lion`` is Chen et al.
+    2023; ``adafactor`` is Shazeer & Stern 2018 with the given learning rate as it stands (no
+    scaling by the parameter's size) and decay decoupled.
 
-    Factors of ``config.rates`` scale the finished updates. Frozen parameters are taken out of what is given, so they
-    count in no norm, and the update and the state have None in their places. Pruning, if ``prune`` asks for any, acts
-    on the finished updates.
+    Factors of ``config.rates`` scale the finished updates. Frozen parameters are taken out of what
+    is given, so they count in no norm, and the update and the state have None in their places.
+    Pruning, if ``prune`` asks for any, acts on the finished updates.
     """
     rate, decay = make_schedule(config, steps), config.weight_decay
     if config.name == "adamw":
-        tx = optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=decay, mask=decay_mask)
+        tx = optax.adamw(
+            rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=decay, mask=decay_mask
+        )
     elif config.name == "sgd":
         tx = optax.chain(
             optax.add_decayed_weights(decay, mask=decay_mask) if decay else optax.identity(),
@@ -87,10 +97,14 @@ def make_optimizer(config: OptimConfig, steps: int, prune: PruneConfig | None = 
 
 
 def _scale(updates: Any, params: Any, *, rates: Mapping[str, float]) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, u: rate_of(rates, path_name(path)) * u, updates)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, u: rate_of(rates, path_name(path)) * u, updates
+    )
 
 
-def _of_the_rest(tx: optax.GradientTransformation, freeze: Sequence[str]) -> optax.GradientTransformation:
+def _of_the_rest(
+    tx: optax.GradientTransformation, freeze: Sequence[str]
+) -> optax.GradientTransformation:
     def init(params):
         return tx.init(split(params, freeze)[0])
 

@@ -18,7 +18,9 @@ COLUMNS = 8  # of every grid
 SAMPLES = COLUMNS**2
 
 
-def decode(run: Run, state: TrainState, latent: Float[Array, "b latent"]) -> Float[Array, "b h w c"]:
+def decode(
+    run: Run, state: TrainState, latent: Float[Array, "b latent"]
+) -> Float[Array, "b h w c"]:
     """The decoder's means for draws of z, as pixels in [0, 1]."""
     decoded = run.model.apply(_variables(run, state), latent, method="decode")
     means = jax.nn.sigmoid(decoded) if run.model.likelihood == "bernoulli" else decoded
@@ -26,15 +28,20 @@ def decode(run: Run, state: TrainState, latent: Float[Array, "b latent"]) -> Flo
     return (means * jnp.asarray(data.std) + jnp.asarray(data.mean)).clip(0, 1)
 
 
-def encode(run: Run, state: TrainState, images: UInt8[Array, "b h w c"]) -> Float[Array, "b latent"]:
+def encode(
+    run: Run, state: TrainState, images: UInt8[Array, "b h w c"]
+) -> Float[Array, "b latent"]:
     """The means of q(z | x)."""
     normalised = image.normalize(images, run.config.data.mean, run.config.data.std)
     return run.model.apply(_variables(run, state), normalised, method="encode")[0]
 
 
 def samples(run: Run, state: TrainState, seed: int, count: int) -> Float[Array, "b h w c"]:
-    """Pixels of ``count`` draws of z from the prior; the first few do not depend on how many are drawn."""
-    return decode(run, state, jax.random.normal(jax.random.key(seed), (count, run.model.latent_size)))
+    """Pixels of ``count`` draws of z from the prior; the first few do not depend on how many are
+    drawn."""
+    return decode(
+        run, state, jax.random.normal(jax.random.key(seed), (count, run.model.latent_size))
+    )
 
 
 def grid(images: Float[Array, "b h w c"]) -> UInt8[Array, "height width c"]:
@@ -46,16 +53,22 @@ def grid(images: Float[Array, "b h w c"]) -> UInt8[Array, "height width c"]:
 
 
 def compile_pictures(run: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
-    """A function that draws ``samples`` (from the same z every time), ``reconstructions`` and a latent ``walk``.
+    """A function that draws ``samples`` (from the same z every time), ``reconstructions`` and a
+    latent ``walk``.
 
-    Reconstructions are rows of originals, each over a row of decoded means of q(z | x). Each row of the walk goes in
-    equal steps from the encoding of one image to that of another. The images are the first of ``data.eval_split``.
+    Reconstructions are rows of originals, each over a row of decoded means of q(z | x). Each row of
+    the walk goes in equal steps from the encoding of one image to that of another. The images are
+    the first of ``data.eval_split``.
     """
     shown = 2 * COLUMNS
 
     def pictures(state, images):
         latent = encode(run, state, images)
-        pairs = rearrange([images / 255, decode(run, state, latent)], "two (r n) h w c -> (r two n) h w c", n=COLUMNS)
+        pairs = rearrange(
+            [images / 255, decode(run, state, latent)],
+            "two (r n) h w c -> (r two n) h w c",
+            n=COLUMNS,
+        )
         share = jnp.linspace(0, 1, COLUMNS)[:, None]
         start, stop = rearrange(latent, "(r two) l -> two r 1 l", two=2)
         walk = rearrange((1 - share) * start + share * stop, "r n l -> (r n) l")
@@ -73,6 +86,7 @@ def compile_pictures(run: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
 
 
 def _variables(run: Run, state: TrainState) -> dict:
-    # every device draws everything, and jax.set_mesh is not in force: so the number of images need not suit the mesh
+    # every device draws everything, and jax.set_mesh is not in force: so the number of images need
+    # not suit the mesh
     params = jax.lax.with_sharding_constraint(state.eval_params, NamedSharding(run.mesh, P()))
     return {"params": params, **state.model_state}

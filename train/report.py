@@ -1,4 +1,5 @@
-"""What a run leaves for people: the header at the start, pictures on the way, ``curves.png`` and other plots."""
+"""What a run leaves for people: the header at the start, pictures on the way, ``curves.png`` and
+other plots."""
 
 import importlib.metadata
 import io
@@ -19,10 +20,20 @@ from train.config import PruneConfig
 from train.files import write_atomically
 from train.setup import Run
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+)
 
 
-matplotlib.rcParams["text.parse_math"] = False  # a dollar in the name of a class or split is a dollar
+# a dollar in the name of a class or split is a dollar
+matplotlib.rcParams["text.parse_math"] = False
 
 
 def header(run: Run, workdir: Path, start: int, origin: str) -> str:
@@ -41,22 +52,35 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
     frozen = transfer.frozen_size(run.shapes.params, optim.freeze)
     attention = setup.attention_backend(run.model, card, run.mesh)
     rows = {
-        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} processes",
+        "devices": (
+            f"{jax.device_count()} x {device.device_kind} ({device.platform}), "
+            f"{jax.process_count()} processes"
+        ),
         "mesh": mesh,
-        "dtypes": f"parameters {stored}, computation {config.dtype}, matrix products at {precision} precision",
-        "model": f"{config.model} {config.model_fields or ''}: {count:,} parameters, {size / 1e6:.2f} MB",
+        "dtypes": (
+            f"parameters {stored}, computation {config.dtype}, matrix products at {precision} "
+            "precision"
+        ),
+        "model": (
+            f"{config.model} {config.model_fields or ''}: {count:,} parameters, {size / 1e6:.2f} MB"
+        ),
         "attention": "{}: {}".format(*attention) if attention else "",
         "data": card.summary(),
         "splits": f"trained on {config.data.train_split}, scored on {config.data.eval_split}",
-        "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, {config.steps:,} steps "
-        f"of {config.batch_size} examples in {config.accumulate} micro-batch(es)"
+        "optimiser": f"{optim.name}, {optim.schedule} from {optim.learning_rate:g}, "
+        f"{config.steps:,} steps of {config.batch_size} examples "
+        f"in {config.accumulate} micro-batch(es)"
         + (f", {config.steps_per_execution} in a call" if config.steps_per_execution > 1 else ""),
         "rates": ", ".join(f"{pattern} x {rate:g}" for pattern, rate in optim.rates.items()),
         "initial": origin,
         "frozen": f"{frozen:,} parameters: {', '.join(optim.freeze)}" if frozen else "",
-        "teacher": f"{run.teacher.origin}, temperature {config.distill.temperature:g}" if run.teacher else "",
+        "teacher": f"{run.teacher.origin}, temperature {config.distill.temperature:g}"
+        if run.teacher
+        else "",
         "pruning": _pruning(prune) if prune.sparsity else "",
-        "backend": f"convolutions and matrix products by XLA:{device.platform}; augmentation on the device",
+        "backend": (
+            f"convolutions and matrix products by XLA:{device.platform}; augmentation on the device"
+        ),
         "versions": f"python {platform.python_version()}, "
         + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES),
         "workdir": f"{workdir}" + (f", going on from step {start}" if start else ""),
@@ -72,7 +96,8 @@ def _pruning(prune: PruneConfig) -> str:
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, str]) -> None:
-    """Loss and its parts, accuracy, learning rate and gradient norm over steps, for training and evaluation.
+    """Loss and its parts, accuracy, learning rate and gradient norm over steps, for training and
+    evaluation.
 
     Args:
       records: of ``metrics.jsonl``.
@@ -89,7 +114,12 @@ def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, 
             points = [(r["step"], r[name]) for r in records if r["kind"] == kind and name in r]
             if points:
                 steps, values = zip(*points, strict=True)
-                axes.plot(steps, values, label=splits.get(kind, kind), marker="." if len(points) < 40 else "")
+                axes.plot(
+                    steps,
+                    values,
+                    label=splits.get(kind, kind),
+                    marker="." if len(points) < 40 else "",
+                )
         axes.set(title=name.replace("_", " "), xlabel="step")
         positive = all(r[name] > 0 for r in records if name in r)
         if name in ("loss", "grad_norm") and positive:
@@ -100,7 +130,8 @@ def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, 
 
 
 def plot_confusion(confusion: np.ndarray, names: list[str], path: Path, split: str) -> None:
-    """Confusion matrix of a split: share of each true class by colour, counts in the cells (up to 20 classes)."""
+    """Confusion matrix of a split: share of each true class by colour, counts in the cells (up to
+    20 classes)."""
     classes = len(confusion)
     side = min(12.0, 2.5 + 0.5 * classes)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -115,13 +146,20 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path, split: s
         for i, j in np.argwhere(confusion):
             dark = share[i, j] > 0.5
             axes.text(
-                j, i, f"{confusion[i, j]}", ha="center", va="center", color="white" if dark else "black", fontsize=8
+                j,
+                i,
+                f"{confusion[i, j]}",
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+                fontsize=8,
             )
     _save(figure, path)
 
 
 def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, split: str) -> None:
-    """Reliability diagram of a split, with Wilson's intervals and how often each probability occurs, and ROC curve.
+    """Reliability diagram of a split, with Wilson's intervals and how often each probability
+    occurs, and ROC curve.
 
     Args:
       label: 0 or 1 [n]; probability: [n], of label 1.
@@ -138,8 +176,14 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, spl
     distances = np.maximum([share - low, high - share], 0)  # rounding may pass 0
     reliability.errorbar(total / count, share, yerr=distances, fmt="o", capsize=3)
     for x, y, n in zip(total / count, share, count, strict=True):
-        reliability.annotate(f"{n}", (x, y), xytext=(6, -10), textcoords="offset points", fontsize=8)
-    reliability.set(title="reliability; examples of each bin", xlabel="mean probability", ylabel="share of positives")
+        reliability.annotate(
+            f"{n}", (x, y), xytext=(6, -10), textcoords="offset points", fontsize=8
+        )
+    reliability.set(
+        title="reliability; examples of each bin",
+        xlabel="mean probability",
+        ylabel="share of positives",
+    )
     if 0 < label.sum() < len(label):
         roc.plot(*roc_curve(label, probability)[:2])
     roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity")
@@ -151,7 +195,8 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, spl
 
 
 def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
-    """Accuracy against bytes and against latency, each row a labelled point, and the line of those no other beats.
+    """Accuracy against bytes and against latency, each row a labelled point, and the line of those
+    no other beats.
 
     Args:
       rows: with ``name``, ``accuracy``, ``bytes`` and ``latency_ms``.
@@ -164,7 +209,13 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
         best, front = -1.0, []
         for row in sorted(rows, key=lambda row: (row[cost], -row["accuracy"])):
             axes.plot(row[cost], row["accuracy"], "o", color="tab:blue")
-            axes.annotate(row["name"], (row[cost], row["accuracy"]), (4, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                row["name"],
+                (row[cost], row["accuracy"]),
+                (4, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
             if row["accuracy"] > best:
                 best = row["accuracy"]
                 front.append((row[cost], best))
@@ -181,7 +232,8 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def write_pictures(pictures: dict[str, np.ndarray], directory: Path, step: int) -> None:
-    """Writes ``NAME_STEP.png`` of each picture, uint8 [h, w, c]; a run that is resumed writes the same files again."""
+    """Writes ``NAME_STEP.png`` of each picture, uint8 [h, w, c]; a run that is resumed writes the
+    same files again."""
     for name, pixels in pictures.items():
         write_png(directory / f"{name}_{step}.png", pixels)
 

@@ -1,4 +1,5 @@
-"""How well images and texts find each other over a whole split: recall among all of its examples."""
+"""How well images and texts find each other over a whole split: recall among all of its
+examples."""
 
 from collections.abc import Callable
 
@@ -32,7 +33,8 @@ def measure(
 
 
 def recall(similarity: np.ndarray, k: int) -> float:
-    """Share of rows [n, n] whose own column is among the k most similar; a tie counts as lost, and so does a NaN."""
+    """Share of rows [n, n] whose own column is among the k most similar; a tie counts as lost, and
+    so does a NaN."""
     own = np.diag(similarity)[:, None]
     better = (~(similarity < own)).sum(1) - 1
     return float(((better < k) & ~np.isnan(own[:, 0])).mean())

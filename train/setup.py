@@ -1,4 +1,5 @@
-"""From a config to everything a run needs: data card, mesh, model, optimiser, and compiled steps."""
+"""From a config to everything a run needs: data card, mesh, model, optimiser, and compiled
+steps."""
 
 import contextlib
 import dataclasses
@@ -71,21 +72,27 @@ class Run:
     shapes: TrainState
 
     def init(self) -> TrainState:
-        """The state at step 0, every array made where it lies; values depend on the mesh by rounding only."""
+        """The state at step 0, every array made where it lies; values depend on the mesh by
+        rounding only."""
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
         with jax.set_mesh(self.mesh):
             init = _initialiser(self.config, self.card, self.model, self.task, self.tx)
             return jax.jit(init, out_shardings=shardings)(jax.random.key(self.config.seed))
 
     def start(self, *, warn: Callable[[str], None] = print) -> tuple[TrainState, str]:
-        """The state at step 0 with what ``config.init_from`` or ``config.init_parts`` give, and in words what that is.
+        """The state at step 0 with what ``config.init_from`` or ``config.init_parts`` give, and in
+        words what that is.
 
         Raises:
           ConfigError: the source cannot be read or does not fit.
         """
         config, state = self.config, self.init()
         _ = self.teacher  # a mistake in it shall be found now
-        options: dict[str, Any] = {"skip": config.init_skip, "image_shape": _input_shape(self.card), "warn": warn}
+        options: dict[str, Any] = {
+            "skip": config.init_skip,
+            "image_shape": _input_shape(self.card),
+            "warn": warn,
+        }
         if config.init_from is not None:
             state, origin = transfer.load(config.init_from, state, model=self.model, **options)
             if config.prune.sparsity and config.prune.method == "surgeon":
@@ -96,7 +103,10 @@ class Run:
         origins = []
         for name, source in config.init_parts.items():
             if name not in state.params:
-                raise ConfigError(f"config.init_parts.{name}: the model has no such part with {config.model_fields}")
+                raise ConfigError(
+                    f"config.init_parts.{name}: the model has no such part with "
+                    f"{config.model_fields}"
+                )
             part = encoder_of(unwrapped(self.model), name)
             state, origin = transfer.load_part(name, source, state, model=part, **options)
             origins.append(origin)
@@ -104,7 +114,8 @@ class Run:
 
     @cached_property
     def teacher(self) -> Any:
-        """The :class:`train.distill.Teacher` of ``config.distill`` or None; read when training, and only it, asks."""
+        """The :class:`train.distill.Teacher` of ``config.distill`` or None; read when training, and
+        only it, asks."""
         if self.config.distill.teacher is None:
             return None
         from train.distill import load_teacher  # here: it builds a run itself
@@ -112,7 +123,8 @@ class Run:
         return load_teacher(self)
 
     def step_function(self) -> partial:
-        """:func:`train.step.train_step` with everything but (state, batch, the state of a teacher if any) bound."""
+        """:func:`train.step.train_step` with everything but (state, batch, the state of a teacher
+        if any) bound."""
         config, objective, model = self.config, self.task.train_objective, self.model
         if self.teacher is not None:
             model = WithFeatures(model) if config.distill.hidden else model
@@ -139,10 +151,13 @@ class Run:
         )
 
     def trace_train_step(self) -> list[jax.stages.Traced]:
-        """The training step traced for each length that batches may have, ascending; no device needs to be here."""
+        """The training step traced for each length that batches may have, ascending; no device
+        needs to be here."""
         return self._trace(self.step_function(), self.batch_shapes(self.config.batch_size))
 
-    def _trace(self, step: Callable[..., Any], batches: list[dict[str, jax.ShapeDtypeStruct]]) -> Any:
+    def _trace(
+        self, step: Callable[..., Any], batches: list[dict[str, jax.ShapeDtypeStruct]]
+    ) -> Any:
         teacher = () if self.teacher is None else (self.teacher.state,)
         shardings = jax.tree.map(lambda s: s.sharding, self.shapes)
         with jax.set_mesh(self.mesh):
@@ -150,10 +165,11 @@ class Run:
             return [jitted.trace(self.shapes, batch, *teacher) for batch in batches]
 
     def compile_train_step(self) -> tuple[Any, float, float]:
-        """The compiled training step, seconds it took to compile, and floating-point operations of one step.
+        """The compiled training step, seconds it took to compile, and floating-point operations of
+        one step.
 
-        It takes what :meth:`put_batches` gives; metrics of several steps are stacked. Where batches have several
-        lengths, the operations are those of the longest.
+        It takes what :meth:`put_batches` gives; metrics of several steps are stacked. Where batches
+        have several lengths, the operations are those of the longest.
         """
         teacher = () if self.teacher is None else (self.teacher.state,)
         batches, count = self.batch_shapes(self.config.batch_size), self.config.steps_per_execution
@@ -167,18 +183,28 @@ class Run:
             compiled = [memory.fitting(one.lower().compile(), what) for one in traced]
         seconds = time.perf_counter() - start
         chosen = _by_length(batches, compiled)
-        return lambda state, batch: chosen(state, batch, *teacher), seconds, float(self.model_flops(single[-1]))
+        return (
+            lambda state, batch: chosen(state, batch, *teacher),
+            seconds,
+            float(self.model_flops(single[-1])),
+        )
 
     def put_batches(self, batches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-        """Places the batches of one call of the training step: ``config.steps_per_execution`` of them, as loaded."""
+        """Places the batches of one call of the training step: ``config.steps_per_execution`` of
+        them, as loaded."""
         (first, *others) = batches
-        return sharding.put_batches(batches, self.mesh) if others else sharding.put_batch(first, self.mesh)
+        return (
+            sharding.put_batches(batches, self.mesh)
+            if others
+            else sharding.put_batch(first, self.mesh)
+        )
 
     def model_flops(self, traced: jax.stages.Traced) -> int:
-        """Operations of a traced training step by formula (see :mod:`train.flops`), over all devices.
+        """Operations of a traced training step by formula (see :mod:`train.flops`), over all
+        devices.
 
-        An attention kernel computes its scores more than once, or hides what it computes: the products that it stands
-        for are counted.
+        An attention kernel computes its scores more than once, or hides what it computes: the
+        products that it stands for are counted.
         """
         if self.mesh.devices.flat[0].platform in KERNELS:
             with exact_attention():
@@ -201,18 +227,22 @@ class Run:
         )
 
     def compile_final_step(self) -> Any:
-        """The compiled ``task.final_step`` in the form of an evaluation step: (state, batch) -> metrics, None."""
+        """The compiled ``task.final_step`` in the form of an evaluation step: (state, batch) ->
+        metrics, None."""
         return self._compile_eval(lambda state, batch: (self.task.final_step(state, batch), None))
 
     def _compile_eval(self, step: Callable[..., Any], **options: Any) -> Any:
         batches = self.batch_shapes(self.config.eval_batch_size)
         what = f"an evaluation step of {self.config.eval_batch_size} examples"
         with jax.set_mesh(self.mesh):
-            compiled = [jax.jit(step, **options).lower(self.shapes, batch).compile() for batch in batches]
+            compiled = [
+                jax.jit(step, **options).lower(self.shapes, batch).compile() for batch in batches
+            ]
         return _by_length(batches, [memory.fitting(one, what) for one in compiled])
 
     def compile_predict_step(self, batch_size: int) -> Any:
-        """The compiled (state, batch as loaded, of the greatest length) -> :meth:`probabilities`, or numbers [b, 1]."""
+        """The compiled (state, batch as loaded, of the greatest length) -> :meth:`probabilities`,
+        or numbers [b, 1]."""
         predict = self.outputs if self.task.correlates else self.probabilities
         with jax.set_mesh(self.mesh):
             return jax.jit(predict).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
@@ -222,9 +252,12 @@ class Run:
         return self._compile_eval(step, out_shardings=NamedSharding(self.mesh, P()))
 
     def probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
-        """Of the classes [b, classes], or of those of each task by its name, for a batch as loaded. Pure."""
+        """Of the classes [b, classes], or of those of each task by its name, for a batch as loaded.
+        Pure."""
         outputs = self.outputs(state, batch)
-        return jax.tree.map(jax.nn.softmax, outputs.outputs if isinstance(outputs, WeightedOutputs) else outputs)
+        return jax.tree.map(
+            jax.nn.softmax, outputs.outputs if isinstance(outputs, WeightedOutputs) else outputs
+        )
 
     def outputs(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
         """Of the model in evaluation, for a batch as loaded. Pure."""
@@ -233,26 +266,36 @@ class Run:
         return predict_step(state, *inputs, model=self.model, quantized=quantized)
 
     def loader(self, split: str, *, train: bool) -> Iterator[dict[str, np.ndarray]]:
-        """This process's share of the batches: an endless shuffled stream for training, one ordered pass otherwise."""
+        """This process's share of the batches: an endless shuffled stream for training, one ordered
+        pass otherwise."""
         size = self.config.batch_size if train else self.config.eval_batch_size
         index, count = sharding.local_rows(self.mesh, size)
-        return self._make_loader(split, batch_size=size, train=train, process_index=index, process_count=count)
+        return self._make_loader(
+            split, batch_size=size, train=train, process_index=index, process_count=count
+        )
 
     def examples(self, split: str, count: int) -> dict[str, np.ndarray]:
         """The first ``count`` examples of a split, the same on every process, without augmentation.
 
-        Texts are in their own order, whatever their lengths, and padded to the greatest. Where there are fewer, rows of
-        weight 0 follow.
+        Texts are in their own order, whatever their lengths, and padded to the greatest. Where
+        there are fewer, rows of weight 0 follow.
         """
         text = text_card(self.card)
-        options = {"batch_size": count, "train": False, "text": text and dataclasses.replace(text, buckets=())}
+        options = {
+            "batch_size": count,
+            "train": False,
+            "text": text and dataclasses.replace(text, buckets=()),
+        }
         with contextlib.closing(self._make_loader(split, **options)) as loader:
             return next(loader)
 
     def first_examples(self, count: int) -> dict[str, np.ndarray]:
         """The first ``count`` examples of training, the same on every process."""
-        options: dict[str, Any] = {"batch_size": count, "train": True, "in_memory_bytes": 0}  # only these are read
-        with contextlib.closing(self._make_loader(self.config.data.train_split, **options)) as loader:
+        # only these are read
+        options: dict[str, Any] = {"batch_size": count, "train": True, "in_memory_bytes": 0}
+        with contextlib.closing(
+            self._make_loader(self.config.data.train_split, **options)
+        ) as loader:
             return next(loader)
 
     def unaugmented_examples(self, count: int) -> dict[str, np.ndarray]:
@@ -278,12 +321,15 @@ class Run:
         )
 
     def batch_shapes(self, size: int) -> list[dict[str, jax.ShapeDtypeStruct]]:
-        """Of batches of ``size`` examples as loaded, one for each length that batches of text may have."""
+        """Of batches of ``size`` examples as loaded, one for each length that batches of text may
+        have."""
         return _batch_shapes(self.card, size, self.mesh)
 
 
 def _stacked(count: int, one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((count, *one.shape), one.dtype, sharding=sharding.stacked(one.sharding))
+    return jax.ShapeDtypeStruct(
+        (count, *one.shape), one.dtype, sharding=sharding.stacked(one.sharding)
+    )
 
 
 def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[Any]) -> Any:
@@ -294,7 +340,9 @@ def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[An
     return lambda state, batch, *rest: found[batch["tokens"].shape[1]](state, batch, *rest)
 
 
-def build(config: Config, *, card: Card | None = None, devices: list[jax.Device] | None = None) -> Run:
+def build(
+    config: Config, *, card: Card | None = None, devices: list[jax.Device] | None = None
+) -> Run:
     """Makes a config concrete; prepares the data set unless its card is given.
 
     Raises:
@@ -310,17 +358,29 @@ def build(config: Config, *, card: Card | None = None, devices: list[jax.Device]
     try:
         shapes = jax.eval_shape(_initialiser(config, card, model, task, tx), jax.random.key(0))
     # a size that the architecture cannot take: the models say which, or, for absurd ones, jax does
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as e:
-        raise ConfigError(f"config.model = {config.model!r} with {shown(config.model_fields, 150)}: {e}") from e
+    except (
+        ValueError,
+        TypeError,
+        ZeroDivisionError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as e:
+        raise ConfigError(
+            f"config.model = {config.model!r} with {shown(config.model_fields, 150)}: {e}"
+        ) from e
     transfer.check_patterns(config.optim, shapes.params)
     attention_backend(model, card, mesh)
     where = sharding.shardings_of(shapes, mesh)
-    shapes = jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where)
+    shapes = jax.tree.map(
+        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
+    )
     return Run(config, card, mesh, model, task, tx, shapes)
 
 
 def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[str, str] | None:
-    """The backend by which the model's longest self-attention trains on a mesh, and why; None: it has no choice.
+    """The backend by which the model's longest self-attention trains on a mesh, and why; None: it
+    has no choice.
 
     Raises:
       ConfigError: the model names one that cannot do it.
@@ -331,7 +391,9 @@ def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[
     if isinstance(card, TextCard):
         length = max(card.lengths)
     else:
-        length = math.prod(size // model.patch_size for size in card.image_shape[:2]) + (model.pool == "cls")
+        length = math.prod(size // model.patch_size for size in card.image_shape[:2]) + (
+            model.pool == "cls"
+        )
     device = mesh.devices.flat[0]
     try:
         return choose_backend(
@@ -351,7 +413,8 @@ def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[
 
 
 def _make_model(config: Config, card: Card) -> jaxmodels.Module:
-    """The model that the config names, with a head for each of several labels, and learned weights of tasks."""
+    """The model that the config names, with a head for each of several labels, and learned weights
+    of tasks."""
     dtype = jnp.dtype(config.dtype)
     model = jaxmodels.create(config.model, **_resolve_fields(config, card), dtype=dtype)
     if config.tasks.labels:
@@ -372,7 +435,9 @@ def describe(config: Config) -> Card:
     }
     text = image = None
     if reads_images(config):
-        image = input_pipeline.describe(data.name, decoding=_decoding(data), train_split=data.train_split, **where)
+        image = input_pipeline.describe(
+            data.name, decoding=_decoding(data), train_split=data.train_split, **where
+        )
     if reads_text(config):
         text = input_pipeline.describe_text(
             data.name,
@@ -409,7 +474,9 @@ def _resolve_fields(config: Config, card: Card) -> dict[str, Any]:
         return resolve_model_fields(config, card.num_classes, _input_shape(card))
     mean, channels = config.data.mean, card.image_shape[-1]
     if len(mean) not in (1, channels):
-        raise ConfigError(f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)")
+        raise ConfigError(
+            f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)"
+        )
     if isinstance(card, ImageTextCard):
         return resolve_text_fields(config, card.text.vocab_size, card.num_classes)
     return resolve_model_fields(config, card.num_classes, card.image_shape)
@@ -432,13 +499,21 @@ def _decoding(data: DataConfig) -> Decoding:
     )
 
 
-def _initialiser(config: Config, card: Card, model: jaxmodels.Module, task: Task, tx: optax.GradientTransformation):
+def _initialiser(
+    config: Config,
+    card: Card,
+    model: jaxmodels.Module,
+    task: Task,
+    tx: optax.GradientTransformation,
+):
     batch = jax.eval_shape(task.eval_batch, _batch_shapes(card, 1)[0])
     inputs = tuple(batch[k] for k in task.inputs)
     return partial(init_state, model=model, tx=tx, inputs=inputs, ema=config.optim.ema_decay > 0)
 
 
-def _batch_shapes(card: Card, size: int, mesh: Mesh | None = None) -> list[dict[str, jax.ShapeDtypeStruct]]:
+def _batch_shapes(
+    card: Card, size: int, mesh: Mesh | None = None
+) -> list[dict[str, jax.ShapeDtypeStruct]]:
     """Batches as loaded: of images one shape, of text one for each length that batches may have."""
 
     def abstract(key: str, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:

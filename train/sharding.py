@@ -1,9 +1,10 @@
 """Meshes and where every array lies on them. The models know nothing of this.
 
-Tensor parallelism follows :data:`RULES`, by parameter path; whatever they leave is split over ``fsdp`` along its
-largest dimension that divides. Optimiser state and moving averages follow the same rules because their paths end with
-the parameter's. Batches are split over ``data`` and ``fsdp``, texts over ``sequence`` too: every device has a part of
-each text, and attention gathers keys and values.
+Tensor parallelism follows :data:`RULES`, by parameter path; whatever they leave is split over
+``fsdp`` along its largest dimension that divides. Optimiser state and moving averages follow the
+same rules because their paths end with the parameter's. Batches are split over ``data`` and
+``fsdp``, texts over ``sequence`` too: every device has a part of each text, and attention gathers
+keys and values.
 """
 
 import math
@@ -26,11 +27,21 @@ AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH = P(("data", "fsdp"))
 TEXT = P(("data", "fsdp"), "sequence")
 
-TEXTS = ("tokens", "segments", "types", "target", "characters", "weight", "source", "source_segments")
+TEXTS = (
+    "tokens",
+    "segments",
+    "types",
+    "target",
+    "characters",
+    "weight",
+    "source",
+    "source_segments",
+)
 """Keys of a batch whose arrays [b, n] have a column for each token of a text."""
 
 FSDP_MIN_SIZE = 1024
-"""Elements below which a parameter is replicated: gathering it would cost more than the memory it frees."""
+"""Elements below which a parameter is replicated: gathering it would cost more than the memory it
+frees."""
 
 RULES: tuple[tuple[str, P], ...] = (
     # the classifier takes the features as the layer before left them: split
@@ -77,12 +88,14 @@ RULES: tuple[tuple[str, P], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh ``data x fsdp x sequence x tensor`` over ``devices`` (default: all of this job; or a topology's).
+    """The mesh ``data x fsdp x sequence x tensor`` over ``devices`` (default: all of this job; or a
+    topology's).
 
     Of several TPU slices, each is a part of ``data``: between them only gradients are summed.
 
     Raises:
-      ConfigError: the sizes do not multiply to the number of devices, or the slices do not divide ``data``.
+      ConfigError: the sizes do not multiply to the number of devices, or the slices do not divide
+        ``data``.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.sequence, config.tensor]
@@ -91,28 +104,36 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
         near = max(d for d in range(1, len(devices) + 1) if len(devices) % d == 0 and d <= fixed)
         raise ConfigError(
-            f"config.mesh = {text} does not fit {len(devices)} device(s): the fixed sizes multiply to {fixed}; "
-            f"nearest that fits: {near}, with -1 for the axis that takes the rest"
+            f"config.mesh = {text} does not fit {len(devices)} device(s): the fixed sizes multiply "
+            f"to {fixed}; nearest that fits: {near}, with -1 for the axis that takes the rest"
         )
     shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes)
-    types = (AxisType.Auto,) * len(AXES)  # Explicit axes, the default, refuse an nn.Dense whose kernel is split by rows
+    # Explicit axes, the default, refuse an nn.Dense whose kernel is split by rows
+    types = (AxisType.Auto,) * len(AXES)
     # a GPU's slice is its host, and the network between hosts is fast enough for every axis
-    slices = 1 if devices[0].platform == "gpu" else len({getattr(d, "slice_index", 0) for d in devices})
+    slices = (
+        1 if devices[0].platform == "gpu" else len({getattr(d, "slice_index", 0) for d in devices})
+    )
     if slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     if shape[0] % slices:
         raise ConfigError(
-            f"config.mesh.data = {shape[0]} is not divisible by the {slices} slices that the devices are of; nearest: "
-            f"{-(-shape[0] // slices) * slices}, with fsdp, sequence and tensor within the {len(devices) // slices} "
-            "devices of a slice"
+            f"config.mesh.data = {shape[0]} is not divisible by the {slices} slices that the "
+            f"devices are of; nearest: {-(-shape[0] // slices) * slices}, with fsdp, sequence and "
+            f"tensor within the {len(devices) // slices} devices of a slice"
         )
     within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1)
     options = {"devices": devices, "allow_split_physical_axes": True}
-    return Mesh(mesh_utils.create_hybrid_device_mesh(within, between, **options), AXES, axis_types=types)
+    return Mesh(
+        mesh_utils.create_hybrid_device_mesh(within, between, **options), AXES, axis_types=types
+    )
 
 
-def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsdp: bool = True) -> P:
-    """Where one array of the state lies: the rule of its path as far as its shape allows, then ``fsdp``."""
+def spec_of(
+    path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsdp: bool = True
+) -> P:
+    """Where one array of the state lies: the rule of its path as far as its shape allows, then
+    ``fsdp``."""
     axes: list[str | None] = [None] * len(shape)
     scanned = (None,) if is_stacked(path) else ()
     path = path.removesuffix("_int8")  # lies as what it stands for
@@ -121,26 +142,32 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, fsd
         # a factored statistic ends with the parameter's path but has fewer dimensions
         if re.search(pattern, path) and len(spec) == len(shape):
             fits = [
-                a is not None and mesh.shape[a] > 1 and n % mesh.shape[a] == 0 for a, n in zip(spec, shape, strict=True)
+                a is not None and mesh.shape[a] > 1 and n % mesh.shape[a] == 0
+                for a, n in zip(spec, shape, strict=True)
             ]
             axes = [a if fit else None for a, fit in zip(spec, fits, strict=True)]
             break
     size = mesh.shape["fsdp"]
     # not over the layers: each is needed by all devices at its time
-    free = [i for i, a in enumerate(axes) if a is None and shape[i] % size == 0 and i >= len(scanned)]
+    free = [
+        i for i, a in enumerate(axes) if a is None and shape[i] % size == 0 and i >= len(scanned)
+    ]
     if fsdp and size > 1 and free and np.prod(shape) >= FSDP_MIN_SIZE:
         axes[max(free, key=lambda i: shape[i])] = "fsdp"
     return P(*axes)
 
 
 def gather_fsdp(params: Any) -> Any:
-    """Parameters as a step uses them: gathered over ``fsdp``, still split over ``tensor``; nothing without a mesh.
+    """Parameters as a step uses them: gathered over ``fsdp``, still split over ``tensor``; nothing
+    without a mesh.
 
-    Those of the layers of a transformer stay split: :func:`jaxmodels.stack.run_stack` gathers each when its turn comes.
+    Those of the layers of a transformer stay split: :func:`jaxmodels.stack.run_stack` gathers each
+    when its turn comes.
 
-    Left to itself, XLA's partitioner (jaxlib 0.10.2 to 0.12.0.1, all backends share it) computes *wrong numbers* for
-    ``dy @ w.T`` with w split over (fsdp, tensor) and both dy and the result over ((data, fsdp), tensor). Gathered
-    first, as FSDP means it anyway, the product never meets that case; tests/test_sharding.py watches.
+    Left to itself, XLA's partitioner (jaxlib 0.10.2 to 0.12.0.1, all backends share it) computes
+    *wrong numbers* for ``dy @ w.T`` with w split over (fsdp, tensor) and both dy and the result
+    over ((data, fsdp), tensor). Gathered first, as FSDP means it anyway, the product never meets
+    that case; tests/test_sharding.py watches.
     """
     gather = _fsdp_gather()
     if gather is None:
@@ -204,15 +231,18 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def batch_sharding(key: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Where the array ``key`` of a batch lies; of a text whose length ``sequence`` does not divide, all columns."""
+    """Where the array ``key`` of a batch lies; of a text whose length ``sequence`` does not divide,
+    all columns."""
     text = key in TEXTS and len(shape) == 2 and shape[1] % mesh.shape["sequence"] == 0
     return NamedSharding(mesh, TEXT if text else BATCH)
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Which rows of a global batch this process feeds, as (index, count): part ``index`` of ``count`` equal parts.
+    """Which rows of a global batch this process feeds, as (index, count): part ``index`` of
+    ``count`` equal parts.
 
-    Processes that a batch is not split between, because a sequence or tensor axis spans them, feed the same rows.
+    Processes that a batch is not split between, because a sequence or tensor axis spans them, feed
+    the same rows.
 
     Raises:
       ConfigError: the process's devices hold rows that are not one such part.
@@ -223,7 +253,8 @@ def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     size = sum(b - a for a, b in spans)
     if size != stop - start or batch_size % size or start % size:
         raise ConfigError(
-            f"config.mesh gives process {jax.process_index()} rows {spans} of a batch: not one equal part"
+            f"config.mesh gives process {jax.process_index()} rows {spans} of a batch: not one "
+            "equal part"
         )
     return start // size, batch_size // size
 
@@ -236,19 +267,25 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 def put_batches(batches: Sequence[dict[str, np.ndarray]], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's rows of the batches of several steps: :func:`stacked`."""
-    where = {key: stacked(batch_sharding(key, value.shape, mesh)) for key, value in batches[0].items()}
-    return _put({key: np.stack([batch[key] for batch in batches]) for key in where}, where, mesh, axis=1)
+    where = {
+        key: stacked(batch_sharding(key, value.shape, mesh)) for key, value in batches[0].items()
+    }
+    return _put(
+        {key: np.stack([batch[key] for batch in batches]) for key in where}, where, mesh, axis=1
+    )
 
 
 def stacked(one: NamedSharding) -> NamedSharding:
-    """Where batches lie that are stacked along a first axis, if a single one lies as ``one`` says."""
+    """Where batches lie that are stacked along a first axis, if a single one lies as ``one``
+    says."""
     return NamedSharding(one.mesh, P(None, *one.spec))
 
 
 def _put(
     batch: dict[str, np.ndarray], where: dict[str, NamedSharding], mesh: Mesh, *, axis: int
 ) -> dict[str, jax.Array]:
-    """Global arrays of what this process has: of ``axis`` its own rows, of the others all, whoever takes them."""
+    """Global arrays of what this process has: of ``axis`` its own rows, of the others all, whoever
+    takes them."""
     _, parts = local_rows(mesh, batch_shards(mesh))
 
     def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -1,4 +1,5 @@
-"""What a run carries from step to step: arrays only, so that it shards, donates and checkpoints as one tree."""
+"""What a run carries from step to step: arrays only, so that it shards, donates and checkpoints as
+one tree."""
 
 from typing import Any
 
@@ -10,7 +11,8 @@ from flax import struct
 from jaxmodels import Module
 
 PyTree = Any
-Leaf = Any  # an array, or what stands for one in a tree of the same shape: ShapeDtypeStruct, NamedSharding
+# an array, or what stands for one in a tree of the same shape: ShapeDtypeStruct, NamedSharding
+Leaf = Any
 
 
 class TrainState(struct.PyTreeNode):
@@ -22,8 +24,9 @@ class TrainState(struct.PyTreeNode):
       model_state: the model's other collections (batch statistics), ``{}`` if it has none.
       opt_state: state of the Optax chain.
       ema_params: moving average of ``params``, or None.
-      finite: no step so far met a loss or gradient that is NaN or Inf. Once False, steps change nothing any more but
-        ``opt_state``, which gets gradients of 0: parameters and step stay those that met the bad batch.
+      finite: no step so far met a loss or gradient that is NaN or Inf. Once False, steps change
+        nothing any more but ``opt_state``, which gets gradients of 0: parameters and step stay
+          those that met the bad batch.
     """
 
     step: Leaf  # int32 []
@@ -40,13 +43,19 @@ class TrainState(struct.PyTreeNode):
 
 
 def init_state(
-    key: jax.Array, *, model: Module, tx: optax.GradientTransformation, inputs: tuple[Any, ...], ema: bool = False
+    key: jax.Array,
+    *,
+    model: Module,
+    tx: optax.GradientTransformation,
+    inputs: tuple[Any, ...],
+    ema: bool = False,
 ) -> TrainState:
     """The state at step 0. Pure: run it under ``jit(..., out_shardings=...)`` or ``eval_shape``.
 
     Args:
       key: PRNG key.
-      inputs: of the model, in order: batches [b, ...] or their ShapeDtypeStructs; only their shapes count.
+      inputs: of the model, in order: batches [b, ...] or their ShapeDtypeStructs; only their shapes
+        count.
       ema: keep a moving average of the parameters.
     """
     variables = model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs), train=False)

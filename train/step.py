@@ -1,6 +1,7 @@
 """The training step and the evaluation step: pure functions of a state and a batch.
 
-Everything that is not an array (model, optimiser, objective, sizes) is bound by ``functools.partial`` before ``jit``.
+Everything that is not an array (model, optimiser, objective, sizes) is bound by
+``functools.partial`` before ``jit``.
 """
 
 import contextlib
@@ -49,10 +50,11 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step.
 
-    Randomness is a function of (seed, step). The gradient is that of (sum of losses) / (sum of counts) over the whole
-    batch, whatever the micro-batches and the mesh. A loss, gradient or update that is NaN or Inf leaves step,
-    parameters, their average and the model's state as they were, with ``finite`` False (see :class:`TrainState`); the
-    optimiser's state goes on as after a gradient of 0.
+    Randomness is a function of (seed, step). The gradient is that of (sum of losses) / (sum of
+    counts) over the whole batch, whatever the micro-batches and the mesh. A loss, gradient or
+    update that is NaN or Inf leaves step, parameters, their average and the model's state as they
+    were, with ``finite`` False (see :class:`TrainState`); the optimiser's state goes on as after a
+    gradient of 0.
 
     Args:
       batch: arrays with leading dimension b.
@@ -60,12 +62,15 @@ def train_step(
       inputs: keys of the batch that the model takes, in order; None for what it is not given.
       preprocess: (key, batch) -> batch, run on the device: augmentation, normalisation.
       accumulate: micro-batches, run one after the other; must divide b.
-      ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1 + t) / (10 + t).
-      freeze: patterns (see ``train.config.Config``) of the parameters that stay as they are; ``tx`` must know them too.
+      ema_decay: of the moving average of the parameters, where the state has one; it warms up as (1
+        + t) / (10 + t).
+      freeze: patterns (see ``train.config.Config``) of the parameters that stay as they are; ``tx``
+        must know them too.
       quantized: the model computes with the rounding of int8 (see ``jaxmodels.compress.quantize``).
 
     Returns:
-      The new state, and sums and counts of the objective's metrics, ``grad_norm`` and ``update_norm``.
+      The new state, and sums and counts of the objective's metrics, ``grad_norm`` and
+      ``update_norm``.
     """
     key_data, key_model = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
     if teacher is not None:
@@ -85,8 +90,8 @@ def train_step(
     grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(grad_norm) & state.finite
-    # the optimiser sees a gradient of 0 instead of a bad one: a choice between its old and new state afterwards keeps
-    # XLA for CPUs from updating it in place, a third of a step of ResNet-18
+    # the optimiser sees a gradient of 0 instead of a bad one: a choice between its old and new
+    # state afterwards keeps XLA for CPUs from updating it in place, a third of a step of ResNet-18
     seen = jax.tree.map(lambda g: jnp.where(finite, g, 0), grads)
     updates, opt_state = tx.update(seen, state.opt_state, state.params)
     norms = {"grad_norm": grad_norm, "update_norm": optax.tree.norm(updates)}
@@ -105,7 +110,9 @@ def train_step(
     return new, metrics | {k: (v, one) for k, v in norms.items()}
 
 
-def train_steps(state: TrainState, batches: Batch, *teacher: PyTree, step: Callable) -> tuple[TrainState, PyTree]:
+def train_steps(
+    state: TrainState, batches: Batch, *teacher: PyTree, step: Callable
+) -> tuple[TrainState, PyTree]:
     """Several steps in one program, one after the other.
 
     Args:
@@ -132,7 +139,8 @@ def accumulated_gradients(
     freeze: tuple[str, ...] = (),
     quantized: bool = False,
 ) -> tuple[PyTree, Array, Metrics, PyTree]:
-    """Gradient of the *sum* of losses over the batch, its count, the metrics and the model's new state.
+    """Gradient of the *sum* of losses over the batch, its count, the metrics and the model's new
+    state.
 
     Frozen parameters have no gradient, but None, and modules of nothing else run as in evaluation.
     """
@@ -159,7 +167,9 @@ def accumulated_gradients(
     def body(carry, xs):
         index, batch = xs
         grads, metrics, model_state = carry
-        new_grads, (new_metrics, model_state) = gradient(trained, model_state, batch, jax.random.fold_in(key, index))
+        new_grads, (new_metrics, model_state) = gradient(
+            trained, model_state, batch, jax.random.fold_in(key, index)
+        )
         grads, metrics = jax.tree.map(jnp.add, (grads, metrics), (new_grads, new_metrics))
         return (grads, metrics, model_state), None
 
@@ -184,7 +194,8 @@ def eval_step(
     confusion: bool = True,
     quantized: bool = False,
 ) -> tuple[Metrics, Array | None]:
-    """Sums and counts of the objective's metrics over one batch, and its confusion matrix [classes, classes] or None.
+    """Sums and counts of the objective's metrics over one batch, and its confusion matrix [classes,
+    classes] or None.
 
     Args:
       confusion: count by true and predicted class; only for a model whose outputs are logits.

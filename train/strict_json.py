@@ -6,7 +6,8 @@ from typing import Any
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """Text of a JSON value; a number that is not finite becomes null, because JSON has no word for it."""
+    """Text of a JSON value; a number that is not finite becomes null, because JSON has no word for
+    it."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

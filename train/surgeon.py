@@ -1,4 +1,5 @@
-"""Second-order pruning of a run's parameters before it trains. How: :mod:`jaxmodels.compress.surgeon`."""
+"""Second-order pruning of a run's parameters before it trains. How:
+:mod:`jaxmodels.compress.surgeon`."""
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ BATCH = 64
 def operate(run: Run, state: TrainState) -> TrainState:
     """The state with the kernels that train pruned as ``config.prune`` says.
 
-    Every process does the same work on one of its devices, so that the result depends neither on the mesh nor on the
-    number of processes.
+    Every process does the same work on one of its devices, so that the result depends neither on
+    the mesh nor on the number of processes.
 
     Raises:
       ConfigError: the model has a kernel that cannot be pruned so.
@@ -52,7 +53,8 @@ def operate(run: Run, state: TrainState) -> TrainState:
 
 
 def calibration(run: Run, count: int) -> list[Calibration]:
-    """The first ``count`` examples of training as the model takes them in evaluation, short texts with short ones."""
+    """The first ``count`` examples of training as the model takes them in evaluation, short texts
+    with short ones."""
     loaded, found = run.unaugmented_examples(count), []
     order, lengths = np.arange(len(loaded["weight"])), np.zeros(len(loaded["weight"]), int)
     if "segments" in loaded:
@@ -61,8 +63,13 @@ def calibration(run: Run, count: int) -> list[Calibration]:
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         length = next(n for n in run.card.lengths if n >= lengths[rows[-1]])
-        cut = {k: v[rows, :length] if k in TEXTS and v.ndim == 2 else v[rows] for k, v in loaded.items()}
+        cut = {
+            k: v[rows, :length] if k in TEXTS and v.ndim == 2 else v[rows]
+            for k, v in loaded.items()
+        }
         batch = run.task.eval_batch(jax.tree.map(jnp.asarray, cut))
-        weight = np.asarray(batch["segments" if "segments" in run.task.inputs else "weight"] > 0, np.float32)
+        weight = np.asarray(
+            batch["segments" if "segments" in run.task.inputs else "weight"] > 0, np.float32
+        )
         found.append(Calibration(tuple(batch[k] for k in run.task.inputs), weight))
     return found

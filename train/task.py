@@ -1,4 +1,5 @@
-"""What differs between the objectives of a run; everything else in ``train/`` is the same for all of them."""
+"""What differs between the objectives of a run; everything else in ``train/`` is the same for all
+of them."""
 
 import math
 from collections.abc import Callable
@@ -46,17 +47,19 @@ class Task:
       train_batch: (key of the step, batch as loaded) -> batch: augmentation, normalisation, noise.
       eval_batch: the same for evaluation, without chance.
       inputs: keys of the batch that the model takes, in order.
-      score: metric by which a checkpoint is the best: the higher, or the lower if ``lower_is_better``.
+      score: metric by which a checkpoint is the best: the higher, or the lower if
+        ``lower_is_better``.
       unit: what the metrics count.
       derive: means of the metrics -> what follows from them.
-      confusion: whether outputs are logits of classes, with a confusion matrix and scores of each class.
+      confusion: whether outputs are logits of classes, with a confusion matrix and scores of each
+        class.
       pictures: whether the model draws images (see train/pictures.py) at every evaluation.
-      correlates: whether outputs are numbers, with their correlation to the labels (see train/metrics.py) when a run
-        ends.
+      correlates: whether outputs are numbers, with their correlation to the labels (see
+        train/metrics.py) when a run ends.
       retrieves: whether images and texts find each other (see train/retrieval.py) when a run ends.
       translates: whether the model translates (see train/translate.py) when a run ends.
-      final_step: (state, batch as loaded) -> sums and counts of what is too slow for every evaluation, or None;
-        measured on ``data.eval_split`` when the run ends.
+      final_step: (state, batch as loaded) -> sums and counts of what is too slow for every
+        evaluation, or None; measured on ``data.eval_split`` when the run ends.
     """
 
     train_objective: Objective
@@ -96,7 +99,8 @@ def make_task(config: Config, model: Module, card: Card) -> Task:
 
 
 def _check_embeddings(model: Module, card: Card) -> None:
-    """Raises `ConfigError` where the texts have a token or a type that the model does not embed: it would be NaN."""
+    """Raises `ConfigError` where the texts have a token or a type that the model does not embed: it
+    would be NaN."""
     text = text_card(card)
     if text is None:
         return
@@ -107,12 +111,14 @@ def _check_embeddings(model: Module, card: Card) -> None:
         there = getattr(unwrapped(model), name, None)
         if there and there < needed:  # 0: as large as another
             raise ConfigError(
-                f"config.model_fields.{name} = {there} is below the {needed} of {text.name}; nearest: {needed}"
+                f"config.model_fields.{name} = {there} is below the {needed} of {text.name}; "
+                f"nearest: {needed}"
             )
 
 
 def _fixed_key(config: Config, use: int) -> PRNGKeyArray:
-    """A key for evaluation: no step has the number 2**32 - 1, so training never draws from these."""
+    """A key for evaluation: no step has the number 2**32 - 1, so training never draws from
+    these."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1), use)
 
 
@@ -123,7 +129,11 @@ def _row_keys(key: PRNGKeyArray, rows: int) -> Array:
 
 def text_inputs(model: Module) -> tuple[str, ...]:
     """Keys of a batch of texts that a model takes: types are for those that know them."""
-    return ("tokens", "segments", "types") if hasattr(model, "type_vocab_size") else ("tokens", "segments")
+    return (
+        ("tokens", "segments", "types")
+        if hasattr(model, "type_vocab_size")
+        else ("tokens", "segments")
+    )
 
 
 def model_inputs(model: Module, card: Card) -> tuple[str, ...]:
@@ -135,7 +145,11 @@ def model_inputs(model: Module, card: Card) -> tuple[str, ...]:
     if isinstance(card, TextCard):
         return text_inputs(unwrapped(model))
     takes_missing = isinstance(unwrapped(model), Fusion)
-    return ("image", "tokens", "segments", "present") if takes_missing else ("image", "tokens", "segments")
+    return (
+        ("image", "tokens", "segments", "present")
+        if takes_missing
+        else ("image", "tokens", "segments")
+    )
 
 
 def unwrapped(model: Module) -> Module:
@@ -149,7 +163,8 @@ def unwrapped(model: Module) -> Module:
 def _preprocessing(
     config: Config, model: Module, card: Card
 ) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
-    """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens are as they are."""
+    """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens
+    are as they are."""
     if isinstance(card, TextCard):
         crop = _text_crops(config, card) if config.data.crop_text else lambda key, batch: batch
         return crop, lambda batch: batch
@@ -165,7 +180,8 @@ def _preprocessing(
         image.preprocess_train,
         mean=data.mean,
         std=data.std,
-        num_classes=model.num_classes if data.mixup else card.num_classes,  # soft labels are as wide as the logits
+        # soft labels are as wide as the logits
+        num_classes=model.num_classes if data.mixup else card.num_classes,
         crop_padding=data.crop_padding,
         flip=data.flip,
         erasing=data.erasing,
@@ -175,7 +191,9 @@ def _preprocessing(
 
     def hide(key: PRNGKeyArray, batch: Batch) -> Batch:
         hide_key, key = jax.random.split(key)
-        return augment(key, {**batch, "present": hide_one(hide_key, batch["present"], data.hide_rate)})
+        return augment(
+            key, {**batch, "present": hide_one(hide_key, batch["present"], data.hide_rate)}
+        )
 
     evaluated = partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype)
     return hide if data.hide_rate else augment, evaluated
@@ -184,8 +202,8 @@ def _preprocessing(
 def _text_crops(config: Config, card: TextCard) -> Callable[[PRNGKeyArray, Batch], Batch]:
     if len(card.texts) > 1:
         raise ConfigError(
-            f"config.data.crop_text = {config.data.crop_text} is not for pairs ({' and '.join(card.texts)}); "
-            "nearest: config.data.crop_text = 0.0"
+            f"config.data.crop_text = {config.data.crop_text} is not for pairs "
+            f"({' and '.join(card.texts)}); nearest: config.data.crop_text = 0.0"
         )
     ordinary = _all_but(stands_for_no_text(Tokenizer.from_str(card.tokenizer), unknown=False), card)
     crop = jax.vmap(partial(crop_text, rate=config.data.crop_text))
@@ -205,7 +223,8 @@ def _all_but(special: list[int], card: TextCard) -> Bool[Array, " v"]:
 
 
 def hide_one(key: PRNGKeyArray, present: Bool[Array, "b 2"], rate: float) -> Bool[Array, "b 2"]:
-    """Takes away one of the two, drawn evenly, with probability ``rate``; never the only one there is."""
+    """Takes away one of the two, drawn evenly, with probability ``rate``; never the only one there
+    is."""
     hide_key, which_key = jax.random.split(key)
     hidden = jax.random.bernoulli(hide_key, rate, present.shape[:1]) & present.all(1)
     which = jax.random.bernoulli(which_key, 0.5, present.shape[:1])
@@ -245,7 +264,8 @@ def _classification(config: Config, model: Module, card: Card) -> Task:
 def _regression(config: Config, model: Module, card: TextCard) -> Task:
     if model.num_classes != 1:
         raise ConfigError(
-            f"config.model_fields.num_classes = {model.num_classes}, and objective regression has one; nearest: 1"
+            f"config.model_fields.num_classes = {model.num_classes}, and objective regression has "
+            "one; nearest: 1"
         )
     train_batch, eval_batch = _preprocessing(config, model, card)
     return Task(
@@ -266,10 +286,15 @@ def _labels(config: Config, model: Module, card: Card) -> Task:
 
     def shared(batch: Batch) -> Batch:
         known = {name: batch["weight"] * (batch[f"label_{name}"] >= 0) for name in names}
-        return {**batch, **{f"share_{name}": share(batch["weight"], weight) for name, weight in known.items()}}
+        return {
+            **batch,
+            **{f"share_{name}": share(batch["weight"], weight) for name, weight in known.items()},
+        }
 
     def objective(label_smoothing: float) -> Objective:
-        parts = {name: partial(labelled, name=name, label_smoothing=label_smoothing) for name in names}
+        parts = {
+            name: partial(labelled, name=name, label_smoothing=label_smoothing) for name in names
+        }
         return partial(multi_task, tasks=parts, weights=weights)
 
     return Task(
@@ -285,7 +310,8 @@ def _labels(config: Config, model: Module, card: Card) -> Task:
 
 
 def share(weight: Float[Array, " b"], counted: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    """Number of examples over what a task counts, in this batch; the same for all of its examples."""
+    """Number of examples over what a task counts, in this batch; the same for all of its
+    examples."""
     return jnp.broadcast_to(weight.sum() / jnp.maximum(counted.sum(), 1), weight.shape)
 
 
@@ -339,14 +365,19 @@ def _perplexity(means: dict[str, float]) -> dict[str, float]:
 def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
     if not getattr(model, "next_sentence", True):
         raise ConfigError(
-            "config.model_fields.next_sentence = False, and objective masked_lm learns the next sentence too: "
-            "leave the field out"
+            "config.model_fields.next_sentence = False, and objective masked_lm learns the next "
+            "sentence too: leave the field out"
         )
     special, mask_token = special_tokens(card.tokenizer)
     ordinary = _all_but(special, card)
 
     def masked(key: PRNGKeyArray, batch: Batch) -> Batch:
-        mask = partial(mask_tokens, rate=config.data.mask_rate, mask_token=mask_token, vocab_size=card.vocab_size)
+        mask = partial(
+            mask_tokens,
+            rate=config.data.mask_rate,
+            mask_token=mask_token,
+            vocab_size=card.vocab_size,
+        )
         maskable = ordinary[batch["tokens"]] & (batch["segments"] > 0)
         found = jax.vmap(mask)(_row_keys(key, len(maskable)), batch["tokens"], maskable)
         tokens, positions, target, weight = found
@@ -380,9 +411,9 @@ def _elbo(config: Config, model: Module, card: DatasetCard) -> Task:
     )  # what black and white become
     if model.likelihood == "bernoulli" and (min(low) < 0 or max(high) > 1):
         raise ConfigError(
-            f"config.data.mean = {data.mean} and config.data.std = {data.std} take pixels to [{min(low):g}, "
-            f"{max(high):g}], and the Bernoulli likelihood is for [0, 1]; nearest: mean 0 and std 1, or "
-            "config.model_fields.likelihood=gaussian"
+            f"config.data.mean = {data.mean} and config.data.std = {data.std} take pixels to "
+            f"[{min(low):g}, {max(high):g}], and the Bernoulli likelihood is for [0, 1]; nearest: "
+            "mean 0 and std 1, or config.model_fields.likelihood=gaussian"
         )
 
     def draw(key: PRNGKeyArray, batch: Batch) -> Float[Array, "b latent"]:
@@ -391,16 +422,29 @@ def _elbo(config: Config, model: Module, card: DatasetCard) -> Task:
     def train_batch(key: PRNGKeyArray, batch: Batch) -> Batch:
         augment_key, noise_key = jax.random.split(key)
         pixels = image.augment(
-            augment_key, batch["image"], crop_padding=data.crop_padding, flip=data.flip, erasing=data.erasing
+            augment_key,
+            batch["image"],
+            crop_padding=data.crop_padding,
+            flip=data.flip,
+            erasing=data.erasing,
         )
         # float32 whatever the model computes in: these are also the targets
-        return {**batch, "image": image.normalize(pixels, data.mean, data.std), "noise": draw(noise_key, batch)}
+        return {
+            **batch,
+            "image": image.normalize(pixels, data.mean, data.std),
+            "noise": draw(noise_key, batch),
+        }
 
     def eval_batch(batch: Batch) -> Batch:
-        """Noise is drawn from (seed, place in the batch), so every evaluation has the same, and so has every batch."""
+        """Noise is drawn from (seed, place in the batch), so every evaluation has the same, and so
+        has every batch."""
         keys = _row_keys(_fixed_key(config, 0), len(batch["image"]))
         noise = jax.vmap(lambda key: jax.random.normal(key, (model.latent_size,)))(keys)
-        return {**batch, "image": image.normalize(batch["image"], data.mean, data.std), "noise": noise}
+        return {
+            **batch,
+            "image": image.normalize(batch["image"], data.mean, data.std),
+            "noise": noise,
+        }
 
     def final_step(state: TrainState, batch: Batch) -> Metrics:
         batch = eval_batch(batch)
@@ -408,7 +452,12 @@ def _elbo(config: Config, model: Module, card: DatasetCard) -> Task:
         noise = jax.vmap(draw, (0, None))(keys, batch)
         forward = partial(predict_step, state, model=model)
         values = importance_weighted_log_likelihood(forward, batch["image"], noise)
-        return {"importance_weighted_log_likelihood": ((values * batch["weight"]).sum(), batch["weight"].sum())}
+        return {
+            "importance_weighted_log_likelihood": (
+                (values * batch["weight"]).sum(),
+                batch["weight"].sum(),
+            )
+        }
 
     objective = partial(elbo, beta=config.vae.beta)
     return Task(

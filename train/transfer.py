@@ -1,8 +1,8 @@
 """Transfer learning: parameters that come from elsewhere, and parameters that stay as they are.
 
-``train.config.Config`` says what a pattern is and what freezing means. Frozen parameters are kept out of everything:
-:func:`split` leaves ``None`` in their place, which is no leaf to jax, so they get no gradient, no optimiser state and
-no update.
+``train.config.Config`` says what a pattern is and what freezing means. Frozen parameters are kept
+out of everything: :func:`split` leaves ``None`` in their place, which is no leaf to jax, so they
+get no gradient, no optimiser state and no update.
 """
 
 import difflib
@@ -27,7 +27,8 @@ Flat = dict[str, Any]
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether the components of ``pattern`` match the first components of ``path`` (``head/kernel``)."""
+    """Whether the components of ``pattern`` match the first components of ``path``
+    (``head/kernel``)."""
     wanted, parts = pattern.split("/"), path.split("/")
     return len(wanted) <= len(parts) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
@@ -38,7 +39,8 @@ def matches_any(patterns: Iterable[str], path: str) -> bool:
 
 
 def require_matches(patterns: Iterable[str], paths: Iterable[str], field: str) -> None:
-    """Raises ConfigError for a pattern that matches none of the paths, with the nearest component there is."""
+    """Raises ConfigError for a pattern that matches none of the paths, with the nearest component
+    there is."""
     paths = sorted(paths)
     for pattern in patterns:
         if any(matches(pattern, path) for path in paths):
@@ -51,21 +53,34 @@ def require_matches(patterns: Iterable[str], paths: Iterable[str], field: str) -
                 break
         where = f" in {'/'.join(parts[:depth])!r}" if depth else ""
         close = difflib.get_close_matches(part, names, n=1)
-        near = f"did you mean {close[0]!r}" if close else f"there are {_few(names)}" if names else "nothing is"
-        raise ConfigError(f"{field} {pattern!r} matches no parameter; {near}{where}{'?' if close else ''}")
+        near = (
+            f"did you mean {close[0]!r}"
+            if close
+            else f"there are {_few(names)}"
+            if names
+            else "nothing is"
+        )
+        raise ConfigError(
+            f"{field} {pattern!r} matches no parameter; {near}{where}{'?' if close else ''}"
+        )
 
 
 def check_patterns(optim: OptimConfig, params: PyTree) -> None:
-    """Raises ConfigError for a pattern that matches no parameter, or if nothing is left to train."""
+    """Raises ConfigError for a pattern that matches no parameter, or if nothing is left to
+    train."""
     paths = list(_flatten(params))
     require_matches(optim.freeze, paths, "config.optim.freeze:")
     require_matches(optim.rates, paths, "config.optim.rates:")
     if all(matches_any(optim.freeze, path) for path in paths):
-        raise ConfigError(f"config.optim.freeze = {optim.freeze} leaves no parameter to train; leave out one of them")
+        raise ConfigError(
+            f"config.optim.freeze = {optim.freeze} leaves no parameter to train; leave out one of "
+            "them"
+        )
 
 
 def split(tree: PyTree, freeze: Sequence[str]) -> tuple[PyTree, PyTree]:
-    """What trains and what is frozen of a tree shaped like the parameters; None stands for the leaves of the other."""
+    """What trains and what is frozen of a tree shaped like the parameters; None stands for the
+    leaves of the other."""
 
     def part(frozen: bool) -> PyTree:
         return jax.tree_util.tree_map_with_path(
@@ -85,12 +100,15 @@ def frozen_modules(params: PyTree, freeze: Sequence[str]) -> set[str]:
     frozen, training = set[str](), set[str]()
     for path in _flatten(params):
         parts = path.split("/")
-        (frozen if matches_any(freeze, path) else training).update("/".join(parts[:i]) for i in range(len(parts)))
+        (frozen if matches_any(freeze, path) else training).update(
+            "/".join(parts[:i]) for i in range(len(parts))
+        )
     return frozen - training
 
 
 def rate_of(rates: Mapping[str, float], path: str) -> float:
-    """Factor of the learning rate of one parameter: that of the first pattern that matches, else 1."""
+    """Factor of the learning rate of one parameter: that of the first pattern that matches, else
+    1."""
     return next((rate for pattern, rate in rates.items() if matches(pattern, path)), 1.0)
 
 
@@ -108,7 +126,8 @@ def load(
     image_shape: tuple[int, ...],
     warn: Callable[[str], None],
 ) -> tuple[TrainState, str]:
-    """A fresh state with the parameters and model state of ``source``, but for what ``skip`` matches.
+    """A fresh state with the parameters and model state of ``source``, but for what ``skip``
+    matches.
 
     From a run with a moving average that average is taken: it is what was evaluated.
 
@@ -124,7 +143,8 @@ def load(
       The state, and in words what was taken from where.
 
     Raises:
-      ConfigError: the source cannot be read, or does not fit the model; the message names the first arrays that do not.
+      ConfigError: the source cannot be read, or does not fit the model; the message names the first
+        arrays that do not.
     """
     wanted = _flatten({"params": state.params, **state.model_state})
     if skip is None:
@@ -132,10 +152,16 @@ def load(
     read = _from_run if checkpoints_of(source).is_dir() else _from_files
     found, where = read(source, wanted, skip=skip, model=model, image_shape=image_shape, warn=warn)
     count = sum(x.size for name, x in found.items() if name.startswith("params/"))
-    fresh = {name: x.size for name, x in wanted.items() if name.startswith("params/") and name not in found}
+    fresh = {
+        name: x.size
+        for name, x in wanted.items()
+        if name.startswith("params/") and name not in found
+    }
     modules = {name: name.split("/")[1] for name in wanted}
     partly = {modules[name] for name in found if name in modules}
-    parts = dict.fromkeys(name.partition("/")[2] if modules[name] in partly else modules[name] for name in fresh)
+    parts = dict.fromkeys(
+        name.partition("/")[2] if modules[name] in partly else modules[name] for name in fresh
+    )
     variables = traverse_util.unflatten_dict(wanted | found, sep="/")
     params = variables.pop("params")
     ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
@@ -155,7 +181,8 @@ def load_part(
     image_shape: tuple[int, ...],
     warn: Callable[[str], None],
 ) -> tuple[TrainState, str]:
-    """A state with the parameters and model state of one sub-module from ``source``; see :func:`load`.
+    """A state with the parameters and model state of one sub-module from ``source``; see
+    :func:`load`.
 
     Args:
       name: of the sub-module; model: itself, with the head that it does without here.
@@ -169,11 +196,14 @@ def load_part(
     skip = ("head*",) if skip is None else skip
     part, text = load(source, part, skip=skip, model=model, image_shape=image_shape, warn=warn)
     model_state = {
-        k: {**v, name: part.model_state[k]} if k in part.model_state else v for k, v in state.model_state.items()
+        k: {**v, name: part.model_state[k]} if k in part.model_state else v
+        for k, v in state.model_state.items()
     }
     ema_params = None if state.ema_params is None else {**state.ema_params, name: part.ema_params}
     params = {**state.params, name: part.params}
-    return state.replace(params=params, model_state=model_state, ema_params=ema_params), f"{name}: {text}"
+    return state.replace(
+        params=params, model_state=model_state, ema_params=ema_params
+    ), f"{name}: {text}"
 
 
 def _from_run(
@@ -184,11 +214,22 @@ def _from_run(
     def choose(arrays: dict[str, jax.ShapeDtypeStruct]) -> PyTree:
         names.clear()  # of a damaged checkpoint
         averaged = any(name.startswith("ema_params/") for name in arrays)
-        for prefix, here in (("ema_params/" if averaged else "params/", "params/"), ("model_state/", "")):
-            names.update({name: here + name.removeprefix(prefix) for name in arrays if name.startswith(prefix)})
+        for prefix, here in (
+            ("ema_params/" if averaged else "params/", "params/"),
+            ("model_state/", ""),
+        ):
+            names.update(
+                {
+                    name: here + name.removeprefix(prefix)
+                    for name in arrays
+                    if name.startswith(prefix)
+                }
+            )
         here_or_there = {n.partition("/")[2] for n in [*wanted, *names.values()]}
         require_matches(skip, here_or_there, "config.init_skip:")
-        kept = _require_fit(source, wanted, {here: arrays[name] for name, here in names.items()}, skip)
+        kept = _require_fit(
+            source, wanted, {here: arrays[name] for name, here in names.items()}, skip
+        )
         tree = {name: _abstract(wanted[here]) for name, here in names.items() if here in kept}
         return traverse_util.unflatten_dict(tree, sep="/")
 
@@ -202,7 +243,9 @@ def _from_run(
     if restored is None:
         raise ConfigError(f"config.init_from = {source!r} has no finished checkpoint yet")
     tree, step = restored
-    return {names[k]: x for k, x in _flatten(tree).items()}, f"the checkpoint of step {step} of {source}"
+    return {
+        names[k]: x for k, x in _flatten(tree).items()
+    }, f"the checkpoint of step {step} of {source}"
 
 
 def _from_files(
@@ -218,31 +261,40 @@ def _from_files(
 
     try:
         # a file's bfloat16 or float16 is good enough to start from
-        _, variables = weights.load(source, model=model, image_shape=image_shape, skip=skip, cast=True)
-    except weights.WeightsError as e:
-        hint = "; config.init_skip can name what is not taken, with dots also by the file's names" * (
-            "left over" in str(e)
+        _, variables = weights.load(
+            source, model=model, image_shape=image_shape, skip=skip, cast=True
         )
-        raise ConfigError(f"config.init_from = {source!r}, not the workdir of a run, as weights: {e}{hint}") from e
+    except weights.WeightsError as e:
+        hint = (
+            "; config.init_skip can name what is not taken, with dots also by the file's names"
+            * ("left over" in str(e))
+        )
+        raise ConfigError(
+            f"config.init_from = {source!r}, not the workdir of a run, as weights: {e}{hint}"
+        ) from e
     found = _flatten(variables)
     kept = _require_fit(source, wanted, found, skip)
     return {name: jax.device_put(found[name], wanted[name].sharding) for name in kept}, source
 
 
 def _require_fit(source: str, wanted: Flat, found: Flat, skip: Sequence[str]) -> list[str]:
-    """Names of the arrays to take; ConfigError unless they are the same, with the same shapes, on both sides."""
+    """Names of the arrays to take; ConfigError unless they are the same, with the same shapes, on
+    both sides."""
     names = sorted(wanted.keys() | found.keys())
     names = [n for n in names if not matches_any(skip, n.partition("/")[2])]
     wrong = []
     for name in names:
-        there, here = ((str(x[name].dtype), x[name].shape) if name in x else None for x in (found, wanted))
+        there, here = (
+            (str(x[name].dtype), x[name].shape) if name in x else None for x in (found, wanted)
+        )
         if there != here:
             texts = ("absent" if x is None else f"{x[0]} {x[1]}" for x in (there, here))
             wrong.append("{} is {} there and {} here".format(name, *texts))
     if wrong:
         raise ConfigError(
-            f"config.init_from = {source!r} does not fit the model: {_few(wrong, ', and')}; set config.model and "
-            "config.model_fields as they were, or config.init_skip to what shall start fresh"
+            f"config.init_from = {source!r} does not fit the model: {_few(wrong, ', and')}; set "
+            "config.model and config.model_fields as they were, or config.init_skip to what shall "
+            "start fresh"
         )
     if not names:
         raise ConfigError(f"config.init_skip = {tuple(skip)} leaves nothing to take from {source}")
@@ -250,7 +302,8 @@ def _require_fit(source: str, wanted: Flat, found: Flat, skip: Sequence[str]) ->
 
 
 def checkpoints_of(source: str, what: str = "config.init_from") -> Path:
-    """Where the checkpoints of a run are, given its workdir or just that; no such directory: it is no run."""
+    """Where the checkpoints of a run are, given its workdir or just that; no such directory: it is
+    no run."""
     path = files.user_path(source, what)
     return path if path.name == "checkpoints" else path / "checkpoints"
 

@@ -40,11 +40,12 @@ def translate(
 
     Args:
       tokenizer: of sources and translations.
-      lengths: to which sources are padded, ascending: one compilation each. What is longer than the last is cut, with
-        a warning.
-      settings: of the search; the tokenizer says with which tokens texts start and end where they do not.
-      max_len: places of a translation, its start token's included; default: as the settings say, or the last of
-        ``lengths``.
+      lengths: to which sources are padded, ascending: one compilation each. What is longer than the
+        last is cut, with a warning.
+      settings: of the search; the tokenizer says with which tokens texts start and end where they
+        do not.
+      max_len: places of a translation, its start token's included; default: as the settings say, or
+        the last of ``lengths``.
       seed: of the draws, if the settings ask for them.
 
     Returns:
@@ -52,14 +53,20 @@ def translate(
     """
     begin, end = ends(tokenizer, "translation")
     settings = dataclasses.replace(
-        settings, start=begin if settings.start is None else settings.start, stop=settings.stop or (end,)
+        settings,
+        start=begin if settings.start is None else settings.start,
+        stop=settings.stop or (end,),
     )
     if max_len is None:
         max_len = places(settings, 1, lengths[-1]) if says_length(settings) else lengths[-1]
-    rows = [[*ids, end] for ids in source_tokens(tokenizer, sources, source="the text to be translated")]
+    rows = [
+        [*ids, end] for ids in source_tokens(tokenizer, sources, source="the text to be translated")
+    ]
     longer = sum(len(row) > lengths[-1] for row in rows)
     if longer:
-        warn(f"{longer:,} of {len(rows):,} sources are longer than {lengths[-1]} tokens and are cut")
+        warn(
+            f"{longer:,} of {len(rows):,} sources are longer than {lengths[-1]} tokens and are cut"
+        )
     rows = [row[: lengths[-1]] for row in rows]
     count = settings.num_return_sequences or 1
     found, size = [[""] * count for _ in rows], min(BATCH, 1 << (len(rows) - 1).bit_length())
@@ -70,12 +77,16 @@ def translate(
         segments[:, 0] = 1  # rows that only fill up have one token
         for i, index in enumerate(indices):
             tokens[i, : len(rows[index])], segments[i, : len(rows[index])] = rows[index], 1
-        texts, _ = beam_search(model, variables, tokens, segments, max_len=max_len, settings=settings, seed=seed)
+        texts, _ = beam_search(
+            model, variables, tokens, segments, max_len=max_len, settings=settings, seed=seed
+        )
         for i, index in enumerate(indices):
             if len(rows[index]) == 1:
                 continue  # an empty source has an empty translation
             ours = texts[count * i : count * (i + 1)]
-            found[index] = [written(tokenizer, [t for t in text if t not in settings.stop]) for text in ours]
+            found[index] = [
+                written(tokenizer, [t for t in text if t not in settings.stop]) for text in ours
+            ]
     return [text for texts in found for text in texts]
 
 
@@ -96,7 +107,8 @@ def _batches(sizes: list[int], lengths: Sequence[int]) -> Iterator[tuple[list[in
 def measure(
     run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
 ) -> tuple[dict[str, float], list[tuple[str, str, str]]] | None:
-    """BLEU and share of exact matches on a split, and its sources, references and translations; None if stopped."""
+    """BLEU and share of exact matches on a split, and its sources, references and translations;
+    None if stopped."""
     card = run.card
     sources, references = translation_texts(
         card.name, split, card, data_dir=run.config.data.data_dir, raw_dir=run.config.data.raw_dir
@@ -106,11 +118,16 @@ def measure(
         variables = multihost_utils.process_allgather(variables, tiled=True)
     tokenizer = Tokenizer.from_str(card.tokenizer)
     settings = settings_of(run.config.beam)
-    found = translate(run.model, variables, tokenizer, sources, card.lengths, settings, stopping=stopping)
+    found = translate(
+        run.model, variables, tokenizer, sources, card.lengths, settings, stopping=stopping
+    )
     if found is None:
         return None
     exact = np.mean([a.strip() == b.strip() for a, b in zip(found, references, strict=True)])
-    scores = {"bleu": bleu(found, references, run.config.beam.bleu_tokenizer), "exact_match": float(exact)}
+    scores = {
+        "bleu": bleu(found, references, run.config.beam.bleu_tokenizer),
+        "exact_match": float(exact),
+    }
     return scores, list(zip(sources, references, found, strict=True))
 
 

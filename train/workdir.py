@@ -1,4 +1,5 @@
-"""The directory of a run: who may write to it, and what it says of itself (``config.json``, ``dataset.json``)."""
+"""The directory of a run: who may write to it, and what it says of itself (``config.json``,
+``dataset.json``)."""
 
 import contextlib
 import dataclasses
@@ -22,7 +23,15 @@ from train.fields import fits, shown
 from train.files import WorkdirError, is_disk_full, write_atomically
 
 FILES = (
-    *("lock", "config.json", "dataset.json", "metrics.jsonl", "timings.jsonl", "summary.json", "translations.tsv"),
+    *(
+        "lock",
+        "config.json",
+        "dataset.json",
+        "metrics.jsonl",
+        "timings.jsonl",
+        "summary.json",
+        "translations.tsv",
+    ),
     *("curves.png", "confusion.png", "two_classes.png"),
 )
 DIRECTORIES = ("checkpoints", "damaged", "tensorboard", "samples", "nonfinite")
@@ -35,14 +44,17 @@ def claimed(workdir: Path, config: Config) -> Iterator[Callable[[], None]]:
     Only the first process of several writes. The lock goes with the process, however it ends.
 
     Yields:
-      A function to call when the start has succeeded. Without that call, what was made for it is taken away again.
+      A function to call when the start has succeeded. Without that call, what was made for it is
+      taken away again.
 
     Raises:
-      WorkdirError: not writable, in use by another run, or of a run with another config (the fields are named).
+      WorkdirError: not writable, in use by another run, or of a run with another config (the fields
+        are named).
       ConfigError: several processes do not see the same directory.
     """
     if jax.process_index() != 0:
-        distributed.agree("a workdir", {})  # looked at only once it is there: network file systems remember absence
+        # looked at only once it is there: network file systems remember absence
+        distributed.agree("a workdir", {})
         distributed.agree("the workdir", _mark(workdir), _SHARED)
         yield lambda: None
         return
@@ -97,7 +109,9 @@ def _locked(workdir: Path) -> tuple[BinaryIO, bool]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise WorkdirError(f"workdir {workdir} is in use by another run; choose another --workdir") from None
+            raise WorkdirError(
+                f"workdir {workdir} is in use by another run; choose another --workdir"
+            ) from None
         except OSError:
             pass  # a network file system without locks
         with contextlib.suppress(FileNotFoundError):
@@ -116,7 +130,9 @@ def _unmake(made: list[Path]) -> None:
 def _raise(workdir: Path, error: OSError) -> NoReturn:
     if is_disk_full(error):
         raise error
-    raise WorkdirError(f"workdir {workdir} is not writable: {error.strerror}; choose another --workdir") from error
+    raise WorkdirError(
+        f"workdir {workdir} is not writable: {error.strerror}; choose another --workdir"
+    ) from error
 
 
 _SHARED = "--workdir must be on a file system that all processes share"
@@ -139,13 +155,17 @@ def _require_same_config(workdir: Path, config: Config) -> None:
                 "give the same config to resume it, or another --workdir"
             )
     elif (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
-        raise WorkdirError(f"workdir {workdir} has checkpoints but no config.json; choose another --workdir")
+        raise WorkdirError(
+            f"workdir {workdir} has checkpoints but no config.json; choose another --workdir"
+        )
 
 
 def write_identity(workdir: Path, config: Config, card: Card) -> None:
     """Writes ``config.json`` and ``dataset.json``: only once the config is known to be good."""
     write_atomically(workdir / "config.json", config_lib.to_json(config))
-    write_atomically(workdir / "dataset.json", json.dumps(dataclasses.asdict(card), indent=2) + "\n")
+    write_atomically(
+        workdir / "dataset.json", json.dumps(dataclasses.asdict(card), indent=2) + "\n"
+    )
 
 
 def read_config(workdir: Path) -> Config:
@@ -155,13 +175,14 @@ def read_config(workdir: Path) -> Config:
         return config_lib.from_json(text)
     except (ValueError, RecursionError) as e:  # ConfigError and JSONDecodeError among them
         raise WorkdirError(
-            f"{workdir}/config.json is damaged or of another version of this program ({_brief(e)}); restore it, or "
-            "choose another --workdir"
+            f"{workdir}/config.json is damaged or of another version of this program "
+            f"({_brief(e)}); restore it, or choose another --workdir"
         ) from e
 
 
 def read_card(workdir: Path) -> Card:
-    """What the run in ``workdir`` was trained on: image shape, columns or tokenizer; label names; not the data."""
+    """What the run in ``workdir`` was trained on: image shape, columns or tokenizer; label names;
+    not the data."""
     text = _read(workdir, "dataset.json")
     try:
         values = json.loads(text)
@@ -180,7 +201,13 @@ def _brief(error: Exception, length: int = 200) -> str:
 
 
 def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
-    cls = TextCard if "tokenizer" in values else TableCard if "feature_names" in values else DatasetCard
+    cls = (
+        TextCard
+        if "tokenizer" in values
+        else TableCard
+        if "feature_names" in values
+        else DatasetCard
+    )
     card = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     for name, hint in typing.get_type_hints(cls).items():
         value = getattr(card, name)

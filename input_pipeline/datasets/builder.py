@@ -1,4 +1,5 @@
-"""What the built-in TFDS builders share: raw files, and examples that come from arrays, without TensorFlow."""
+"""What the built-in TFDS builders share: raw files, and examples that come from arrays, without
+TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,9 +17,12 @@ from input_pipeline.datasets import raw
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Returns the PNG of a uint8 image [h, w, 1 or 3]; `tfds.features.Image` needs TensorFlow to encode arrays."""
+    """Returns the PNG of a uint8 image [h, w, 1 or 3]; `tfds.features.Image` needs TensorFlow to
+    encode arrays."""
     buffer = io.BytesIO()
-    PIL.Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG", compress_level=1)
+    PIL.Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
+        buffer, "PNG", compress_level=1
+    )
     return buffer.getvalue()
 
 
@@ -31,8 +35,8 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         **kwargs: of `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
     """
 
-    # TFDS looks for checksums beside the code, and for that imports importlib_resources, which it does not require on
-    # current Pythons. These builders check their files themselves.
+    # TFDS looks for checksums beside the code, and for that imports importlib_resources, which it
+    # does not require on current Pythons. These builders check their files themselves.
     code_path = None
     url_infos: ClassVar[dict[str, Any]] = {}
 
@@ -58,14 +62,21 @@ class RawBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def content_key(cls, raw_dir: Path | None) -> str:
-        """Of what no version speaks: a key of the content, under which it is prepared; empty for published data."""
+        """Of what no version speaks: a key of the content, under which it is prepared; empty for
+        published data."""
         return ""
 
 
 class ArrayBuilder(RawBuilder, skip_registration=True):
     """A builder whose examples are rows of arrays: an image, and columns."""
 
-    def _generate_examples(self, image: np.ndarray, **columns: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(
+        self, image: np.ndarray, **columns: Any
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (index, example) for images [n, h, w, c] and columns of n values each."""
         for i in range(len(image)):
-            yield i, {"image": encode_png(image[i])} | {key: values[i] for key, values in columns.items()}
+            yield (
+                i,
+                {"image": encode_png(image[i])}
+                | {key: values[i] for key, values in columns.items()},
+            )

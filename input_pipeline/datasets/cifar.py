@@ -1,6 +1,8 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from their binary version; the pickled one can run code: never read it.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from their binary version; the pickled one can run
+code: never read it.
 
-Names, versions and features are those of the stock TFDS builders, so that `tfds.data_source` reads what this writes.
+Names, versions and features are those of the stock TFDS builders, so that `tfds.data_source` reads
+what this writes.
 """
 
 from __future__ import annotations
@@ -40,11 +42,16 @@ def parse_records(
     width = len(label_sizes) + _PIXELS
     if len(content) != num_records * width:
         problem = "truncated" if len(content) < num_records * width else "too long"
-        raise DataError(f"{source} is {problem}: {len(content)} bytes, expected {num_records * width}")
+        raise DataError(
+            f"{source} is {problem}: {len(content)} bytes, expected {num_records * width}"
+        )
     records = np.frombuffer(content, np.uint8).reshape(num_records, width)
     labels, pixels = np.split(records, [len(label_sizes)], axis=1)
     if (labels >= np.array(label_sizes)).any():
-        raise DataError(f"{source} has labels up to {labels.max(axis=0).tolist()}, allowed are less than {label_sizes}")
+        raise DataError(
+            f"{source} has labels up to {labels.max(axis=0).tolist()}, allowed are less than "
+            f"{label_sizes}"
+        )
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
@@ -68,15 +75,20 @@ def read_members(path: Path, raw_file: raw.RawFile, names: list[str]) -> dict[st
                 if name in names and (file := archive.extractfile(member)) is not None:
                     contents[name] = file.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a sound archive ({error}): delete it and fetch it again") from error
+        raise DataError(
+            f"{path} is not a sound archive ({error}): delete it and fetch it again"
+        ) from error
     missing = [name for name in names if name not in contents]
     if missing:
-        raise DataError(f"{path} lacks {', '.join(f'{raw_file.unpacked}/{name}' for name in missing)}")
+        raise DataError(
+            f"{path} lacks {', '.join(f'{raw_file.unpacked}/{name}' for name in missing)}"
+        )
     return contents
 
 
 class Cifar10(ArrayBuilder, skip_registration=True):
-    """Small colour photographs; image uint8 [32, 32, 3], label 0..9; 50,000 train and 10,000 test examples."""
+    """Small colour photographs; image uint8 [32, 32, 3], label 0..9; 50,000 train and 10,000 test
+    examples."""
 
     VERSION = tfds.core.Version("3.0.2")
     RAW_FILES = (
@@ -88,19 +100,27 @@ class Cifar10(ArrayBuilder, skip_registration=True):
         ),
     )
     DESCRIPTION = "CIFAR-10: 32 x 32 colour photographs in 10 classes."
-    LABELS: ClassVar[dict[str, tuple[int, str]]] = {"label": (10, "batches.meta.txt")}  # key -> classes, file of names
+    # key -> classes, file of names
+    LABELS: ClassVar[dict[str, tuple[int, str]]] = {"label": (10, "batches.meta.txt")}
     FILES: ClassVar[dict[str, dict[str, int]]] = {  # split -> file -> records
         "train": {f"data_batch_{i}.bin": 10_000 for i in range(1, 6)},
         "test": {"test_batch.bin": 10_000},
     }
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = {key: tfds.features.ClassLabel(num_classes=size) for key, (size, _) in self.LABELS.items()}
+        labels = {
+            key: tfds.features.ClassLabel(num_classes=size)
+            for key, (size, _) in self.LABELS.items()
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(
-                {"id": tfds.features.Text(), "image": tfds.features.Image(shape=(32, 32, 3)), **labels}
+                {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(32, 32, 3)),
+                    **labels,
+                }
             ),
             supervised_keys=("image", "label"),
             homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -120,7 +140,10 @@ class Cifar10(ArrayBuilder, skip_registration=True):
         sizes = tuple(size for size, _ in self.LABELS.values())
         splits = {}
         for split, files in self.FILES.items():
-            parts = [parse_records(contents[file], path / file, count, sizes) for file, count in files.items()]
+            parts = [
+                parse_records(contents[file], path / file, count, sizes)
+                for file, count in files.items()
+            ]
             images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
             splits[split] = self._generate_examples(
                 images,
@@ -147,4 +170,7 @@ class Cifar100(Cifar10, skip_registration=True):
         "coarse_label": (20, "coarse_label_names.txt"),
         "label": (100, "fine_label_names.txt"),
     }
-    FILES: ClassVar[dict[str, dict[str, int]]] = {"train": {"train.bin": 50_000}, "test": {"test.bin": 10_000}}
+    FILES: ClassVar[dict[str, dict[str, int]]] = {
+        "train": {"train.bin": 50_000},
+        "test": {"test.bin": 10_000},
+    }

@@ -1,6 +1,8 @@
-"""The UCI handwritten digits that scikit-learn bundles: 1,797 grey images of 8 x 8 pixels, no download.
+"""The UCI handwritten digits that scikit-learn bundles: 1,797 grey images of 8 x 8 pixels, no
+download.
 
-Kaynak 1995, "Methods of Combining Multiple Classifiers and Their Applications to Handwritten Digit Recognition".
+Kaynak 1995, "Methods of Combining Multiple Classifiers and Their Applications to Handwritten Digit
+Recognition".
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from input_pipeline.datasets.builder import ArrayBuilder
 class Digits(ArrayBuilder, skip_registration=True):
     """Handwritten digits; image uint8 [8, 8, 1] (the original 0..16 scaled to 0..255), label 0..9.
 
-    Example i goes to `test` (359 examples) if i % 5 == 4, else to `train` (1,438). As in the usual random split, the
-    same writers appear in both.
+    Example i goes to `test` (359 examples) if i % 5 == 4, else to `train` (1,438). As in the usual
+    random split, the same writers appear in both.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -23,16 +25,21 @@ class Digits(ArrayBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="UCI handwritten digits (the copy bundled with scikit-learn), 8 x 8 pixels.",
+            description="UCI handwritten digits (the copy bundled with scikit-learn), 8 x 8 "
+            "pixels.",
             features=tfds.features.FeaturesDict(
-                {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+                {
+                    "image": tfds.features.Image(shape=(8, 8, 1)),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
             ),
             supervised_keys=("image", "label"),
             homepage="https://archive.ics.uci.edu/dataset/80",
         )
 
     def _split_generators(self, dl_manager):
-        from sklearn.datasets import load_digits  # imports SciPy: seconds that only preparation should cost
+        # imports SciPy: seconds that only preparation should cost
+        from sklearn.datasets import load_digits
 
         digits = load_digits()
         image = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]

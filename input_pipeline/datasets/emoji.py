@@ -34,9 +34,10 @@ GROUPS = (
 
 GIVE_AWAY = frozenset(
     # what the groups are called
-    "smiley smileys emotion people person body animal animals nature food drink travel place places "
-    "activity activities object objects symbol symbols flag flags "
-    # what only one of them is named with: kinds of people, and what Symbols, Smileys and People are called in a row
+    "smiley smileys emotion people person body animal animals nature food drink travel place "
+    "places activity activities object objects symbol symbols flag flags "
+    # what only one of them is named with: kinds of people, and what Symbols, Smileys and People are
+    # called in a row
     "man men woman women face button keycap sign mark skin tone light medium dark hair".split()
 )
 """Words that are left out of ``text`` because they tell the group without telling what is seen."""
@@ -76,7 +77,9 @@ class EmojiName:
         kept = [_PERSON if c in _PEOPLE else c for c in kept]
         pairs = zip([0, *kept], kept, [*kept[1:], 0], strict=False)
         joined = [
-            c for a, c, b in pairs if not (a == _JOINER and c in _VARIANTS) and not (c == _JOINER and b in _VARIANTS)
+            c
+            for a, c, b in pairs
+            if not (a == _JOINER and c in _VARIANTS) and not (c == _JOINER and b in _VARIANTS)
         ]
         return " ".join(f"{c:X}" for c in joined)
 
@@ -88,14 +91,16 @@ class EmojiName:
 
 
 class Emoji(RawBuilder, skip_registration=True):
-    """Emoji as a colour font draws them, 64 x 64 pixels on white, with their Unicode names; no download.
+    """Emoji as a colour font draws them, 64 x 64 pixels on white, with their Unicode names; no
+    download.
 
-    ``label`` is the Unicode group (9), ``subgroup`` the subgroup, ``name`` the CLDR short name, ``text`` the same
-    without the words that give the group away (`GIVE_AWAY`): what is left may be nothing. Emoji that differ in skin
-    tone, hair or gender alone are always in the same split, which is drawn from what they have in common.
+    ``label`` is the Unicode group (9), ``subgroup`` the subgroup, ``name`` the CLDR short name,
+    ``text`` the same without the words that give the group away (`GIVE_AWAY`): what is left may be
+    nothing. Emoji that differ in skin tone, hair or gender alone are always in the same split,
+    which is drawn from what they have in common.
 
-    --config.data.raw_dir names a directory with NotoColorEmoji.ttf and Unicode's emoji-test.txt. Debian's packages
-    fonts-noto-color-emoji and unicode-data are found by themselves.
+    --config.data.raw_dir names a directory with NotoColorEmoji.ttf and Unicode's emoji-test.txt.
+    Debian's packages fonts-noto-color-emoji and unicode-data are found by themselves.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -111,8 +116,9 @@ class Emoji(RawBuilder, skip_registration=True):
         missing = [str(path) for path in files.values() if not path.is_file()]
         if missing:
             raise DataError(
-                f"emoji needs {' and '.join(SYSTEM_FILES)}: there is no {' and no '.join(missing)}. {cls.ADVICE}; "
-                "elsewhere put them in a directory and name it with --config.data.raw_dir"
+                f"emoji needs {' and '.join(SYSTEM_FILES)}: there is no "
+                f"{' and no '.join(missing)}. {cls.ADVICE}; elsewhere put them in a directory and "
+                "name it with --config.data.raw_dir"
             )
         return files
 
@@ -128,7 +134,9 @@ class Emoji(RawBuilder, skip_registration=True):
                     "name": tfds.features.Text(),
                     "text": tfds.features.Text(),
                     "label": tfds.features.ClassLabel(names=GROUPS),
-                    "subgroup": tfds.features.ClassLabel(names=list(dict.fromkeys(n.subgroup for n in names))),
+                    "subgroup": tfds.features.ClassLabel(
+                        names=list(dict.fromkeys(n.subgroup for n in names))
+                    ),
                 }
             ),
             homepage="https://unicode.org/reports/tr51/",
@@ -147,13 +155,20 @@ class Emoji(RawBuilder, skip_registration=True):
                 file=sys.stderr,
             )
         found = [(name, image) for name, image in drawn if image is not None]
-        splits = {s: [pair for pair in found if pair[0].split == s] for s in ("train", "validation", "test")}
+        splits = {
+            s: [pair for pair in found if pair[0].split == s]
+            for s in ("train", "validation", "test")
+        }
         for split, pairs in splits.items():
             if not pairs:
-                raise DataError(f"emoji: {files[FONT]} and {files[NAMES]} leave nothing for split {split!r}")
+                raise DataError(
+                    f"emoji: {files[FONT]} and {files[NAMES]} leave nothing for split {split!r}"
+                )
         return {split: self._generate_examples(pairs) for split, pairs in splits.items()}
 
-    def _generate_examples(self, pairs: list[tuple[EmojiName, np.ndarray]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(
+        self, pairs: list[tuple[EmojiName, np.ndarray]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for i, (name, image) in enumerate(pairs):
             yield (
                 i,
@@ -169,7 +184,8 @@ class Emoji(RawBuilder, skip_registration=True):
 
 
 def read_names(path: Path) -> list[EmojiName]:
-    """The fully qualified emoji of Unicode's emoji-test.txt, in its order; components (bare skin tones) are no emoji.
+    """The fully qualified emoji of Unicode's emoji-test.txt, in its order; components (bare skin
+    tones) are no emoji.
 
     Raises:
         DataError: there are none, a group that is unknown, or a file that is not UTF-8.
@@ -183,7 +199,10 @@ def read_names(path: Path) -> list[EmojiName]:
             subgroup = line.removeprefix("# subgroup: ").strip()
         elif match := _LINE.match(line):
             if group not in GROUPS:
-                raise DataError(f"{path}: {match[2]!r} is in a group {group!r} that is none of {', '.join(GROUPS)}")
+                raise DataError(
+                    f"{path}: {match[2]!r} is in a group {group!r} that is none of "
+                    f"{', '.join(GROUPS)}"
+                )
             emoji = "".join(chr(int(code, 16)) for code in match[1].split())
             found.append(EmojiName(emoji, group, subgroup, match[2].strip()))
     if not found:
@@ -204,18 +223,22 @@ class Drawing:
     def __init__(self, path: Path):
         if not PIL.features.check("raqm"):
             raise DataError(
-                "emoji of several characters need Pillow with raqm, which needs the library fribidi: on Debian and "
-                "Ubuntu, apt install libfribidi0"
+                "emoji of several characters need Pillow with raqm, which needs the library "
+                "fribidi: on Debian and Ubuntu, apt install libfribidi0"
             )
         try:
             self._font = ImageFont.truetype(str(path), _PIXELS, layout_engine=ImageFont.Layout.RAQM)
         except OSError as error:
-            raise DataError(f"{path} is not a font with bitmaps of {_PIXELS} pixels ({error})") from error
+            raise DataError(
+                f"{path} is not a font with bitmaps of {_PIXELS} pixels ({error})"
+            ) from error
         self._advance = self._font.getlength("\N{GRINNING FACE}")
-        self._nothing = self._draw("\U0010ffff")  # no character: what the font draws for one that it lacks
+        # no character: what the font draws for one that it lacks
+        self._nothing = self._draw("\U0010ffff")
 
     def __call__(self, emoji: str) -> np.ndarray | None:
-        """Returns uint8 [64, 64, 3], black on white where the font has no colours; None where it lacks the emoji."""
+        """Returns uint8 [64, 64, 3], black on white where the font has no colours; None where it
+        lacks the emoji."""
         # of a sequence that the font does not have the parts are drawn side by side
         if self._font.getlength(emoji) > 1.5 * self._advance:
             return None

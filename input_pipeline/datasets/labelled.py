@@ -1,4 +1,5 @@
-"""Builders of texts, or pairs of texts, with a label: features ``text``, perhaps ``text_pair``, and ``label``."""
+"""Builders of texts, or pairs of texts, with a label: features ``text``, perhaps ``text_pair``, and
+``label``."""
 
 from __future__ import annotations
 
@@ -53,16 +54,20 @@ class LabelledBuilder(RawBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self.records().items()}
+        return {
+            split: self._generate_examples(records) for split, records in self.records().items()
+        }
 
     def _generate_examples(self, records: list[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from enumerate(records)
 
 
 class SST2(LabelledBuilder, skip_registration=True):
-    """Stanford Sentiment Treebank, whole sentences, two classes (Socher et al. 2013): 6,920 / 872 / 1,821.
+    """Stanford Sentiment Treebank, whole sentences, two classes (Socher et al. 2013): 6,920 / 872 /
+    1,821.
 
-    Sentences of films, negative or positive, without the neutral ones and without the phrases that GLUE's SST-2 adds.
+    Sentences of films, negative or positive, without the neutral ones and without the phrases that
+    GLUE's SST-2 adds.
     """
 
     name = "sst2"
@@ -117,7 +122,8 @@ class GlueTask:
         label: column of the label.
         labels: what stands there, and the name of the class; empty: a number from 0 to ``highest``.
         validation: split and file.
-        broken: rows without all columns are part of what is published; they are left out, and counted.
+        broken: rows without all columns are part of what is published; they are left out, and
+          counted.
     """
 
     directory: str
@@ -132,14 +138,18 @@ class GlueTask:
         """Name of the class or number that stands in a file; raises ValueError."""
         if self.labels:
             if text not in self.labels:
-                raise ValueError(f"label {shortened(text)!r} is not one of {', '.join(self.labels)}")
+                raise ValueError(
+                    f"label {shortened(text)!r} is not one of {', '.join(self.labels)}"
+                )
             return self.labels[text]
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not 0 <= value <= self.highest:
-            raise ValueError(f"label {shortened(text)!r} is not a number from 0 to {self.highest:g}")
+            raise ValueError(
+                f"label {shortened(text)!r} is not a number from 0 to {self.highest:g}"
+            )
         return value
 
 
@@ -147,21 +157,32 @@ ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
 GLUE: dict[str, GlueTask] = {
     "cola": GlueTask("CoLA", (3,), 1, {"0": "unacceptable", "1": "acceptable"}),
     "sst2": GlueTask("SST-2", ("sentence",), "label", {"0": "negative", "1": "positive"}),
-    "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
+    "mrpc": GlueTask(
+        "MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}
+    ),
     "qqp": GlueTask(
-        "QQP", ("question1", "question2"), "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}, broken=True
+        "QQP",
+        ("question1", "question2"),
+        "is_duplicate",
+        {"0": "not_duplicate", "1": "duplicate"},
+        broken=True,
     ),
     "mnli": GlueTask(
         "MNLI",
         ("sentence1", "sentence2"),
         "gold_label",
         {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"},
-        (("validation_matched", "dev_matched.tsv"), ("validation_mismatched", "dev_mismatched.tsv")),
+        (
+            ("validation_matched", "dev_matched.tsv"),
+            ("validation_mismatched", "dev_mismatched.tsv"),
+        ),
     ),
     "stsb": GlueTask("STS-B", ("sentence1", "sentence2"), "score", {}, highest=5.0),
     "qnli": GlueTask("QNLI", ("question", "sentence"), "label", ENTAILMENT),
     "rte": GlueTask("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
-    "wnli": GlueTask("WNLI", ("sentence1", "sentence2"), "label", {"0": "not_entailment", "1": "entailment"}),
+    "wnli": GlueTask(
+        "WNLI", ("sentence1", "sentence2"), "label", {"0": "not_entailment", "1": "entailment"}
+    ),
 }
 """Without test splits, whose labels are not published."""
 
@@ -169,7 +190,8 @@ GLUE: dict[str, GlueTask] = {
 class Glue(LabelledBuilder, skip_registration=True):
     """A task of GLUE (Wang et al. 2019): --config.data.raw_dir is the directory of its .tsv files.
 
-    The archives of gluebenchmark.com, unpacked; MRPC's as train.tsv and dev.tsv, as its scripts make them.
+    The archives of gluebenchmark.com, unpacked; MRPC's as train.tsv and dev.tsv, as its scripts
+    make them.
     """
 
     HOMEPAGE = "https://gluebenchmark.com"
@@ -183,10 +205,16 @@ class Glue(LabelledBuilder, skip_registration=True):
     def _files(cls, raw_dir: Path | None) -> list[tuple[str, Path]]:
         task, name = GLUE[cls.TASK], f"glue/{cls.TASK}"
         if raw_dir is None:
-            raise DataError(f"{name} needs --config.data.raw_dir: the directory of {task.directory}'s .tsv files")
+            raise DataError(
+                f"{name} needs --config.data.raw_dir: the directory of {task.directory}'s .tsv "
+                "files"
+            )
         inner = raw_dir / task.directory
         directory = inner if inner.is_dir() else raw_dir
-        files = [("train", directory / "train.tsv"), *((split, directory / file) for split, file in task.validation)]
+        files = [
+            ("train", directory / "train.tsv"),
+            *((split, directory / file) for split, file in task.validation),
+        ]
         missing = [path.name for _, path in files if not path.is_file()]
         if missing:
             raise DataError(f"{name}: {directory} lacks {', '.join(missing)}")
@@ -196,7 +224,9 @@ class Glue(LabelledBuilder, skip_registration=True):
         return list(GLUE[self.TASK].labels.values())
 
     def label_feature(self) -> tfds.features.FeatureConnector:
-        return super().label_feature() if GLUE[self.TASK].labels else tfds.features.Scalar(np.float32)
+        return (
+            super().label_feature() if GLUE[self.TASK].labels else tfds.features.Scalar(np.float32)
+        )
 
     def text_features(self) -> tuple[str, ...]:
         return ("text", "text_pair")[: len(GLUE[self.TASK].texts)]
@@ -213,7 +243,8 @@ class Glue(LabelledBuilder, skip_registration=True):
             absent = [name for name in columns if name not in header]
             if absent:
                 raise DataError(
-                    f"{path}, line 1 names no column {absent[0]!r}; it has {shortened(', '.join(header), 150)}"
+                    f"{path}, line 1 names no column {absent[0]!r}; it has "
+                    f"{shortened(', '.join(header), 150)}"
                 )
             columns = [header.index(name) for name in columns]
         broken = []
@@ -225,7 +256,10 @@ class Glue(LabelledBuilder, skip_registration=True):
                 if task.broken:
                     broken.append(number)
                     continue
-                raise DataError(f"{path}, line {number} has {len(values)} columns, not {max(columns) + 1} or more")
+                raise DataError(
+                    f"{path}, line {number} has {len(values)} columns, not {max(columns) + 1} or "
+                    "more"
+                )
             *texts, label = (values[i] for i in columns)
             try:
                 found = task.read_label(label)
@@ -233,7 +267,10 @@ class Glue(LabelledBuilder, skip_registration=True):
                 raise DataError(f"{path}, line {number}: {error}") from error
             yield dict(zip(self.text_features(), texts, strict=True)) | {"label": found}
         if broken:
-            print(f"{path}: {len(broken)} broken rows are left out, the first in line {broken[0]}", file=sys.stderr)
+            print(
+                f"{path}: {len(broken)} broken rows are left out, the first in line {broken[0]}",
+                file=sys.stderr,
+            )
 
 
 def _glue_builder(task: str) -> type[Glue]:
@@ -251,12 +288,14 @@ GLUE_BUILDERS: dict[str, type[RawBuilder]] = {f"glue/{task}": _glue_builder(task
 
 
 class TextLabels(LabelledBuilder, skip_registration=True):
-    """Your own labelled texts: --config.data.raw_dir is a .tsv or .jsonl file, or a directory of them.
+    """Your own labelled texts: --config.data.raw_dir is a .tsv or .jsonl file, or a directory of
+    them.
 
-    Columns of a .tsv file are text and label, or, after a line of names, text, text_pair and label in any order; lines
-    of a .jsonl file ``{"text": "...", "label": "..."}``, perhaps with ``text_pair``. Files whose names begin with
-    ``train``, ``valid`` (or ``val``, ``dev``) and ``test`` are those splits; otherwise every tenth line is in ``test``.
-    Classes are the labels that the training files have, in alphabetical order.
+    Columns of a .tsv file are text and label, or, after a line of names, text, text_pair and label
+    in any order; lines of a .jsonl file ``{"text": "...", "label": "..."}``, perhaps with
+    ``text_pair``. Files whose names begin with ``train``, ``valid`` (or ``val``, ``dev``) and
+    ``test`` are those splits; otherwise every tenth line is in ``test``. Classes are the labels
+    that the training files have, in alphabetical order.
     """
 
     SUFFIXES = (".tsv", ".jsonl")
@@ -266,23 +305,32 @@ class TextLabels(LabelledBuilder, skip_registration=True):
         return local.content_key(local.find_files("text_labels", raw_dir, cls.SUFFIXES))
 
     def _files(self) -> dict[str, list[Path]]:
-        return local.by_split("text_labels", local.find_files("text_labels", self._raw_dir, self.SUFFIXES))
+        return local.by_split(
+            "text_labels", local.find_files("text_labels", self._raw_dir, self.SUFFIXES)
+        )
 
     def text_features(self) -> tuple[str, ...]:
         """One, or two if any file names a second; then all must have it."""
         paths = [path for files in self._files().values() for path in files]
-        return ("text", "text_pair") if any(local.names_field(path, "text_pair") for path in paths) else ("text",)
+        return (
+            ("text", "text_pair")
+            if any(local.names_field(path, "text_pair") for path in paths)
+            else ("text",)
+        )
 
     def label_names(self) -> list[str]:
         files = self._files()
         fields = (*self.text_features(), "label")
         train = files.get("train", files.get("", []))
-        names = {record["label"] for path in train for _, record in local.read_records(path, fields)}
+        names = {
+            record["label"] for path in train for _, record in local.read_records(path, fields)
+        }
         if not names:
             raise DataError(f"text_labels: {train[0]} has no examples")
         if len(names) < 2:
             raise DataError(
-                f"text_labels: all texts of {train[0]} have the label {names.pop()!r}; at least two are needed"
+                f"text_labels: all texts of {train[0]} have the label {names.pop()!r}; at least "
+                "two are needed"
             )
         return sorted(names)
 
@@ -294,8 +342,8 @@ class TextLabels(LabelledBuilder, skip_registration=True):
                 for number, record in local.read_records(path, fields):
                     if record["label"] not in names:
                         raise DataError(
-                            f"{path}, line {number}: label {shortened(record['label'])!r} is not one of the training "
-                            f"files': {shortened(', '.join(names), 150)}"
+                            f"{path}, line {number}: label {shortened(record['label'])!r} is not "
+                            f"one of the training files': {shortened(', '.join(names), 150)}"
                         )
                     splits.setdefault(split, []).append(record)
         for split, files in self._files().items():

@@ -29,14 +29,18 @@ def find_files(name: str, raw_dir: Path | None, suffixes: Sequence[str]) -> list
     """
     kinds = " or ".join(suffixes) or "text"
     if raw_dir is None:
-        raise DataError(f"{name} needs --config.data.raw_dir: a {kinds} file, or a directory of them")
+        raise DataError(
+            f"{name} needs --config.data.raw_dir: a {kinds} file, or a directory of them"
+        )
     if not raw_dir.exists():
         raise DataError(f"{name}: raw_dir {raw_dir} does not exist")
     if raw_dir.is_file():
         return [raw_dir]
     if not raw_dir.is_dir():
         raise DataError(f"{name}: raw_dir {raw_dir} is neither a file nor a directory")
-    found = sorted(p for p in raw_dir.iterdir() if p.is_file() and (not suffixes or p.suffix in suffixes))
+    found = sorted(
+        p for p in raw_dir.iterdir() if p.is_file() and (not suffixes or p.suffix in suffixes)
+    )
     if not found:
         raise DataError(f"{name}: raw_dir {raw_dir} holds no {kinds} file")
     return found
@@ -60,8 +64,8 @@ def by_split(name: str, files: Sequence[Path]) -> dict[str, list[Path]]:
     strays = [path.name for path in files if _split_of(path) is None]
     if strays:
         raise DataError(
-            f"{name}: beside files named train..., what are {', '.join(strays[:3])}? Names begin with train, valid or "
-            "test"
+            f"{name}: beside files named train..., what are {', '.join(strays[:3])}? Names begin "
+            "with train, valid or test"
         )
     splits: dict[str, list[Path]] = {}
     for path in files:
@@ -74,14 +78,19 @@ def read_lines(path: Path) -> list[str]:
     return lines_of(read_text(path))
 
 
-def read_records(path: Path, fields: Sequence[str], *, rest: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number, from 1, and the ``fields`` of each line of a .jsonl file, or of a .tsv file in this order.
+def read_records(
+    path: Path, fields: Sequence[str], *, rest: bool = False
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number, from 1, and the ``fields`` of each line of a .jsonl file, or of a .tsv file in
+    this order.
 
-    A .tsv file may begin with a line of names, which then say the order. Empty lines are passed over.
+    A .tsv file may begin with a line of names, which then say the order. Empty lines are passed
+    over.
 
     Args:
         path: of the file; fields: that are needed.
-        rest: lines of a .tsv file without names may have one column more, such as the label that goes with a text.
+        rest: lines of a .tsv file without names may have one column more, such as the label that
+          goes with a text.
 
     Raises:
         DataError: a line that has them not, or empty, or twice.
@@ -98,11 +107,16 @@ def read_records(path: Path, fields: Sequence[str], *, rest: bool = False) -> It
                 order = [value.strip().lower() for value in values]
                 twice = [field for field in fields if order.count(field) > 1]
                 if twice:
-                    raise DataError(f"{path}, line 1 names the column {twice[0]!r} {order.count(twice[0])} times")
+                    raise DataError(
+                        f"{path}, line 1 names the column {twice[0]!r} {order.count(twice[0])} "
+                        "times"
+                    )
                 continue
             if number == 1 and "label" in fields and values[-1].strip().lower() == "label":
                 names = shortened(", ".join(values), 150)
-                raise DataError(f"{path}, line 1 names the columns {names}, not {', '.join(fields)}")
+                raise DataError(
+                    f"{path}, line 1 names the columns {names}, not {', '.join(fields)}"
+                )
             if rest and order is fields and len(values) == len(fields) + 1:
                 order = (*fields, "")
             if len(values) != len(order):
@@ -110,13 +124,16 @@ def read_records(path: Path, fields: Sequence[str], *, rest: bool = False) -> It
                     f"{path}, line {number} has {len(values)} columns, not {len(order)}: "
                     f"{shortened(', '.join(order), 150)}, separated by tabs"
                 )
-            record = {field: value for field, value in zip(order, values, strict=True) if field in fields}
+            record = {
+                field: value for field, value in zip(order, values, strict=True) if field in fields
+            }
         for field in fields:
             if not isinstance(record[field], str) or not record[field].strip():
                 raise DataError(f"{path}, line {number}: its {field} is empty or no text")
             if SURROGATE.search(record[field]):
                 raise DataError(
-                    f"{path}, line {number}: its {field} has half of a surrogate pair, which is no character"
+                    f"{path}, line {number}: its {field} has half of a surrogate pair, which is no "
+                    "character"
                 )
         if "label" in record:
             record["label"] = record["label"].strip()
@@ -137,16 +154,22 @@ def _json_fields(line: str, fields: Sequence[str], where: str) -> dict[str, Any]
     try:
         record = json.loads(line, object_pairs_hook=once)
         found = {field: record[field] for field in fields}
-        return {k: str(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in found.items()}
+        return {
+            k: str(v) if isinstance(v, int) and not isinstance(v, bool) else v
+            for k, v in found.items()
+        }
     except RecursionError as error:
         raise DataError(f"{where} is nested too deeply") from error
     except (ValueError, KeyError, TypeError) as error:
         shape = ", ".join(f'"{field}": "..."' for field in fields)
-        raise DataError(f"{where} is not {{{shape}}} ({type(error).__name__}: {shortened(error, 150)})") from error
+        raise DataError(
+            f"{where} is not {{{shape}}} ({type(error).__name__}: {shortened(error, 150)})"
+        ) from error
 
 
 def names_field(path: Path, field: str) -> bool:
-    """Whether any line of a .jsonl file, or the line of names of a .tsv file, has a field of this name."""
+    """Whether any line of a .jsonl file, or the line of names of a .tsv file, has a field of this
+    name."""
     lines = read_lines(path)
     if path.suffix != ".jsonl":
         return field in [name.strip().lower() for name in lines[0].split("\t")]
@@ -169,8 +192,8 @@ def divided(name: str, records: list) -> dict[str, list]:
     """
     if len(records) < 10:
         raise DataError(
-            f"{name}: {len(records)} examples are too few to set every tenth aside; give 10, or files named train... "
-            "and test..."
+            f"{name}: {len(records)} examples are too few to set every tenth aside; give 10, or "
+            "files named train... and test..."
         )
     return {"train": [r for i, r in enumerate(records) if i % 10 != 9], "test": records[9::10]}
 

@@ -1,6 +1,7 @@
 """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017), which share the IDX file format.
 
-Names, versions and features are those of the stock TFDS builders, so that `tfds.data_source` reads what this writes.
+Names, versions and features are those of the stock TFDS builders, so that `tfds.data_source` reads
+what this writes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def parse_idx(content: bytes, source: Path | str, shape: tuple[int, ...]) -> np.
     magic = bytes((0, 0, 8, len(shape)))  # 8: unsigned byte
     if len(content) >= 4 and content[:4] != magic:
         raise DataError(
-            f"{source} is not an IDX file of {len(shape)} dimensions: magic {content[:4].hex()}, expected {magic.hex()}"
+            f"{source} is not an IDX file of {len(shape)} dimensions: magic {content[:4].hex()}, "
+            f"expected {magic.hex()}"
         )
     if len(content) >= header:
         dims = tuple(np.frombuffer(content, ">u4", len(shape), 4).tolist())
@@ -46,12 +48,15 @@ def parse_idx(content: bytes, source: Path | str, shape: tuple[int, ...]) -> np.
     expected = header + math.prod(shape)
     if len(content) != expected:
         problem = "truncated" if len(content) < expected else "too long"
-        raise DataError(f"{source} is {problem}: {len(content)} bytes (decompressed), expected {expected}")
+        raise DataError(
+            f"{source} is {problem}: {len(content)} bytes (decompressed), expected {expected}"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 class MNIST(ArrayBuilder, skip_registration=True):
-    """Handwritten digits; image uint8 [28, 28, 1], label 0..9; 60,000 train and 10,000 test examples."""
+    """Handwritten digits; image uint8 [28, 28, 1], label 0..9; 60,000 train and 10,000 test
+    examples."""
 
     VERSION = tfds.core.Version("3.0.1")
     RAW_FILES = (
@@ -86,7 +91,8 @@ class MNIST(ArrayBuilder, skip_registration=True):
     )
     DESCRIPTION = "The MNIST database of handwritten digits."
     HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
-    LABEL_NAMES: ClassVar[list[str]] = []  # none: the stock builder gives only the number of classes
+    # none: the stock builder gives only the number of classes
+    LABEL_NAMES: ClassVar[list[str]] = []
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -124,7 +130,8 @@ class MNIST(ArrayBuilder, skip_registration=True):
 
 
 class FashionMNIST(MNIST, skip_registration=True):
-    """Zalando's article images; image uint8 [28, 28, 1], label 0..9; 60,000 train and 10,000 test examples."""
+    """Zalando's article images; image uint8 [28, 28, 1], label 0..9; 60,000 train and 10,000 test
+    examples."""
 
     VERSION = tfds.core.Version("3.0.1")
     RAW_FILES = (
@@ -158,7 +165,10 @@ class FashionMNIST(MNIST, skip_registration=True):
         ),
     )
     SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")
-    ADVICE = "On Debian and Ubuntu, `apt-get install dataset-fashion-mnist` puts the files where they are found."
+    ADVICE = (
+        "On Debian and Ubuntu, `apt-get install dataset-fashion-mnist` puts the files where they "
+        "are found."
+    )
     DESCRIPTION = "Fashion-MNIST: Zalando's article images, 28 x 28 grey pixels, 10 classes."
     HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
     LABEL_NAMES: ClassVar[list[str]] = [

@@ -33,7 +33,9 @@ class PairBuilder(RawBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=(type(self).__doc__ or "").splitlines()[0],
-            features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in self.languages()}),
+            features=tfds.features.FeaturesDict(
+                {name: tfds.features.Text() for name in self.languages()}
+            ),
             homepage=self.HOMEPAGE,
             disable_shuffling=True,
         )
@@ -41,7 +43,9 @@ class PairBuilder(RawBuilder, skip_registration=True):
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(pairs) for split, pairs in self.sentences().items()}
 
-    def _generate_examples(self, pairs: list[dict[str, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(
+        self, pairs: list[dict[str, str]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from enumerate(pairs)
 
 
@@ -105,7 +109,8 @@ MULTI30K = (
 
 
 class Multi30k(PairBuilder, skip_registration=True):
-    """Multi30k, task 1: captions of Flickr30k in English, German and French (Elliott et al. 2016, 2017).
+    """Multi30k, task 1: captions of Flickr30k in English, German and French (Elliott et al. 2016,
+    2017).
 
     29,000 / 1,014 / 1,000 sentences; ``test`` is test_2016_flickr.
     """
@@ -135,19 +140,23 @@ class Multi30k(PairBuilder, skip_registration=True):
         return {
             split: [
                 dict(zip(self.languages(), texts, strict=True))
-                for texts in zip(*(found[f"{file}.{language}"] for language in self.languages()), strict=True)
+                for texts in zip(
+                    *(found[f"{file}.{language}"] for language in self.languages()), strict=True
+                )
             ]
             for split, file in files.items()
         }
 
 
 class TextPairs(PairBuilder, skip_registration=True):
-    """Your own parallel sentences: --config.data.raw_dir is a .tsv or .jsonl file, or a directory of files.
+    """Your own parallel sentences: --config.data.raw_dir is a .tsv or .jsonl file, or a directory
+    of files.
 
-    Columns of a .tsv file are source and target (a line of names may give another order); lines of a .jsonl file
-    ``{"source": "...", "target": "..."}``. Any other files are lines of one language each, which is what their names
-    end with: ``train.en`` and ``train.zh``; both must have as many lines. Files whose names begin with ``train``,
-    ``valid`` (or ``val``, ``dev``) and ``test`` are those splits; otherwise every tenth pair is in ``test``.
+    Columns of a .tsv file are source and target (a line of names may give another order); lines of
+    a .jsonl file ``{"source": "...", "target": "..."}``. Any other files are lines of one language
+    each, which is what their names end with: ``train.en`` and ``train.zh``; both must have as many
+    lines. Files whose names begin with ``train``, ``valid`` (or ``val``, ``dev``) and ``test`` are
+    those splits; otherwise every tenth pair is in ``test``.
     """
 
     SUFFIXES = (".tsv", ".jsonl")
@@ -172,8 +181,9 @@ class TextPairs(PairBuilder, skip_registration=True):
         found = tuple(sorted({path.suffix.removeprefix(".") for path in files}))
         if len(found) != 2 or "" in found:
             raise DataError(
-                f"text_pairs: {self._raw_dir} holds files of {len(found)} language(s), {', '.join(map(repr, found))}; "
-                "needed are two, such as train.en and train.zh, or a .tsv or .jsonl file"
+                f"text_pairs: {self._raw_dir} holds files of {len(found)} language(s), "
+                f"{', '.join(map(repr, found))}; needed are two, such as train.en and train.zh, or "
+                "a .tsv or .jsonl file"
             )
         return found
 
@@ -186,22 +196,31 @@ class TextPairs(PairBuilder, skip_registration=True):
 
     def _read(self, files: list[Path]) -> list[dict[str, str]]:
         if files[0].suffix in self.SUFFIXES:
-            return [record for path in files for _, record in local.read_records(path, ("source", "target"))]
+            return [
+                record
+                for path in files
+                for _, record in local.read_records(path, ("source", "target"))
+            ]
         found = []
         for stem in sorted({path.with_suffix("") for path in files}):
             paths = [stem.with_name(f"{stem.name}.{language}") for language in self.languages()]
             for path in paths:
                 if path not in files:
-                    raise DataError(f"text_pairs: {path} is missing; {files[0].parent} has {files[0].name}")
+                    raise DataError(
+                        f"text_pairs: {path} is missing; {files[0].parent} has {files[0].name}"
+                    )
             lines = [local.read_lines(path) for path in paths]
             if len(lines[0]) != len(lines[1]):
                 raise DataError(
-                    f"text_pairs: {paths[0]} has {len(lines[0])} lines and {paths[1]} has {len(lines[1])}: they are no "
-                    "pairs"
+                    f"text_pairs: {paths[0]} has {len(lines[0])} lines and {paths[1]} has "
+                    f"{len(lines[1])}: they are no pairs"
                 )
             for number, texts in enumerate(zip(*lines, strict=True), 1):
                 if not all(text.strip() for text in texts):
                     empty = paths[0] if not texts[0].strip() else paths[1]
-                    raise DataError(f"{empty}, line {number} is empty, and its pair is not to be dropped in silence")
+                    raise DataError(
+                        f"{empty}, line {number} is empty, and its pair is not to be dropped in "
+                        "silence"
+                    )
                 found.append(dict(zip(self.languages(), texts, strict=True)))
         return found

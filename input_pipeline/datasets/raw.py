@@ -1,7 +1,7 @@
 """Raw files: where they are looked for, how they are downloaded, and how they are checked.
 
-Order: `raw_dir` if the user names one (and then nowhere else), a directory where the operating system installs the
-files, the download cache below `data_dir`, and last the network.
+Order: `raw_dir` if the user names one (and then nowhere else), a directory where the operating
+system installs the files, the download cache below `data_dir`, and last the network.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class RawFile:
         size: bytes of the published file.
         sha256: of the published file.
         unpacked: name of the file or directory it unpacks to, which is accepted in its place.
-        payload_sha256: of the decompressed content, if known. Distributions compress the same content anew, so where
-            this is known it decides, for the compressed and the unpacked file alike.
+        payload_sha256: of the decompressed content, if known. Distributions compress the same
+            content anew, so where this is known it decides, for the compressed and the unpacked
+            file alike.
     """
 
     url: str
@@ -45,8 +46,8 @@ class RawFile:
 
 def checksum_error(source: Path | str, expected: str, actual: str) -> DataError:
     return DataError(
-        f"bad checksum: {source} has sha256 {actual}, expected {expected}. The file is damaged or is another data set: "
-        "delete it and fetch it again."
+        f"bad checksum: {source} has sha256 {actual}, expected {expected}. The file is damaged or "
+        "is another data set: delete it and fetch it again."
     )
 
 
@@ -54,8 +55,8 @@ def verify(path: Path, raw: RawFile) -> None:
     """Raises `DataError` unless `path` is byte for byte the published file."""
     if path.stat().st_size != raw.size:
         raise DataError(
-            f"{path} has {path.stat().st_size} bytes, expected {raw.size}: it is truncated or is another file. "
-            "Delete it and fetch it again."
+            f"{path} has {path.stat().st_size} bytes, expected {raw.size}: it is truncated or is "
+            "another file. Delete it and fetch it again."
         )
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -64,7 +65,8 @@ def verify(path: Path, raw: RawFile) -> None:
 
 
 def read_payload(path: Path) -> bytes:
-    """Returns the content of `path`, decompressed if it ends in .gz; a truncated .gz gives what there is."""
+    """Returns the content of `path`, decompressed if it ends in .gz; a truncated .gz gives what
+    there is."""
     if path.suffix != ".gz":
         return path.read_bytes()
     content = bytearray()
@@ -75,19 +77,23 @@ def read_payload(path: Path) -> bytes:
     except EOFError:
         pass  # The byte count below names the expected and the actual size.
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a sound gzip file ({error}): delete it and fetch it again") from error
+        raise DataError(
+            f"{path} is not a sound gzip file ({error}): delete it and fetch it again"
+        ) from error
     return bytes(content)
 
 
 def verify_payload(path: Path, content: bytes, raw: RawFile) -> None:
-    """Raises `DataError` unless `content`, decompressed from `path`, is that of the published file."""
+    """Raises `DataError` unless `content`, decompressed from `path`, is that of the published
+    file."""
     actual = hashlib.sha256(content).hexdigest()
     if actual != raw.payload_sha256:
         raise checksum_error(path, raw.payload_sha256, actual)
 
 
 def find(directory: Path, raw: RawFile) -> Path | None:
-    """Returns the path of `raw`, packed or unpacked, in `directory` (which may be the unpacked directory itself)."""
+    """Returns the path of `raw`, packed or unpacked, in `directory` (which may be the unpacked
+    directory itself)."""
     for candidate in (directory / raw.name, directory / raw.unpacked):
         if candidate.exists():
             return candidate
@@ -95,7 +101,13 @@ def find(directory: Path, raw: RawFile) -> Path | None:
 
 
 def obtain(
-    name: str, files: tuple[RawFile, ...], *, raw_dir: Path | None, data_dir: Path, system_dir: Path | None, advice: str
+    name: str,
+    files: tuple[RawFile, ...],
+    *,
+    raw_dir: Path | None,
+    data_dir: Path,
+    system_dir: Path | None,
+    advice: str,
 ) -> list[Path]:
     """Finds or downloads the raw files of data set `name`.
 
@@ -111,11 +123,16 @@ def obtain(
         One existing path per file, in order; not yet checked, unless downloaded just now.
 
     Raises:
-        DataError: a file is missing from `raw_dir`, cannot be downloaded, or is not the published one.
+        DataError: a file is missing from `raw_dir`, cannot be downloaded, or is not the published
+          one.
     """
     if raw_dir is not None:
         found = [find(raw_dir, raw) for raw in files]
-        missing = [f"{raw.name} (or {raw.unpacked})" for raw, path in zip(files, found, strict=True) if path is None]
+        missing = [
+            f"{raw.name} (or {raw.unpacked})"
+            for raw, path in zip(files, found, strict=True)
+            if path is None
+        ]
         if missing:
             raise DataError(f"{name}: raw_dir {raw_dir} lacks {', '.join(missing)}")
         return [path for path in found if path is not None]
@@ -125,12 +142,16 @@ def obtain(
             return [path for path in found if path is not None]
     downloads = data_dir / "downloads" / "jaxmodels" / name
     names = ", ".join(raw.name for raw in files)
-    advice = f"Offline: get {names} by other means and pass their directory as --config.data.raw_dir=DIR. {advice}"
+    advice = (
+        f"Offline: get {names} by other means and pass their directory as "
+        f"--config.data.raw_dir=DIR. {advice}"
+    )
     return [find(downloads, raw) or download(raw, downloads, advice.strip()) for raw in files]
 
 
 def download(raw: RawFile, directory: Path, advice: str) -> Path:
-    """Downloads `raw` into `directory`; the file appears under its name only when complete and verified."""
+    """Downloads `raw` into `directory`; the file appears under its name only when complete and
+    verified."""
     import requests
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -141,7 +162,9 @@ def download(raw: RawFile, directory: Path, advice: str) -> Path:
         with (
             requests.get(raw.url, stream=True, timeout=30) as response,
             part.open("wb") as file,
-            tqdm.tqdm(total=raw.size, unit="B", unit_scale=True, desc=raw.name, disable=None) as progress,
+            tqdm.tqdm(
+                total=raw.size, unit="B", unit_scale=True, desc=raw.name, disable=None
+            ) as progress,
         ):
             response.raise_for_status()
             for chunk in response.iter_content(_CHUNK):
@@ -154,6 +177,8 @@ def download(raw: RawFile, directory: Path, advice: str) -> Path:
         raise DataError(f"cannot download {raw.url} ({reason}). {advice}") from error
     except DataError as error:
         part.unlink(missing_ok=True)
-        raise DataError(f"{raw.url} did not deliver the published file: {error} {advice}") from error
+        raise DataError(
+            f"{raw.url} did not deliver the published file: {error} {advice}"
+        ) from error
     part.replace(target)
     return target

@@ -46,8 +46,8 @@ class TextBuilder(RawBuilder, skip_registration=True):
 class TinyShakespeare(TextBuilder, skip_registration=True):
     """Tiny Shakespeare: 40,000 lines of his plays, 1.1 million characters (Karpathy 2015).
 
-    As in TFDS, ``train`` is the first 90%, and ``validation`` and ``test`` are halves of the rest, each one document;
-    ``validation+test`` is what nanoGPT validates on.
+    As in TFDS, ``train`` is the first 90%, and ``validation`` and ``test`` are halves of the rest,
+    each one document; ``validation+test`` is what nanoGPT validates on.
     """
 
     HOMEPAGE = "https://github.com/karpathy/char-rnn"
@@ -65,13 +65,19 @@ class TinyShakespeare(TextBuilder, skip_registration=True):
         raw.verify(path, self.RAW_FILES[0])
         text = path.read_text("ascii")
         train, rest = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
-        return {"train": [train], "validation": [rest[: len(rest) // 2]], "test": [rest[len(rest) // 2 :]]}
+        return {
+            "train": [train],
+            "validation": [rest[: len(rest) // 2]],
+            "test": [rest[len(rest) // 2 :]],
+        }
 
 
 class Pydoc(TextBuilder, skip_registration=True):
-    """The language reference that Python itself carries (``pydoc_data.topics``): 0.5 to 0.7 MB of English.
+    """The language reference that Python itself carries (``pydoc_data.topics``): 0.5 to 0.7 MB of
+    English.
 
-    The last tenth of each topic is in ``test``. The text differs from one version of Python to the next.
+    The last tenth of each topic is in ``test``. The text differs from one version of Python to the
+    next.
     """
 
     HOMEPAGE = "https://docs.python.org/3/reference/"
@@ -93,9 +99,9 @@ class Pydoc(TextBuilder, skip_registration=True):
 class TextFiles(TextBuilder, skip_registration=True):
     """Your own text: --config.data.raw_dir is a .txt or .jsonl file, or a directory of them.
 
-    A .txt file is one document; of a .jsonl file each line is one, ``{"text": "..."}``. Files whose names begin with
-    ``train``, ``valid`` (or ``val``, ``dev``) and ``test`` are those splits. Otherwise every tenth document is in
-    ``test``; of fewer than twenty, the last tenth of each.
+    A .txt file is one document; of a .jsonl file each line is one, ``{"text": "..."}``. Files whose
+    names begin with ``train``, ``valid`` (or ``val``, ``dev``) and ``test`` are those splits.
+    Otherwise every tenth document is in ``test``; of fewer than twenty, the last tenth of each.
     """
 
     @classmethod
@@ -103,8 +109,13 @@ class TextFiles(TextBuilder, skip_registration=True):
         return local.content_key(local.find_files("text_files", raw_dir, (".txt", ".jsonl")))
 
     def documents(self) -> Splits:
-        splits = local.by_split("text_files", local.find_files("text_files", self._raw_dir, (".txt", ".jsonl")))
-        texts = {split: [text for path in files for text in _texts(path)] for split, files in splits.items()}
+        splits = local.by_split(
+            "text_files", local.find_files("text_files", self._raw_dir, (".txt", ".jsonl"))
+        )
+        texts = {
+            split: [text for path in files for text in _texts(path)]
+            for split, files in splits.items()
+        }
         return _divide(texts[""]) if "" in texts else texts
 
 

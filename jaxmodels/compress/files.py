@@ -1,7 +1,9 @@
-"""Compressed variables as safetensors, bit for bit there and back, verified by the digest that every file here carries.
+"""Compressed variables as safetensors, bit for bit there and back, verified by the digest that
+every file here carries.
 
-Arrays are stored under their paths. One with so many zeros that it pays is stored as ``PATH:mask``, a bit for each
-number (1: it is stored), ``PATH:values``, those whose bits are not all 0, in order, and ``PATH:shape``.
+Arrays are stored under their paths. One with so many zeros that it pays is stored as ``PATH:mask``,
+a bit for each number (1: it is stored), ``PATH:values``, those whose bits are not all 0, in order,
+and ``PATH:shape``.
 """
 
 import math
@@ -22,7 +24,8 @@ MAX_AXES = 32
 
 
 def save(path: str | Path, variables: PyTree) -> int:
-    """Writes what ``model.apply`` takes, quantised or pruned or neither, to one file; returns its size in bytes.
+    """Writes what ``model.apply`` takes, quantised or pruned or neither, to one file; returns its
+    size in bytes.
 
     Raises:
       OSError: the disk is full or the directory not writable.
@@ -33,7 +36,10 @@ def save(path: str | Path, variables: PyTree) -> int:
         words = np.ascontiguousarray(x).reshape(-1).view(f"u{x.itemsize}")
         kept = words != 0
         if x.size // 8 + kept.sum() * x.itemsize + 8 * x.ndim < x.nbytes:
-            tensors[f"{name}:mask"], tensors[f"{name}:values"] = np.packbits(kept), x.reshape(-1)[kept]
+            tensors[f"{name}:mask"], tensors[f"{name}:values"] = (
+                np.packbits(kept),
+                x.reshape(-1)[kept],
+            )
             tensors[f"{name}:shape"] = np.asarray(x.shape, np.int64)
         else:
             tensors[name] = x
@@ -46,10 +52,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def load(path: str | Path, *, check: Callable[[Shapes], None] = lambda shapes: None) -> PyTree:
-    """The variables that :func:`save` wrote, dense; quantised ones run within ``quantize.executing()``.
+    """The variables that :func:`save` wrote, dense; quantised ones run within
+    ``quantize.executing()``.
 
     Args:
-      check: told the shapes of all variables before any of them is made dense; may refuse them by an exception.
+      check: told the shapes of all variables before any of them is made dense; may refuse them by
+        an exception.
 
     Raises:
       WeightsError: missing, damaged, without its digest, or not such a file.
@@ -70,18 +78,23 @@ def load(path: str | Path, *, check: Callable[[Shapes], None] = lambda shapes: N
                 place = place.setdefault(module, {})
             if leaf in place:
                 raise ValueError(f"{name[:60]!r} is an array and a module")
-            place[leaf] = jnp.asarray(tensors[name] if name in tensors else _dense(shapes[name], name, tensors))
+            place[leaf] = jnp.asarray(
+                tensors[name] if name in tensors else _dense(shapes[name], name, tensors)
+            )
     except (ValueError, IndexError, AttributeError, TypeError, MemoryError) as e:
         raise _unfit(path, e) from e
     return variables
 
 
 def _unfit(path: str | Path, e: Exception) -> WeightsError:
-    return WeightsError(f"{path} is not a file of compressed variables ({type(e).__name__}: {str(e)[:200]})")
+    return WeightsError(
+        f"{path} is not a file of compressed variables ({type(e).__name__}: {str(e)[:200]})"
+    )
 
 
 def _shapes(stated: Mapping[str, Stated], tensors: Mapping[str, np.ndarray]) -> Shapes:
-    """Shapes of all variables of a file; ValueError or KeyError for parts of arrays that do not fit together."""
+    """Shapes of all variables of a file; ValueError or KeyError for parts of arrays that do not fit
+    together."""
     parts = {name for name in stated if not _is_whole(name)}
     masked = sorted({name.partition(":")[0] for name in parts})
     unknown = sorted(parts - {name + part for name in masked for part in PARTS})
@@ -104,7 +117,9 @@ def _dense_shape(name: str, tensors: Mapping[str, np.ndarray]) -> tuple[int, ...
     shape = tuple(map(int, said))
     size = math.prod(shape)
     if min(shape, default=0) < 0 or -(-size // 8) != mask.size:
-        raise ValueError(f"{name[:60]!r} has shape {str(shape)[:60]}, and its mask has {mask.size} bytes")
+        raise ValueError(
+            f"{name[:60]!r} has shape {str(shape)[:60]}, and its mask has {mask.size} bytes"
+        )
     kept = int(np.bitwise_count(mask).sum())
     if kept != values.size or (size % 8 and mask[-1] & (0xFF >> size % 8)):
         raise ValueError(f"{name[:60]!r} has {values.size} values, and its mask {kept}")

@@ -1,17 +1,20 @@
-"""int8: symmetric weights, one scale for each output channel; activations scaled as they come (Jacob et al. 2018,
-arXiv:1712.05877, without zero points).
+"""int8: symmetric weights, one scale for each output channel; activations scaled as they come
+(Jacob et al. 2018, arXiv:1712.05877, without zero points).
 
-``q = round(w / s)`` with ``s = max|w| / 127``, computed as ``w (127 / max|w|)`` and ``max|w| (1 / 127)``.
+``q = round(w / s)`` with ``s = max|w| / 127``, computed as ``w (127 / max|w|)`` and
+``max|w| (1 / 127)``.
 
-A quantised tree is that of the parameters with ``kernel_int8`` and ``kernel_scale`` in the place of ``kernel``, and
-embeddings likewise; any model runs on it, unchanged, within :func:`executing`, and elsewhere misses its ``kernel``.
-Dense layers and convolutions then multiply int8 by int8 and add up in int32. Convolutions do so as a product of
-matrices, the windows with the kernel: that is as fast as float32's on CPUs, where XLA's own int8 convolution is up to
-seven times slower. Rows of embeddings are dequantised as they are looked up; kernels of modules that are neither
-(grouped or dilated convolutions) before they are used.
+A quantised tree is that of the parameters with ``kernel_int8`` and ``kernel_scale`` in the place of
+``kernel``, and embeddings likewise; any model runs on it, unchanged, within :func:`executing`, and
+elsewhere misses its ``kernel``. Dense layers and convolutions then multiply int8 by int8 and add up
+in int32. Convolutions do so as a product of matrices, the windows with the kernel: that is as fast
+as float32's on CPUs, where XLA's own int8 convolution is up to seven times slower. Rows of
+embeddings are dequantised as they are looked up; kernels of modules that are neither (grouped or
+dilated convolutions) before they are used.
 
-Not quantised: the recurrence of an LSTM (its kernels stay float32), products of attention, norms, transposed
-convolutions, and logits by a tied embedding, which are computed with its dequantised rows.
+Not quantised: the recurrence of an LSTM (its kernels stay float32), products of attention, norms,
+transposed convolutions, and logits by a tied embedding, which are computed with its dequantised
+rows.
 """
 
 import contextlib
@@ -46,7 +49,8 @@ def quantizable(path: str) -> bool:
 def quantize(params: PyTree, *, select: Select = quantizable) -> PyTree:
     """``..._int8`` and float32 ``..._scale`` in the place of each selected parameter.
 
-    Kernels have a scale for each output (last axis), embeddings for each row, and both for each scanned layer.
+    Kernels have a scale for each output (last axis), embeddings for each row, and both for each
+    scanned layer.
     """
 
     def walk(tree: PyTree, path: str) -> PyTree:
@@ -91,9 +95,15 @@ def int8_share(params: PyTree) -> float:
 
 
 def executing() -> AbstractContextManager[None]:
-    """While the context lasts, ``model.apply`` and what is traced run quantised modules in int8, others as ever."""
+    """While the context lasts, ``model.apply`` and what is traced run quantised modules in int8,
+    others as ever."""
 
-    def intercept(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+    def intercept(
+        call: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ):
         module, method = context.module, context.method_name
         if isinstance(module, nn.Embed) and module.has_variable("params", "embedding" + INT8):
             return _embed(module, method, call, args, kwargs)
@@ -108,8 +118,11 @@ def executing() -> AbstractContextManager[None]:
         else:
             kernel = kernel * scale
         given = module.param
-        swapped["param"] = lambda name, *rest, **options: kernel if name == "kernel" else given(name, *rest, **options)
-        with _swapped(module, swapped):  # and not a clone: what captures or changes modules shall still see this one
+        swapped["param"] = lambda name, *rest, **options: (
+            kernel if name == "kernel" else given(name, *rest, **options)
+        )
+        # and not a clone: what captures or changes modules shall still see this one
+        with _swapped(module, swapped):
             return call(*args, **kwargs)
 
     return nn.intercept_methods(intercept)
@@ -132,9 +145,11 @@ def _swapped(module: nn.Module, attributes: dict[str, Any]) -> Iterator[None]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def fake_quantized(x: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
-    """``x`` rounded to what int8 with one scale over ``axes`` can express; its derivative is that of ``x``.
+    """``x`` rounded to what int8 with one scale over ``axes`` can express; its derivative is that
+    of ``x``.
 
-    The straight-through estimator of Bengio et al. 2013 (arXiv:1308.3432). Nothing is clipped: the scale fits ``x``.
+    The straight-through estimator of Bengio et al. 2013 (arXiv:1308.3432). Nothing is clipped: the
+    scale fits ``x``.
     """
     q, scale = _quantized(x, axes)
     return (q * scale).astype(x.dtype)
@@ -146,7 +161,8 @@ def _straight_through(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any
 
 
 def fake_quantize(params: PyTree, *, select: Select = quantizable) -> PyTree:
-    """``dequantize(quantize(params))`` with the gradient of ``params``, for quantisation-aware training."""
+    """``dequantize(quantize(params))`` with the gradient of ``params``, for quantisation-aware
+    training."""
 
     def one(path: Any, x: Array) -> Array:
         name = path_name(path)
@@ -156,9 +172,15 @@ def fake_quantize(params: PyTree, *, select: Select = quantizable) -> PyTree:
 
 
 def fake_activations() -> AbstractContextManager[None]:
-    """While the context lasts, the inputs of dense layers and convolutions are rounded as :func:`executing` does."""
+    """While the context lasts, the inputs of dense layers and convolutions are rounded as
+    :func:`executing` does."""
 
-    def intercept(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+    def intercept(
+        call: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ):
         module = context.module
         if context.method_name != "__call__" or not isinstance(module, nn.Dense | nn.Conv):
             return call(*args, **kwargs)
@@ -174,8 +196,10 @@ def _quantized(x: Array, axes: tuple[int, ...]) -> tuple[Int8[Array, "..."], Arr
     """int8, and the scale over ``axes``, which are kept; in at least float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     largest = jnp.abs(x).max(axes, keepdims=True)
-    largest = jnp.where(largest > LEVELS * jnp.finfo(x.dtype).tiny, largest, 1)  # where all is 0, and all becomes 0
-    # products: XLA makes them of divisions by constants and by what is broadcast, in some programs and not in others
+    # where all is 0, and all becomes 0
+    largest = jnp.where(largest > LEVELS * jnp.finfo(x.dtype).tiny, largest, 1)
+    # products: XLA makes them of divisions by constants and by what is broadcast, in some programs
+    # and not in others
     q = jnp.clip(jnp.round(x * (LEVELS / largest)), -LEVELS, LEVELS)
     return q.astype(jnp.int8), largest * (1 / LEVELS)
 
@@ -188,7 +212,8 @@ def _axes(path: str, ndim: int) -> tuple[int, ...]:
 
 
 def scale_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the scales of a parameter: path and shape to the axes that have one for each of their places."""
+    """Shape of the scales of a parameter: path and shape to the axes that have one for each of
+    their places."""
     return tuple(n for i, n in enumerate(shape) if i not in _axes(path, len(shape)))
 
 
@@ -199,10 +224,20 @@ def _row_axes(module: nn.Module, ndim: int) -> tuple[int, ...]:
 
 def _plain(module: nn.Conv) -> bool:
     ones = (None, 1, (1,) * len(module.kernel_size))
-    return module.feature_group_count == 1 and module.kernel_dilation in ones and module.input_dilation in ones
+    return (
+        module.feature_group_count == 1
+        and module.kernel_dilation in ones
+        and module.input_dilation in ones
+    )
 
 
-def _embed(module: nn.Embed, method: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
+def _embed(
+    module: nn.Embed,
+    method: str,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+):
     if method not in ("setup", "__call__"):
         return call(*args, **kwargs)
     embedding, scale = (module.get_variable("params", "embedding" + end) for end in (INT8, SCALE))
@@ -216,24 +251,37 @@ def _embed(module: nn.Embed, method: str, call: Callable[..., Any], args: tuple[
 def _int8_product(x: Array, kernel: Array, scale: Array, row_scale: Array, dtype: Any) -> Array:
     """``x kernel`` of int8 [..., i] and [i, o], in int32, times the scales."""
     rows = x.reshape(-1, x.shape[-1])
-    y = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+    y = jax.lax.dot_general(
+        rows, kernel, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
+    )
     return (y.reshape(*x.shape[:-1], -1) * row_scale * scale).astype(dtype)
 
 
 def _int8_dense(x: Array, kernel: Array, dimensions: Any, *, scale: Array, **_: Any) -> Array:
-    """``dot_general`` of ``nn.Dense``, which has cast the int8 kernel to its own dtype: back without loss."""
+    """``dot_general`` of ``nn.Dense``, which has cast the int8 kernel to its own dtype: back
+    without loss."""
     rows, row_scale = _quantized(x, (x.ndim - 1,))
     return _int8_product(rows, kernel.astype(jnp.int8), scale, row_scale, x.dtype)
 
 
 def _int8_conv(
-    x: Array, kernel: Array, strides: tuple[int, ...], padding: Any, *, scale: Array, dimension_numbers: Any, **_: Any
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, ...],
+    padding: Any,
+    *,
+    scale: Array,
+    dimension_numbers: Any,
+    **_: Any,
 ) -> Array:
-    """``conv_general_dilated`` of ``nn.Conv``, as :func:`_int8_dense`; [b, ..., c] with [..., c, o]."""
+    """``conv_general_dilated`` of ``nn.Conv``, as :func:`_int8_dense`; [b, ..., c] with [..., c,
+    o]."""
     x8, row_scale = _quantized(x, tuple(range(1, x.ndim)))
     sizes = kernel.shape[:-2]
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:-1], sizes, strides, padding)
-    windows = jnp.concatenate(taps(jnp.pad(x8, ((0, 0), *padding, (0, 0))), sizes, strides), axis=-1)
+    windows = jnp.concatenate(
+        taps(jnp.pad(x8, ((0, 0), *padding, (0, 0))), sizes, strides), axis=-1
+    )
     flat = kernel.astype(jnp.int8).reshape(-1, kernel.shape[-1])
     return _int8_product(windows, flat, scale, row_scale, x.dtype)

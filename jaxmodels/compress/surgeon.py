@@ -1,8 +1,10 @@
-"""Second-order pruning: which weights go is told by what the layer computes, and those that stay make up for them.
+"""Second-order pruning: which weights go is told by what the layer computes, and those that stay
+make up for them.
 
-Optimal Brain Surgeon (Hassibi & Stork 1993) for each layer's outputs, as in Frantar & Alistarh 2022, "Optimal Brain
-Compression" (arXiv:2208.11580) and SparseGPT (arXiv:2301.00774). Deliberate differences: weights go in a few rounds
-instead of one at a time, and after each round those of an output that stay are solved anew together, exactly.
+Optimal Brain Surgeon (Hassibi & Stork 1993) for each layer's outputs, as in Frantar & Alistarh
+2022, "Optimal Brain Compression" (arXiv:2208.11580) and SparseGPT (arXiv:2301.00774). Deliberate
+differences: weights go in a few rounds instead of one at a time, and after each round those of an
+output that stay are solved anew together, exactly.
 """
 
 import math
@@ -23,7 +25,8 @@ from jaxmodels.compress.prune import Select, masks, prunable
 from jaxmodels.paths import is_stacked
 
 MAX_INPUTS = 8192
-"""Of a kernel: the products of all pairs of its inputs must fit in memory, and the equations be solved in time."""
+"""Of a kernel: the products of all pairs of its inputs must fit in memory, and the equations be
+solved in time."""
 
 
 class Calibration(NamedTuple):
@@ -39,13 +42,19 @@ class Calibration(NamedTuple):
 
 
 def prune_kernel(
-    kernel: Float[np.ndarray, "i o"], gram: Float[np.ndarray, "i i"], sparsity: float, *, damping: float = 0.01
+    kernel: Float[np.ndarray, "i o"],
+    gram: Float[np.ndarray, "i i"],
+    sparsity: float,
+    *,
+    damping: float = 0.01,
 ) -> Float[np.ndarray, "i o"]:
-    """A kernel with ``sparsity`` of its weights 0 and the others such that its outputs change little.
+    """A kernel with ``sparsity`` of its weights 0 and the others such that its outputs change
+    little.
 
-    Of each output, with S the inputs that stay, ``w_S = inv(H_SS) (H w0)_S`` minimises ``(w - w0)^T H (w - w0)``. Those
-    of all outputs go whose removal costs least, ``w_k^2 / inv(H_SS)_kk``; H is ``gram`` with ``damping`` times its mean
-    diagonal added to its diagonal. All in float64.
+    Of each output, with S the inputs that stay, ``w_S = inv(H_SS) (H w0)_S`` minimises
+    ``(w - w0)^T H (w - w0)``. Those of all outputs go whose removal costs least,
+    ``w_k^2 / inv(H_SS)_kk``; H is ``gram`` with ``damping`` times its mean diagonal added to its
+    diagonal. All in float64.
 
     Args:
       gram: ``X^T X`` of the layer's inputs X [n, i].
@@ -81,7 +90,8 @@ def prune_kernel(
 
 
 def _rounds(sparsity: float, inputs: int) -> list[float]:
-    """Sparsity after each round: first a half, then what stays shrinks by the same factor each time."""
+    """Sparsity after each round: first a half, then what stays shrinks by the same factor each
+    time."""
     if sparsity <= 0.5:
         return [sparsity]
     rounds = 2 if inputs > 1000 else 4  # each solves a system of equations for each output
@@ -100,16 +110,18 @@ def prune_model(
 ) -> Any:
     """``variables`` with :func:`prune_kernel` done to each selected kernel.
 
-    Layers are taken in the order in which they run, block by block: a block's inputs are those that the pruned blocks
-    before it give. Dense layers and convolutions, whose inputs are the patches, can be pruned, scanned ones too. A
-    module that is called several times is pruned for its first call.
+    Layers are taken in the order in which they run, block by block: a block's inputs are those that
+    the pruned blocks before it give. Dense layers and convolutions, whose inputs are the patches,
+    can be pruned, scanned ones too. A module that is called several times is pruned for its first
+    call.
 
     Args:
       variables: what ``model.apply`` takes, on one device or on the host.
       batches: best of what the model was trained on; a few thousand examples.
       sparsity: share of the selected weights that goes, in [0, 1).
-      scope: ``"global"``: as many of each kernel and scanned layer as magnitude would take of it if it pruned all of
-        them together: errors of different layers cannot be compared; ``"layer"``: the same share of each.
+      scope: ``"global"``: as many of each kernel and scanned layer as magnitude would take of it if
+        it pruned all of them together: errors of different layers cannot be compared; ``"layer"``:
+          the same share of each.
 
     Raises:
       ValueError: a selected kernel cannot be pruned so.
@@ -123,7 +135,9 @@ def prune_model(
     for path in chosen:
         _require_supported(path, params[path], layers)
     wanted = {path: layer for path, layer in layers.items() if f"{path}/kernel" in chosen}
-    stays = traverse_util.flatten_dict(masks(variables["params"], sparsity, scope=scope, select=select), sep="/")
+    stays = traverse_util.flatten_dict(
+        masks(variables["params"], sparsity, scope=scope, select=select), sep="/"
+    )
     for group in _groups(wanted, params):
         grams = jax.jit(partial(_grams, model=model, group=tuple(group), layers=wanted))
         total = [0.0] * len(group)
@@ -141,10 +155,16 @@ def prune_model(
 
 
 def _layers(model: nn.Module, variables: Any, batch: Calibration) -> dict[str, nn.Dense | nn.Conv]:
-    """Dense layers and convolutions that run in evaluation, by path, in the order in which they do."""
+    """Dense layers and convolutions that run in evaluation, by path, in the order in which they
+    do."""
     found: dict[str, nn.Dense | nn.Conv] = {}
 
-    def note(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+    def note(
+        call: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ):
         module = context.module
         if context.method_name == "__call__" and isinstance(module, nn.Dense | nn.Conv):
             found.setdefault("/".join(module.path), module.clone(parent=None, name=None))
@@ -163,13 +183,19 @@ def _require_supported(path: str, kernel: Any, layers: dict[str, nn.Dense | nn.C
     instead = "; nearest: prune by magnitude, which takes every kernel"
     layer = layers.get(path.removesuffix("/kernel"))
     if layer is None:
-        what = "is of no dense layer or convolution that can be seen when the model runs in evaluation"
+        what = (
+            "is of no dense layer or convolution that can be seen when the model runs in evaluation"
+        )
         raise ValueError(f"{path} {what} (recurrence, rematerialisation){instead}")
     if isinstance(layer, nn.Conv) and layer.feature_group_count != 1:
-        raise ValueError(f"{path} is of a convolution in {layer.feature_group_count} groups{instead}")
+        raise ValueError(
+            f"{path} is of a convolution in {layer.feature_group_count} groups{instead}"
+        )
     inputs = math.prod(kernel.shape[1 if is_stacked(path) else 0 : -1])
     if inputs > MAX_INPUTS:
-        raise ValueError(f"{path} has {inputs} inputs, above the {MAX_INPUTS} that can be solved for{instead}")
+        raise ValueError(
+            f"{path} has {inputs} inputs, above the {MAX_INPUTS} that can be solved for{instead}"
+        )
 
 
 Unit = tuple[str, int | None]
@@ -177,11 +203,14 @@ Unit = tuple[str, int | None]
 
 
 def _groups(layers: dict[str, Any], params: dict[str, Any]) -> list[list[Unit]]:
-    """Layers that see the same state of the model: those of one block, that is, under the same first numbered name."""
+    """Layers that see the same state of the model: those of one block, that is, under the same
+    first numbered name."""
     found: dict[tuple[Any, ...], list[Unit]] = {}
     for path in layers:
         parts = path.split("/")
-        numbered = (i for i, part in enumerate(parts) if part == "blocks" or any(map(str.isdigit, part)))
+        numbered = (
+            i for i, part in enumerate(parts) if part == "blocks" or any(map(str.isdigit, part))
+        )
         block = tuple(parts[: next(numbered, len(parts)) + 1])
         for index in range(len(params[f"{path}/kernel"])) if is_stacked(path) else (None,):
             found.setdefault((block, index), []).append((path, index))
@@ -189,9 +218,15 @@ def _groups(layers: dict[str, Any], params: dict[str, Any]) -> list[list[Unit]]:
 
 
 def _grams(
-    variables: Any, batch: Calibration, *, model: nn.Module, group: tuple[Unit, ...], layers: dict[str, Any]
+    variables: Any,
+    batch: Calibration,
+    *,
+    model: nn.Module,
+    group: tuple[Unit, ...],
+    layers: dict[str, Any],
 ) -> list[Float[Array, "i i"]]:
-    """``X^T X`` of each layer's inputs; what runs only behind the group is not computed under ``jit``."""
+    """``X^T X`` of each layer's inputs; what runs only behind the group is not computed under
+    ``jit``."""
     seen = capture(model, variables, *batch.inputs, train=False)
     found = []
     for path, index in group:
@@ -207,10 +242,13 @@ def _grams(
 
 
 def _patches(layer: nn.Dense | nn.Conv, x: Float[Array, "b ... c"]) -> Float[Array, "b ... i"]:
-    """What a kernel is multiplied with: of a convolution by itself, with a kernel that takes each input once."""
+    """What a kernel is multiplied with: of a convolution by itself, with a kernel that takes each
+    input once."""
     if isinstance(layer, nn.Dense):
         return x
     inputs = math.prod(layer.kernel_size) * x.shape[-1]
     kernel = jnp.eye(inputs).reshape(*layer.kernel_size, x.shape[-1], inputs)
-    taking = layer.clone(features=inputs, use_bias=False, dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST)
+    taking = layer.clone(
+        features=inputs, use_bias=False, dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST
+    )
     return taking.apply({"params": {"kernel": kernel}}, x)

@@ -1,4 +1,5 @@
-"""Settings from the files of transformers: every key is applied, known to change no text, or refused by name."""
+"""Settings from the files of transformers: every key is applied, known to change no text, or
+refused by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,11 @@ FIELDS = {
 }
 """Keys whose fields have another name."""
 
-APPLIED = {name: FIELDS.get(name, name) for name in (*FIELDS, *CHECKS) if name not in (*FIELDS.values(), "forbidden")}
+APPLIED = {
+    name: FIELDS.get(name, name)
+    for name in (*FIELDS, *CHECKS)
+    if name not in (*FIELDS.values(), "forbidden")
+}
 """Key -> field."""
 
 WITH_ASSISTANT = "of an assistant model, and there is none"
@@ -78,7 +83,10 @@ REFUSED: dict[str, tuple[Acts, str]] = {
     "diversity_penalty": (_nonzero, "group beam search is not done here"),
     "constraints": (_set, "constrained search is not done here"),
     "force_words_ids": (_set, "constrained search is not done here"),
-    "guidance_scale": (lambda value: value not in (None, 1), "classifier-free guidance is not done here"),
+    "guidance_scale": (
+        lambda value: value not in (None, 1),
+        "classifier-free guidance is not done here",
+    ),
     "watermarking_config": (_set, "watermarks are not made here"),
     "low_memory": (_on, "transformers refuses it as well"),
     "token_healing": (_on, "prompts are taken as they are"),
@@ -93,13 +101,17 @@ REFUSED: dict[str, tuple[Acts, str]] = {
 """Keys that would change a text: which values do, and why they are refused."""
 
 
-def settings_of_files(config: Mapping[str, Any] | None, generation: Mapping[str, Any] | None) -> GenerationConfig:
+def settings_of_files(
+    config: Mapping[str, Any] | None, generation: Mapping[str, Any] | None
+) -> GenerationConfig:
     """Settings of generation, from a directory of transformers.
 
-    As in transformers, ``generation_config.json`` says it all where it exists, else ``config.json``.
+    As in transformers, ``generation_config.json`` says it all where it exists, else
+    ``config.json``.
 
     Args:
-      config: the object of ``config.json``; generation: the object of ``generation_config.json``; None for no file.
+      config: the object of ``config.json``; generation: the object of ``generation_config.json``;
+        None for no file.
 
     Raises:
       ValueError: settings that are refused; values that are wrong. The message names the file.
@@ -111,7 +123,9 @@ def settings_of_files(config: Mapping[str, Any] | None, generation: Mapping[str,
             generation = {key: value for key, value in config.items() if key in known}
         found = settings_from_transformers(generation)
         if (size := _vocabulary(config)) and (wrong := outside(found, size)):
-            raise ValueError(f"{_key(wrong[0])} has token {wrong[1]}, outside the model's vocabulary of {size}")
+            raise ValueError(
+                f"{_key(wrong[0])} has token {wrong[1]}, outside the model's vocabulary of {size}"
+            )
     except ValueError as e:
         raise ValueError(f"{name}: {e}") from e
     return found
@@ -132,26 +146,40 @@ def settings_from_transformers(said: Mapping[str, Any]) -> GenerationConfig:
         elif key in REFUSED:
             acts, why = REFUSED[key]
             if acts(value):
-                raise ValueError(f"{key} {values.cut(value)} is refused: {why}. Take it out of the file")
+                raise ValueError(
+                    f"{key} {values.cut(value)} is refused: {why}. Take it out of the file"
+                )
         elif key not in HARMLESS and value is not None:
             raise ValueError(
-                f"{values.cut(key)} is no setting that is known here, and may change texts: take it out of the file"
+                f"{values.cut(key)} is no setting that is known here, and may change texts: take "
+                "it out of the file"
             )
     words, stop = found.pop("bad_words", ()), found.get("stop", ())
     found["forbidden"] = tuple(word[0] for word in words if len(word) == 1 and word[0] not in stop)
     found["bad_words"] = tuple(word for word in words if len(word) > 1)
     if (start := found.get("start", found.get("bos"))) is not None:
         found["start"] = start
-    if found.get("num_return_sequences", 1) > 1 and not found.get("do_sample") and found.get("beams", 1) == 1:
+    if (
+        found.get("num_return_sequences", 1) > 1
+        and not found.get("do_sample")
+        and found.get("beams", 1) == 1
+    ):
         raise ValueError(
-            f"num_return_sequences {found['num_return_sequences']} needs do_sample or num_beams: greedy texts are equal"
+            f"num_return_sequences {found['num_return_sequences']} needs do_sample or num_beams: "
+            "greedy texts are equal"
         )
     return GenerationConfig(**found)
 
 
 def _key(field: str) -> str:
     """The key of a field."""
-    return next((key for key, name in APPLIED.items() if name == ("bad_words" if field == "forbidden" else field)))
+    return next(
+        (
+            key
+            for key, name in APPLIED.items()
+            if name == ("bad_words" if field == "forbidden" else field)
+        )
+    )
 
 
 def _vocabulary(config: Mapping[str, Any]) -> int | None:

@@ -1,11 +1,12 @@
 """Changes of scores before a token is chosen: pure functions, in the order of transformers.
 
-Each takes the rules, scores [r, v] of the next token of r texts, and what is written; without its rule it gives the
-scores back, and nothing of it is compiled. In a beam search scores are log probabilities, else logits.
+Each takes the rules, scores [r, v] of the next token of r texts, and what is written; without its
+rule it gives the scores back, and nothing of it is compiled. In a beam search scores are log
+probabilities, else logits.
 
-Parity reference: ``transformers.generation.logits_process``. Deliberate difference: padding counts as no token of a
-prompt or source, so that a text does not depend on its batch. In transformers it does for n-grams and for the two
-settings of the encoder's tokens.
+Parity reference: ``transformers.generation.logits_process``. Deliberate difference: padding counts
+as no token of a prompt or source, so that a text does not depend on its batch. In transformers it
+does for n-grams and for the two settings of the encoder's tokens.
 """
 
 from typing import Any, NamedTuple
@@ -22,9 +23,11 @@ class Written(NamedTuple):
     """The texts so far, when the next token is chosen.
 
     Attributes:
-      tokens: [r, t]; from ``place`` on there is nothing yet. first: [r], place of a text's first token.
+      tokens: [r, t]; from ``place`` on there is nothing yet. first: [r], place of a text's first
+        token.
       place: how many places are written, padding at the left included.
-      source, in_source: [r, n] tokens of the source or prompt, and where they are real; None where no rule asks.
+      source, in_source: [r, n] tokens of the source or prompt, and where they are real; None where
+        no rule asks.
     """
 
     tokens: jax.Array
@@ -35,7 +38,8 @@ class Written(NamedTuple):
 
 
 class Sequences(struct.PyTreeNode):
-    """Several tokens in a row: prefix [m, p] ends before ``last`` [m], is filled up with ANY at the left; bias [m].
+    """Several tokens in a row: prefix [m, p] ends before ``last`` [m], is filled up with ANY at the
+    left; bias [m].
 
     A ``last`` outside the vocabulary stands for nothing.
     """
@@ -51,7 +55,8 @@ class Rules(struct.PyTreeNode):
     Attributes:
       stops: [e] tokens that end a text.
       prompt: places of the prompt, where it is the source.
-      single, single_bias: [n] tokens and what is added to their scores; sequences: the same behind others.
+      single, single_bias: [n] tokens and what is added to their scores; sequences: the same behind
+        others.
       encoder_penalty: one over encoder_repetition_penalty; penalty: repetition_penalty.
       ngram, encoder_ngram: lengths; 0 does nothing.
       forbidden: [n] tokens; bad_words: tokens behind others.
@@ -100,7 +105,11 @@ def process(rules: Rules, scores: jax.Array, written: Written) -> jax.Array:
 
 def normalised(rules: Rules, scores: jax.Array) -> jax.Array:
     """Log probabilities, if the rules say so."""
-    return scores if rules.normal is None else jnp.where(rules.normal, jax.nn.log_softmax(scores), scores)
+    return (
+        scores
+        if rules.normal is None
+        else jnp.where(rules.normal, jax.nn.log_softmax(scores), scores)
+    )
 
 
 def _put(scores: jax.Array, tokens: jax.Array, value: Any) -> jax.Array:
@@ -129,14 +138,22 @@ def _matches(sequences: Sequences, written: Written) -> jax.Array:
 def _sequence_bias(rules: Rules, scores: jax.Array, written: Written) -> jax.Array:
     if rules.single is None:
         return scores
-    bias = jnp.zeros_like(scores).at[:, rules.single].set(rules.single_bias.astype(scores.dtype), mode="drop")
+    bias = (
+        jnp.zeros_like(scores)
+        .at[:, rules.single]
+        .set(rules.single_bias.astype(scores.dtype), mode="drop")
+    )
     if rules.sequences is not None:
-        added = jnp.where(_matches(rules.sequences, written), rules.sequences.bias.astype(scores.dtype), 0)
+        added = jnp.where(
+            _matches(rules.sequences, written), rules.sequences.bias.astype(scores.dtype), 0
+        )
         bias = bias.at[:, rules.sequences.last].add(added, mode="drop")
     return scores + bias
 
 
-def _penalised(scores: jax.Array, tokens: jax.Array, real: jax.Array, penalty: jax.Array) -> jax.Array:
+def _penalised(
+    scores: jax.Array, tokens: jax.Array, real: jax.Array, penalty: jax.Array
+) -> jax.Array:
     penalty = penalty.astype(scores.dtype)
     own = jnp.take_along_axis(scores, tokens, axis=1)
     own = jnp.where(own < 0, own * penalty, own / penalty)
@@ -155,8 +172,11 @@ def _repetition(rules: Rules, scores: jax.Array, written: Written) -> jax.Array:
     return _penalised(scores, written.tokens, _real(written), rules.penalty)
 
 
-def _ngrams(scores: jax.Array, written: Written, texts: jax.Array, real: jax.Array, length: jax.Array) -> jax.Array:
-    """-inf for tokens that end an n-gram of ``texts`` whose others the texts end with; length 0 does nothing."""
+def _ngrams(
+    scores: jax.Array, written: Written, texts: jax.Array, real: jax.Array, length: jax.Array
+) -> jax.Array:
+    """-inf for tokens that end an n-gram of ``texts`` whose others the texts end with; length 0
+    does nothing."""
     before = jnp.maximum(length - 1, 0)
     whole = real & jnp.roll(real, before, axis=1) & (jnp.arange(texts.shape[1]) >= before)
     whole &= (written.place - written.first[:, None] >= before) & (length > 0)
@@ -166,7 +186,9 @@ def _ngrams(scores: jax.Array, written: Written, texts: jax.Array, real: jax.Arr
         return matches & (jnp.roll(texts, i, axis=1) == own[:, None])
 
     matches = jax.lax.fori_loop(1, length, same, whole)
-    return scores.at[_rows(scores), jnp.where(matches, texts, scores.shape[1])].set(-jnp.inf, mode="drop")
+    return scores.at[_rows(scores), jnp.where(matches, texts, scores.shape[1])].set(
+        -jnp.inf, mode="drop"
+    )
 
 
 def _no_repeat(rules: Rules, scores: jax.Array, written: Written) -> jax.Array:
@@ -222,7 +244,9 @@ def _decay(rules: Rules, scores: jax.Array, written: Written) -> jax.Array:
     if rules.decay is None:
         return scores
     own = jnp.take(scores, rules.stops, axis=1, mode="clip")
-    grown = own + jnp.where(jnp.isfinite(own), jnp.abs(own) * rules.decay[written.place].astype(scores.dtype), 0)
+    grown = own + jnp.where(
+        jnp.isfinite(own), jnp.abs(own) * rules.decay[written.place].astype(scores.dtype), 0
+    )
     return scores.at[:, rules.stops].set(grown, mode="drop")
 
 
@@ -233,7 +257,9 @@ def _suppressed(rules: Rules, scores: jax.Array, written: Written) -> jax.Array:
 def _suppressed_first(rules: Rules, scores: jax.Array, written: Written) -> jax.Array:
     if rules.suppressed_first is None:
         return scores
-    return jnp.where(written.place == rules.begin, _put(scores, rules.suppressed_first, -jnp.inf), scores)
+    return jnp.where(
+        written.place == rules.begin, _put(scores, rules.suppressed_first, -jnp.inf), scores
+    )
 
 
 PROCESSORS = (

@@ -9,7 +9,8 @@ from jaxmodels.decode.processors import ANY, Rules, Sequences
 from jaxmodels.decode.settings import GenerationConfig, outside
 
 EVERY = False
-"""True keeps rules that do nothing, so that all settings share one compiled program, which is slower."""
+"""True keeps rules that do nothing, so that all settings share one compiled program, which is
+slower."""
 
 NOWHERE = values.LARGEST
 """Stands for a place that no text reaches, and for a token that no vocabulary has."""
@@ -23,10 +24,13 @@ def make_rules(settings: GenerationConfig, *, prompt: int, max_len: int, size: i
       size: of the vocabulary.
 
     Raises:
-      ValueError: a token outside the vocabulary; a setting that needs an end token, and there is none.
+      ValueError: a token outside the vocabulary; a setting that needs an end token, and there is
+        none.
     """
     if found := outside(settings, size):
-        raise ValueError(f"{found[0]} has token {found[1]}, outside the model's vocabulary of {size}")
+        raise ValueError(
+            f"{found[0]} has token {found[1]}, outside the model's vocabulary of {size}"
+        )
     least = settings.min_length or 0
     if settings.min_new_tokens is not None:
         least = prompt + settings.min_new_tokens
@@ -39,7 +43,9 @@ def make_rules(settings: GenerationConfig, *, prompt: int, max_len: int, size: i
     bad_words = [(word, 0.0) for word in settings.bad_words if len(word) > 1]
     decay = settings.exponential_decay_length_penalty
     if decay is not None and not settings.stop:
-        raise ValueError("exponential_decay_length_penalty needs a token that ends a text: set eos_token_id")
+        raise ValueError(
+            "exponential_decay_length_penalty needs a token that ends a text: set eos_token_id"
+        )
     given = Rules(
         single=_tokens([*single]) if settings.sequence_bias else None,
         single_bias=_numbers([*single.values()]) if settings.sequence_bias else None,
@@ -56,16 +62,22 @@ def make_rules(settings: GenerationConfig, *, prompt: int, max_len: int, size: i
         valid=np.bool_(True) if settings.remove_invalid_values else None,
         decay=None if decay is None else _decay(decay, prompt, max_len),
         suppressed=_tokens(settings.suppress_tokens) if settings.suppress_tokens else None,
-        suppressed_first=_tokens(settings.begin_suppress_tokens) if settings.begin_suppress_tokens else None,
+        suppressed_first=_tokens(settings.begin_suppress_tokens)
+        if settings.begin_suppress_tokens
+        else None,
         normal=np.bool_(True) if settings.renormalize_logits else None,
     )
     if EVERY:
         given = _filled(given, max_len)
     return given.replace(
-        stops=_tokens(settings.stop) if given.least is not None or given.decay is not None else None,
+        stops=_tokens(settings.stop)
+        if given.least is not None or given.decay is not None
+        else None,
         prompt=np.int32(prompt) if given.of_source else None,
         # at another place nothing is forced
-        last=np.int32(max_len - 1 if settings.forced_eos else NOWHERE) if given.forced_last is not None else None,
+        last=np.int32(max_len - 1 if settings.forced_eos else NOWHERE)
+        if given.forced_last is not None
+        else None,
         begin=np.int32(begin) if given.suppressed_first is not None else None,
     )
 
@@ -114,7 +126,9 @@ def _sequences(pairs: Sequence[tuple[tuple[int, ...], float]]) -> Sequences:
     prefix = np.full((_room(len(pairs)), length), ANY, np.int32)
     for row, (word, _) in zip(prefix, pairs, strict=False):
         row[length - len(word) + 1 :] = word[:-1]
-    return Sequences(prefix, _tokens([word[-1] for word, _ in pairs]), _numbers([bias for _, bias in pairs]))
+    return Sequences(
+        prefix, _tokens([word[-1] for word, _ in pairs]), _numbers([bias for _, bias in pairs])
+    )
 
 
 def _factor(penalty: float | None, *, inverse: bool = False) -> np.float32 | None:
@@ -135,7 +149,7 @@ def _decay(decay: tuple[int, float], prompt: int, max_len: int) -> np.ndarray:
         grown = (np.float64(factor) ** steps - 1).astype(np.float32)
     if not np.isfinite(grown).all():
         raise ValueError(
-            f"exponential_decay_length_penalty {values.cut(decay)} has a factor whose powers are infinite "
-            f"within {max_len} tokens: lower it"
+            f"exponential_decay_length_penalty {values.cut(decay)} has a factor whose powers are "
+            f"infinite within {max_len} tokens: lower it"
         )
     return grown

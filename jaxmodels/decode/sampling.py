@@ -1,4 +1,5 @@
-"""Draws of the next token: which tokens may be drawn, as transformers' warpers of the same names have it."""
+"""Draws of the next token: which tokens may be drawn, as transformers' warpers of the same names
+have it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,19 +20,20 @@ class Sampling:
     """The draw of the next token; in the order in which it acts.
 
     Attributes:
-      repetition_penalty: logits of tokens that the text has already are divided by this if positive, multiplied if
-        negative (Keskar et al. 2019, arXiv:1909.05858, section 4.1); 1 does nothing.
+      repetition_penalty: logits of tokens that the text has already are divided by this if
+        positive, multiplied if negative (Keskar et al. 2019, arXiv:1909.05858, section 4.1); 1 does
+        nothing.
       temperature: logits are divided by it; 0 takes the largest logit.
-      top_h: draw from the most probable tokens (of 100) whose entropy stays within this share of the entropy of all;
-        None from all.
+      top_h: draw from the most probable tokens (of 100) whose entropy stays within this share of
+        the entropy of all; None from all.
       top_k: draw from this many of the largest logits (Fan et al. 2018); 0 from all.
-      top_p: draw from the fewest most probable tokens whose probabilities reach this sum (Holtzman et al. 2020); 1 from
-        all.
+      top_p: draw from the fewest most probable tokens whose probabilities reach this sum (Holtzman
+        et al. 2020); 1 from all.
       min_p: leave out tokens below this share of the largest probability; 0 leaves out none.
-      typical_p: draw from the fewest tokens, of the most typical information, whose probabilities reach this sum
-        (Meister et al. 2022, arXiv:2202.00666); 1 from all.
-      epsilon_cutoff: leave out tokens of a lower probability; eta_cutoff: the same, less where the entropy is high
-        (Hewitt et al. 2022, arXiv:2210.15191). 0 and 1 leave out none.
+      typical_p: draw from the fewest tokens, of the most typical information, whose probabilities
+        reach this sum (Meister et al. 2022, arXiv:2202.00666); 1 from all.
+      epsilon_cutoff: leave out tokens of a lower probability; eta_cutoff: the same, less where the
+        entropy is high (Hewitt et al. 2022, arXiv:2210.15191). 0 and 1 leave out none.
       keep: of the most probable tokens this many always stay.
     """
 
@@ -73,7 +75,9 @@ class Sampling:
             if not right:
                 raise ValueError(f"{name} {values.cut(getattr(self, name))} {self.RANGES[name]}")
         if not 0 <= self.top_k <= values.LARGEST:
-            raise ValueError(f"top_k {values.cut(self.top_k)} must be at least 1, or 0 for all tokens")
+            raise ValueError(
+                f"top_k {values.cut(self.top_k)} must be at least 1, or 0 for all tokens"
+            )
         if self.keep < 1:
             raise ValueError(f"keep {values.cut(self.keep)} must be at least 1")
 
@@ -92,7 +96,8 @@ def draw(
     """The next token of each text.
 
     Args:
-      seen: tokens that a text has, for the repetition penalty; None: it has been applied, or does nothing.
+      seen: tokens that a text has, for the repetition penalty; None: it has been applied, or does
+        nothing.
     """
     if seen is not None:
         penalty = sampling.repetition_penalty
@@ -104,7 +109,8 @@ def draw(
 
 def warped(logits: Float[Array, "b v"], sampling: Sampling) -> Float[Array, "b v"]:
     """Logits by temperature, and -inf for the tokens that are left out."""
-    if sampling.temperature < 1e-20:  # quotients of float32 would be infinite; not so their differences
+    # quotients of float32 would be infinite; not so their differences
+    if sampling.temperature < 1e-20:
         logits = logits - logits.max(-1, keepdims=True)
     return kept(logits / sampling.temperature, sampling)
 
@@ -134,7 +140,10 @@ def kept(logits: Float[Array, "b v"], sampling: Sampling) -> Float[Array, "b v"]
     if 0 < sampling.epsilon_cutoff < 1:
         logits = _without(logits, jax.nn.softmax(logits) < sampling.epsilon_cutoff, keep)
     if 0 < sampling.eta_cutoff < 1:
-        probabilities, epsilon = jax.nn.softmax(logits), jnp.asarray(sampling.eta_cutoff, logits.dtype)
+        probabilities, epsilon = (
+            jax.nn.softmax(logits),
+            jnp.asarray(sampling.eta_cutoff, logits.dtype),
+        )
         eta = jnp.minimum(epsilon, jnp.sqrt(epsilon) * jnp.exp(-_entropy(logits)))
         logits = _without(logits, probabilities < eta, keep)
     return logits

@@ -63,30 +63,38 @@ CHECKS: dict[str, Check] = {
 class GenerationConfig:
     """Settings of generation. None and () say nothing: then transformers' defaults hold.
 
-    Lists become tuples, and whole numbers floats where these are meant. ``jaxmodels.generate.generate`` and
-    ``jaxmodels.beam.beam_search`` take it as ``settings``; ``weights.generation_config`` reads it from a directory.
+    Lists become tuples, and whole numbers floats where these are meant.
+    ``jaxmodels.generate.generate`` and ``jaxmodels.beam.beam_search`` take it as ``settings``;
+    ``weights.generation_config`` reads it from a directory.
 
     Attributes:
       start: the token that a decoder begins with; bos: that a text without a prompt begins with.
-      stop: tokens that end a text. They may lie outside the vocabulary: such a one is never written. pad: of padding.
-      forbidden: tokens that are never written; bad_words: several tokens that are never written in this order.
+      stop: tokens that end a text. They may lie outside the vocabulary: such a one is never
+        written. pad: of padding.
+      forbidden: tokens that are never written; bad_words: several tokens that are never written in
+        this order.
       beams: texts of a beam search; 1 is greedy, or sampling.
-      length_penalty, early_stopping: of a beam search. ``early_stopping`` True ends a search with as many texts as
-        beams; "never" only when none can become better; False when the best that goes on is worse where it is.
+      length_penalty, early_stopping: of a beam search. ``early_stopping`` True ends a search with
+        as many texts as beams; "never" only when none can become better; False when the best that
+        goes on is worse where it is.
       num_return_sequences: texts for each prompt or source.
-      max_length: tokens of a text, its prompt or start token counted; max_new_tokens: without them, goes before it.
+      max_length: tokens of a text, its prompt or start token counted; max_new_tokens: without them,
+        goes before it.
       min_length, min_new_tokens: the same, before which a text does not end.
       do_sample: draw tokens instead of taking the most probable.
-      temperature, top_k, top_p, min_p, top_h, typical_p, epsilon_cutoff, eta_cutoff: of the draws; see
-        :class:`jaxmodels.decode.sampling.Sampling`.
-      repetition_penalty: see :class:`jaxmodels.decode.sampling.Sampling`. encoder_repetition_penalty: the same for
-        tokens of the source or prompt, turned round: above 1 prefers them.
-      no_repeat_ngram_size: no tokens of this number in a row come twice; encoder_no_repeat_ngram_size: nor from the
-        source or prompt.
+      temperature, top_k, top_p, min_p, top_h, typical_p, epsilon_cutoff, eta_cutoff: of the draws;
+        see :class:`jaxmodels.decode.sampling.Sampling`.
+      repetition_penalty: see :class:`jaxmodels.decode.sampling.Sampling`.
+        encoder_repetition_penalty: the same for tokens of the source or prompt, turned round: above
+          1 prefers them.
+      no_repeat_ngram_size: no tokens of this number in a row come twice;
+        encoder_no_repeat_ngram_size: nor from the source or prompt.
       forced_bos: the first token after a single one; forced_eos: the last token at the full length.
       suppress_tokens: never written; begin_suppress_tokens: not as the first token.
-      sequence_bias: pairs of tokens in a row and a number, which is added to the score of the last of them.
-      exponential_decay_length_penalty: from so many tokens on the end's score grows by powers of the factor.
+      sequence_bias: pairs of tokens in a row and a number, which is added to the score of the last
+        of them.
+      exponential_decay_length_penalty: from so many tokens on the end's score grows by powers of
+        the factor.
       remove_invalid_values: NaN and infinite scores become finite.
       renormalize_logits: scores become log probabilities behind all processors.
     """
@@ -138,11 +146,14 @@ class GenerationConfig:
             value = getattr(self, name)
             forced = {value} if isinstance(value, int) else {*(value or ())}
             if forced and forced <= {*self.suppress_tokens}:
-                raise ValueError(f"{name} {values.cut(value)} is in suppress_tokens too: no token would be left")
+                raise ValueError(
+                    f"{name} {values.cut(value)} is in suppress_tokens too: no token would be left"
+                )
 
 
 def places(settings: GenerationConfig, prompt: int, most: int) -> int:
-    """Places of a text, those of its ``prompt`` (or start token) counted; at most ``most``, as the model has."""
+    """Places of a text, those of its ``prompt`` (or start token) counted; at most ``most``, as the
+    model has."""
     wanted = settings.max_length
     if settings.max_new_tokens is not None:
         wanted = prompt + settings.max_new_tokens
@@ -164,27 +175,40 @@ def sampling(settings: GenerationConfig, beams: int = 1) -> Sampling:
         return GREEDY
     given = {
         name: getattr(settings, name)
-        for name in ("temperature", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+        for name in (
+            "temperature",
+            "top_p",
+            "min_p",
+            "top_h",
+            "typical_p",
+            "epsilon_cutoff",
+            "eta_cutoff",
+        )
     }
     if given["top_p"] == 0:  # the most probable token alone
         given["top_p"] = values.NORMAL[0]
     given["top_k"] = TOP_K if settings.top_k is None else settings.top_k
     keep = 1 if beams == 1 else max(1, len(settings.stop)) + 1
-    return Sampling(**{name: value for name, value in given.items() if value is not None}, keep=keep)
+    return Sampling(
+        **{name: value for name, value in given.items() if value is not None}, keep=keep
+    )
 
 
 def outside(settings: GenerationConfig, size: int) -> tuple[str, int] | None:
-    """A field that names a token outside a vocabulary of ``size``, and the token; None: there is none.
+    """A field that names a token outside a vocabulary of ``size``, and the token; None: there is
+    none.
 
-    The start token is the caller's to check. Tokens that end texts or stand before them may lie outside: transformers'
-    own defaults do for small vocabularies.
+    The start token is the caller's to check. Tokens that end texts or stand before them may lie
+    outside: transformers' own defaults do for small vocabularies.
     """
     named: dict[str, Any] = {
         "forced_bos": () if settings.forced_bos is None else (settings.forced_bos,),
         "bad_words": [token for word in settings.bad_words for token in word],
         "sequence_bias": [token for word, _ in settings.sequence_bias for token in word],
     }
-    named |= {name: getattr(settings, name) for name in ("forbidden", "forced_eos", "suppress_tokens")}
+    named |= {
+        name: getattr(settings, name) for name in ("forbidden", "forced_eos", "suppress_tokens")
+    }
     named["begin_suppress_tokens"] = settings.begin_suppress_tokens
     for name, tokens in named.items():
         for token in tokens:

@@ -1,4 +1,5 @@
-"""Checks of single settings: each takes a name and a value, and gives the value or raises ValueError in one line."""
+"""Checks of single settings: each takes a name and a value, and gives the value or raises
+ValueError in one line."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +25,9 @@ def whole(low: int, high: int = LARGEST) -> Check:
 
     def check(name: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"{name} {cut(value)} must be a whole number, at least {low} and at most {high}")
+            raise ValueError(
+                f"{name} {cut(value)} must be a whole number, at least {low} and at most {high}"
+            )
         return value
 
     return check
@@ -39,9 +42,14 @@ def number(low: int | float, high: int | float, *, above: bool = False) -> Check
     least = "above" if above else "at least"
 
     def check(name: str, value: Any) -> float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # NaN is not
+        # NaN is not
+        good = (
+            isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        )
         if not good or (above and value == low):
-            raise ValueError(f"{name} {cut(value)} must be a number, {least} {low:g} and at most {high:g}")
+            raise ValueError(
+                f"{name} {cut(value)} must be a number, {least} {low:g} and at most {high:g}"
+            )
         return float(value)
 
     return check
@@ -79,15 +87,21 @@ def token_or_tokens(name: str, value: Any) -> tuple[int, ...]:
 
 def words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """A list of lists of tokens, none of them empty."""
-    good = isinstance(value, list | tuple) and all(isinstance(word, list | tuple) and len(word) for word in value)
+    good = isinstance(value, list | tuple) and all(
+        isinstance(word, list | tuple) and len(word) for word in value
+    )
     if not good:
-        raise ValueError(f"{name} {cut(value)} must be a list of lists of tokens, none of them empty")
+        raise ValueError(
+            f"{name} {cut(value)} must be a list of lists of tokens, none of them empty"
+        )
     return tuple(tokens(name, word) for word in value)
 
 
 def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     """A list of pairs: tokens in a row, and what is added to the score of the last of them."""
-    good = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
+    good = isinstance(value, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in value
+    )
     if not good:
         raise ValueError(f"{name} {cut(value)} must be a list of pairs [[token, ...], number]")
     found = {}

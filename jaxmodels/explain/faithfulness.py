@@ -1,8 +1,9 @@
-"""How faithful an attribution is: deletion and insertion curves (Petsiuk et al. 2018, RISE, arXiv:1806.07421).
+"""How faithful an attribution is: deletion and insertion curves (Petsiuk et al. 2018, RISE,
+arXiv:1806.07421).
 
-An example has n units, pixels or patches of an image or tokens of a text, each with its attribution. They are removed
-in the order of attribution, greatest first: the sooner the class becomes improbable, the better. Or all are removed
-and come back in that order.
+An example has n units, pixels or patches of an image or tokens of a text, each with its
+attribution. They are removed in the order of attribution, greatest first: the sooner the class
+becomes improbable, the better. Or all are removed and come back in that order.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,8 @@ Probability = Callable[[Bool[Array, "b n"]], Float[Array, " b"]]
 
 
 class Curves(NamedTuple):
-    """Probability of the class over the share of units that were removed or brought back: 0, 1 / steps, ..., 1."""
+    """Probability of the class over the share of units that were removed or brought back: 0, 1 /
+    steps, ..., 1."""
 
     deletion: Float[Array, "b shares"]
     insertion: Float[Array, "b shares"]
@@ -56,7 +58,8 @@ def random_curves(
     steps: int = 16,
     draws: int = 8,
 ) -> Curves:
-    """The mean over ``draws`` of the curves in random order: what an attribution must be better than."""
+    """The mean over ``draws`` of the curves in random order: what an attribution must be better
+    than."""
 
     def draw(key: jax.Array) -> Curves:
         return curves(probability, jax.random.uniform(key, real.shape), real, steps=steps)
@@ -70,8 +73,11 @@ def area(curve: Float[Array, "b shares"]) -> Float[Array, " b"]:
 
 
 def image_units(values: Float[Array, "b h w"], rows: int, columns: int) -> Float[Array, "b n"]:
-    """Averages of an attribution over the ``rows * columns`` units that an image is divided into."""
-    return rearrange(jax.image.resize(values, (len(values), rows, columns), "linear"), "b r c -> b (r c)")
+    """Averages of an attribution over the ``rows * columns`` units that an image is divided
+    into."""
+    return rearrange(
+        jax.image.resize(values, (len(values), rows, columns), "linear"), "b r c -> b (r c)"
+    )
 
 
 def replace_units(
@@ -88,7 +94,8 @@ def replace_units(
 
 
 def blurred(images: Float[Array, "b h w c"], deviation: float) -> Float[Array, "b h w c"]:
-    """Images blurred by a Gaussian of ``deviation`` pixels; beyond the edge they go on as at the edge."""
+    """Images blurred by a Gaussian of ``deviation`` pixels; beyond the edge they go on as at the
+    edge."""
     radius = max(1, round(3 * deviation))
     kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / deviation) ** 2)
     kernel = (kernel / kernel.sum()).astype(images.dtype)
@@ -96,7 +103,10 @@ def blurred(images: Float[Array, "b h w c"], deviation: float) -> Float[Array, "
         widths = [(0, 0)] * 4
         widths[axis] = (radius, radius)
         padded = jnp.pad(images, widths, mode="edge")
-        windows = [jax.lax.slice_in_dim(padded, i, i + images.shape[axis], axis=axis) for i in range(2 * radius + 1)]
+        windows = [
+            jax.lax.slice_in_dim(padded, i, i + images.shape[axis], axis=axis)
+            for i in range(2 * radius + 1)
+        ]
         images = sum(weight * window for weight, window in zip(kernel, windows, strict=True))
     return images
 
@@ -108,8 +118,11 @@ def replace_tokens(
     return jnp.where(removed, replacement, tokens)
 
 
-def drop_tokens(removed: Bool[Array, "b l"], *arrays: Int[Array, "b l"]) -> tuple[Int[Array, "b l"], ...]:
-    """Tokens, segments, types without what is removed: the rest moves up, and 0, which is padding, follows.
+def drop_tokens(
+    removed: Bool[Array, "b l"], *arrays: Int[Array, "b l"]
+) -> tuple[Int[Array, "b l"], ...]:
+    """Tokens, segments, types without what is removed: the rest moves up, and 0, which is padding,
+    follows.
 
     To hide tokens by their segments alone would start positions anew behind each.
     """

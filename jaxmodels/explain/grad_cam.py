@@ -24,15 +24,17 @@ def grad_cam(
     layer: str | None = None,
     rectified: bool = True,
 ) -> Float[Array, "b h w"]:
-    """``relu(sum over channels k of a_k A_k)``, ``a_k`` the mean over the map of the gradient of the target's logit.
+    """``relu(sum over channels k of a_k A_k)``, ``a_k`` the mean over the map of the gradient of
+    the target's logit.
 
     Args:
       images: preprocessed.
       target: class.
       rest: the other inputs of the model, in order.
       layer: path of the module whose output is A; default: the last that gives [b, h, w, c].
-      rectified: A is the positive part of that output. The paper's maps are behind a ReLU, which is no module: without
-        this, a convolution's map, which is mostly negative, is often nowhere positive in the sum.
+      rectified: A is the positive part of that output. The paper's maps are behind a ReLU, which is
+        no module: without this, a convolution's map, which is mostly negative, is often nowhere
+          positive in the sum.
 
     Returns:
       The map, bilinearly resized to the images, in float32 or wider.
@@ -42,11 +44,15 @@ def grad_cam(
     """
     maps = feature_maps(model, variables, images, *rest)
     if not maps:
-        raise ValueError(f"{type(model).__name__} has no feature maps [b, h, w, c]: Grad-CAM is for convolutions")
+        raise ValueError(
+            f"{type(model).__name__} has no feature maps [b, h, w, c]: Grad-CAM is for convolutions"
+        )
     if layer is None:
         layer = list(maps)[-1]
     if layer not in maps:
-        raise ValueError(f"{layer!r} gives no feature map{nearest(layer, maps)}; {', '.join(maps)} do")
+        raise ValueError(
+            f"{layer!r} gives no feature map{nearest(layer, maps)}; {', '.join(maps)} do"
+        )
 
     def score(change: jax.Array) -> tuple[jax.Array, jax.Array]:
         kept = []

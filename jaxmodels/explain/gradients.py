@@ -1,7 +1,7 @@
 """Input times gradient, and integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365).
 
-Both explain a score, a function of images or of embedded tokens; :func:`input_score` and :func:`token_score` make one
-of a model.
+Both explain a score, a function of images or of embedded tokens; :func:`input_score` and
+:func:`token_score` make one of a model.
 """
 
 from collections.abc import Callable
@@ -36,14 +36,21 @@ class Attribution(NamedTuple):
 
     @property
     def completeness_error(self) -> Float[Array, " b"]:
-        """``|sum of values - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; inf where those two are equal."""
+        """``|sum of values - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; inf where those two
+        are equal."""
         difference = self.score - self.baseline_score
         gap = jnp.abs(self.values.sum(tuple(range(1, self.values.ndim))) - difference)
-        rounding = 16 * jnp.finfo(difference.dtype).eps * jnp.maximum(jnp.abs(self.score), jnp.abs(self.baseline_score))
+        rounding = (
+            16
+            * jnp.finfo(difference.dtype).eps
+            * jnp.maximum(jnp.abs(self.score), jnp.abs(self.baseline_score))
+        )
         return jnp.where(jnp.abs(difference) <= rounding, jnp.inf, gap / jnp.abs(difference))
 
 
-def logit(outputs: Any, target: Int[Array, " b"], place: Int[Array, " b"] | None = None) -> Float[Array, " b"]:
+def logit(
+    outputs: Any, target: Int[Array, " b"], place: Int[Array, " b"] | None = None
+) -> Float[Array, " b"]:
     """The logit of a class, or of a token behind (or, for BERT, at) a place.
 
     Args:
@@ -61,7 +68,10 @@ def logit(outputs: Any, target: Int[Array, " b"], place: Int[Array, " b"] | None
             raise ValueError("logits of tokens are of one at each place: give place")
         outputs = logits_at(outputs, place)
     if not isinstance(outputs, jax.Array) or outputs.ndim != 2:
-        raise ValueError(f"a model that gives {type(outputs).__name__} has no logits of one class for each example")
+        raise ValueError(
+            f"a model that gives {type(outputs).__name__} has no logits of one class for each "
+            "example"
+        )
     return jnp.take_along_axis(outputs, target[:, None], axis=1)[:, 0]
 
 
@@ -72,7 +82,8 @@ def logits_at(outputs: TokenLogits, place: Int[Array, " b"]) -> Float[Array, "b 
 
 
 def input_score(model: nn.Module, variables: Any, target: Int[Array, " b"], *rest: Any) -> Score:
-    """The logit of ``target`` as a function of the model's first input: preprocessed images, or rows of a table.
+    """The logit of ``target`` as a function of the model's first input: preprocessed images, or
+    rows of a table.
 
     Args:
       rest: the other inputs of the model, in order.
@@ -89,7 +100,8 @@ def token_score(
     *,
     embedding: str = "token_embed",
 ) -> Score:
-    """The logit of ``target`` as a function of the token embeddings [b, l, d], all else (positions, ...) being equal.
+    """The logit of ``target`` as a function of the token embeddings [b, l, d], all else (positions,
+    ...) being equal.
 
     Args:
       inputs: of the model, in order.
@@ -99,7 +111,11 @@ def token_score(
 
     @under_auto_axes
     def score(
-        variables: Any, embedded: Float[Array, "b l d"], inputs: tuple[Any, ...], target: Any, place: Any
+        variables: Any,
+        embedded: Float[Array, "b l d"],
+        inputs: tuple[Any, ...],
+        target: Any,
+        place: Any,
     ) -> Float[Array, " b"]:
         with altering(embedding, output=lambda y: embedded.astype(y.dtype)):
             outputs = model.apply(variables, *inputs, train=False)
@@ -111,7 +127,8 @@ def token_score(
 def token_embeddings(
     model: nn.Module, variables: Any, *inputs: Any, embedding: str = "token_embed"
 ) -> Float[Array, "b l d"]:
-    """What the module at ``embedding`` makes of the tokens: what a score of :func:`token_score` takes.
+    """What the module at ``embedding`` makes of the tokens: what a score of :func:`token_score`
+    takes.
 
     Raises:
       ValueError: there is no such module; the nearest is named.
@@ -122,21 +139,31 @@ def token_embeddings(
     return captured[embedding][1]
 
 
-def input_gradient(score: Score, x: Float[Array, "b ..."], baseline: Float[Array, "#b ..."]) -> Attribution:
-    """``(x - baseline) * gradient at x``: exact for linear models, a first-order estimate for others."""
+def input_gradient(
+    score: Score, x: Float[Array, "b ..."], baseline: Float[Array, "#b ..."]
+) -> Attribution:
+    """``(x - baseline) * gradient at x``: exact for linear models, a first-order estimate for
+    others."""
     return _along_path(score, x, baseline, np.ones(1), np.ones(1), 1)
 
 
 def integrated_gradients(
-    score: Score, x: Float[Array, "b ..."], baseline: Float[Array, "#b ..."], *, steps: int = 64, chunk: int = 8
+    score: Score,
+    x: Float[Array, "b ..."],
+    baseline: Float[Array, "#b ..."],
+    *,
+    steps: int = 64,
+    chunk: int = 8,
 ) -> Attribution:
-    """``(x - baseline) * integral over a from 0 to 1 of the gradient at baseline + a (x - baseline)``.
+    """``(x - baseline) * integral over a from 0 to 1 of the gradient at baseline + a (x -
+    baseline)``.
 
     Args:
       score: what is explained.
       x: images or embedded tokens; baseline: what stands for nothing.
-      steps: nodes of the rule: midpoints of equal parts of u, with a = u^1.5. They are densest at the baseline, where
-        deep networks with batch norm change most; rules of higher order gain nothing where ReLU bends the score.
+      steps: nodes of the rule: midpoints of equal parts of u, with a = u^1.5. They are densest at
+        the baseline, where deep networks with batch norm change most; rules of higher order gain
+        nothing where ReLU bends the score.
       chunk: nodes that are computed at once: memory grows with it.
 
     Returns:
@@ -150,7 +177,12 @@ def integrated_gradients(
 
 
 def _along_path(
-    score: Score, x: jax.Array, baseline: jax.Array, nodes: np.ndarray, weights: np.ndarray, chunk: int
+    score: Score,
+    x: jax.Array,
+    baseline: jax.Array,
+    nodes: np.ndarray,
+    weights: np.ndarray,
+    chunk: int,
 ) -> Attribution:
     x, baseline = at_least_float32(x), at_least_float32(jnp.broadcast_to(baseline, x.shape))
     gradient = jax.grad(lambda x: score(x).sum())  # examples do not mix

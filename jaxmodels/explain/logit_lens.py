@@ -1,4 +1,5 @@
-"""Logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): what GPT-2 would say after each layer."""
+"""Logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): what GPT-2 would say after
+each layer."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +27,10 @@ class Lens(NamedTuple):
 
 
 def hidden_states(
-    model: GPT2, variables: Any, tokens: Int[Array, "b l"], segments: Int[Array, "b l"] | None = None
+    model: GPT2,
+    variables: Any,
+    tokens: Int[Array, "b l"],
+    segments: Int[Array, "b l"] | None = None,
 ) -> Float[Array, "layers b l d"]:
     """The residual stream before the first block and behind each, [layers + 1, b, l, d]."""
     captured = capture(model, variables, tokens, segments, train=False)
@@ -45,7 +49,8 @@ def read_out(
     tokens: Int[Array, "b l"],
     segments: Int[Array, "b l"] | None = None,
 ) -> TokenLogits:
-    """Logits of a hidden state, as the model's final norm and head make them; its blocks are run for nothing.
+    """Logits of a hidden state, as the model's final norm and head make them; its blocks are run
+    for nothing.
 
     Under ``jit`` they are not run at all.
     """

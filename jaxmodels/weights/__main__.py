@@ -1,4 +1,5 @@
-"""``python -m jaxmodels.weights convert IN.pth OUT.safetensors`` and ``... show FILE_OR_DIRECTORY``."""
+"""``python -m jaxmodels.weights convert IN.pth OUT.safetensors`` and
+``... show FILE_OR_DIRECTORY``."""
 
 import argparse
 import sys
@@ -11,13 +12,21 @@ from jaxmodels.weights.json_files import short
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; errors are one line, exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m jaxmodels.weights", description="Weights as safetensors.")
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxmodels.weights", description="Weights as safetensors."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("convert", help="a PyTorch pickle (.pth, .pt, .bin) to safetensors; needs PyTorch")
+    one = commands.add_parser(
+        "convert", help="a PyTorch pickle (.pth, .pt, .bin) to safetensors; needs PyTorch"
+    )
     one.add_argument("source")
     one.add_argument("target")
-    one.add_argument("--key", help="under which the state dict is in the pickle, where it holds several")
-    two = commands.add_parser("show", help="names, types and shapes of a safetensors file or directory")
+    one.add_argument(
+        "--key", help="under which the state dict is in the pickle, where it holds several"
+    )
+    two = commands.add_parser(
+        "show", help="names, types and shapes of a safetensors file or directory"
+    )
     two.add_argument("source")
     args = parser.parse_args(argv)
     try:

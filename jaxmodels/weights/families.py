@@ -1,8 +1,9 @@
 """Which PyTorch formats each model family has, and their rules.
 
-``torchvision`` and ``transformers`` are those libraries' state dicts, the latter as it lies on disk and on the hub, and
-``transformers5`` as transformers 5 has it in memory; ``transformers_base`` are the same without the prefix of the model
-with a head, as OpenAI's files on the hub; ``torch`` is a plain ``torch.nn`` model as one would write it,
+``torchvision`` and ``transformers`` are those libraries' state dicts, the latter as it lies on disk
+and on the hub, and ``transformers5`` as transformers 5 has it in memory; ``transformers_base`` are
+the same without the prefix of the model with a head, as OpenAI's files on the hub; ``torch`` is a
+plain ``torch.nn`` model as one would write it,
 given in each function; ``cifar`` has the names of akamaster/pytorch_resnet_cifar10.
 """
 
@@ -57,20 +58,25 @@ class Family:
     """How a family meets PyTorch.
 
     Attributes:
-      formats: by name, the preferred first: functions of a model and its image shape (h, w, c) to rules.
+      formats: by name, the preferred first: functions of a model and its image shape (h, w, c) to
+        rules.
       image_shape: what the pretrained models take; None where there is nothing to assume.
       inputs: a model and its image shape to an example of what it is called with, one example long.
-      constants: tensors that hold a constant, which some files have: by the regular expression of their names, a
-        function of the tensor that says whether it is that, and the constant in words.
-      unread: a model to a regular expression of tensors that the original has and never computes with.
-      ties: a model and a format to the names that tensors have a second time, with the first. A file may have them,
-        and they must be equal then; they are not written.
+      constants: tensors that hold a constant, which some files have: by the regular expression of
+        their names, a function of the tensor that says whether it is that, and the constant in
+        words.
+      unread: a model to a regular expression of tensors that the original has and never computes
+        with.
+      ties: a model and a format to the names that tensors have a second time, with the first. A
+        file may have them, and they must be equal then; they are not written.
       renamed: regular expression of a part of a name, as some files have it, to what it is today.
     """
 
     formats: Mapping[str, Callable[[Any, Shape], Rules]]
     image_shape: Shape | None = (224, 224, 3)
-    inputs: Callable[[Any, Shape], tuple[jax.Array, ...]] = lambda model, shape: (jnp.zeros((1, *shape)),)
+    inputs: Callable[[Any, Shape], tuple[jax.Array, ...]] = lambda model, shape: (
+        jnp.zeros((1, *shape)),
+    )
     constants: Mapping[str, tuple[Callable[[np.ndarray], bool], str]] = field(default_factory=dict)
     unread: Callable[[Any], str] = lambda model: ""
     ties: Callable[[Any, str], Mapping[str, str]] = lambda model, format: {}
@@ -82,14 +88,19 @@ def _mlp(model: MLP, shape: Shape) -> Rules:
     count = len(model.hidden_sizes)
     first = linear_after_flatten(*shape[:2]) if len(shape) == 3 else LINEAR
     names = [*(f"dense_{i}" for i in range(count)), "head"]
-    return tuple(Rule(f"{1 + 2 * i}", name, first if i == 0 else LINEAR) for i, name in enumerate(names))
+    return tuple(
+        Rule(f"{1 + 2 * i}", name, first if i == 0 else LINEAR) for i, name in enumerate(names)
+    )
 
 
 def _cnn(model: CNN, shape: Shape) -> Rules:
     """Modules ``convs.i``, ``dense`` (optional) and ``head``; the flattening is channel first."""
     pools = {"none": 0, "last": 1, "each": len(model.features)}[model.pool]
     first = linear_after_flatten(shape[0] // 2**pools, shape[1] // 2**pools)
-    rules = (Rule("convs.{i}", "conv_{i}", CONV), Rule("head", "head", LINEAR if model.hidden_size else first))
+    rules = (
+        Rule("convs.{i}", "conv_{i}", CONV),
+        Rule("head", "head", LINEAR if model.hidden_size else first),
+    )
     return (*rules, Rule("dense", "dense", first)) if model.hidden_size else rules
 
 
@@ -107,7 +118,9 @@ def _vgg(model: VGG, shape: Shape) -> Rules:
                 rules.append(Rule(f"features.{n + 1}", f"bn_{stage}_{block}", BATCH_NORM))
             n += 3 if model.batch_norm else 2  # convolution, batch norm, ReLU
         n += 1  # pool
-    return tuple(rules) + _classifier(model, [3 * i for i in range(len(model.hidden_sizes))], offset=3)
+    return tuple(rules) + _classifier(
+        model, [3 * i for i in range(len(model.hidden_sizes))], offset=3
+    )
 
 
 def _classifier(model: AlexNet | VGG, places: list[int], *, offset: int) -> Rules:
@@ -117,7 +130,8 @@ def _classifier(model: AlexNet | VGG, places: list[int], *, offset: int) -> Rule
     names = [*(f"dense_{i}" for i in range(len(places))), "head"]
     kinds = [first] + [LINEAR] * len(places)
     return tuple(
-        Rule(f"classifier.{n}", name, kind) for n, name, kind in zip([*places, last], names, kinds, strict=True)
+        Rule(f"classifier.{n}", name, kind)
+        for n, name, kind in zip([*places, last], names, kinds, strict=True)
     )
 
 
@@ -135,20 +149,28 @@ def _resnet(head: str) -> Callable[[ResNet, Shape], Rules]:
     numbered = [r for r in rules if "{k}" in r.ours]
     fixed = tuple(r for r in rules if r not in numbered)
     numbered = tuple(
-        Rule(r.torch.replace("{k}", str(k)), r.ours.replace("{k}", str(k)), r.kind) for r in numbered for k in (1, 2, 3)
+        Rule(r.torch.replace("{k}", str(k)), r.ours.replace("{k}", str(k)), r.kind)
+        for r in numbered
+        for k in (1, 2, 3)
     )
     return lambda model, shape: fixed + numbered
 
 
 def _conv_bn(torch: str, ours: str) -> Rules:
     """torchvision's BasicConv2d."""
-    return Rule(f"{torch}.conv", f"{ours}/conv", CONV), Rule(f"{torch}.bn", f"{ours}/bn", BATCH_NORM)
+    return Rule(f"{torch}.conv", f"{ours}/conv", CONV), Rule(
+        f"{torch}.bn", f"{ours}/bn", BATCH_NORM
+    )
 
 
 def _googlenet(model: GoogLeNet, shape: Shape) -> Rules:
-    rules = _conv_bn("conv{i}", "conv_{i}") + _conv_bn("inception{b}.branch1", "inception_{b}/branch_1")
+    rules = _conv_bn("conv{i}", "conv_{i}") + _conv_bn(
+        "inception{b}.branch1", "inception_{b}/branch_1"
+    )
     for branch, layer in ((2, 0), (2, 1), (3, 0), (3, 1), (4, 1)):
-        rules += _conv_bn(f"inception{{b}}.branch{branch}.{layer}", f"inception_{{b}}/branch_{branch}_{layer}")
+        rules += _conv_bn(
+            f"inception{{b}}.branch{branch}.{layer}", f"inception_{{b}}/branch_{branch}_{layer}"
+        )
     return (
         *rules,
         *_conv_bn("aux{i}.conv", "aux_{i}/conv"),
@@ -160,7 +182,9 @@ def _googlenet(model: GoogLeNet, shape: Shape) -> Rules:
 
 def _inception_v3(model: InceptionV3, shape: Shape) -> Rules:
     rules = _conv_bn("Conv2d_{n}", "conv_{n}") + _conv_bn("AuxLogits.conv{i}", "aux/conv_{i}")
-    for name in sorted({name for branches in INCEPTION_BLOCKS.values() for name in branch_names(branches)}):
+    for name in sorted(
+        {name for branches in INCEPTION_BLOCKS.values() for name in branch_names(branches)}
+    ):
         theirs = "branch_pool" if name == "branch_pool" else name.replace("branch_", "branch", 1)
         rules += _conv_bn(f"Mixed_{{b}}.{theirs}", f"mixed_{{b}}/{name}")
     return (*rules, Rule("AuxLogits.fc", "aux/head", LINEAR), Rule("fc", "head", LINEAR))
@@ -176,7 +200,10 @@ def _vae(model: VAE, shape: Shape) -> Rules:
             for i in range(len(model.hidden_sizes))
         )
         decoder = (Rule("decoder_dense.{i}", "decoder_dense_{i}", LINEAR),)
-        last, code = (Rule("decoder_out", "decoder_out", linear_before_unflatten(height, width)),), LINEAR
+        last, code = (
+            (Rule("decoder_out", "decoder_out", linear_before_unflatten(height, width)),),
+            LINEAR,
+        )
     else:
         unit = 2 ** len(model.features)
         encoder = (Rule("encoder_conv.{i}", "encoder_conv_{i}", CONV),)
@@ -210,7 +237,9 @@ def _vit_transformers(model: ViT, shape: Shape, prefix: str = "vit.") -> Rules:
     return (
         Rule(f"{prefix}embeddings.patch_embeddings.projection", "patch_embed", _patches(model)),
         Rule(
-            f"{prefix}embeddings", "", (Tensor("cls_token", "class_token"), Tensor("position_embeddings", "position"))
+            f"{prefix}embeddings",
+            "",
+            (Tensor("cls_token", "class_token"), Tensor("position_embeddings", "position")),
         ),
         Rule(f"{theirs}.layernorm_before", f"{block}/norm_1", LAYER_NORM),
         *(
@@ -292,7 +321,11 @@ def _bert(prefix: str) -> Callable[[BERT, Shape], Rules]:
             Rule(f"{prefix}pooler.dense", "pooler", LINEAR),
             Rule("cls.predictions.transform.dense", "head_dense", LINEAR),
             Rule("cls.predictions.transform.LayerNorm", "head_norm", LAYER_NORM),
-            Rule("cls.predictions", "", (Tensor("bias" if model.tie_embeddings else "decoder.bias", "head_bias"),)),
+            Rule(
+                "cls.predictions",
+                "",
+                (Tensor("bias" if model.tie_embeddings else "decoder.bias", "head_bias"),),
+            ),
             Rule("cls.predictions.decoder", "head_decoder", EMBEDDING),
             Rule("cls.seq_relationship", "head_next", LINEAR),
             Rule(head, "head", LINEAR),
@@ -315,14 +348,16 @@ def _bert_ties(model: BERT, format: str) -> Mapping[str, str]:
 
 
 def _embeddings(model: Transformer, shared: str, source: str, target: str, head: str) -> Rules:
-    """Token embeddings as the model has them, and the logits' matrix, which is multiplied out late on our side."""
+    """Token embeddings as the model has them, and the logits' matrix, which is multiplied out late
+    on our side."""
     separate = (Rule(source, "source_embed", EMBEDDING), Rule(target, "target_embed", EMBEDDING))
     embeddings = (Rule(shared, "token_embed", EMBEDDING),) if model.share_embeddings else separate
     return (*embeddings, Rule("", "head", (Tensor(f"{head}.weight", "embedding"),)))
 
 
 def _transformer_torch(model: Transformer, shape: Shape) -> Rules:
-    """``torch.nn.Transformer`` as ``transformer`` between ``embedding`` (or two) and ``generator``, a Linear."""
+    """``torch.nn.Transformer`` as ``transformer`` between ``embedding`` (or two) and ``generator``,
+    a Linear."""
     block, rules = _block(model), []
     for side, layers in (
         ("encoder", {"self_attn": "attention", "norm1": "norm_1", "norm2": "norm_2"}),
@@ -339,8 +374,12 @@ def _transformer_torch(model: Transformer, shape: Shape) -> Rules:
     ):
         layers = layers | {"linear1": "mlp_in", "linear2": "mlp_out"}
         for torch, ours in layers.items():
-            kind = packed_attention() if "attn" in torch else LAYER_NORM if "norm" in torch else LINEAR
-            rules.append(Rule(f"transformer.{side}.layers.{{i}}.{torch}", f"{side}/{block}/{ours}", kind))
+            kind = (
+                packed_attention() if "attn" in torch else LAYER_NORM if "norm" in torch else LINEAR
+            )
+            rules.append(
+                Rule(f"transformer.{side}.layers.{{i}}.{torch}", f"{side}/{block}/{ours}", kind)
+            )
         rules.append(Rule(f"transformer.{side}.norm", f"{side}/norm", LAYER_NORM))
     return (
         *_embeddings(model, "embedding", "source_embedding", "target_embedding", "generator"),
@@ -369,7 +408,12 @@ def _transformer_transformers(model: Transformer, shape: Shape, prefix: str = "m
             Rule(f"{theirs}.fc2", f"{ours}/mlp_out", LINEAR),
             Rule(f"{theirs}.final_layer_norm", f"{ours}/norm_{len(attentions) + 1}", LAYER_NORM),
         ]
-    embeddings = (f"{prefix}shared", f"{prefix}encoder.embed_tokens", f"{prefix}decoder.embed_tokens", "lm_head")
+    embeddings = (
+        f"{prefix}shared",
+        f"{prefix}encoder.embed_tokens",
+        f"{prefix}decoder.embed_tokens",
+        "lm_head",
+    )
     return (
         *_embeddings(model, *embeddings),
         *rules,
@@ -425,13 +469,18 @@ def _patches(model: ViT) -> tuple[Tensor, ...]:
 
 TOKENS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 1), jnp.int32),)}
 """Of families that read text: there is no shape that a weight depends on."""
-TOKEN_PAIRS = {"image_shape": (), "inputs": lambda model, shape: (jnp.zeros((1, 1), jnp.int32),) * 2}
+TOKEN_PAIRS = {
+    "image_shape": (),
+    "inputs": lambda model, shape: (jnp.zeros((1, 1), jnp.int32),) * 2,
+}
 
 
 def _is_causal(mask: np.ndarray) -> bool:
     """True if a mask has ones at and below its diagonal and zeros above it."""
     size = mask.shape[-1:]
-    return mask.shape == (1, 1, *size * 2) and np.array_equal(mask[0, 0] != 0, np.tri(*size, dtype=bool))
+    return mask.shape == (1, 1, *size * 2) and np.array_equal(
+        mask[0, 0] != 0, np.tri(*size, dtype=bool)
+    )
 
 
 def _is_hidden(value: np.ndarray) -> bool:
@@ -470,10 +519,13 @@ FAMILIES: dict[type[nn.Module], Family] = {
         {
             "torchvision": _vit_torchvision,
             "transformers": _vit_transformers,
-            "transformers5": lambda model, shape: _renamed(_vit_transformers(model, shape), VIT_IN_MEMORY),
+            "transformers5": lambda model, shape: _renamed(
+                _vit_transformers(model, shape), VIT_IN_MEMORY
+            ),
             "transformers_base": partial(_vit_transformers, prefix=""),
         },
-        unread=lambda model: r"(vit\.)?embeddings\.mask_token",  # stands for patches that are hidden on purpose
+        # stands for patches that are hidden on purpose
+        unread=lambda model: r"(vit\.)?embeddings\.mask_token",
         renamed={  # torchvision before 0.13
             r"(encoder_layer_\d+\.mlp)\.linear_1\.": r"\1.0.",
             r"(encoder_layer_\d+\.mlp)\.linear_2\.": r"\1.3.",
@@ -495,7 +547,10 @@ FAMILIES: dict[type[nn.Module], Family] = {
         **TOKENS,
         constants={
             r"(transformer\.)?h\.\d+\.attn\.bias": (_is_causal, "the causal mask"),
-            r"(transformer\.)?h\.\d+\.attn\.masked_bias": (_is_hidden, "a number of -10,000 or less"),
+            r"(transformer\.)?h\.\d+\.attn\.masked_bias": (
+                _is_hidden,
+                "a number of -10,000 or less",
+            ),
         },
         ties=_gpt2_ties,
     ),
@@ -508,7 +563,10 @@ FAMILIES: dict[type[nn.Module], Family] = {
         },
         **TOKEN_PAIRS,
         constants={
-            r"(model\.)?(encoder|decoder)\.embed_positions\.weight": (_is_sinusoid, "the sines that the model computes")
+            r"(model\.)?(encoder|decoder)\.embed_positions\.weight": (
+                _is_sinusoid,
+                "the sines that the model computes",
+            )
         },
         ties=_transformer_ties,
     ),

@@ -1,10 +1,11 @@
 """Reading and writing safetensors, without PyTorch and without ever unpickling.
 
-Files written here carry a SHA-256 digest of all names, shapes, types and bytes in their metadata, and reading verifies
-it: the format itself does not notice a flipped bit. Files from elsewhere have none and are checked by their structure.
+Files written here carry a SHA-256 digest of all names, shapes, types and bytes in their metadata,
+and reading verifies it: the format itself does not notice a flipped bit. Files from elsewhere have
+none and are checked by their structure.
 
-:func:`read_header` says what a file holds without reading any of it, so that nothing is allocated for tensors that no
-model has.
+:func:`read_header` says what a file holds without reading any of it, so that nothing is allocated
+for tensors that no model has.
 """
 
 import difflib
@@ -26,10 +27,15 @@ DIGEST = "jaxmodels.sha256"
 PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
 HASH = re.compile(r"[0-9a-f]{64}")
 MAX_HEADER = 2**23
-"""Bytes of a header or an index, 8 MiB: some 80,000 tensors. PyTorch's own limit takes a gigabyte to read."""
+"""Bytes of a header or an index, 8 MiB: some 80,000 tensors. PyTorch's own limit takes a gigabyte
+to read."""
 DTYPES = {
     "BOOL": "bool",
-    **{f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+    **{
+        f"{kind}{bits}": f"{name}{bits}"
+        for kind, name in (("I", "int"), ("U", "uint"))
+        for bits in (8, 16, 32, 64)
+    },
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
     "BF16": "bfloat16",
     "C64": "complex64",
@@ -63,11 +69,16 @@ def local_path(path: str | Path) -> Path:
         if not path.strip() or "\0" in path:
             raise WeightsError(f"{shown} is no path")
         if "://" in path:
-            raise WeightsError(f"{shown} is a URL; download it, or mount the bucket, and give a path of this machine")
+            raise WeightsError(
+                f"{shown} is a URL; download it, or mount the bucket, and give a path of this "
+                "machine"
+            )
     try:
         return Path(path).expanduser()
     except RuntimeError as e:
-        raise WeightsError(f"{path}: there is no such user, or the user has no home directory") from e
+        raise WeightsError(
+            f"{path}: there is no such user, or the user has no home directory"
+        ) from e
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -92,7 +103,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def read_tensors(path: str | Path, *, signed: bool = False) -> dict[str, np.ndarray]:
-    """All tensors of a safetensors file, or of a directory of them (``model.safetensors``, or several with an index).
+    """All tensors of a safetensors file, or of a directory of them (``model.safetensors``, or
+    several with an index).
 
     Args:
       signed: the file was written here, so that it has to have a digest.
@@ -123,7 +135,8 @@ def read_header(path: str | Path) -> dict[str, Stated]:
 
 
 def _files(path: Path) -> dict[Path, set[str] | None]:
-    """The files of a directory, or the one file, and the names that its index expects in each, None without index."""
+    """The files of a directory, or the one file, and the names that its index expects in each, None
+    without index."""
     if not path.exists():
         raise WeightsError(f"{path} does not exist")
     if not path.is_dir():
@@ -136,11 +149,19 @@ def _files(path: Path) -> dict[Path, set[str] | None]:
         if len(files) == 1:
             return {files[0]: None}
         pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLES)
-        found = f"{len(files)} safetensors files and no {index.name}" if files else "no safetensors file"
-        raise WeightsError(f"{path} holds {found}" + (_way_out(path / pickles[0]) if pickles and not files else ""))
+        found = (
+            f"{len(files)} safetensors files and no {index.name}"
+            if files
+            else "no safetensors file"
+        )
+        raise WeightsError(
+            f"{path} holds {found}" + (_way_out(path / pickles[0]) if pickles and not files else "")
+        )
     try:
         if index.stat().st_size > MAX_HEADER:
-            raise ValueError(f"it has {index.stat().st_size:,} bytes, and {MAX_HEADER:,} are read at most")
+            raise ValueError(
+                f"it has {index.stat().st_size:,} bytes, and {MAX_HEADER:,} are read at most"
+            )
         places = json.loads(index.read_text(), object_pairs_hook=_unique)["weight_map"]
         files: dict[Path, set[str] | None] = {}
         for tensor, name in sorted(places.items()):
@@ -155,15 +176,19 @@ def _files(path: Path) -> dict[Path, set[str] | None]:
 
 
 def _require_listed(file: Path, found: Mapping[str, Any], names: set[str] | None) -> None:
-    """An index names each tensor of its files once: what lies in two of them is in one that does not have it."""
+    """An index names each tensor of its files once: what lies in two of them is in one that does
+    not have it."""
     differ = sorted(set(found) ^ names) if names is not None else []
     if differ:
         listed = ", ".join(name[:60] for name in differ[:5])
-        raise WeightsError(f"{file.parent / 'model.safetensors.index.json'} and {file.name} disagree on {listed}")
+        raise WeightsError(
+            f"{file.parent / 'model.safetensors.index.json'} and {file.name} disagree on {listed}"
+        )
 
 
 def resolve_source(source: str | Path) -> Path:
-    """A local path as it is; a Hugging Face hub id (``owner/name`` or ``owner/name@revision``) after its download.
+    """A local path as it is; a Hugging Face hub id (``owner/name`` or ``owner/name@revision``)
+    after its download.
 
     Raises:
       WeightsError: neither, or the download failed.
@@ -172,17 +197,28 @@ def resolve_source(source: str | Path) -> Path:
     if path.exists():
         return path
     if not HUB_ID.fullmatch(str(source)) or path.suffix in {*PICKLES, ".safetensors"}:
-        raise WeightsError(f"{source} does not exist, and is not the id of a Hugging Face repository either")
+        raise WeightsError(
+            f"{source} does not exist, and is not the id of a Hugging Face repository either"
+        )
     from huggingface_hub import snapshot_download
 
     name, _, revision = str(source).partition("@")
     try:
         # the tokenizer too, where there is one
-        patterns = ["*.safetensors", "*.json", "merges.txt", "vocab.bpe", "vocab.txt", "*.spm", "*.model"]
+        patterns = [
+            "*.safetensors",
+            "*.json",
+            "merges.txt",
+            "vocab.bpe",
+            "vocab.txt",
+            "*.spm",
+            "*.model",
+        ]
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as e:  # many kinds: no network, no such repository, no permission
         raise WeightsError(
-            f"{source} is no local path, and it cannot be fetched from the Hugging Face hub ({_one_line(e)})"
+            f"{source} is no local path, and it cannot be fetched from the Hugging Face hub "
+            f"({_one_line(e)})"
         ) from e
 
 
@@ -190,18 +226,31 @@ def _read_file(path: Path, *, signed: bool) -> dict[str, np.ndarray]:
     header = _read_header(path)
     digest = header.metadata.get(DIGEST)
     renamed = difflib.get_close_matches(DIGEST, header.metadata, n=1)  # the name is damaged
-    if digest is None and (signed or any(HASH.fullmatch(header.metadata[name]) for name in renamed)):
+    if digest is None and (
+        signed or any(HASH.fullmatch(header.metadata[name]) for name in renamed)
+    ):
         raise WeightsError(
-            f"{path} has lost the SHA-256 of its tensors, with which jaxmodels wrote it: export it again. If another "
-            "program has written it since, take the section jaxmodels out of the config.json beside it"
+            f"{path} has lost the SHA-256 of its tensors, with which jaxmodels wrote it: export it "
+            "again. If another program has written it since, take the section jaxmodels out of the "
+            "config.json beside it"
         )
     try:
         with safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, MemoryError) as e:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        MemoryError,
+    ) as e:
         raise _bad(path, _one_line(e)) from e
     if digest is not None and digest != _digest(tensors):
-        raise WeightsError(f"{path} is damaged: its tensors do not fit its SHA-256; export it again")
+        raise WeightsError(
+            f"{path} is damaged: its tensors do not fit its SHA-256; export it again"
+        )
     return tensors
 
 
@@ -213,9 +262,14 @@ def _read_header(path: Path) -> Header:
             start = file.read(16)
             size = int.from_bytes(start[:8], "little")
             if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[8:9] != b"{"):
-                raise WeightsError(f"{path} is a pickle, which can run any code when it is opened{_way_out(path)}")
+                raise WeightsError(
+                    f"{path} is a pickle, which can run any code when it is opened{_way_out(path)}"
+                )
             if size > MAX_HEADER and start[8:9] == b"{":
-                raise _bad(path, f"its header of {size:,} bytes is longer than the {MAX_HEADER:,} that are read")
+                raise _bad(
+                    path,
+                    f"its header of {size:,} bytes is longer than the {MAX_HEADER:,} that are read",
+                )
             file.seek(8)
             text = file.read(min(size, MAX_HEADER))
         with safe_open(path, "np"):  # every check of shapes, types and offsets
@@ -224,13 +278,22 @@ def _read_header(path: Path) -> Header:
         tensors = {name: _stated(name, tensor) for name, tensor in said.items()}
     except WeightsError:
         raise
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as e:
         raise _bad(path, _one_line(e)) from e
     return Header(tensors, metadata)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError for a name that is there twice, of which safetensors would take the last."""
+    """An object of JSON; ValueError for a name that is there twice, of which safetensors would take
+    the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -242,7 +305,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _stated(name: str, said: Mapping[str, Any]) -> Stated:
     if said["dtype"] not in DTYPES:
         raise ValueError(
-            f"tensor {name[:60]!r} is of type {said['dtype']}, which NumPy has not; convert it to BF16 or F32 first"
+            f"tensor {name[:60]!r} is of type {said['dtype']}, which NumPy has not; convert it to "
+            "BF16 or F32 first"
         )
     if len(said["shape"]) > 32:
         raise ValueError(f"tensor {name[:60]!r} has {len(said['shape'])} axes")
@@ -264,7 +328,10 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _way_out(path: Path) -> str:
-    return f"; convert it: python -m jaxmodels.weights convert {path} {path.with_suffix('.safetensors')}"
+    return (
+        f"; convert it: python -m jaxmodels.weights convert {path} "
+        f"{path.with_suffix('.safetensors')}"
+    )
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,4 +1,5 @@
-"""Finds the place of each tensor of a file in a model, by names, shapes and types alone; then takes the values.
+"""Finds the place of each tensor of a file in a model, by names, shapes and types alone; then takes
+the values.
 
 :func:`fit` reads no value, so that a file is compared with the model before its tensors are read.
 """
@@ -22,7 +23,8 @@ from jaxmodels.weights.rules import Rule, Source, WeightsError, resolve, shape_f
 logger = logging.getLogger("jaxmodels.weights")
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Components of names that ``torch.compile`` and PyTorch's wrappers add; no model has such a module of its own."""
+"""Components of names that ``torch.compile`` and PyTorch's wrappers add; no model has such a module
+of its own."""
 AVERAGED = "n_averaged"
 """The counter that ``torch.optim.swa_utils.AveragedModel`` keeps beside its ``module``."""
 DEPTH = 8
@@ -34,12 +36,14 @@ class Fit:
     """The place of each tensor of a file.
 
     Attributes:
-      model: what the file was compared with; shape: of its images, empty for text; format: of the names.
+      model: what the file was compared with; shape: of its images, empty for text; format: of the
+        names.
       prefix: in front of the file's names, by which they differ from the format's.
       names: name in the format -> name in the file.
       places: path of our leaf -> its shape and type, where it comes from and the file's tensors.
       twins: names in the file of two tensors that have to be equal.
-      constants: name in the file -> name in the format, of tensors to be compared with the family's constants.
+      constants: name in the file -> name in the format, of tensors to be compared with the family's
+        constants.
     """
 
     model: nn.Module
@@ -56,7 +60,9 @@ def rules_of(model: nn.Module, format: str, shape: Shape) -> tuple[Rule, ...]:
     """The rules of one format of a model. Raises WeightsError if the family has no such format."""
     known = family_of(model).formats
     if format not in known:
-        raise WeightsError(f"{type(model).__name__} has no format {format!r}; there are {', '.join(known)}")
+        raise WeightsError(
+            f"{type(model).__name__} has no format {format!r}; there are {', '.join(known)}"
+        )
     return known[format](model, shape)
 
 
@@ -80,7 +86,8 @@ def fit(
       skippable: paths that ``skip`` may match besides.
 
     Raises:
-      WeightsError: tensors that are missing, left over, of another shape or of another type; the first few are named.
+      WeightsError: tensors that are missing, left over, of another shape or of another type; the
+        first few are named.
     """
     family, faults = family_of(model), list[str]()
     plain = _plain_names(given, family.renamed, faults)
@@ -96,8 +103,14 @@ def fit(
     aliases: dict[str, list[str]] = {}
     for alias, first in ties.items():
         aliases.setdefault(first, []).append(alias)
-    known = [*leaves, *skippable, *(f"{format}/{n.replace('.', '/')}" for n in [*names, *names.values()])]
-    faults += [f"skip {p!r} matches nothing" for p in skip if not any(skipped(path, [p]) for path in known)]
+    known = [
+        *leaves,
+        *skippable,
+        *(f"{format}/{n.replace('.', '/')}" for n in [*names, *names.values()]),
+    ]
+    faults += [
+        f"skip {p!r} matches nothing" for p in skip if not any(skipped(path, [p]) for path in known)
+    ]
     counted = any(n.endswith("num_batches_tracked") for n in names)
     places, used, twins = {}, set[str](), []
     for path, leaf in leaves.items():
@@ -117,7 +130,11 @@ def fit(
     dotted, constants = [p for p in skip if "." in p], {}
     unread = family.unread(model)
     for name, raw in names.items():
-        if name in used or skipped(f"{format}.{name}", dotted) or skipped(f"{format}.{raw}", dotted):
+        if (
+            name in used
+            or skipped(f"{format}.{name}", dotted)
+            or skipped(f"{format}.{raw}", dotted)
+        ):
             continue
         if any(re.fullmatch(pattern, name) for pattern in family.constants):
             constants[raw] = name
@@ -149,12 +166,17 @@ def values(found: Fit, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     family, faults = family_of(found.model), list[str]()
     for raw, first in found.twins:
         if not np.array_equal(tensors[raw], tensors[first]):
-            hint = "; it has a field tie_embeddings" if hasattr(found.model, "tie_embeddings") else ""
+            hint = (
+                "; it has a field tie_embeddings" if hasattr(found.model, "tie_embeddings") else ""
+            )
             faults.append(f"{raw} differs from {first}, to which the model ties it{hint}")
     for raw, name in found.constants.items():
-        checks = [check for pattern, check in family.constants.items() if re.fullmatch(pattern, name)]
+        checks = [
+            check for pattern, check in family.constants.items() if re.fullmatch(pattern, name)
+        ]
         faults += [
-            f"{raw} is not {words}, and the model has no place for another; skip={(name,)} leaves it out"
+            f"{raw} is not {words}, and the model has no place for another; skip={(name,)} leaves "
+            "it out"
             for is_constant, words in checks
             if not is_constant(np.asarray(tensors[raw]))
         ]
@@ -163,7 +185,9 @@ def values(found: Fit, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
         parts = []
         for raw in names:
             try:
-                parts.append(to_ours(source.tensor, np.asarray(tensors[raw])).astype(leaf.dtype, copy=False))
+                parts.append(
+                    to_ours(source.tensor, np.asarray(tensors[raw])).astype(leaf.dtype, copy=False)
+                )
             except ValueError as e:
                 faults.append(f"{raw} {e}")
         if len(parts) == len(source.names):
@@ -175,7 +199,8 @@ def values(found: Fit, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def skipped(path: str, patterns: Sequence[str]) -> bool:
-    """True if a pattern matches the first components of a path behind its collection (or format)."""
+    """True if a pattern matches the first components of a path behind its collection (or
+    format)."""
     components = path.replace(".", "/").split("/")[1:]
     wanted = [pattern.replace(".", "/").split("/") for pattern in patterns]
     return any(len(w) <= len(components) and all(map(fnmatchcase, components, w)) for w in wanted)
@@ -209,7 +234,9 @@ def _raise(model: nn.Module, shape: Shape, format: str, faults: Sequence[str]) -
         raise WeightsError(f"{where}: {few(faults)}")
 
 
-def _plain_names(given: Iterable[str], renamed: Mapping[str, str], faults: list[str]) -> dict[str, str]:
+def _plain_names(
+    given: Iterable[str], renamed: Mapping[str, str], faults: list[str]
+) -> dict[str, str]:
     """Names without wrappers and as they are today -> names in the file."""
     plain: dict[str, str] = {}
     for raw in given:
@@ -221,7 +248,9 @@ def _plain_names(given: Iterable[str], renamed: Mapping[str, str], faults: list[
     return plain
 
 
-def _present(name: str, names: Mapping[str, str], aliases: Mapping[str, Sequence[str]]) -> str | None:
+def _present(
+    name: str, names: Mapping[str, str], aliases: Mapping[str, Sequence[str]]
+) -> str | None:
     """The file's name of a tensor, or of one that is tied to it: files may keep any of those."""
     return next((names[n] for n in (name, *aliases.get(name, ())) if n in names), None)
 
@@ -244,14 +273,20 @@ def _fault(source: Source, tensor: Any, leaf: Any, cast: bool) -> str | None:
 
 
 def _best(
-    model: nn.Module, shape: Shape, leaves: Mapping[str, Any], plain: Mapping[str, str], format: str | None
+    model: nn.Module,
+    shape: Shape,
+    leaves: Mapping[str, Any],
+    plain: Mapping[str, str],
+    format: str | None,
 ) -> tuple[str, str]:
     """The format, and the prefix of the file's names, with which most names are the model's."""
     candidates: list[tuple[int, str, str, set[str]]] = []
     for name in [format] if format else family_of(model).formats:
         rules = rules_of(model, name, shape)
         try:
-            expected = {n for path, leaf in leaves.items() for n in resolve(rules, path, leaf.shape).names}
+            expected = {
+                n for path, leaf in leaves.items() for n in resolve(rules, path, leaf.shape).names
+            }
         except WeightsError:
             if format:
                 raise
@@ -266,7 +301,9 @@ def _best(
         prefix = max(hits, key=lambda p: (hits[p], -len(p)))
         candidates.append((hits[prefix], name, prefix, expected))
     if not candidates:
-        raise WeightsError(f"no format has a place for all that {type(model).__name__} has with these fields")
+        raise WeightsError(
+            f"no format has a place for all that {type(model).__name__} has with these fields"
+        )
     most = max(count for count, *_ in candidates)
     count, name, prefix, expected = min(
         (c for c in candidates if c[0] == most), key=lambda c: len(c[2])
@@ -276,14 +313,20 @@ def _best(
     return name, prefix
 
 
-def _strangers(model: nn.Module, plain: Mapping[str, str], count: int, format: str, expected: set[str]) -> str:
+def _strangers(
+    model: nn.Module, plain: Mapping[str, str], count: int, format: str, expected: set[str]
+) -> str:
     theirs = [cut(name, 60) for name in list(plain)[:3]]
     ends = zip(min(plain).split("."), max(plain).split("."), strict=False)
-    common = "".join(f"{a}." for a, _ in takewhile(lambda pair: pair[0] == pair[1], ends)) if len(plain) > 1 else ""
+    common = (
+        "".join(f"{a}." for a, _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+        if len(plain) > 1
+        else ""
+    )
     begin = f", all beginning with {cut(common, 60)!r}" if common else ""
     wanted = [cut(name, 60) for name in sorted(expected)[:2]]
     return (
-        f"these are not weights of {type(model).__name__}, or names that are not known here: {count} of the file's "
-        f"{len(plain)} names fit; it has {', '.join(theirs)}{begin}; in {format} format there would be "
-        f"{', '.join(wanted)}"
+        f"these are not weights of {type(model).__name__}, or names that are not known here: "
+        f"{count} of the file's {len(plain)} names fit; it has {', '.join(theirs)}{begin}; in "
+        f"{format} format there would be {', '.join(wanted)}"
     )

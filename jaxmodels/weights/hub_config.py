@@ -12,7 +12,8 @@ from jaxmodels.weights.json_files import short
 from jaxmodels.weights.rules import WeightsError
 
 Described = tuple[type[nn.Module], dict[str, Any], Shape, str | None]
-"""Our class, its fields, the image shape (empty for text) and the format, None where files have one of several."""
+"""Our class, its fields, the image shape (empty for text) and the format, None where files have one
+of several."""
 
 HUB_FAMILIES: dict[str, HubFamily] = {
     "vit": vit.FAMILY,
@@ -36,10 +37,15 @@ def family_of_config(config: Mapping[str, Any]) -> HubFamily:
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in HUB_FAMILIES:
-        raise WeightsError(f"config.json is of model type {short(kind)}; there is a map for {', '.join(HUB_FAMILIES)}")
+        raise WeightsError(
+            f"config.json is of model type {short(kind)}; there is a map for "
+            f"{', '.join(HUB_FAMILIES)}"
+        )
     name = first_architecture(config)
     if name in DECODERS:
-        raise WeightsError(f"config.json is of {name}, {DECODERS[name]}, and there is no such model here")
+        raise WeightsError(
+            f"config.json is of {name}, {DECODERS[name]}, and there is no such model here"
+        )
     return HUB_FAMILIES[kind]
 
 
@@ -56,7 +62,8 @@ def fields_from_transformers(config: Mapping[str, Any]) -> Described:
 
 
 def transformers_config(model: nn.Module, shape: Shape) -> dict[str, Any]:
-    """``config.json`` with which transformers loads what is exported in its format, by the model's fields alone."""
+    """``config.json`` with which transformers loads what is exported in its format, by the model's
+    fields alone."""
     family = hub_family(model)
     if family is None:
         raise WeightsError(f"transformers has no class for {type(model).__name__}")

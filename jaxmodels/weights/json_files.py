@@ -1,4 +1,5 @@
-"""One reader for JSON files that users bring: whatever is wrong with one is a line that names it."""
+"""One reader for JSON files that users bring: whatever is wrong with one is a line that names
+it."""
 
 import json
 import os
@@ -15,15 +16,21 @@ def read_json_object(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[st
     """The object in a JSON file.
 
     Raises:
-      WeightsError: no file, too large, not UTF-8, not JSON, nested too deeply, not an object, or a name is there twice.
+      WeightsError: no file, too large, not UTF-8, not JSON, nested too deeply, not an object, or a
+        name is there twice.
     """
     path = Path(path)
     try:
         if not path.is_file():
-            raise WeightsError(f"{path} is {'not a file' if path.exists() else 'not there'}; a JSON file belongs there")
+            raise WeightsError(
+                f"{path} is {'not a file' if path.exists() else 'not there'}; a JSON file belongs "
+                "there"
+            )
         size = os.stat(path).st_size
         if size > max_bytes:
-            raise WeightsError(f"{path} has {size:,} bytes, and a file of JSON here at most {max_bytes:,}")
+            raise WeightsError(
+                f"{path} has {size:,} bytes, and a file of JSON here at most {max_bytes:,}"
+            )
         found = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique)
     except RecursionError as e:
         raise WeightsError(f"{path} is no good JSON: it is nested too deeply") from e
@@ -37,7 +44,8 @@ def read_json_object(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[st
 
 
 def short(value: Any, limit: int = 60) -> str:
-    """A value, or the message of an exception, for a line of an error: one line, cut, printable in any encoding."""
+    """A value, or the message of an exception, for a line of an error: one line, cut, printable in
+    any encoding."""
     try:
         text = str(value) if isinstance(value, BaseException) else repr(value)
     except (ValueError, RecursionError):  # a number of too many digits, lists too deep

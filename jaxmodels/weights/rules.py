@@ -1,9 +1,10 @@
 """Declarative maps between our variables and PyTorch's tensors, each used in both directions.
 
 A rule says that one PyTorch module is one of ours, for instance
-``Rule("layer{i}.{j}.conv1", "stage_{i}_block_{j}/conv_1", CONV)``. A placeholder stands for one path component or a
-part of it. Its kind lists the module's tensors: names on both sides, the layout, and whether ours is one of several
-parts of theirs. ``blocks[{i}]`` on our side means the i-th slice along the first axis: what ``nn.scan`` has stacked.
+``Rule("layer{i}.{j}.conv1", "stage_{i}_block_{j}/conv_1", CONV)``. A placeholder stands for one
+path component or a part of it. Its kind lists the module's tensors: names on both sides, the
+layout, and whether ours is one of several parts of theirs. ``blocks[{i}]`` on our side means the
+i-th slice along the first axis: what ``nn.scan`` has stacked.
 """
 
 import math
@@ -17,7 +18,8 @@ from einops import EinopsError, rearrange
 
 
 class WeightsError(ValueError):
-    """Weights cannot be read or do not fit the model; the message is one line and meant for the user."""
+    """Weights cannot be read or do not fit the model; the message is one line and meant for the
+    user."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Tensor:
       torch: name below the PyTorch module.
       ours: name below our module.
       collection: of Linen, ``params`` or ``batch_stats``.
-      layout: einops pattern from theirs to ours; empty: as it stands. The other direction is the pattern reversed.
+      layout: einops pattern from theirs to ours; empty: as it stands. The other direction is the
+        pattern reversed.
       sizes: axis lengths that the pattern needs.
       part: (i, n): ours is the i-th of n equal parts of theirs along ``axis``, before the layout.
       counter: an int64 scalar there, int32 here.
@@ -49,7 +52,8 @@ Kind = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Rule:
-    """A PyTorch module path and ours, with placeholders, and the kind of module; ``""`` is the model itself."""
+    """A PyTorch module path and ours, with placeholders, and the kind of module; ``""`` is the
+    model itself."""
 
     torch: str
     ours: str
@@ -62,7 +66,8 @@ def linear(layout: str = "o i -> i o", **sizes: int) -> Kind:
 
 
 def linear_before_unflatten(height: int, width: int) -> Kind:
-    """A Linear whose result is read as a map: channel, height, width there; height, width, channel here."""
+    """A Linear whose result is read as a map: channel, height, width there; height, width, channel
+    here."""
     sizes = {"h": height, "w": width}
     return (
         Tensor("weight", "kernel", layout="(c h w) i -> i (h w c)", sizes=sizes),
@@ -86,11 +91,16 @@ def packed_attention() -> Kind:
             Tensor("in_proj_weight", f"{name}/kernel", layout="o i -> i o", part=(i, 3)),
             Tensor("in_proj_bias", f"{name}/bias", part=(i, 3)),
         ]
-    return (*parts, Tensor("out_proj.weight", "out/kernel", layout="o i -> i o"), Tensor("out_proj.bias", "out/bias"))
+    return (
+        *parts,
+        Tensor("out_proj.weight", "out/kernel", layout="o i -> i o"),
+        Tensor("out_proj.bias", "out/bias"),
+    )
 
 
 def packed_attention_conv1d() -> Kind:
-    """transformers' GPT2Attention: query, key and value side by side in a ``Conv1D``, whose weight is [in, out]."""
+    """transformers' GPT2Attention: query, key and value side by side in a ``Conv1D``, whose weight
+    is [in, out]."""
     parts = []
     for i, name in enumerate(PARTS):
         parts += [
@@ -119,7 +129,8 @@ BATCH_NORM = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our leaves comes from: the tensors of ``names``, stacked if ``stacked``, as ``tensor`` says.
+    """Where one of our leaves comes from: the tensors of ``names``, stacked if ``stacked``, as
+    ``tensor`` says.
 
     ``modules`` are the PyTorch modules they belong to, one for each name; ``module`` is ours.
     """
@@ -132,7 +143,8 @@ class Source:
 
 
 def resolve(rules: Sequence[Rule], path: str, shape: tuple[int, ...]) -> Source:
-    """The source of our leaf ``path`` (``params/stage_1_block_0/conv_1/kernel``) by the one rule that matches it.
+    """The source of our leaf ``path`` (``params/stage_1_block_0/conv_1/kernel``) by the one rule
+    that matches it.
 
     Raises:
       WeightsError: no rule matches: the format does not have what the model's fields ask for.
@@ -150,7 +162,9 @@ def resolve(rules: Sequence[Rule], path: str, shape: tuple[int, ...]) -> Source:
             values = match.groupdict()
             indices = [{stacked[1]: i} for i in range(shape[0])] if stacked else [{}]
             modules = tuple(rule.torch.format(**values, **index) for index in indices)
-            names = tuple(f"{module}.{tensor.torch}" if module else tensor.torch for module in modules)
+            names = tuple(
+                f"{module}.{tensor.torch}" if module else tensor.torch for module in modules
+            )
             module = ours.format(**values)
             if tensor.ours.count("/"):  # query/kernel: the module is query
                 module = f"{module}/{tensor.ours.rpartition('/')[0]}"
@@ -167,15 +181,20 @@ def _pattern(template: str) -> str:
 
 
 def shape_of_theirs(tensor: Tensor, ours: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the whole PyTorch tensor that a leaf of shape ``ours`` (one slice, if stacked) is made of."""
+    """Shape of the whole PyTorch tensor that a leaf of shape ``ours`` (one slice, if stacked) is
+    made of."""
     theirs = ours
     if tensor.layout:
-        left, right = ([group.split() for group in _groups(side)] for side in tensor.layout.split("->"))
+        left, right = (
+            [group.split() for group in _groups(side)] for side in tensor.layout.split("->")
+        )
         lengths = {"1": 1, **tensor.sizes}
         for group, length in zip(right, ours, strict=True):
             for axis in group:
                 if axis not in lengths:  # the one of its group that the pattern leaves open
-                    lengths[axis] = length // math.prod(lengths.get(other, 1) for other in group if other != axis)
+                    lengths[axis] = length // math.prod(
+                        lengths.get(other, 1) for other in group if other != axis
+                    )
         theirs = tuple(math.prod(lengths[axis] for axis in group) for group in left)
     if not tensor.part:
         return theirs
@@ -188,7 +207,8 @@ def _groups(side: str) -> list[str]:
 
 
 def shape_fault(tensor: Tensor, shape: tuple[int, ...], ours: tuple[int, ...]) -> str | None:
-    """Why a PyTorch tensor of ``shape`` does not give a leaf of shape ``ours``, to follow its name; None if it does."""
+    """Why a PyTorch tensor of ``shape`` does not give a leaf of shape ``ours``, to follow its name;
+    None if it does."""
     wanted = shape_of_theirs(tensor, ours)
     if shape == wanted:
         return None
@@ -200,7 +220,8 @@ def shape_fault(tensor: Tensor, shape: tuple[int, ...], ours: tuple[int, ...]) -
 
 
 def to_ours(tensor: Tensor, value: np.ndarray) -> np.ndarray:
-    """One PyTorch tensor as ours: the part, then the layout. Raises ValueError if its shape does not allow it."""
+    """One PyTorch tensor as ours: the part, then the layout. Raises ValueError if its shape does
+    not allow it."""
     if tensor.counter:
         if value.shape != () or value.dtype != np.int64 or not 0 <= value < 2**31:
             raise ValueError(f"is {value.dtype} {value.shape}, not an int64 count below 2^31")
@@ -215,7 +236,9 @@ def to_ours(tensor: Tensor, value: np.ndarray) -> np.ndarray:
     try:
         return rearrange(value, tensor.layout, **tensor.sizes)
     except EinopsError as e:  # its message has several lines
-        raise ValueError(f"has shape {value.shape}, which is not {tensor.layout.split('->')[0].strip()}") from e
+        raise ValueError(
+            f"has shape {value.shape}, which is not {tensor.layout.split('->')[0].strip()}"
+        ) from e
 
 
 def to_theirs(tensor: Tensor, value: np.ndarray) -> np.ndarray:
@@ -235,7 +258,8 @@ class Pair:
     Attributes:
       module: path of ours.
       index: along the scanned axis, or None.
-      weight: the tensor called ``weight``; its layout says how inputs that were flattened are ordered.
+      weight: the tensor called ``weight``; its layout says how inputs that were flattened are
+        ordered.
     """
 
     module: str

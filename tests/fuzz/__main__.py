@@ -1,8 +1,10 @@
-"""Damages files and settings in thousands of ways and looks at what becomes of them: ``python -m tests.fuzz [KIND]``.
+"""Damages files and settings in thousands of ways and looks at what becomes of them:
+``python -m tests.fuzz [KIND]``.
 
-Each case must end within ten seconds and a gibibyte, as one short line of an error that a user can mend, or with the
-content that an independent reader finds in the same file. A case is a function of the kind, the seed and its number:
-``python -m tests.fuzz images --seed=0 --case=417`` tries it again.
+Each case must end within ten seconds and a gibibyte, as one short line of an error that a user can
+mend, or with the content that an independent reader finds in the same file. A case is a function of
+the kind, the seed and its number: ``python -m tests.fuzz images --seed=0 --case=417`` tries it
+again.
 """
 
 import argparse
@@ -32,9 +34,15 @@ PROCESSES = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Prints each fault and a table of all kinds; returns 1 if there was a fault."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzzes every reader of users' files.")
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"default: all, {', '.join(COUNTS)}")
-    parser.add_argument("--count", type=int, help="cases of each kind; default: 1,000, of config overrides 500")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description="Fuzzes every reader of users' files."
+    )
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"default: all, {', '.join(COUNTS)}"
+    )
+    parser.add_argument(
+        "--count", type=int, help="cases of each kind; default: 1,000, of config overrides 500"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="this one alone")
     args = parser.parse_args(argv)

@@ -33,9 +33,12 @@ Directory = dict[str, bytes]
 
 
 def prepare_tokenizers(directory: Path) -> list[Directory]:
-    """Directories as transformers' own tokenizers come: with ``tokenizer.json``, and with older files alone."""
+    """Directories as transformers' own tokenizers come: with ``tokenizer.json``, and with older
+    files alone."""
     words = [text for text in TEXTS for _ in range(3)]
-    bpe, pieces = (json.loads(train_tokenizer(kind, words, 400).to_str()) for kind in ("bpe", "wordpiece"))
+    bpe, pieces = (
+        json.loads(train_tokenizer(kind, words, 400).to_str()) for kind in ("bpe", "wordpiece")
+    )
     vocabulary, merges = bpe["model"]["vocab"], bpe["model"]["merges"]
     lines = [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
     gpt2 = {
@@ -45,11 +48,17 @@ def prepare_tokenizers(directory: Path) -> list[Directory]:
         "added_tokens.json": json.dumps({"<extra>": len(vocabulary)}).encode(),
     }
     bert = {
-        "vocab.txt": ("\n".join(sorted(pieces["model"]["vocab"], key=pieces["model"]["vocab"].get)) + "\n").encode(),
+        "vocab.txt": (
+            "\n".join(sorted(pieces["model"]["vocab"], key=pieces["model"]["vocab"].get)) + "\n"
+        ).encode(),
         "tokenizer_config.json": b'{"tokenizer_class": "BertTokenizer", "do_lower_case": false, "strip_accents": true}',
         "special_tokens_map.json": b'{"unk_token": "[UNK]", "sep_token": "[SEP]", "cls_token": "[CLS]"}',
     }
-    found = [{"tokenizer.json": json.dumps(one).encode()} for one in (bpe, pieces)] + [gpt2, bert, _sentencepiece()]
+    found = [{"tokenizer.json": json.dumps(one).encode()} for one in (bpe, pieces)] + [
+        gpt2,
+        bert,
+        _sentencepiece(),
+    ]
     for i, files in enumerate(found):
         place = directory / str(i)
         place.mkdir()
@@ -74,7 +83,10 @@ def _sentencepiece() -> Directory:
         unk_id=2,
         bos_id=-1,
     )
-    return {"spiece.model": model.getvalue(), "tokenizer_config.json": b'{"tokenizer_class": "T5Tokenizer"}'}
+    return {
+        "spiece.model": model.getvalue(),
+        "tokenizer_config.json": b'{"tokenizer_class": "T5Tokenizer"}',
+    }
 
 
 def tokenizers(context: list[Directory], rng: Rng, place: Path) -> None:
@@ -117,7 +129,11 @@ def prepare_images(directory: Path) -> list[tuple[str, bytes]]:
     """Small files of all formats and kinds of pixels."""
     rng = np.random.default_rng(0)
     colour = rng.integers(0, 256, (12, 9, 4), np.uint8)
-    rgba, rgb, grey = Image.fromarray(colour), Image.fromarray(colour[..., :3]), Image.fromarray(colour[..., 0])
+    rgba, rgb, grey = (
+        Image.fromarray(colour),
+        Image.fromarray(colour[..., :3]),
+        Image.fromarray(colour[..., 0]),
+    )
     palette = rgb.quantize(16)
     sixteen = Image.fromarray(colour[..., 0].astype(np.uint16) * 257)
     exif = Image.Exif()
@@ -196,7 +212,9 @@ def _pixels(content: bytes, channels: int) -> np.ndarray:
         image = image.convert("RGB")
     if image.has_transparency_data and channels < 4:
         image = image.convert("RGBA")
-        image = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), image.getchannel("A"))
+        image = Image.composite(
+            image.convert("RGB"), Image.new("RGB", image.size, "white"), image.getchannel("A")
+        )
     pixels = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -219,12 +237,24 @@ def prepare_rows(directory: Path) -> list[tuple[str, bytes]]:
         csv.writer(file, delimiter=separator).writerows(rows)
         found.append((suffix, file.getvalue().encode()))
     found.append(("csv", b"\xef\xbb\xbf" + found[0][1]))
-    labelled = [{"text": f"text {i}, é\u2028{i}", "label": "ab"[i % 2], "more": i} for i in range(6)]
+    labelled = [
+        {"text": f"text {i}, é\u2028{i}", "label": "ab"[i % 2], "more": i} for i in range(6)
+    ]
     found.append(
-        ("jsonl", "".join(json.dumps(x, ensure_ascii=bool(i % 2)) + "\n" for i, x in enumerate(labelled)).encode())
+        (
+            "jsonl",
+            "".join(
+                json.dumps(x, ensure_ascii=bool(i % 2)) + "\n" for i, x in enumerate(labelled)
+            ).encode(),
+        )
     )
     found.append(("tsv", "".join(f"{x['text']}\t{x['label']}\n" for x in labelled).encode()))
-    found.append(("tsv", ("text\tlabel\n" + "".join(f"{x['text']}\t{x['label']}\n" for x in labelled)).encode()))
+    found.append(
+        (
+            "tsv",
+            ("text\tlabel\n" + "".join(f"{x['text']}\t{x['label']}\n" for x in labelled)).encode(),
+        )
+    )
     for suffix, content in found:
         _require_rows(put(directory, f"healthy.{suffix}", content), content)
     return found
@@ -250,7 +280,9 @@ def _require_rows(path: Path, content: bytes) -> None:
         if broken and broken[0]:
             raise Refused
         expected = _numbers(content.decode("utf-8-sig"))
-        if not np.isfinite(arrays["features"]).all() or not np.array_equal(arrays["features"], expected):
+        if not np.isfinite(arrays["features"]).all() or not np.array_equal(
+            arrays["features"], expected
+        ):
             require_same(arrays["features"].tolist(), expected.tolist(), "numbers")
         return
     with refusing():
@@ -263,7 +295,11 @@ def _require_rows(path: Path, content: bytes) -> None:
     else:
         cells = [line.split("\t") for line in lines]
         order = ["text", "label"]
-        if cells and text.startswith(lines[0]) and set(order) <= {x.strip().lower() for x in cells[0]}:
+        if (
+            cells
+            and text.startswith(lines[0])
+            and set(order) <= {x.strip().lower() for x in cells[0]}
+        ):
             order = [x.strip().lower() for x in cells.pop(0)]
         expected = [{k: x[order.index(k)] for k in ("text", "label")} for x in cells]
     require_same(found, [x | {"label": x["label"].strip()} for x in expected], "records")
@@ -272,7 +308,9 @@ def _require_rows(path: Path, content: bytes) -> None:
 def _numbers(text: str) -> np.ndarray:
     """Numbers of the named columns, with the separator that gives all of them."""
     for separator in ",\t;":
-        table = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
+        table = [
+            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row
+        ]
         if set(COLUMNS) <= set(table[0]):
             places = [table[0].index(name) for name in COLUMNS]
             return np.array([[float(row[i]) for i in places] for row in table[1:]], np.float32)

@@ -22,7 +22,9 @@ from train.metrics import Writers, read_records
 from train.workdir import claimed, read_card, read_config, write_identity
 
 DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits_cnn.py"
-CARD = DatasetCard("digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), "")
+CARD = DatasetCard(
+    "digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), ""
+)
 STEPS = 12
 
 
@@ -49,9 +51,13 @@ def prepare_workdirs(directory: Path) -> tuple[dict[str, bytes], list[str]]:
     write_identity(directory, config, CARD)
     writers = Writers(directory, start=0, evaluated=0, steps=STEPS)
     for step in range(1, STEPS + 1):
-        writers.record(step, "train", {"loss": 1 / 3 / step, "accuracy": step / 13}, {"step_ms": 1.5 * step})
+        writers.record(
+            step, "train", {"loss": 1 / 3 / step, "accuracy": step / 13}, {"step_ms": 1.5 * step}
+        )
         if step % 4 == 0:
-            writers.record(step, "eval", {"loss": 0.7 / step}, {"examples_per_second": 100.0 * step})
+            writers.record(
+                step, "eval", {"loss": 0.7 / step}, {"examples_per_second": 100.0 * step}
+            )
     writers.close()
     put(directory, "lock", b"0b7e9c1e-5d0c-4b43-8a3b-9f6b8a4d3f11\n")
     names = ("config.json", "dataset.json", "metrics.jsonl", "timings.jsonl", "lock")
@@ -64,7 +70,8 @@ def prepare_workdirs(directory: Path) -> tuple[dict[str, bytes], list[str]]:
 
 
 def workdirs(context: tuple[dict[str, bytes], list[str]], rng: Rng, place: Path) -> None:
-    """A config and a card are what their JSON says; metrics that a resumed run keeps are those that were written."""
+    """A config and a card are what their JSON says; metrics that a resumed run keeps are those that
+    were written."""
     files, lines = context
     name = pick(rng, sorted(files))
     content, other = files[name], files[pick(rng, sorted(files))]
@@ -90,17 +97,28 @@ def _require_config(place: Path, content: bytes) -> None:
     with refusing():
         found = read_config(place)
     said = json.loads(content)
-    _require_section(json.loads(config_lib.to_json(found)), json.loads(config_lib.to_json(tiny())), said, "config")
+    _require_section(
+        json.loads(config_lib.to_json(found)),
+        json.loads(config_lib.to_json(tiny())),
+        said,
+        "config",
+    )
 
 
 def _require_section(found: Any, healthy: Any, said: Any, path: str) -> None:
-    """Every field is what the file says; one that it does not say has its default; none is there that is not."""
+    """Every field is what the file says; one that it does not say has its default; none is there
+    that is not."""
     defaults = json.loads(config_lib.to_json(Config()))
     for part in path.split(".")[1:]:
         defaults = defaults[part]
     for key, value in said.items():
         name = f"{path}.{key}"
-        if isinstance(defaults.get(key), dict) and key not in ("rates", "weights", "model_fields", "init_parts"):
+        if isinstance(defaults.get(key), dict) and key not in (
+            "rates",
+            "weights",
+            "model_fields",
+            "init_parts",
+        ):
             _require_section(found[key], healthy[key], value, name)
             continue
         read = found[key]
@@ -129,13 +147,19 @@ def _require_metrics(place: Path, files: dict[str, bytes], changed: str, lines: 
     with refusing():
         read_records(place / "metrics.jsonl")
         with claimed(place, tiny()):
-            Writers(place, start=STEPS, evaluated=STEPS, steps=STEPS, warn=lambda text: None).close()
+            Writers(
+                place, start=STEPS, evaluated=STEPS, steps=STEPS, warn=lambda text: None
+            ).close()
     kept = (place / "metrics.jsonl").read_text().splitlines()
     strange = [line for line in kept if line not in lines]
     if strange and changed != "timings.jsonl":
         raise Fault(f"a line that was never written is kept: {strange[0][:200]}")
     if changed == "metrics.jsonl":
-        whole = [line for line in files[changed].decode("utf-8", "replace").split("\n")[:-1] if line in lines]
+        whole = [
+            line
+            for line in files[changed].decode("utf-8", "replace").split("\n")[:-1]
+            if line in lines
+        ]
         lost = [line for line in whole if line not in kept]
         if lost:
             raise Fault(f"a line that is as it was is lost: {lost[0][:200]}")
@@ -163,7 +187,8 @@ def prepare_checkpoints(directory: Path) -> Any:
 
 
 def checkpoints(context: Any, rng: Rng, place: Path) -> None:
-    """A state that is restored is one that was saved, bit for bit, with what was saved beside it."""
+    """A state that is restored is one that was saved, bit for bit, with what was saved beside
+    it."""
     run, healthy, saved = context
     copy = place / "checkpoints"
     shutil.copytree(healthy, copy)
@@ -173,7 +198,9 @@ def checkpoints(context: Any, rng: Rng, place: Path) -> None:
     if rng.integers(8) == 0:
         path.unlink()
     else:
-        path.write_bytes(json_mutated(rng, content) if rng.integers(3) == 0 else mutated(rng, content))
+        path.write_bytes(
+            json_mutated(rng, content) if rng.integers(3) == 0 else mutated(rng, content)
+        )
     _require_state(run, copy, saved)
 
 
@@ -188,7 +215,9 @@ def _require_state(run: setup.Run, directory: Path, saved: dict[int, Any]) -> No
         raise Refused
     state, host = restored
     require_same(_leaves(state), saved.get(int(state.step)), f"arrays of step {int(state.step)}")
-    require_same(host, {"loader": None, "evaluated": int(state.step)}, "what is saved beside the arrays")
+    require_same(
+        host, {"loader": None, "evaluated": int(state.step)}, "what is saved beside the arrays"
+    )
 
 
 def _leaves(state: Any) -> dict[str, tuple[tuple[int, ...], bytes]]:
@@ -197,9 +226,49 @@ def _leaves(state: Any) -> dict[str, tuple[tuple[int, ...], bytes]]:
 
 
 WORDS = (
-    *("nan", "inf", "-inf", "1e400", "-1e400", "1e-300", "0", "-0.0", "-1", "1", "2", "7", "0.5", "1.5", "1e3", "True"),
-    *("2147483647", "2147483648", "-2147483649", "1" + "0" * 18, "9" * 5000, "0x" + "f" * 5000, "1_000", "0b1", "1j"),
-    *("None", "()", "[]", "{}", "(1,)", "(1, 2)", "(-1,)", "(0,)", "[nan]", "{'a': 1}", "{1: 2}", "{'a': [1]}"),
+    *(
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "-1e400",
+        "1e-300",
+        "0",
+        "-0.0",
+        "-1",
+        "1",
+        "2",
+        "7",
+        "0.5",
+        "1.5",
+        "1e3",
+        "True",
+    ),
+    *(
+        "2147483647",
+        "2147483648",
+        "-2147483649",
+        "1" + "0" * 18,
+        "9" * 5000,
+        "0x" + "f" * 5000,
+        "1_000",
+        "0b1",
+        "1j",
+    ),
+    *(
+        "None",
+        "()",
+        "[]",
+        "{}",
+        "(1,)",
+        "(1, 2)",
+        "(-1,)",
+        "(0,)",
+        "[nan]",
+        "{'a': 1}",
+        "{1: 2}",
+        "{'a': [1]}",
+    ),
     *(
         "",
         " ",
@@ -225,7 +294,17 @@ WORDS = (
         "\udcff",
         "\u2028",
     ),
-    *("../../x", "/", "~", "~nobody/x", "x" * 300, "y/" * 3000, "a" * 100_000, "(" * 5000, "[" * 99 + "]" * 99),
+    *(
+        "../../x",
+        "/",
+        "~",
+        "~nobody/x",
+        "x" * 300,
+        "y/" * 3000,
+        "a" * 100_000,
+        "(" * 5000,
+        "[" * 99 + "]" * 99,
+    ),
     *(
         "(" + "1," * 3000 + ")",
         "mlp",
@@ -248,22 +327,39 @@ def prepare_overrides(directory: Path) -> list[str]:
     def names(section: Any, path: str) -> Any:
         for f in dataclasses.fields(section):
             value = getattr(section, f.name)
-            yield from names(value, f"{path}{f.name}.") if dataclasses.is_dataclass(value) else [path + f.name]
+            yield from (
+                names(value, f"{path}{f.name}.")
+                if dataclasses.is_dataclass(value)
+                else [path + f.name]
+            )
 
     fields = [
-        f"model_fields.{name}" for name in ("hidden_size", "features", "dropout_rate", "pool", "num_classes", "x")
+        f"model_fields.{name}"
+        for name in ("hidden_size", "features", "dropout_rate", "pool", "num_classes", "x")
     ]
-    more = ["optim.rates.head", "tasks.weights.label", "init_parts.image", "data.nothing", "", ".", "data", "a.b.c.d"]
+    more = [
+        "optim.rates.head",
+        "tasks.weights.label",
+        "init_parts.image",
+        "data.nothing",
+        "",
+        ".",
+        "data",
+        "a.b.c.d",
+    ]
     return [*names(Config(), ""), *fields, *more]
 
 
 def overrides(names: list[str], rng: Rng, place: Path) -> None:
-    """What a field takes is what was written, and a model of it can be described, or is refused by its memory."""
+    """What a field takes is what was written, and a model of it can be described, or is refused by
+    its memory."""
     given = []
     for _ in range(int(rng.integers(1, 3))):
         word = pick(rng, WORDS)
         if rng.integers(4) == 0:
-            word = mutated(rng, word.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+            word = mutated(rng, word.encode("utf-8", "surrogateescape")).decode(
+                "utf-8", "surrogateescape"
+            )
         given.append(f"{pick(rng, names)}={word}")
     with refusing():
         config = config_lib.load_config(DIGITS, given)

@@ -32,7 +32,9 @@ def _model() -> Any:
 
 
 def _variables(model: Any) -> Any:
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32), train=False))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32), train=False)
+    )
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
 
@@ -81,12 +83,19 @@ def _changed(rng: Rng, content: bytes, other: bytes) -> bytes:
 def prepare_safetensors(directory: Path) -> Any:
     """A file that was written here, with its digest, and one from elsewhere."""
     model = _model()
-    tensors = {k: np.array(v) for k, v in weights.to_torch(model, _variables(model), image_shape=SHAPE).items()}
+    tensors = {
+        k: np.array(v)
+        for k, v in weights.to_torch(model, _variables(model), image_shape=SHAPE).items()
+    }
     write_tensors(directory / "ours.safetensors", tensors)
     save_file(tensors, directory / "theirs.safetensors")
     contents = [(directory / f"{name}.safetensors").read_bytes() for name in ("ours", "theirs")]
     for content in contents:
-        require_same(_raw(read_tensors(put(directory, "healthy.safetensors", content))), raw_tensors(content)[0], "it")
+        require_same(
+            _raw(read_tensors(put(directory, "healthy.safetensors", content))),
+            raw_tensors(content)[0],
+            "it",
+        )
     return model, _raw(tensors), contents
 
 
@@ -130,7 +139,9 @@ def compressed(context: Any, rng: Rng, place: Path) -> None:
     """Every change of a file with a digest is noticed, and so is a digest that is not there."""
     content, original = pick(rng, context)
     stripped = rng.integers(10) == 0
-    changed = _without_digest(content) if stripped else _changed(rng, content, pick(rng, context)[0])
+    changed = (
+        _without_digest(content) if stripped else _changed(rng, content, pick(rng, context)[0])
+    )
     path = put(place, "w.safetensors", changed)
     with refusing():
         found = files.load(path)
@@ -140,12 +151,38 @@ def compressed(context: Any, rng: Rng, place: Path) -> None:
 
 
 SMALL = {
-    BertConfig: {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16},
+    BertConfig: {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    },
     GPT2Config: {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 32},
-    ViTConfig: {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4},
-    MarianConfig: {"d_model": 8, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
-    | {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": 100}
-    | {"pad_token_id": 99, "decoder_start_token_id": 99, "eos_token_id": 0, "forced_eos_token_id": 0},
+    ViTConfig: {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    },
+    MarianConfig: {
+        "d_model": 8,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+    }
+    | {
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "vocab_size": 100,
+    }
+    | {
+        "pad_token_id": 99,
+        "decoder_start_token_id": 99,
+        "eos_token_id": 0,
+        "forced_eos_token_id": 0,
+    },
 }
 
 FIELDS = {

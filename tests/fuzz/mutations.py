@@ -1,4 +1,5 @@
-"""Damage to files: flipped bits, lost, doubled and strange bytes, mixed lines, JSON that says something else."""
+"""Damage to files: flipped bits, lost, doubled and strange bytes, mixed lines, JSON that says
+something else."""
 
 import copy
 import json
@@ -26,8 +27,38 @@ STRANGE = (
 """Bytes that readers of text trip over."""
 
 VALUES = (
-    *(None, True, False, 0, 1, -1, 2, 3.5, -0.5, 0.0, 2**31, 2**63, -(2**63), 10**18, 10**30, 1e-300, 1e300),
-    *(float("nan"), float("inf"), float("-inf"), "", "a", "gelu", "0", "\x00", "\u2028", "\ud800", "a" * 3000),
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2,
+        3.5,
+        -0.5,
+        0.0,
+        2**31,
+        2**63,
+        -(2**63),
+        10**18,
+        10**30,
+        1e-300,
+        1e300,
+    ),
+    *(
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        "",
+        "a",
+        "gelu",
+        "0",
+        "\x00",
+        "\u2028",
+        "\ud800",
+        "a" * 3000,
+    ),
     *([], {}, [1], [[]], {"a": 1}, [0] * 300),
 )
 """Values that are put in the place of a value of JSON."""
@@ -94,7 +125,9 @@ def _spliced(rng: Rng, content: bytes, other: bytes) -> bytes:
 
 
 def _joined(rng: Rng, content: bytes, other: bytes) -> bytes:
-    return content[: int(rng.integers(len(content) + 1))] + other[int(rng.integers(len(other) + 1)) :]
+    return (
+        content[: int(rng.integers(len(content) + 1))] + other[int(rng.integers(len(other) + 1)) :]
+    )
 
 
 def _shuffled_lines(rng: Rng, content: bytes, other: bytes) -> bytes:
@@ -118,7 +151,8 @@ CHANGES = (
 
 
 def json_mutated(rng: Rng, content: bytes) -> bytes:
-    """A JSON text with one to three of its values or keys changed, most often one; as it is where it is none."""
+    """A JSON text with one to three of its values or keys changed, most often one; as it is where
+    it is none."""
     try:
         value = json.loads(content)
     except ValueError:
@@ -150,7 +184,10 @@ def _change(rng: Rng, holder: Any, key: Any) -> None:
     elif kind == 1:
         del holder[key]
     elif kind == 2 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
-        holder[key] = pick(rng, (holder[key] + 1, holder[key] * 2, -holder[key], float(holder[key]), str(holder[key])))
+        holder[key] = pick(
+            rng,
+            (holder[key] + 1, holder[key] * 2, -holder[key], float(holder[key]), str(holder[key])),
+        )
     elif kind == 3 and rng.integers(8) == 0:
         holder[key] = "DEEP"
     elif kind == 4 and isinstance(holder, dict):

@@ -1,4 +1,5 @@
-"""The oracle of every case: a known error in one short line, or the content of the file; in time and in memory."""
+"""The oracle of every case: a known error in one short line, or the content of the file; in time
+and in memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -28,8 +29,10 @@ class Kind(NamedTuple):
     """A kind of file or setting.
 
     Attributes:
-      prepare: (directory) -> what cases need, with the healthy files, which must be read; once for each process.
-      attempt: (context, generator, empty directory): one case. Raises Refused or Fault; else it was accepted.
+      prepare: (directory) -> what cases need, with the healthy files, which must be read; once for
+        each process.
+      attempt: (context, generator, empty directory): one case. Raises Refused or Fault; else it was
+        accepted.
     """
 
     prepare: Callable[[Path], Any]
@@ -57,13 +60,19 @@ def refusing() -> Iterator[None]:
 def require_line(text: str) -> None:
     """Raises Fault unless a message is one line that is not too long."""
     if len(text) > LINE or len(text.splitlines()) > 1:
-        raise Fault(f"an error of {len(text):,} characters in {len(text.splitlines())} lines: {text[:300]!r}")
+        raise Fault(
+            f"an error of {len(text):,} characters in {len(text.splitlines())} lines: "
+            f"{text[:300]!r}"
+        )
 
 
 def require_same(found: Any, expected: Any, what: str) -> None:
     """Raises Fault unless what was read is what the file says."""
     if found != expected:
-        raise Fault(f"accepted with changed content, {what}: read {str(found)[:300]!r}, right {str(expected)[:300]!r}")
+        raise Fault(
+            f"accepted with changed content, {what}: read {str(found)[:300]!r}, right "
+            f"{str(expected)[:300]!r}"
+        )
 
 
 def put(directory: Path, name: str, content: bytes) -> Path:

@@ -1,4 +1,5 @@
-"""Cases in a process of their own, which is ended when one takes too long, and watched for what it takes."""
+"""Cases in a process of their own, which is ended when one takes too long, and watched for what it
+takes."""
 
 import contextlib
 import io
@@ -64,7 +65,9 @@ class Worker:
             raise RuntimeError(f"the healthy files of {self.kind} were not made in {START:g} s")
         problem = self.pipe.recv()
         if problem:
-            raise RuntimeError(f"the healthy files of {self.kind} cannot be made or read:\n{problem}")
+            raise RuntimeError(
+                f"the healthy files of {self.kind} cannot be made or read:\n{problem}"
+            )
 
 
 def _serve(kind: str, seed: int, directory: str, pipe: Connection) -> None:
@@ -89,7 +92,11 @@ def _serve(kind: str, seed: int, directory: str, pipe: Connection) -> None:
             case = pipe.recv()
         except EOFError:
             return
-        pipe.send(_tried(one, context, np.random.default_rng([seed, *kind.encode(), case]), Path(directory)))
+        pipe.send(
+            _tried(
+                one, context, np.random.default_rng([seed, *kind.encode(), case]), Path(directory)
+            )
+        )
 
 
 def _tried(kind: Any, context: Any, rng: np.random.Generator, directory: Path) -> tuple[str, str]:
@@ -118,7 +125,9 @@ def _tried(kind: Any, context: Any, rng: np.random.Generator, directory: Path) -
 
 
 def _status(name: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name + ":"))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name + ":")
+    )
     return 1024 * int(line.split()[1])
 
 

@@ -1,4 +1,5 @@
-"""``python -m train.compare MODEL...``: certificates, timings, and the table that the README shows."""
+"""``python -m train.compare MODEL...``: certificates, timings, and the table that the README
+shows."""
 
 import argparse
 import dataclasses
@@ -28,7 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     names = list(cases) if args.all else args.models
     for name in names:
         if name not in cases:
-            what = f"is not timed on a {args.device}" if args.speed_only else "has no PyTorch original here"
+            what = (
+                f"is not timed on a {args.device}"
+                if args.speed_only
+                else "has no PyTorch original here"
+            )
             raise ConfigError(f"model {name!r} {what}; there are {', '.join(cases)}")
     if len(names) > 1:
         return _each_alone(names, args)
@@ -36,14 +41,18 @@ def main(argv: list[str] | None = None) -> int:
     if args.speed_only:
         speed.prepare(args.device)
         setting = timing.SETTINGS[args.device]
-        found = [speed.measure_one(cases[name], full=args.timing == "full", seed=args.seed, setting=setting)]
+        found = [
+            speed.measure_one(
+                cases[name], full=args.timing == "full", seed=args.seed, setting=setting
+            )
+        ]
         _write(args, found, [])
         print(speed.table(found), flush=True)
         return 0
     if args.timing != "none" and jax.default_backend() != "cpu":
         raise ConfigError(
-            f"jax is on {jax.default_backend()}, PyTorch's side of a certificate on a CPU: timings would not compare; "
-            "say --timing=none, or set JAX_PLATFORMS=cpu"
+            f"jax is on {jax.default_backend()}, PyTorch's side of a certificate on a CPU: timings "
+            "would not compare; say --timing=none, or set JAX_PLATFORMS=cpu"
         )
     case = _sized(cases[name], args)
     require_possible(case)
@@ -64,19 +73,24 @@ def _one(case: Any, args: argparse.Namespace) -> Any:
     if args.timing != "none":
         full = args.timing == "full"
         result.timings = measure(case, compile=full, memory=full, say=say, seed=args.seed)
-        result.ratio_train, result.ratio_infer = result.timings["ratio_train"], result.timings["ratio_infer"]
+        result.ratio_train, result.ratio_infer = (
+            result.timings["ratio_train"],
+            result.timings["ratio_infer"],
+        )
     return result
 
 
 def _each_alone(names: list[str], args: argparse.Namespace) -> int:
-    """Every model in a process of its own, so that none lives in another's memory; files grow model by model."""
+    """Every model in a process of its own, so that none lives in another's memory; files grow model
+    by model."""
     from train.compare import report, speed
 
     found: list[dict[str, Any]] = []
     pages: list[str] = []
     failed = []
     if args.table and not args.speed_only:
-        report.with_table(args.table.read_text(), found)  # a mistake shows now, not after the first model
+        # a mistake shows now, not after the first model
+        report.with_table(args.table.read_text(), found)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             json_file, html_file = Path(folder, "result.json"), Path(folder, "result.html")
@@ -86,7 +100,14 @@ def _each_alone(names: list[str], args: argparse.Namespace) -> int:
             if args.speed_only:
                 command += ["--speed-only", "--device", args.device]
             else:
-                command += ["--html", str(html_file), "--steps", str(args.steps), "--dtype", ",".join(args.dtype)]
+                command += [
+                    "--html",
+                    str(html_file),
+                    "--steps",
+                    str(args.steps),
+                    "--dtype",
+                    ",".join(args.dtype),
+                ]
             for flag in ("image_size", "batch_size"):
                 command += [f"--{flag}", str(getattr(args, flag))] if getattr(args, flag) else []
             code = subprocess.run(command).returncode
@@ -121,44 +142,66 @@ def _write(args: argparse.Namespace, found: list[dict[str, Any]], pages: list[st
 
 def _sized(case: Any, args: argparse.Namespace) -> Any:
     if args.image_size:
-        case = dataclasses.replace(case, image_shape=(args.image_size, args.image_size, case.image_shape[2]))
+        case = dataclasses.replace(
+            case, image_shape=(args.image_size, args.image_size, case.image_shape[2])
+        )
     if args.batch_size:
-        case = dataclasses.replace(case, batch_size=args.batch_size, timing_batch_size=args.batch_size)
+        case = dataclasses.replace(
+            case, batch_size=args.batch_size, timing_batch_size=args.batch_size
+        )
     return case
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m train.compare",
-        description="Does a model equal its PyTorch original, and which is faster? Needs pip install -e .[compare]",
+        description="Does a model equal its PyTorch original, and which is faster? Needs pip "
+        "install -e .[compare]",
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="names of jaxmodels.list_models()")
-    parser.add_argument("--all", action="store_true", help="every model, each in a process of its own")
-    parser.add_argument("--speed-only", action="store_true", help="no certificates; sizes of train/compare/speed.py")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="names of jaxmodels.list_models()"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every model, each in a process of its own"
+    )
+    parser.add_argument(
+        "--speed-only", action="store_true", help="no certificates; sizes of train/compare/speed.py"
+    )
     parser.add_argument(
         "--device",
         choices=("cpu", "gpu"),
         default="cpu",
-        help="of --speed-only: where both run; gpu: published sizes in bfloat16, and PyTorch needs a build for CUDA",
+        help="of --speed-only: where both run; gpu: published sizes in bfloat16, and PyTorch needs "
+        "a build for CUDA",
     )
-    parser.add_argument("--steps", type=int, default=20, help="of each optimiser (default 20; 0: none)")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="of each optimiser (default 20; 0: none)"
+    )
     parser.add_argument(
         "--dtype",
         default=",".join(DTYPES),
-        help="what to compare in besides float64, which is the truth: float32, bfloat16 (default: both)",
+        help="what to compare in besides float64, which is the truth: float32, bfloat16 (default: "
+        "both)",
     )
-    parser.add_argument("--image_size", type=int, help="pixels; default: small, see train/compare/cases.py")
+    parser.add_argument(
+        "--image_size", type=int, help="pixels; default: small, see train/compare/cases.py"
+    )
     parser.add_argument("--batch_size", type=int, help="examples, of comparison and timing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--timing",
         choices=("full", "eager", "none"),
         default="full",
-        help="full: against PyTorch eager and torch.compile, with memory; eager: without torch.compile and memory",
+        help="full: against PyTorch eager and torch.compile, with memory; eager: without "
+        "torch.compile and memory",
     )
-    parser.add_argument("--json", type=files.given("--json"), help="write the certificates here, as a list")
     parser.add_argument(
-        "--html", type=files.given("--html"), help="write them here as a page, with loss curves and every layer"
+        "--json", type=files.given("--json"), help="write the certificates here, as a list"
+    )
+    parser.add_argument(
+        "--html",
+        type=files.given("--html"),
+        help="write them here as a page, with loss curves and every layer",
     )
     parser.add_argument(
         "--table",
@@ -169,11 +212,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if args.speed_only and args.timing == "none":
         parser.error("--speed-only with --timing=none measures nothing")
     if args.speed_only and (args.html or args.image_size or args.batch_size):
-        parser.error("--speed-only has sizes of its own and writes no --html; --table writes a page and a plot")
+        parser.error(
+            "--speed-only has sizes of its own and writes no --html; --table writes a page and a "
+            "plot"
+        )
     if args.device != "cpu" and not args.speed_only:
-        parser.error("--device=gpu is for --speed-only: certificates are made where jax is and PyTorch's CPU")
+        parser.error(
+            "--device=gpu is for --speed-only: certificates are made where jax is and PyTorch's CPU"
+        )
     if args.table and not args.speed_only and len(args.models) == 1:
-        parser.error("--table holds the certificates of all that are named: of one, it would lose the others")
+        parser.error(
+            "--table holds the certificates of all that are named: of one, it would lose the others"
+        )
     if args.all == bool(args.models):
         parser.error("name models, or say --all")
     args.dtype = tuple(d for d in args.dtype.split(",") if d)

@@ -1,9 +1,10 @@
 """What is compared: for every preset the size at which its certificate is made.
 
-Architectures are the full ones. Images are small and texts short, because every layer is exercised all the same and
-float64 on a CPU is slow; images are not square, and large enough that the last map before a flattening is more than one
-pixel. A few classifiers, vocabularies and depths are cut where the full model's optimiser state would not fit a small
-machine, and the certificate says so. The number of parameters is always compared at full size.
+Architectures are the full ones. Images are small and texts short, because every layer is exercised
+all the same and float64 on a CPU is slow; images are not square, and large enough that the last map
+before a flattening is more than one pixel. A few classifiers, vocabularies and depths are cut where
+the full model's optimiser state would not fit a small machine, and the certificate says so. The
+number of parameters is always compared at full size.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,8 @@ class Case:
       length: of texts in tokens; 0 for images.
       fields: of the model, besides the number of classes.
       batch_size: of the float64 and float32 comparisons; timing_batch_size: of the timings.
-      classes, full_classes: of the comparison and of the parameter count; for text the size of the vocabulary.
+      classes, full_classes: of the comparison and of the parameter count; for text the size of the
+        vocabulary.
       objective: as ``train.config.Config.objective``.
       note: how this is smaller than the full model.
       name: of the case, where a preset has several.
@@ -64,15 +66,29 @@ class Case:
 CASES: dict[str, Case] = {
     case.key: case
     for case in (
-        Case("mlp", (28, 28, 1), (28, 28, 1), batch_size=16, timing_batch_size=128, full_classes=10),
+        Case(
+            "mlp", (28, 28, 1), (28, 28, 1), batch_size=16, timing_batch_size=128, full_classes=10
+        ),
         Case("cnn", (28, 28, 1), (28, 28, 1), batch_size=8, timing_batch_size=64, full_classes=10),
         *(
-            Case(name, (28, 28, 1), (28, 28, 1), batch_size=8, timing_batch_size=128, objective="elbo")
+            Case(
+                name,
+                (28, 28, 1),
+                (28, 28, 1),
+                batch_size=8,
+                timing_batch_size=128,
+                objective="elbo",
+            )
             for name in ("vae", "vae_conv")
         ),
         Case("alexnet", (96, 64, 3)),
         *(
-            Case(f"vgg{n}{bn}", (64, 32, 3), fields={"hidden_sizes": (512, 512)}, note="dense layers of 512")
+            Case(
+                f"vgg{n}{bn}",
+                (64, 32, 3),
+                fields={"hidden_sizes": (512, 512)},
+                note="dense layers of 512",
+            )
             for n in (11, 13, 16, 19)
             for bn in ("", "_bn")
         ),
@@ -80,16 +96,38 @@ CASES: dict[str, Case] = {
         Case("inception_v3", (299, 299, 3), (299, 299, 3), batch_size=2, timing_batch_size=2),
         *(Case(f"resnet{n}", (64, 64, 3)) for n in (18, 34, 50, 101, 152)),
         *(
-            Case(f"resnet{n}", (32, 32, 3), (32, 32, 3), batch_size=8, timing_batch_size=64, full_classes=10)
+            Case(
+                f"resnet{n}",
+                (32, 32, 3),
+                (32, 32, 3),
+                batch_size=8,
+                timing_batch_size=64,
+                full_classes=10,
+            )
             for n in (20, 56)
         ),
         Case("vit_ti_16", (64, 64, 3)),
         Case("vit_s_16", (64, 64, 3), fields={"scan": True}, note="scanned"),
         Case("vit_b_16", (64, 64, 3), fields={"scan": True}, note="scanned"),
         Case("vit_b_32", (64, 64, 3), fields={"scan": True}, note="scanned"),
-        Case("vit_l_16", (64, 64, 3), fields={"scan": True, "num_layers": 4}, note="scanned, 4 of 24 layers"),
-        Case("vit_l_32", (64, 64, 3), fields={"scan": True, "num_layers": 4}, note="scanned, 4 of 24 layers"),
-        Case("vit_h_14", (56, 56, 3), fields={"scan": True, "num_layers": 2}, note="scanned, 2 of 32 layers"),
+        Case(
+            "vit_l_16",
+            (64, 64, 3),
+            fields={"scan": True, "num_layers": 4},
+            note="scanned, 4 of 24 layers",
+        ),
+        Case(
+            "vit_l_32",
+            (64, 64, 3),
+            fields={"scan": True, "num_layers": 4},
+            note="scanned, 4 of 24 layers",
+        ),
+        Case(
+            "vit_h_14",
+            (56, 56, 3),
+            fields={"scan": True, "num_layers": 2},
+            note="scanned, 2 of 32 layers",
+        ),
         *(
             Case(
                 name,
@@ -105,9 +143,19 @@ CASES: dict[str, Case] = {
             for name, fields, full_classes, note in (
                 ("gpt2_tiny", {}, 65, ""),
                 ("gpt2_124m", {"scan": True}, 50_257, ", scanned"),
-                ("gpt2_355m", {"scan": True, "num_layers": 8, "remat": True}, 50_257, ", scanned, 8 of 24 layers"),
+                (
+                    "gpt2_355m",
+                    {"scan": True, "num_layers": 8, "remat": True},
+                    50_257,
+                    ", scanned, 8 of 24 layers",
+                ),
                 ("gpt2_774m", {"scan": True, "num_layers": 4}, 50_257, ", scanned, 4 of 36 layers"),
-                ("gpt2_1558m", {"scan": True, "num_layers": 2}, 50_257, ", scanned, 2 of 48 layers"),
+                (
+                    "gpt2_1558m",
+                    {"scan": True, "num_layers": 2},
+                    50_257,
+                    ", scanned, 2 of 48 layers",
+                ),
             )
         ),
         *(
@@ -127,11 +175,29 @@ CASES: dict[str, Case] = {
             for model, name, head, fields, note in (
                 ("bert_tiny", "", "pretraining", {}, ""),
                 ("bert_base", "", "pretraining", {"scan": True}, ", scanned"),
-                ("bert_base", "bert_base_classifier", "classification", {"scan": True}, ", scanned"),
-                ("bert_large", "", "pretraining", {"scan": True, "num_layers": 6}, ", scanned, 6 of 24 layers"),
+                (
+                    "bert_base",
+                    "bert_base_classifier",
+                    "classification",
+                    {"scan": True},
+                    ", scanned",
+                ),
+                (
+                    "bert_large",
+                    "",
+                    "pretraining",
+                    {"scan": True, "num_layers": 6},
+                    ", scanned, 6 of 24 layers",
+                ),
                 ("minilm_l6", "", "pretraining", {}, ""),
                 ("minilm_l6", "minilm_l6_classifier", "classification", {}, ""),
-                ("minilm_l12", "", "pretraining", {"scan": True, "remat": True}, ", scanned, rematerialised"),
+                (
+                    "minilm_l12",
+                    "",
+                    "pretraining",
+                    {"scan": True, "remat": True},
+                    ", scanned, rematerialised",
+                ),
             )
         ),
         *(
@@ -153,7 +219,12 @@ CASES: dict[str, Case] = {
                 (
                     "transformer_tiny",
                     "transformer_tiny_pre_norm",
-                    {"norm_first": True, "share_embeddings": False, "tie_embeddings": False, "target_vocab_size": 101},
+                    {
+                        "norm_first": True,
+                        "share_embeddings": False,
+                        "tie_embeddings": False,
+                        "target_vocab_size": 101,
+                    },
                     {"norm_first": True, "share_embeddings": False, "tie_embeddings": False},
                     8000,
                     ", pre-norm, three embeddings",
@@ -167,7 +238,14 @@ CASES: dict[str, Case] = {
                     37_000,
                     ", scanned, rematerialised, 2 of 6 layers",
                 ),
-                ("marian", "", {"scan": True, "num_layers": 3}, {}, 58_101, ", scanned, 3 of 6 layers"),
+                (
+                    "marian",
+                    "",
+                    {"scan": True, "num_layers": 3},
+                    {},
+                    58_101,
+                    ", scanned, 3 of 6 layers",
+                ),
             )
         ),
         *(
@@ -184,7 +262,12 @@ CASES: dict[str, Case] = {
             )
             for name in ("lstm", "bilstm")
         ),
-        Case("vit_b_16_hf", (64, 64, 3), fields={"scan": True, "remat": True}, note="scanned, rematerialised"),
+        Case(
+            "vit_b_16_hf",
+            (64, 64, 3),
+            fields={"scan": True, "remat": True},
+            note="scanned, rematerialised",
+        ),
     )
 }
 
@@ -202,7 +285,12 @@ def inputs_of(case: Case) -> tuple[str, ...]:
 
 def objective_of(case: Case) -> Objective:
     """The training objective."""
-    objectives = {"elbo": elbo, "classification": classification, "causal_lm": causal_lm, "masked_lm": masked_lm}
+    objectives = {
+        "elbo": elbo,
+        "classification": classification,
+        "causal_lm": causal_lm,
+        "masked_lm": masked_lm,
+    }
     return (objectives | {"seq2seq": causal_lm})[case.objective]
 
 
@@ -225,7 +313,10 @@ def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Modul
 
 def require_possible(case: Case) -> None:
     """Raises ConfigError for images or batches that the architecture cannot take."""
-    model, keys = make_model(case, jnp.float32), {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    model, keys = (
+        make_model(case, jnp.float32),
+        {"params": jax.random.key(0), "dropout": jax.random.key(0)},
+    )
     if case.length:
         count = 2 if case.objective == "seq2seq" else 1
         inputs = [jnp.zeros((case.batch_size, case.length), jnp.int32)] * count
@@ -236,4 +327,6 @@ def require_possible(case: Case) -> None:
     try:
         jax.eval_shape(partial(model.init, train=True), keys, *inputs)
     except (ValueError, TypeError, ZeroDivisionError) as e:
-        raise ConfigError(f"{case.model} with images {case.image_shape}, batch {case.batch_size}: {e}") from e
+        raise ConfigError(
+            f"{case.model} with images {case.image_shape}, batch {case.batch_size}: {e}"
+        ) from e

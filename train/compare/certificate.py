@@ -1,8 +1,10 @@
-"""Whether a model computes what its PyTorch original does: forward, gradients, statistics, optimiser steps, weights.
+"""Whether a model computes what its PyTorch original does: forward, gradients, statistics,
+optimiser steps, weights.
 
-In float64 both are the truth up to rounding, so the bars are absolute. In float32 the yardstick is PyTorch itself: our
-distance from the float64 truth is at most three times PyTorch's own. Every parameter is random and no running statistic
-is at its initial value, because zeros agree with anything; dropout is off on both sides.
+In float64 both are the truth up to rounding, so the bars are absolute. In float32 the yardstick is
+PyTorch itself: our distance from the float64 truth is at most three times PyTorch's own. Every
+parameter is random and no running statistic is at its initial value, because zeros agree with
+anything; dropout is off on both sides.
 """
 
 import contextlib
@@ -46,23 +48,27 @@ BARS = {  # float64, relative by norm
     "sgd_loss_rel_f64": 1e-9,
 }
 FLOAT32_FACTOR, FLOAT32_FLOOR = 3.0, 1e-6
-BATCHES, MOST_BATCHES = 8, 48  # of the optimiser steps, in turn, and of the float32 comparison: at least, at most
+# of the optimiser steps, in turn, and of the float32 comparison: at least, at most
+BATCHES, MOST_BATCHES = 8, 48
 ZERO_GRADIENT = 1e-11
-"""A gradient smaller than this times the norm of the whole gradient is 0 by construction: a bias that batch
-normalisation or softmax takes away again. Both sides must find it so; there is nothing else to compare."""
+"""A gradient smaller than this times the norm of the whole gradient is 0 by construction: a bias
+that batch normalisation or softmax takes away again. Both sides must find it so; there is nothing
+else to compare."""
 
 OPTIMIZERS = {  # the timings step with these; certificates set the learning rate by FIRST_STEP
     "adamw": OptimConfig(name="adamw", learning_rate=3e-4, schedule="constant", weight_decay=0.05),
     "sgd": OptimConfig(name="sgd", schedule="constant", weight_decay=5e-4, momentum=0.9),
 }
 FIRST_STEP = 0.05
-"""Share of the loss that the first step of each optimiser takes away, to first order; it sets the learning rate. With
-longer steps deep networks depend on their weights chaotically, and rounding alone parts the two curves."""
+"""Share of the loss that the first step of each optimiser takes away, to first order; it sets the
+learning rate. With longer steps deep networks depend on their weights chaotically, and rounding
+alone parts the two curves."""
 
 
 @dataclass
 class Certificate:
-    """What was found; the first fields are the keys of the JSON file, None where a model has no such thing."""
+    """What was found; the first fields are the keys of the JSON file, None where a model has no
+    such thing."""
 
     model: str
     params_equal: bool = False
@@ -120,7 +126,8 @@ def json_values(value: Any) -> Any:
 
 @dataclass
 class Side:
-    """What one framework computed for one batch: everything as NumPy, parameters by the names of our leaves."""
+    """What one framework computed for one batch: everything as NumPy, parameters by the names of
+    our leaves."""
 
     logits: np.ndarray  # evaluation mode
     loss: float
@@ -168,7 +175,9 @@ def certify(
         tensors = {k: v.numpy() for k, v in state_dict.items()}
         _round_trip(model, tensors, original, case, result)
         model = change(model)
-        variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
+        variables = weights.from_torch(
+            model, tensors, image_shape=case.image_shape, format=original.format
+        )
         say("float64: forward, gradients and statistics")
 
         def truth_of(batch: Batch) -> Side:
@@ -183,9 +192,15 @@ def certify(
         for name in OPTIMIZERS if steps else ():
             say(f"float64: {steps} steps of {name}")
             original.load(state_dict)
-            # what a step of the learning rate 1 takes away, to first order: AdamW's first step is the gradient's sign
-            slope = sum(np.square(g).sum() if name == "sgd" else np.abs(g).sum() for g in truth.grads.values())
-            config = dataclasses.replace(OPTIMIZERS[name], learning_rate=float(FIRST_STEP * abs(truth.loss) / slope))
+            # what a step of the learning rate 1 takes away, to first order: AdamW's first step is
+            # the gradient's sign
+            slope = sum(
+                np.square(g).sum() if name == "sgd" else np.abs(g).sum()
+                for g in truth.grads.values()
+            )
+            config = dataclasses.replace(
+                OPTIMIZERS[name], learning_rate=float(FIRST_STEP * abs(truth.loss) / slope)
+            )
             turns = [batches[i % len(batches)] for i in range(steps)]
             theirs = _torch_curve(original, model, case, turns, config)
             ours = _our_curve(model, variables, case, turns, config)
@@ -204,7 +219,8 @@ def certify(
 
 
 def randomise(module: torch.nn.Module, inputs: Sequence[torch.Tensor] = ()) -> None:
-    """Random values for every parameter and running statistic, at a scale that keeps activations alive.
+    """Random values for every parameter and running statistic, at a scale that keeps activations
+    alive.
 
     Args:
       inputs: running statistics are drawn around those of this batch; without it around 0 and 1.
@@ -234,8 +250,11 @@ def randomise(module: torch.nn.Module, inputs: Sequence[torch.Tensor] = ()) -> N
             norm.num_batches_tracked.fill_(3)
 
 
-def make_batch(case: Case, dtype: Any, seed: int, *, size: int | None = None, padded: bool = True) -> Batch:
-    """A random batch. Images are neither centred nor symmetric: noise over a slope, different for each channel.
+def make_batch(
+    case: Case, dtype: Any, seed: int, *, size: int | None = None, padded: bool = True
+) -> Batch:
+    """A random batch. Images are neither centred nor symmetric: noise over a slope, different for
+    each channel.
 
     Args:
       padded: whether texts have different lengths.
@@ -245,12 +264,21 @@ def make_batch(case: Case, dtype: Any, seed: int, *, size: int | None = None, pa
     if case.length:
         return _make_text(case, dtype, rng, size, padded)
     h, w, c = case.image_shape
-    slope = np.linspace(-1, 1, h)[:, None, None] + 0.5 * np.linspace(0, 1, w)[:, None] + 0.2 * np.arange(c)
+    slope = (
+        np.linspace(-1, 1, h)[:, None, None]
+        + 0.5 * np.linspace(0, 1, w)[:, None]
+        + 0.2 * np.arange(c)
+    )
     image = 0.3 + 0.5 * slope + rng.normal(size=(size, h, w, c))
-    batch = {"label": rng.integers(0, case.classes, size).astype(np.int32), "weight": np.ones(size, dtype)}
+    batch = {
+        "label": rng.integers(0, case.classes, size).astype(np.int32),
+        "weight": np.ones(size, dtype),
+    }
     if case.objective == "elbo":
         image = 1 / (1 + np.exp(-image))
-        batch["noise"] = rng.normal(size=(size, make_model(case, jnp.float32).latent_size)).astype(dtype)
+        batch["noise"] = rng.normal(size=(size, make_model(case, jnp.float32).latent_size)).astype(
+            dtype
+        )
     return {"image": image.astype(dtype), **batch}
 
 
@@ -268,8 +296,12 @@ def _make_text(case: Case, dtype: Any, rng: np.random.Generator, size: int, padd
         batch["types"] = (np.arange(case.length) >= case.length // 3) * batch["segments"]
     if case.objective == "masked_lm":
         # more places than are counted, as in a run; padding among them
-        places = np.argsort(rng.random((size, case.length)), axis=1)[:, : case.length // 3].astype(np.int32)
-        masked = np.take_along_axis(batch["segments"], places, axis=1) * (np.arange(case.length // 3) < 5)
+        places = np.argsort(rng.random((size, case.length)), axis=1)[:, : case.length // 3].astype(
+            np.int32
+        )
+        masked = np.take_along_axis(batch["segments"], places, axis=1) * (
+            np.arange(case.length // 3) < 5
+        )
         label = rng.integers(0, 2, size).astype(np.int32)
         weights_of = {"weight": np.ones(size, dtype), "masked_weight": masked.astype(dtype)}
         weights_of["share_masked"] = np.full(size, size / masked.sum(), dtype)
@@ -313,8 +345,12 @@ def _count(case: Case, result: Certificate) -> None:
     result.params_equal = result.params == result.torch_params
 
 
-def _round_trip(model: Any, tensors: Batch, original: Original, case: Case, result: Certificate) -> None:
-    variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
+def _round_trip(
+    model: Any, tensors: Batch, original: Original, case: Case, result: Certificate
+) -> None:
+    variables = weights.from_torch(
+        model, tensors, image_shape=case.image_shape, format=original.format
+    )
     back = weights.to_torch(model, variables, image_shape=case.image_shape, format=original.format)
     result.roundtrip_bitwise = set(back) == set(tensors) and all(
         back[k].dtype == v.dtype and back[k].shape == v.shape and back[k].tobytes() == v.tobytes()
@@ -324,7 +360,10 @@ def _round_trip(model: Any, tensors: Batch, original: Original, case: Case, resu
 
 def torch_batch(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch as PyTorch takes it: images channel first, labels and tokens int64."""
-    return {k: torch.from_numpy(v).long() if v.dtype == np.int32 else as_torch(v) for k, v in batch.items()}
+    return {
+        k: torch.from_numpy(v).long() if v.dtype == np.int32 else as_torch(v)
+        for k, v in batch.items()
+    }
 
 
 def torch_loss(original: Original, case: Case, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -361,7 +400,9 @@ def _torch_side(original: Original, model: Any, case: Case, batch: Batch) -> Sid
     loss.backward()
     grads = {k: v.grad.numpy() for k, v in module.named_parameters()}
     named = {k: v.clone().numpy() for k, v in original.tensors().items()} | grads
-    leaves = _flat(weights.from_torch(model, named, image_shape=case.image_shape, format=original.format))
+    leaves = _flat(
+        weights.from_torch(model, named, image_shape=case.image_shape, format=original.format)
+    )
     module.zero_grad()
     return Side(_counted(logits, batch), loss.item(), *_split(leaves))
 
@@ -372,7 +413,10 @@ def _split(leaves: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:
-    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        path_name(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _our_side(model: Any, case: Case) -> Callable[[Any, Batch], Side]:
@@ -391,8 +435,14 @@ def _our_side(model: Any, case: Case) -> Callable[[Any, Batch], Side]:
             inputs=inputs_of(case),
         )
         grads, count, metrics, state = found
-        logits = main_output(model.apply(variables, *(batch[k] for k in inputs_of(case)), train=False))
-        return logits, metrics["loss"][0] / count, {"params": jax.tree.map(lambda g: g / count, grads), **state}
+        logits = main_output(
+            model.apply(variables, *(batch[k] for k in inputs_of(case)), train=False)
+        )
+        return (
+            logits,
+            metrics["loss"][0] / count,
+            {"params": jax.tree.map(lambda g: g / count, grads), **state},
+        )
 
     def side(variables: Any, batch: Batch) -> Side:
         logits, loss, leaves = jax.device_get(run(*jax.tree.map(jnp.asarray, (variables, batch))))
@@ -402,9 +452,16 @@ def _our_side(model: Any, case: Case) -> Callable[[Any, Batch], Side]:
 
 
 def _blocks(
-    model: Any, variables: Any, original: Original, state_dict: Any, case: Case, batch: Batch, result: Certificate
+    model: Any,
+    variables: Any,
+    original: Original,
+    state_dict: Any,
+    case: Case,
+    batch: Batch,
+    result: Certificate,
 ) -> None:
-    """Every layer's input and output, in training mode, and in evaluation where that is something else."""
+    """Every layer's input and output, in training mode, and in evaluation where that is something
+    else."""
     pairs = weights.torch_modules(model, image_shape=case.image_shape, format=original.format)
     tensors = torch_batch(batch)
     inputs = tuple(jnp.asarray(batch[k]) for k in inputs_of(case))
@@ -413,7 +470,9 @@ def _blocks(
         original.load(state_dict)
         original.module.train(train)
         with torch.no_grad():
-            theirs = trace_torch(original.module, list(pairs), [tensors[k] for k in inputs_of(case)])
+            theirs = trace_torch(
+                original.module, list(pairs), [tensors[k] for k in inputs_of(case)]
+            )
         forward = jax.jit(partial(capture, model, train=train))
         ours = jax.device_get(forward(variables, *inputs, rngs={"dropout": jax.random.key(0)}))
         found = differences(pairs, theirs, ours)
@@ -421,7 +480,9 @@ def _blocks(
         compared = {d.torch for d in result.blocks if d.norm > 0}
         for name in sorted(pairs.keys() - compared) if train else ():
             result.failures.append(f"layer {pairs[name].module} (PyTorch: {name}) was not compared")
-        result.first_divergence = result.first_divergence or first_divergence(found, BARS["logits_rel_f64"])
+        result.first_divergence = result.first_divergence or first_divergence(
+            found, BARS["logits_rel_f64"]
+        )
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -440,26 +501,40 @@ def _compare_float64(mine: Side, truth: Side, result: Certificate) -> None:
     result.logits_rel_f64 = _relative(mine.logits, truth.logits)
     result.loss_rel_f64 = abs(mine.loss - truth.loss) / abs(truth.loss)
     whole = math.sqrt(sum(float(np.vdot(g, g)) for g in truth.grads.values()))
-    zero = [k for k, g in truth.grads.items() if k.endswith("/bias") and np.linalg.norm(g) < ZERO_GRADIENT * whole]
+    zero = [
+        k
+        for k, g in truth.grads.items()
+        if k.endswith("/bias") and np.linalg.norm(g) < ZERO_GRADIENT * whole
+    ]
     result.zero_gradients = zero
     errors = {}
     for k, g in truth.grads.items():
         if k in zero:  # at the bar if it is as large as a zero may be
-            errors[k] = np.linalg.norm(mine.grads[k]) / (ZERO_GRADIENT * whole) * BARS["grad_rel_f64"]
+            errors[k] = (
+                np.linalg.norm(mine.grads[k]) / (ZERO_GRADIENT * whole) * BARS["grad_rel_f64"]
+            )
         else:
             errors[k] = _relative(mine.grads[k], g)
     result.worst_grad, result.grad_rel_f64 = _worst({k: float(v) for k, v in errors.items()})
     if truth.stats:
-        worst, result.bn_rel_f64 = _worst({k: _relative(mine.stats[k], v) for k, v in truth.stats.items()})
+        worst, result.bn_rel_f64 = _worst(
+            {k: _relative(mine.stats[k], v) for k, v in truth.stats.items()}
+        )
         if not result.bn_rel_f64 <= BARS["bn_rel_f64"] and result.first_divergence is None:
-            result.first_divergence = f"{worst}: the running statistics differ by {result.bn_rel_f64:.1e}"
+            result.first_divergence = (
+                f"{worst}: the running statistics differ by {result.bn_rel_f64:.1e}"
+            )
     if not result.grad_rel_f64 <= BARS["grad_rel_f64"] and result.first_divergence is None:
-        result.first_divergence = f"{result.worst_grad}: its gradient differs by {result.grad_rel_f64:.1e}"
+        result.first_divergence = (
+            f"{result.worst_grad}: its gradient differs by {result.grad_rel_f64:.1e}"
+        )
     result.norms = {
         "logits": float(np.linalg.norm(truth.logits)),
         "loss": truth.loss,
         "gradient": whole,
-        "smallest compared gradient": min(float(np.linalg.norm(g)) for k, g in truth.grads.items() if k not in zero),
+        "smallest compared gradient": min(
+            float(np.linalg.norm(g)) for k, g in truth.grads.items() if k not in zero
+        ),
         **(
             {"batch statistics": math.sqrt(sum(float(np.vdot(s, s)) for s in truth.stats.values()))}
             if truth.stats
@@ -469,20 +544,27 @@ def _compare_float64(mine: Side, truth: Side, result: Certificate) -> None:
 
 
 def _compare_float32(
-    case: Case, change: Any, tensors: Batch, seed: int, truth_of: Callable[[Batch], Side], result: Certificate
+    case: Case,
+    change: Any,
+    tensors: Batch,
+    seed: int,
+    truth_of: Callable[[Batch], Side],
+    result: Certificate,
 ) -> None:
     """Distances from the truth, for each tensor the smallest over several batches, on both sides.
 
-    A ReLU whose input is within rounding of 0 is open in one precision and shut in another, on either side, and the
-    gradients before it jump: few batches would compare the luck of the two, so there are more while a tensor fails.
-    What is wrong in every batch stays.
+    A ReLU whose input is within rounding of 0 is open in one precision and shut in another, on
+    either side, and the gradients before it jump: few batches would compare the luck of the two, so
+    there are more while a tensor fails. What is wrong in every batch stays.
     """
     narrow = _narrowed(tensors, np.float32)
     model = make_model(case, jnp.float32)
     original = originals.build(model, case.image_shape)
     state_dict = {k: torch.from_numpy(np.array(v)) for k, v in narrow.items()}
     ours_of = _our_side(change(model), case)
-    variables = weights.from_torch(change(model), narrow, image_shape=case.image_shape, format=original.format)
+    variables = weights.from_torch(
+        change(model), narrow, image_shape=case.image_shape, format=original.format
+    )
     smallest: dict[str, tuple[float, float]] = {}  # ours, PyTorch's
     wrong: list[str] = []
     for i in range(MOST_BATCHES):
@@ -492,12 +574,22 @@ def _compare_float32(
         theirs = _torch_side(original, model, case, batch)
         with jax.default_matmul_precision("highest"):
             mine = ours_of(variables, batch)
-        compared = {k: g for k, g in truth.grads.items() if k not in result.zero_gradients} | truth.stats
+        compared = {
+            k: g for k, g in truth.grads.items() if k not in result.zero_gradients
+        } | truth.stats
         for k, true in {"logits": truth.logits, **compared}.items():
-            found = [side.logits if k == "logits" else (side.grads | side.stats)[k] for side in (mine, theirs)]
+            found = [
+                side.logits if k == "logits" else (side.grads | side.stats)[k]
+                for side in (mine, theirs)
+            ]
             a, b = smallest.get(k, (math.inf, math.inf))
-            smallest[k] = np.minimum(a, _relative(found[0], true)), np.minimum(b, _relative(found[1], true))
-        wrong = [k for k, (a, b) in smallest.items() if not a <= max(FLOAT32_FLOOR, FLOAT32_FACTOR * b)]
+            smallest[k] = (
+                np.minimum(a, _relative(found[0], true)),
+                np.minimum(b, _relative(found[1], true)),
+            )
+        wrong = [
+            k for k, (a, b) in smallest.items() if not a <= max(FLOAT32_FLOOR, FLOAT32_FACTOR * b)
+        ]
         result.float32_batches = i + 1
         if i + 1 >= BATCHES and not wrong:
             break
@@ -505,19 +597,35 @@ def _compare_float32(
     for what, prefix in (("grad", "params/"), ("bn", "batch_stats/")):
         group = {k: v for k, v in smallest.items() if k.startswith(prefix)}
         if group:
-            setattr(result, f"{what}_rel_f32", float(_worst({k: v[0] for k, v in group.items()})[1]))
-            setattr(result, f"torch_{what}_rel_f32", float(_worst({k: v[1] for k, v in group.items()})[1]))
+            setattr(
+                result, f"{what}_rel_f32", float(_worst({k: v[0] for k, v in group.items()})[1])
+            )
+            setattr(
+                result,
+                f"torch_{what}_rel_f32",
+                float(_worst({k: v[1] for k, v in group.items()})[1]),
+            )
     for k in wrong:
         ours, torchs = smallest[k]
         result.failures.append(f"float32 {k}: {ours:.1e} from float64, PyTorch {torchs:.1e}")
 
 
 def _cost_of_precision(
-    case: Case, change: Any, tensors: Batch, format: str, batch: Batch, truth: Side, result: Certificate
+    case: Case,
+    change: Any,
+    tensors: Batch,
+    format: str,
+    batch: Batch,
+    truth: Side,
+    result: Certificate,
 ) -> None:
-    """How far logits are from the truth in bfloat16, and in float32 at the backend's default precision."""
+    """How far logits are from the truth in bfloat16, and in float32 at the backend's default
+    precision."""
     narrow = _narrowed(tensors, np.float32)
-    for name, dtype in (("default_precision_logits_rel", jnp.float32), ("bf16_logits_rel", jnp.bfloat16)):
+    for name, dtype in (
+        ("default_precision_logits_rel", jnp.float32),
+        ("bf16_logits_rel", jnp.bfloat16),
+    ):
         if dtype == jnp.float32 and jax.default_backend() == "cpu":  # its default is the highest
             result.default_precision_logits_rel = result.logits_rel_f32
             continue
@@ -525,20 +633,31 @@ def _cost_of_precision(
         variables = weights.from_torch(model, narrow, image_shape=case.image_shape, format=format)
         given = [batch[k] for k in inputs_of(case)]
         inputs = [jnp.asarray(x, x.dtype if x.dtype == np.int32 else dtype) for x in given]
-        outputs = jax.jit(partial(model.apply, train=False))(jax.tree.map(jnp.asarray, variables), *inputs)
-        setattr(result, name, _relative(_counted(np.asarray(main_output(outputs), np.float64), batch), truth.logits))
+        outputs = jax.jit(partial(model.apply, train=False))(
+            jax.tree.map(jnp.asarray, variables), *inputs
+        )
+        setattr(
+            result,
+            name,
+            _relative(_counted(np.asarray(main_output(outputs), np.float64), batch), truth.logits),
+        )
 
 
 def _narrowed(tensors: Batch, dtype: Any) -> Batch:
     return {k: v.astype(dtype) if v.dtype == np.float64 else v for k, v in tensors.items()}
 
 
-def parameter_groups(original: Original, model: Any, case: Case, config: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    original: Original, model: Any, case: Case, config: OptimConfig
+) -> list[dict[str, Any]]:
     """PyTorch's parameter groups: weight decay on the tensors that our mask lets decay."""
     shapes = weights.shapes(model, image_shape=case.image_shape)
     params = {k.removeprefix("params/"): v for k, v in shapes.items() if k.startswith("params/")}
     tree = weights.nested(params)
-    mask = {path_name(path): value for path, value in jax.tree_util.tree_leaves_with_path(decay_mask(tree))}
+    mask = {
+        path_name(path): value
+        for path, value in jax.tree_util.tree_leaves_with_path(decay_mask(tree))
+    }
     names = weights.torch_names(model, image_shape=case.image_shape, format=original.format)
     decayed = {n for path, flag in mask.items() if flag for n in names[f"params/{path}"]}
     groups: dict[bool, list[Any]] = {True: [], False: []}
@@ -557,12 +676,16 @@ def torch_optimizer(
     groups = parameter_groups(original, model, case, config)
     if config.name == "adamw":
         betas = (config.b1, config.b2)
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps, **options)
+        return torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=betas, eps=config.eps, **options
+        )
     momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
     return torch.optim.SGD(groups, lr=config.learning_rate, **momentum, **options)
 
 
-def _torch_curve(original: Original, model: Any, case: Case, batches: list[Batch], config: OptimConfig) -> list[float]:
+def _torch_curve(
+    original: Original, model: Any, case: Case, batches: list[Batch], config: OptimConfig
+) -> list[float]:
     original.module.train()
     optimizer = torch_optimizer(original, model, case, config)
     losses = []
@@ -590,10 +713,14 @@ def our_state(variables: Any, tx: optax.GradientTransformation) -> TrainState:
 
 def our_step(model: Any, tx: optax.GradientTransformation, case: Case) -> partial:
     """The training step of every run, for this case."""
-    return partial(train_step, model=model, tx=tx, objective=objective_of(case), inputs=inputs_of(case))
+    return partial(
+        train_step, model=model, tx=tx, objective=objective_of(case), inputs=inputs_of(case)
+    )
 
 
-def _our_curve(model: Any, variables: Any, case: Case, batches: list[Batch], config: OptimConfig) -> list[float]:
+def _our_curve(
+    model: Any, variables: Any, case: Case, batches: list[Batch], config: OptimConfig
+) -> list[float]:
     tx = make_optimizer(config, len(batches))
     state = our_state(variables, tx)
     step = jax.jit(our_step(model, tx, case), donate_argnums=0)
@@ -606,7 +733,9 @@ def _our_curve(model: Any, variables: Any, case: Case, batches: list[Batch], con
 
 def _judge(result: Certificate) -> None:
     if not result.params_equal:
-        result.failures.append(f"{result.params:,} parameters, the original has {result.torch_params:,}")
+        result.failures.append(
+            f"{result.params:,} parameters, the original has {result.torch_params:,}"
+        )
     if not result.roundtrip_bitwise:
         result.failures.append("weights do not come back bit for bit")
     for name, bar in BARS.items():

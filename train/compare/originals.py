@@ -1,4 +1,5 @@
-"""The PyTorch originals: torchvision's, transformers' and plain ``torch.nn`` models, from the fields of ours.
+"""The PyTorch originals: torchvision's, transformers' and plain ``torch.nn`` models, from the
+fields of ours.
 
 Only this package and the tests import PyTorch.
 """
@@ -38,7 +39,13 @@ from jaxmodels.weights.rules import WeightsError
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
-ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS = {
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
 ACTIVATIONS["gelu_tanh"] = functools.partial(F.gelu, approximate="tanh")
 ACTIVATION_MODULES = {
     "relu": nn.ReLU,
@@ -59,15 +66,16 @@ class Original:
       format: of its state dict in ``jaxmodels.weights``.
       main: of what the module returns, the part that is compared (logits), laid out as ours.
       loss: (what the module returns, batch) -> mean loss, as our objective defines it.
-      tied: names in the state dict of tensors that it has under another name too; files leave them out.
+      tied: names in the state dict of tensors that it has under another name too; files leave them
+        out.
     """
 
     module: nn.Module
     source: str
     format: str
     main: Callable[[Any], torch.Tensor] = lambda outputs: outputs
-    loss: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor] = lambda outputs, batch: F.cross_entropy(
-        outputs, batch["label"]
+    loss: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor] = lambda outputs, batch: (
+        F.cross_entropy(outputs, batch["label"])
     )
     tied: frozenset[str] = frozenset()
 
@@ -83,7 +91,8 @@ class Original:
 
 
 def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
-    """The PyTorch original of a model, dropout and all, in training mode, with its own random initial values.
+    """The PyTorch original of a model, dropout and all, in training mode, with its own random
+    initial values.
 
     Raises:
       ConfigError: there is no original with these fields, or its library is not installed.
@@ -101,13 +110,16 @@ def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
 def torchvision():
     """The models of torchvision, with or without its compiled operators.
 
-    Beside a CPU build of PyTorch those do not load, and declaring their shapes fails the import; no model needs them.
+    Beside a CPU build of PyTorch those do not load, and declaring their shapes fails the import; no
+    model needs them.
     """
     with _lenient_register_fake():
         try:
             import torchvision.models as models
         except ImportError as e:
-            raise ConfigError(f"this comparison needs torchvision ({e}): pip install -e .[compare]") from e
+            raise ConfigError(
+                f"this comparison needs torchvision ({e}): pip install -e .[compare]"
+            ) from e
     return models
 
 
@@ -128,10 +140,12 @@ def _lenient_register_fake() -> Iterator[None]:
 
 
 def condition(module: nn.Module) -> None:
-    """Tames random values in the deepest networks, in place, where they would amplify rounding a thousandfold.
+    """Tames random values in the deepest networks, in place, where they would amplify rounding a
+    thousandfold.
 
-    Residual branches get less weight beside their shortcut; in Inception's long chains of convolution, norm and ReLU
-    most units are opened, since norms after half-shut ReLUs make small differences grow.
+    Residual branches get less weight beside their shortcut; in Inception's long chains of
+    convolution, norm and ReLU most units are opened, since norms after half-shut ReLUs make small
+    differences grow.
     """
     resnet = torchvision().resnet
     for part in module.modules():
@@ -139,7 +153,8 @@ def condition(module: nn.Module) -> None:
             part.bn3.weight.mul_(0.3)
         elif isinstance(part, resnet.BasicBlock | TorchCIFARBlock):
             part.bn2.weight.mul_(0.3)
-        elif type(part).__name__ == "BasicConv2d":  # torchvision has two; one's module hides behind a function
+        elif type(part).__name__ == "BasicConv2d":
+            # torchvision has two; one's module hides behind a function
             part.bn.bias.add_(1)
 
 
@@ -150,12 +165,15 @@ def transformers():
     try:
         import transformers
     except ImportError as e:
-        raise ConfigError(f"this comparison needs transformers ({e}): pip install -e .[compare]") from e
+        raise ConfigError(
+            f"this comparison needs transformers ({e}): pip install -e .[compare]"
+        ) from e
     return transformers
 
 
 SDPA = "sdpa"
-"""Attention of transformers' models: their eager one takes its softmax in float32 whatever the type."""
+"""Attention of transformers' models: their eager one takes its softmax in float32 whatever the
+type."""
 
 
 WHOLE_TEXTS = "sdpa_of_whole_texts"
@@ -163,10 +181,11 @@ WHOLE_TEXTS = "sdpa_of_whole_texts"
 
 
 def without_masks(module: nn.Module) -> None:
-    """Has a model of transformers take every text for whole, in place, so that PyTorch may use flash attention.
+    """Has a model of transformers take every text for whole, in place, so that PyTorch may use
+    flash attention.
 
-    Otherwise it makes a mask wherever it cannot see that there is no padding: with PyTorch before 2.14 always under
-    ``torch.compile``. Other models are left alone.
+    Otherwise it makes a mask wherever it cannot see that there is no padding: with PyTorch before
+    2.14 always under ``torch.compile``. Other models are left alone.
     """
     config = getattr(module, "config", None)
     if getattr(config, "_attn_implementation", None) == SDPA:
@@ -185,9 +204,15 @@ def _torchvision_source(name: str) -> str:
 
 
 def _require_defaults(model: jaxmodels.Module, with_: str = "", **needed: Any) -> None:
-    wrong = [f"{k}={getattr(model, k)!r} (it has {v!r})" for k, v in needed.items() if getattr(model, k) != v]
+    wrong = [
+        f"{k}={getattr(model, k)!r} (it has {v!r})"
+        for k, v in needed.items()
+        if getattr(model, k) != v
+    ]
     if wrong:
-        raise ConfigError(f"the original of {type(model).__name__}{with_} has no {', '.join(wrong)}")
+        raise ConfigError(
+            f"the original of {type(model).__name__}{with_} has no {', '.join(wrong)}"
+        )
 
 
 def _mlp(model: MLP, shape: Shape) -> Original:
@@ -198,17 +223,22 @@ def _mlp(model: MLP, shape: Shape) -> Original:
         if model.dropout_rate:  # one module, so that the numbers of the others stay
             activation = nn.Sequential(activation, nn.Dropout(model.dropout_rate))
         layers += [nn.Linear(sizes[i], size), activation]
-    return Original(nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes)), "torch.nn", "torch")
+    return Original(
+        nn.Sequential(*layers, nn.Linear(sizes[-1], model.num_classes)), "torch.nn", "torch"
+    )
 
 
 class TorchCNN(nn.Module):
-    """Convolutions, pools, an optional dense layer and a classifier, as anybody would write it in PyTorch."""
+    """Convolutions, pools, an optional dense layer and a classifier, as anybody would write it in
+    PyTorch."""
 
     def __init__(self, model: CNN, shape: Shape):
         super().__init__()
         channels = [shape[2], *model.features]
         self.pool, height, width = model.pool, *shape[:2]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(channels))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(channels)
+        )
         pools = {"none": 0, "last": 1, "each": len(model.features)}[model.pool]
         flat = channels[-1] * (height // 2**pools) * (width // 2**pools)
         self.dense = nn.Linear(flat, model.hidden_size) if model.hidden_size else None
@@ -235,8 +265,14 @@ def _alexnet(model: AlexNet, shape: Shape) -> Original:
     module = torchvision().AlexNet(num_classes=model.num_classes, dropout=model.dropout_rate)
     a, b, c, d, e = model.features
     if (shape[2], *model.features) != (3, 64, 192, 384, 256, 256):
-        module.features[3], module.features[6] = nn.Conv2d(a, b, 5, padding=2), nn.Conv2d(b, c, 3, padding=1)
-        module.features[8], module.features[10] = nn.Conv2d(c, d, 3, padding=1), nn.Conv2d(d, e, 3, padding=1)
+        module.features[3], module.features[6] = (
+            nn.Conv2d(a, b, 5, padding=2),
+            nn.Conv2d(b, c, 3, padding=1),
+        )
+        module.features[8], module.features[10] = (
+            nn.Conv2d(c, d, 3, padding=1),
+            nn.Conv2d(d, e, 3, padding=1),
+        )
         module.features[0] = nn.Conv2d(shape[2], a, 11, stride=4, padding=2)
     if model.stem == "small":
         module.features[0] = nn.Conv2d(shape[2], a, 5, padding=2)
@@ -276,7 +312,8 @@ def _vgg(model: VGG, shape: Shape) -> Original:
 
 
 def _with_auxiliary(module: nn.Module, source: str) -> Original:
-    """A classifier of the Inception family: a tuple in training, logits first, and logits otherwise."""
+    """A classifier of the Inception family: a tuple in training, logits first, and logits
+    otherwise."""
 
     def main(outputs):
         return outputs[0] if isinstance(outputs, tuple) else outputs
@@ -328,18 +365,25 @@ class TorchVAE(nn.Module):
             unit, sizes = 2 ** len(model.features), [channels, *model.features]
             self.map = (sizes[-1], height // unit, width // unit)
             flat = math.prod(self.map)
-            self.encoder_conv = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(sizes))
+            self.encoder_conv = nn.ModuleList(
+                nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(sizes)
+            )
             self.decoder_dense = nn.ModuleList([nn.Linear(model.latent_size, flat)])
             pairs = itertools.pairwise(sizes[::-1])
             self.decoder_conv = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairs)
         else:
             sizes, flat = [math.prod(shape), *model.hidden_sizes], model.hidden_sizes[-1]
             self.map = (channels, height, width)
-            self.encoder_dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+            self.encoder_dense = nn.ModuleList(
+                nn.Linear(a, b) for a, b in itertools.pairwise(sizes)
+            )
             pairs = itertools.pairwise([model.latent_size, *model.hidden_sizes[::-1]])
             self.decoder_dense = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
             self.decoder_out = nn.Linear(model.hidden_sizes[0], math.prod(shape))
-        self.mean, self.log_variance = nn.Linear(flat, model.latent_size), nn.Linear(flat, model.latent_size)
+        self.mean, self.log_variance = (
+            nn.Linear(flat, model.latent_size),
+            nn.Linear(flat, model.latent_size),
+        )
         self.log_sigma = nn.Parameter(torch.zeros(())) if model.likelihood == "gaussian" else None
 
     def forward(self, x, noise):
@@ -368,7 +412,9 @@ def _vae(model: VAE, shape: Shape) -> Original:
     def loss(outputs, batch):
         decoded, mean, log_variance = outputs
         if module.log_sigma is None:
-            reconstruction = F.binary_cross_entropy_with_logits(decoded, batch["image"], reduction="sum")
+            reconstruction = F.binary_cross_entropy_with_logits(
+                decoded, batch["image"], reduction="sum"
+            )
         else:
             normal = torch.distributions.Normal(decoded, module.log_sigma.exp())
             reconstruction = -normal.log_prob(batch["image"]).sum()
@@ -376,7 +422,9 @@ def _vae(model: VAE, shape: Shape) -> Original:
         return (reconstruction + kl) / len(decoded)
 
     source = "Kingma & Welling 2014 in torch.nn"
-    return Original(module, source, "torch", main=lambda outputs: outputs[0].permute(0, 2, 3, 1), loss=loss)
+    return Original(
+        module, source, "torch", main=lambda outputs: outputs[0].permute(0, 2, 3, 1), loss=loss
+    )
 
 
 def _resnet(model: ResNet, shape: Shape) -> Original:
@@ -384,10 +432,14 @@ def _resnet(model: ResNet, shape: Shape) -> Original:
     kind = f" with shortcut={model.shortcut!r}"
     if model.shortcut == "pad":
         _require_defaults(model, kind, block="basic", stem="small", zero_init_residual=False)
-        return Original(TorchCIFARResNet(model, shape[2]), "He et al. 2016 section 4.2 in torch.nn", "cifar")
+        return Original(
+            TorchCIFARResNet(model, shape[2]), "He et al. 2016 section 4.2 in torch.nn", "cifar"
+        )
     _require_defaults(model, kind, width=64)
     if len(model.stage_sizes) != 4:
-        raise ConfigError(f"torchvision's ResNet has four stages, not stage_sizes={model.stage_sizes}")
+        raise ConfigError(
+            f"torchvision's ResNet has four stages, not stage_sizes={model.stage_sizes}"
+        )
     block = resnet.BasicBlock if model.block == "basic" else resnet.Bottleneck
     module = resnet.ResNet(
         block,
@@ -396,14 +448,18 @@ def _resnet(model: ResNet, shape: Shape) -> Original:
         zero_init_residual=model.zero_init_residual,
     )
     if model.stem == "small":
-        module.conv1, module.maxpool = nn.Conv2d(shape[2], 64, 3, padding=1, bias=False), nn.Identity()
+        module.conv1, module.maxpool = (
+            nn.Conv2d(shape[2], 64, 3, padding=1, bias=False),
+            nn.Identity(),
+        )
     elif shape[2] != 3:
         module.conv1 = nn.Conv2d(shape[2], 64, 7, stride=2, padding=3, bias=False)
     return Original(module, _torchvision_source("resnet"), "torchvision")
 
 
 class TorchCIFARResNet(nn.Module):
-    """The CIFAR networks of He et al. 2016, with the module names of akamaster/pytorch_resnet_cifar10."""
+    """The CIFAR networks of He et al. 2016, with the module names of
+    akamaster/pytorch_resnet_cifar10."""
 
     def __init__(self, model: ResNet, channels: int):
         super().__init__()
@@ -413,7 +469,9 @@ class TorchCIFARResNet(nn.Module):
         for i, blocks in enumerate(model.stage_sizes):
             out = model.width * 2**i
             strides = [2 if i else 1] + [1] * (blocks - 1)
-            layer = nn.Sequential(*(TorchCIFARBlock(width if j == 0 else out, out, s) for j, s in enumerate(strides)))
+            layer = nn.Sequential(
+                *(TorchCIFARBlock(width if j == 0 else out, out, s) for j, s in enumerate(strides))
+            )
             setattr(self, f"layer{i + 1}", layer)
             width = out
         self.stages = len(model.stage_sizes)
@@ -427,7 +485,8 @@ class TorchCIFARResNet(nn.Module):
 
 
 class TorchCIFARBlock(nn.Module):
-    """Two 3x3 convolutions; where the shape changes, the shortcut takes every second pixel and adds zero channels."""
+    """Two 3x3 convolutions; where the shape changes, the shortcut takes every second pixel and adds
+    zero channels."""
 
     def __init__(self, width: int, out: int, stride: int):
         super().__init__()
@@ -441,7 +500,9 @@ class TorchCIFARBlock(nn.Module):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.stride != 1 or self.missing:
             before = self.missing // 2
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before))
+            x = F.pad(
+                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before)
+            )
         return F.relu(x + y)
 
 
@@ -450,7 +511,9 @@ def _vit(model: ViT, shape: Shape) -> Original:
         raise ConfigError(f"the originals of ViT take square images, not {shape[0]}x{shape[1]}")
     _require_defaults(model, pool="cls", position="learned", activation="gelu")
     if not model.num_classes:
-        raise ConfigError("a ViT without classes has an original, and no objective to compare it by")
+        raise ConfigError(
+            "a ViT without classes has an original, and no objective to compare it by"
+        )
     if model.norm_eps == 1e-12:
         return _vit_transformers(model, shape)
     module = torchvision().VisionTransformer(
@@ -488,11 +551,14 @@ def _gpt2(model: GPT2, shape: Shape) -> Original:
     library = transformers()
 
     class GPT2LMHeadModel(library.GPT2LMHeadModel):
-        """Called with what our model is called with; padding is hidden by the mask and has the position 0."""
+        """Called with what our model is called with; padding is hidden by the mask and has the
+        position 0."""
 
         def forward(self, tokens, segments=None):
             position = None if segments is None else ((segments > 0).cumsum(1) - 1).clamp(min=0)
-            return super().forward(input_ids=tokens, attention_mask=segments, position_ids=position, use_cache=False)
+            return super().forward(
+                input_ids=tokens, attention_mask=segments, position_ids=position, use_cache=False
+            )
 
     config = library.GPT2Config(**transformers_config(model, shape))
     config._attn_implementation = SDPA
@@ -531,7 +597,9 @@ def _bert(model: BERT, shape: Shape) -> Original:
             )
 
     def masked_loss(logits, batch):
-        return token_cross_entropy(logits, {"target": batch["masked_target"], "weight": batch["masked_weight"]})
+        return token_cross_entropy(
+            logits, {"target": batch["masked_target"], "weight": batch["masked_weight"]}
+        )
 
     def pretraining_loss(outputs, batch):
         following = F.cross_entropy(outputs.seq_relationship_logits, batch["label"])
@@ -543,13 +611,20 @@ def _bert(model: BERT, shape: Shape) -> Original:
         tied = frozenset(f"cls.predictions.{name}" for name in names)
         main, loss = (lambda outputs: outputs.prediction_logits), pretraining_loss
         if not model.next_sentence:
-            main, loss = (lambda outputs: outputs.logits), lambda outputs, batch: masked_loss(outputs.logits, batch)
+            main, loss = (
+                (lambda outputs: outputs.logits),
+                lambda outputs, batch: masked_loss(outputs.logits, batch),
+            )
     elif model.head == "classification":
         tied, main = frozenset[str](), lambda outputs: outputs.logits
         loss = lambda outputs, batch: F.cross_entropy(outputs.logits, batch["label"])  # noqa: E731
     else:
-        raise ConfigError(f"BERT with head {model.head!r} has an original, and no objective to compare it by")
-    return Original(Bert(config), _transformers_source(name), "transformers", main=main, loss=loss, tied=tied)
+        raise ConfigError(
+            f"BERT with head {model.head!r} has an original, and no objective to compare it by"
+        )
+    return Original(
+        Bert(config), _transformers_source(name), "transformers", main=main, loss=loss, tied=tied
+    )
 
 
 class SinePositions(nn.Module):
@@ -558,10 +633,16 @@ class SinePositions(nn.Module):
     def __init__(self, model: Transformer):
         super().__init__()
         length, size, halves = model.max_len, model.hidden_size, model.position == "sine_halves"
-        frequency = torch.exp(torch.arange(0, size, 2, dtype=torch.float64) * (-math.log(10_000) / size))
+        frequency = torch.exp(
+            torch.arange(0, size, 2, dtype=torch.float64) * (-math.log(10_000) / size)
+        )
         angles = torch.arange(length, dtype=torch.float64)[:, None] * frequency
         table = torch.empty(length, size, dtype=torch.float64)
-        first, second = (slice(size // 2), slice(size // 2, None)) if halves else (slice(0, None, 2), slice(1, None, 2))
+        first, second = (
+            (slice(size // 2), slice(size // 2, None))
+            if halves
+            else (slice(0, None, 2), slice(1, None, 2))
+        )
         table[:, first], table[:, second] = angles.sin(), angles.cos()
         dtype = getattr(torch, jnp.dtype(model.param_dtype).name)
         self.register_buffer("table", table.to(dtype), persistent=False)
@@ -594,12 +675,16 @@ class TorchTransformer(nn.Module):
             "batch_first": True,
         }
         sizes = (size, model.num_heads, model.mlp_dim)
-        norms = [nn.LayerNorm(size, eps=model.norm_eps) if model.final_norm else None for _ in range(2)]
+        norms = [
+            nn.LayerNorm(size, eps=model.norm_eps) if model.final_norm else None for _ in range(2)
+        ]
         encoder_layer = nn.TransformerEncoderLayer(*sizes, **fields)
         decoder_layer = nn.TransformerDecoderLayer(*sizes, **fields)
         self.transformer = nn.Transformer(
             *sizes[:2],
-            custom_encoder=nn.TransformerEncoder(encoder_layer, model.num_layers, norms[0], enable_nested_tensor=False),
+            custom_encoder=nn.TransformerEncoder(
+                encoder_layer, model.num_layers, norms[0], enable_nested_tensor=False
+            ),
             custom_decoder=nn.TransformerDecoder(decoder_layer, model.num_layers, norms[1]),
             batch_first=True,
         )
@@ -617,7 +702,9 @@ class TorchTransformer(nn.Module):
             self.generator.weight = self.embeddings[1].weight
 
     def forward(self, source, target, source_segments=None, target_segments=None):
-        source_padding, target_padding = (x if x is None else x == 0 for x in (source_segments, target_segments))
+        source_padding, target_padding = (
+            x if x is None else x == 0 for x in (source_segments, target_segments)
+        )
         later = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
         embedded = [
             self.dropout(embedding(x) * self.scale + self.position(x.shape))
@@ -653,7 +740,9 @@ def _marian(model: Transformer, shape: Shape) -> Original:
 
         def forward(self, source, target, source_segments=None, target_segments=None):
             given = {"attention_mask": source_segments, "decoder_attention_mask": target_segments}
-            return super().forward(input_ids=source, decoder_input_ids=target, use_cache=False, **given)
+            return super().forward(
+                input_ids=source, decoder_input_ids=target, use_cache=False, **given
+            )
 
     config = library.MarianConfig(**transformers_config(model, shape))
     config._attn_implementation = SDPA
@@ -665,8 +754,8 @@ def _marian(model: Transformer, shape: Shape) -> Original:
     del module.final_logits_bias
     module.final_logits_bias = nn.Parameter(bias)
     for side in (module.model.encoder, module.model.decoder):
-        # theirs is rounded to float32 whatever the type, and no gradient reaches the row of the padding token, with
-        # which every target starts
+        # theirs is rounded to float32 whatever the type, and no gradient reaches the row of the
+        # padding token, with which every target starts
         side.embed_positions = SinePositions(model)
         side.embed_tokens.padding_idx = None
     return Original(
@@ -680,7 +769,8 @@ def _marian(model: Transformer, shape: Shape) -> Original:
 
 
 class TorchLSTMClassifier(nn.Module):
-    """The usual text classifier over packed texts; ``segments`` are 1, and 0 for padding at the right."""
+    """The usual text classifier over packed texts; ``segments`` are 1, and 0 for padding at the
+    right."""
 
     def __init__(self, model: LSTMClassifier):
         super().__init__()
@@ -690,7 +780,8 @@ class TorchLSTMClassifier(nn.Module):
             model.hidden_size,
             model.num_layers,
             batch_first=True,
-            dropout=model.dropout_rate if model.num_layers > 1 else 0.0,  # there is no place for it, and a warning
+            # there is no place for it, and a warning
+            dropout=model.dropout_rate if model.num_layers > 1 else 0.0,
             bidirectional=model.bidirectional,
         )
         self.dropout = nn.Dropout(model.dropout_rate)
@@ -701,7 +792,9 @@ class TorchLSTMClassifier(nn.Module):
         x = self.dropout(self.embedding(tokens))
         if segments is not None:
             lengths = (segments > 0).sum(1).cpu()
-            x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            x = nn.utils.rnn.pack_padded_sequence(
+                x, lengths, batch_first=True, enforce_sorted=False
+            )
         _, (final, _) = self.lstm(x)  # [layers x directions, b, h]
         return self.fc(self.dropout(final[-self.directions :].transpose(0, 1).flatten(1)))
 

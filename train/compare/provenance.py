@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def provenance() -> dict[str, Any]:
-    """``versions``, ``commit`` (None: not a checkout), ``date`` in UTC, and ``machine``; JSON values."""
+    """``versions``, ``commit`` (None: not a checkout), ``date`` in UTC, and ``machine``; JSON
+    values."""
     devices = jax.devices()
     return {
         "versions": {
@@ -40,13 +41,19 @@ def provenance() -> dict[str, Any]:
 def in_words(made: Mapping[str, Any]) -> str:
     """:func:`provenance` in one line."""
     machine = made["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items() if version)
+    versions = ", ".join(
+        f"{name} {version}" for name, version in made["versions"].items() if version
+    )
     where = f"commit {made['commit']}" if made["commit"] else "no commit"
-    return f"{made['date']}, {where}; {machine['cpu']}, {machine['cores']} cores, {machine['devices']}; {versions}"
+    return (
+        f"{made['date']}, {where}; {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['devices']}; {versions}"
+    )
 
 
 def commit(root: Path) -> str | None:
-    """The commit of a checkout, with "+ changes" where its files differ from it; None without git or a commit."""
+    """The commit of a checkout, with "+ changes" where its files differ from it; None without git
+    or a commit."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(root), *arguments]
@@ -57,7 +64,8 @@ def commit(root: Path) -> str | None:
         return found.stdout.strip() if found.returncode == 0 else None
 
     top, head = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
-    if not top or not head or Path(top).resolve() != root.resolve():  # installed somewhere inside another's checkout
+    # installed somewhere inside another's checkout
+    if not top or not head or Path(top).resolve() != root.resolve():
         return None
     return f"{head} + changes" if git("status", "--porcelain", "--untracked-files=no") else head
 

@@ -39,26 +39,46 @@ def summary(result: Certificate) -> str:
         ("size", f"{_inputs(result)}, batch {result.batch_size}{_note(result)}"),
         (
             "parameters",
-            f"{result.params:,}" + ("" if result.params_equal else f", the original {result.torch_params:,}"),
+            f"{result.params:,}"
+            + ("" if result.params_equal else f", the original {result.torch_params:,}"),
         ),
         ("logits", f"{_e(result.logits_rel_f64)} in float64 (bar {BARS['logits_rel_f64']:.0e})"),
         ("loss", f"{_e(result.loss_rel_f64)} in float64"),
         (
             "gradients",
-            f"{_e(result.grad_rel_f64)} in float64 (bar {BARS['grad_rel_f64']:.0e}), worst {result.worst_grad}"
-            + (f"; {len(result.zero_gradients)} are zero by construction" if result.zero_gradients else ""),
+            f"{_e(result.grad_rel_f64)} in float64 (bar {BARS['grad_rel_f64']:.0e}), worst "
+            f"{result.worst_grad}"
+            + (
+                f"; {len(result.zero_gradients)} are zero by construction"
+                if result.zero_gradients
+                else ""
+            ),
         ),
     ]
     if result.bn_rel_f64 is not None:
-        rows.append(("statistics", f"{_e(result.bn_rel_f64)} in float64 (bar {BARS['bn_rel_f64']:.0e})"))
+        rows.append(
+            ("statistics", f"{_e(result.bn_rel_f64)} in float64 (bar {BARS['bn_rel_f64']:.0e})")
+        )
     if result.blocks:
         worst = max(result.blocks, key=lambda d: (math.isnan(d.relative), d.relative))
-        rows.append(("layers", f"{len(result.blocks)} outputs compared, worst {_e(worst.relative)} in {worst.ours}"))
+        rows.append(
+            (
+                "layers",
+                f"{len(result.blocks)} outputs compared, worst {_e(worst.relative)} in "
+                f"{worst.ours}",
+            )
+        )
     for name, label in (("adamw", "AdamW"), ("sgd", "SGD")):
         if name in result.curves:
             steps = len(result.curves[name]["ours"])
             value = getattr(result, f"{name}_loss_rel_f64")
-            rows.append((label, f"{_e(value)} over {steps} losses in float64 (bar {BARS[f'{name}_loss_rel_f64']:.0e})"))
+            rows.append(
+                (
+                    label,
+                    f"{_e(value)} over {steps} losses in float64 (bar "
+                    f"{BARS[f'{name}_loss_rel_f64']:.0e})",
+                )
+            )
     if result.logits_rel_f32 is not None:
         bar = f"bar {FLOAT32_FACTOR:g} times PyTorch's, tensor by tensor, floor {FLOAT32_FLOOR:.0e}"
         pairs = [("logits", result.logits_rel_f32, result.torch_logits_rel_f32)]
@@ -66,12 +86,24 @@ def summary(result: Certificate) -> str:
         if result.bn_rel_f32 is not None:
             pairs.append(("statistics", result.bn_rel_f32, result.torch_bn_rel_f32))
         text = ", ".join(f"{name} {_e(a)} (PyTorch {_e(b)})" for name, a, b in pairs)
-        rows.append(("float32", f"from float64, best of {result.float32_batches} batches: {text}; {bar}"))
+        rows.append(
+            ("float32", f"from float64, best of {result.float32_batches} batches: {text}; {bar}")
+        )
     if result.bf16_logits_rel is not None:
         default = _e(result.default_precision_logits_rel)
-        rows.append(("precision", f"logits from float64: bfloat16 {_e(result.bf16_logits_rel)}, default {default}"))
+        rows.append(
+            (
+                "precision",
+                f"logits from float64: bfloat16 {_e(result.bf16_logits_rel)}, default {default}",
+            )
+        )
     rows.append(
-        ("weights", "there and back bit for bit" if result.roundtrip_bitwise else "NOT the same after a round trip")
+        (
+            "weights",
+            "there and back bit for bit"
+            if result.roundtrip_bitwise
+            else "NOT the same after a round trip",
+        )
     )
     rows.append(("norms", ", ".join(f"{k} {v:.3g}" for k, v in result.norms.items())))
     rows += _timing_rows(result.timings)
@@ -86,7 +118,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """Certificates, as their JSON values, as a Markdown table."""
     rows = [COLUMNS, tuple("---" for _ in COLUMNS)]
     for r in results:
-        f32 = (f"{_e(r[f'{k}_rel_f32'])} ({_e(r[f'torch_{k}_rel_f32'])})" for k in ("logits", "grad"))
+        f32 = (
+            f"{_e(r[f'{k}_rel_f32'])} ({_e(r[f'torch_{k}_rel_f32'])})" for k in ("logits", "grad")
+        )
         rows.append(
             (
                 f"`{r['model']}`" + (f" ({r['note']})" if r["note"] else ""),
@@ -105,7 +139,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         )
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
     # those of one run of the program differ in the time alone
-    made = {in_words(r["made"] | {"date": r["made"]["date"][:10]}): None for r in results if r.get("made")}
+    made = {
+        in_words(r["made"] | {"date": r["made"]["date"][:10]}): None
+        for r in results
+        if r.get("made")
+    }
     return text + "".join(f"\nMade {line}.\n" for line in made)
 
 
@@ -113,14 +151,18 @@ def page(results: Sequence[Certificate]) -> str:
     """One static HTML page: the summaries, loss curves and every layer's difference."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>Certificates</title>",
-        "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}",
-        "pre{white-space:pre-wrap}table{border-collapse:collapse;font-size:13px}td,th{padding:2px 10px;",
+        "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 "
+        "1rem}",
+        "pre{white-space:pre-wrap}table{border-collapse:collapse;font-size:13px}td,th{padding:2px "
+        "10px;",
         "text-align:left;border-bottom:1px solid #ddd}.fail{color:#b00}img{max-width:100%}</style>",
         "<h1>Certificates</h1>",
     ]
     for result in results:
         state = "" if not result.failures else " class=fail"
-        parts.append(f"<h2{state}>{html.escape(result.model)}</h2><pre>{html.escape(summary(result))}</pre>")
+        parts.append(
+            f"<h2{state}>{html.escape(result.model)}</h2><pre>{html.escape(summary(result))}</pre>"
+        )
         if result.curves:
             parts.append(f'<img alt="loss curves" src="data:image/png;base64,{_curves(result)}">')
         if result.blocks:
@@ -129,8 +171,8 @@ def page(results: Sequence[Certificate]) -> str:
                 for d in result.blocks
             )
             parts.append(
-                "<details><summary>Output of every layer, in training mode</summary><table><tr><th>PyTorch<th>ours"
-                f"<th>difference<th>norm{rows}</table></details>"
+                "<details><summary>Output of every layer, in training "
+                f"mode</summary><table><tr><th>PyTorch<th>ours<th>difference<th>norm{rows}</table></details>"
             )
     return "\n".join(parts) + "\n"
 
@@ -162,7 +204,11 @@ def _timing_rows(timings: dict[str, Any]) -> list[tuple[str, str]]:
             for k, v in timings[mode].items()
         )
         rows.append(
-            (mode, f"{text}; PyTorch's best / ours {timings[f'ratio_{mode}']:.2f}, batch {timings['batch_size']}")
+            (
+                mode,
+                f"{text}; PyTorch's best / ours {timings[f'ratio_{mode}']:.2f}, batch "
+                f"{timings['batch_size']}",
+            )
         )
     rows.append(("compiling", ", ".join(f"{k} {v:.1f} s" for k, v in timings["compile_s"].items())))
     if "torch_compile_error" in timings:
@@ -170,7 +216,12 @@ def _timing_rows(timings: dict[str, Any]) -> list[tuple[str, str]]:
     if "peak_memory_mb" in timings:
         memory = timings["peak_memory_mb"].items()
         rows.append(
-            ("memory", ", ".join(f"{labels[k]} {v if isinstance(v, str) else f'{v:.0f} MB'}" for k, v in memory))
+            (
+                "memory",
+                ", ".join(
+                    f"{labels[k]} {v if isinstance(v, str) else f'{v:.0f} MB'}" for k, v in memory
+                ),
+            )
         )
     return rows
 
@@ -201,5 +252,8 @@ def with_table(text: str, results: Sequence[dict[str, Any]]) -> str:
     before, begin, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not begin or not end:
-        raise ConfigError(f"the file for --table needs the lines {MARKS[0]} and {MARKS[1]}, to put the table between")
+        raise ConfigError(
+            f"the file for --table needs the lines {MARKS[0]} and {MARKS[1]}, to put the table "
+            "between"
+        )
     return f"{before}{begin}\n{table(results)}{end}{after}"

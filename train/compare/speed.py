@@ -1,6 +1,7 @@
 """What ``train.compare --speed-only`` times.
 
-On a CPU every family at a size of a first experiment and at twice that size; on a GPU published models, and an LSTM.
+On a CPU every family at a size of a first experiment and at twice that size; on a GPU published
+models, and an LSTM.
 """
 
 import dataclasses
@@ -22,16 +23,39 @@ from train.compare.timing import ROUNDS, SETTINGS, Setting, alternate, measure
 from train.config import ConfigError
 
 
-def _images(name: str, model: str, side: int, channels: int, batch: int, *, objective: str = "", **fields: Any) -> Case:
+def _images(
+    name: str,
+    model: str,
+    side: int,
+    channels: int,
+    batch: int,
+    *,
+    objective: str = "",
+    **fields: Any,
+) -> Case:
     shape = (side, side, channels)
     objective = objective or "classification"
     return Case(
-        model, shape, shape, fields=fields, timing_batch_size=batch, full_classes=10, objective=objective, name=name
+        model,
+        shape,
+        shape,
+        fields=fields,
+        timing_batch_size=batch,
+        full_classes=10,
+        objective=objective,
+        name=name,
     )
 
 
 def _texts(
-    name: str, model: str, length: int, batch: int, vocabulary: int, *, objective: str = "classification", **fields: Any
+    name: str,
+    model: str,
+    length: int,
+    batch: int,
+    vocabulary: int,
+    *,
+    objective: str = "classification",
+    **fields: Any,
 ) -> Case:
     fields |= {} if objective == "classification" else {"max_len": length}
     return Case(
@@ -49,7 +73,12 @@ def _texts(
 
 
 def _transformer(width: int, layers: int) -> dict[str, Any]:
-    return {"num_layers": layers, "hidden_size": width, "num_heads": width // 32, "mlp_dim": 4 * width}
+    return {
+        "num_layers": layers,
+        "hidden_size": width,
+        "num_heads": width // 32,
+        "mlp_dim": 4 * width,
+    }
 
 
 ALEXNET = {"stem": "small", "hidden_sizes": (256, 256), "pooled_size": 2}
@@ -78,8 +107,24 @@ SPEED_CASES: dict[str, Case] = {
         _images("vae_2x", "vae", 28, 1, 128, objective="elbo", hidden_sizes=(800,)),
         _texts("lstm", "lstm", 64, 32, 6000, embed_size=100, hidden_size=128),
         _texts("lstm_2x", "lstm", 128, 64, 6000, embed_size=128, hidden_size=256),
-        _texts("transformer", "transformer_tiny", 32, 16, 4000, objective="seq2seq", **_transformer(128, 4)),
-        _texts("transformer_2x", "transformer_tiny", 32, 16, 4000, objective="seq2seq", **_transformer(256, 4)),
+        _texts(
+            "transformer",
+            "transformer_tiny",
+            32,
+            16,
+            4000,
+            objective="seq2seq",
+            **_transformer(128, 4),
+        ),
+        _texts(
+            "transformer_2x",
+            "transformer_tiny",
+            32,
+            16,
+            4000,
+            objective="seq2seq",
+            **_transformer(256, 4),
+        ),
         _texts("bert", "bert_tiny", 128, 8, 4000, objective="masked_lm", **_transformer(128, 4)),
         _texts("bert_2x", "bert_tiny", 128, 8, 4000, objective="masked_lm", **_transformer(256, 4)),
         _texts("gpt2", "gpt2_tiny", 128, 8, 4000, objective="causal_lm", **_transformer(256, 6)),
@@ -94,7 +139,10 @@ GPU_CASES: dict[str, Case] = {
     case.key: case
     for case in (
         _texts("gpt2_124m", "gpt2_124m", 1024, 16, 50_257, objective="causal_lm"),
-        dataclasses.replace(_texts("bert_base_128", "bert_base", 512, 128, 30_522, objective="masked_lm"), length=128),
+        dataclasses.replace(
+            _texts("bert_base_128", "bert_base", 512, 128, 30_522, objective="masked_lm"),
+            length=128,
+        ),
         _texts("bert_base_512", "bert_base", 512, 32, 30_522, objective="masked_lm"),
         dataclasses.replace(_images("vit_b_16", "vit_b_16", 224, 3, 128), **IMAGENET),
         dataclasses.replace(_images("resnet50", "resnet50", 224, 3, 128), **IMAGENET),
@@ -116,52 +164,83 @@ def prepare(device: str) -> None:
     """
     wanted = {"cpu": "cpu", "gpu": "cuda"}[device]
     os.environ["JAX_PLATFORMS"] = wanted  # of the processes that measure memory, too
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of a GPU's memory as well
+    # PyTorch needs some of a GPU's memory as well
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax.config.update("jax_platforms", wanted)
     try:
         found = jax.default_backend()
-    except (RuntimeError, AssertionError) as e:  # the latter is jax's own, without a word, where nothing was tried
+    except (RuntimeError, AssertionError) as e:
+        # the latter is jax's own, without a word, where nothing was tried
         reason = " ".join(str(e).split())[:200] or f"it has no plugin for {wanted}"
-        raise ConfigError(f"--device={device}: jax has none ({reason}); pip install -e .[cuda]") from e
+        raise ConfigError(
+            f"--device={device}: jax has none ({reason}); pip install -e .[cuda]"
+        ) from e
     if found != device:
         raise ConfigError(f"--device={device}, but jax is already on {found}")
     if device == "gpu" and not torch.cuda.is_available():
-        raise ConfigError(f"--device=gpu: PyTorch {torch.__version__} sees no GPU: it needs a build for CUDA")
+        raise ConfigError(
+            f"--device=gpu: PyTorch {torch.__version__} sees no GPU: it needs a build for CUDA"
+        )
 
 
-def measure_one(case: Case, *, full: bool, seed: int, setting: Setting = SETTINGS["cpu"]) -> dict[str, Any]:
-    """What :func:`train.compare.timing.measure` finds, and how near the step comes to the machine's own product.
+def measure_one(
+    case: Case, *, full: bool, seed: int, setting: Setting = SETTINGS["cpu"]
+) -> dict[str, Any]:
+    """What :func:`train.compare.timing.measure` finds, and how near the step comes to the machine's
+    own product.
 
     Args:
       full: with torch.compile and memory.
 
     Returns:
-      Besides: ``model``; ``flops`` of a training step; ``matmul_flops_per_s`` of a product of two square matrices of
-      ``matmul_side``, by XLA in the same precision; ``share``, of that rate, which the training step reaches;
-      ``machine``; ``precision``.
+      Besides: ``model``; ``flops`` of a training step; ``matmul_flops_per_s`` of a product of two
+        square matrices of
+      ``matmul_side``, by XLA in the same precision; ``share``, of that rate, which the training
+      step reaches; ``machine``; ``precision``.
     """
-    found = measure(case, compile=full, memory=full, say=lambda text: None, seed=seed, setting=setting)
+    found = measure(
+        case, compile=full, memory=full, say=lambda text: None, seed=seed, setting=setting
+    )
     precision, side = "bfloat16" if setting.bfloat16 else "float32", PRODUCT_SIDES[setting.device]
     a = jnp.ones((side, side), precision)
     product = jax.jit(jnp.matmul)
-    seconds = alternate({"product": lambda: jax.block_until_ready(product(a, a))})["product"]["median"]
+    seconds = alternate({"product": lambda: jax.block_until_ready(product(a, a))})["product"][
+        "median"
+    ]
     rate = 2 * side**3 / seconds
     share = found["flops"] / found["train"]["ours"]["median"] / rate
-    about = {"matmul_flops_per_s": rate, "matmul_side": side, "share": share, "precision": precision}
+    about = {
+        "matmul_flops_per_s": rate,
+        "matmul_side": side,
+        "share": share,
+        "precision": precision,
+    }
     return {"model": case.key, **found, **about, "machine": _machine()}
 
 
 def _machine() -> dict[str, Any]:
     versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "transformers")}
     gpu = {"gpu": jax.devices()[0].device_kind} if jax.default_backend() == "gpu" else {}
-    return {**gpu, "platform": platform.machine(), "cores": len(os.sched_getaffinity(0)), **versions}
+    return {
+        **gpu,
+        "platform": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        **versions,
+    }
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Ratios as a Markdown table: PyTorch's time over ours, so above 1 we are ahead; columns that were measured."""
+    """Ratios as a Markdown table: PyTorch's time over ours, so above 1 we are ahead; columns that
+    were measured."""
     rows = [_cells(r) for r in found]
-    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
-    lines = [columns, ["---"] * len(columns), *([row[name] or "-" for name in columns] for row in rows)]
+    columns = (
+        [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
+    )
+    lines = [
+        columns,
+        ["---"] * len(columns),
+        *([row[name] or "-" for name in columns] for row in rows),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -199,7 +278,9 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
     places = range(len(found))
     for i, mode in enumerate(("train", "infer")):
         bars = [r[f"ratio_{mode}"] for r in found]
-        axes.barh([y + 0.2 * (2 * i - 1) for y in places], [b - 1 for b in bars], 0.4, left=1, label=mode)
+        axes.barh(
+            [y + 0.2 * (2 * i - 1) for y in places], [b - 1 for b in bars], 0.4, left=1, label=mode
+        )
     axes.axvline(1, color="black", lw=1)
     axes.set_yticks(places, [r["model"] for r in found])
     axes.invert_yaxis()
@@ -214,29 +295,41 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
 
 
 def page(found: list[dict[str, Any]], *, plot: str) -> str:
-    """``docs/benchmarks.md``: the table, what it is of, and where we lose; ``plot`` is the name of the plot's file."""
+    """``docs/benchmarks.md``: the table, what it is of, and where we lose; ``plot`` is the name of
+    the plot's file."""
     machine = found[0]["machine"]
     about = ", ".join(f"{k} {v}" for k, v in machine.items())
     rate = statistics.median(r["matmul_flops_per_s"] for r in found)
-    ratios = {f"`{r['model']}` {mode}": r[f"ratio_{mode}"] for r in found for mode in ("train", "infer")}
+    ratios = {
+        f"`{r['model']}` {mode}": r[f"ratio_{mode}"] for r in found for mode in ("train", "infer")
+    }
     behind = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if _behind(ratio)]
     side, precision = found[0].get("matmul_side", 1024), found[0].get("precision", "float32")
-    how = " (PyTorch by autocast, with a fused optimiser and images channels last)" if "gpu" in machine else ""
+    how = (
+        " (PyTorch by autocast, with a fused optimiser and images channels last)"
+        if "gpu" in machine
+        else ""
+    )
     chip = "; *MFU* is its share of the chip's 16-bit peak" if "gpu" in machine else ""
-    command = "python -m train.compare --all --speed-only --device=gpu" if "gpu" in machine else "make bench"
+    command = (
+        "python -m train.compare --all --speed-only --device=gpu"
+        if "gpu" in machine
+        else "make bench"
+    )
     compiled = any("torch_compile" in r["train"] for r in found)
     theirs = "PyTorch's best of eager and torch.compile" if compiled else "PyTorch (eager)"
     return f"""# Benchmarks
 
-Written by `{command}`. {theirs} and ours take turns in one process, round after round, each after a pause,
-from the same weights, on the same batches, in {precision} with AdamW{how};
-of each the median of {ROUNDS} rounds counts. Numbers are PyTorch's time over ours: above 1 we are ahead. *Share of
-product* is the rate of the training step's products and convolutions over that of a product of two matrices of
-{side} x {side}{chip};
-*items per second* are the images or tokens that we train on; *spread* is the slowest less the fastest round of our
-training step over the median; where torch.compile was timed too, *memory* is PyTorch's peak of a training step (eager)
-over ours, with what XLA's compiler leaves behind, and *compiling* its time to compile one over ours.
-Sizes: `train/compare/speed.py`; `_2x` is twice. Where we are behind, and why: [speed.md](speed.md).
+Written by `{command}`. {theirs} and ours take turns in one process, round after round, each after
+a pause, from the same weights, on the same batches, in {precision} with AdamW{how};
+of each the median of {ROUNDS} rounds counts. Numbers are PyTorch's time over ours: above 1 we are
+ahead. *Share of product* is the rate of the training step's products and convolutions over that of
+a product of two matrices of {side} x {side}{chip};
+*items per second* are the images or tokens that we train on; *spread* is the slowest less the
+fastest round of our training step over the median; where torch.compile was timed too, *memory* is
+PyTorch's peak of a training step (eager) over ours, with what XLA's compiler leaves behind, and
+*compiling* its time to compile one over ours. Sizes: `train/compare/speed.py`; `_2x` is twice.
+Where we are behind, and why: [speed.md](speed.md).
 
 {about}; the product of {side} x {side} at {rate / 1e9:.0f} GFLOP/s (median)
 

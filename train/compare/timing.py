@@ -1,7 +1,9 @@
-"""Time and memory of a training step and of inference: PyTorch eager, torch.compile and ours, in one run.
+"""Time and memory of a training step and of inference: PyTorch eager, torch.compile and ours, in
+one run.
 
-The three take turns, round after round, so that whatever else the machine does hits all of them; the medians over the
-rounds are compared. All start from the same weights, take the same batches in the same precision and step with AdamW.
+The three take turns, round after round, so that whatever else the machine does hits all of them;
+the medians over the rounds are compared. All start from the same weights, take the same batches in
+the same precision and step with AdamW.
 """
 
 import contextlib
@@ -47,7 +49,8 @@ ROUNDS = 15
 ROUND_SECONDS = 0.2
 """A contender repeats its step within a round until this much time has passed."""
 PAUSE_SECONDS = 0.05
-"""Before each turn: for some 10 ms after its last call PyTorch's threads look for work, on cores that others need."""
+"""Before each turn: for some 10 ms after its last call PyTorch's threads look for work, on cores
+that others need."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,10 @@ class Setting:
     """Where both are timed, and in what precision.
 
     Attributes:
-      device: PyTorch's name of it. On a GPU PyTorch gets what it is fast with: channels last, a fused optimiser, TF32.
-      bfloat16: what is computed in it; parameters and optimiser stay float32. PyTorch does so by autocast.
+      device: PyTorch's name of it. On a GPU PyTorch gets what it is fast with: channels last, a
+        fused optimiser, TF32.
+      bfloat16: what is computed in it; parameters and optimiser stay float32. PyTorch does so by
+        autocast.
     """
 
     device: str = "cpu"
@@ -93,7 +98,8 @@ def measure(
     seed: int = 0,
     setting: Setting = SETTINGS["cpu"],
 ) -> dict[str, Any]:
-    """Times in seconds per step and ratios; PyTorch's best over ours, so above 1 we are ahead; FLOPs of a step.
+    """Times in seconds per step and ratios; PyTorch's best over ours, so above 1 we are ahead;
+    FLOPs of a step.
 
     jax has to be on the device of the setting.
 
@@ -102,12 +108,17 @@ def measure(
       memory: also measure peak memory, in processes of their own.
 
     Returns:
-      ``train`` and ``infer``: for each contender the median, smallest and largest time of a step; ``ratio_train``,
-      ``ratio_infer``; ``compile_s``; ``peak_memory_mb``; ``flops`` of a training step of ours; ``mfu`` of each, of a
-      known chip; ``items``: images, or tokens of the texts, of a batch.
+      ``train`` and ``infer``: for each contender the median, smallest and largest time of a step;
+        ``ratio_train``,
+      ``ratio_infer``; ``compile_s``; ``peak_memory_mb``; ``flops`` of a training step of ours;
+      ``mfu`` of each, of a known chip; ``items``: images, or tokens of the texts, of a batch.
     """
     batch = _batch(case, seed)
-    result: dict[str, Any] = {"batch_size": case.timing_batch_size, "threads": torch.get_num_threads(), "compile_s": {}}
+    result: dict[str, Any] = {
+        "batch_size": case.timing_batch_size,
+        "threads": torch.get_num_threads(),
+        "compile_s": {},
+    }
     result["items"] = case.timing_batch_size * max(1, case.length)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.on_gpu
     torch.backends.cudnn.benchmark = setting.on_gpu  # XLA tries the ways to convolve, too
@@ -115,25 +126,36 @@ def measure(
     with deterministic_torch(seed):
         original = _original(model, case)
     tensors = {k: v.numpy() for k, v in original.tensors().items()}
-    variables = weights.from_torch(model, tensors, image_shape=case.image_shape, format=original.format)
+    variables = weights.from_torch(
+        model, tensors, image_shape=case.image_shape, format=original.format
+    )
     setting.place(original.module)
-    for mode, torch_of, ours_of in (("infer", _torch_infer, _our_infer), ("train", _torch_train, _our_train)):
+    for mode, torch_of, ours_of in (
+        ("infer", _torch_infer, _our_infer),
+        ("train", _torch_train, _our_train),
+    ):
         contenders = {"torch": torch_of(original, original.module, model, case, batch, setting)}
         if compile:
             say(f"torch.compile, {mode}")
-            # the time to compile is measured, and what an earlier run has compiled is kept in two places
+            # the time to compile is measured, and what an earlier run has compiled is kept in two
+            # places
             os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
             try:
                 with tempfile.TemporaryDirectory() as folder:
                     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-                    os.environ.pop("TRITON_CACHE_DIR", None)  # inductor sets it, once, to a folder in that one
+                    # inductor sets it, once, to a folder in that one
+                    os.environ.pop("TRITON_CACHE_DIR", None)
                     start = time.perf_counter()
-                    step = torch_of(original, torch.compile(original.module), model, case, batch, setting)
+                    step = torch_of(
+                        original, torch.compile(original.module), model, case, batch, setting
+                    )
                     step()
                     result["compile_s"][f"torch_compile_{mode}"] = time.perf_counter() - start
                     contenders["torch_compile"] = step
             except Exception as e:  # no C++ compiler, an operator it does not know: many kinds
-                result["torch_compile_error"] = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+                result["torch_compile_error"] = (
+                    f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+                )
         say(f"timing, {mode}")
         start = time.perf_counter()
         contenders["ours"] = ours_of(variables, model, case, batch)
@@ -147,10 +169,15 @@ def measure(
     with exact_attention():  # what a kernel computes is not seen
         result["flops"] = count_flops(jax.make_jaxpr(_our_step(model, tx, case))(state, batch))
     kind = jax.devices()[0].device_kind
-    result["mfu"] = {side: mfu(float(result["flops"]), v["median"], kind, 1) for side, v in result["train"].items()}
+    result["mfu"] = {
+        side: mfu(float(result["flops"]), v["median"], kind, 1)
+        for side, v in result["train"].items()
+    }
     if memory:
         say("peak memory")
-        result["peak_memory_mb"] = {side: _peak_memory(case, side, setting) for side in ("torch", "ours")}
+        result["peak_memory_mb"] = {
+            side: _peak_memory(case, side, setting) for side in ("torch", "ours")
+        }
     return result
 
 
@@ -159,7 +186,8 @@ def _batch(case: Case, seed: int) -> dict[str, Any]:
 
 
 def _inputs(case: Case) -> tuple[str | None, ...]:
-    """As :func:`inputs_of`: texts are whole, and neither side is given what would say so, to run without masks."""
+    """As :func:`inputs_of`: texts are whole, and neither side is given what would say so, to run
+    without masks."""
     return tuple(None if k.endswith("segments") else k for k in inputs_of(case))
 
 
@@ -182,10 +210,13 @@ def _original(model: Any, case: Case) -> originals.Original:
     return original
 
 
-def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
+def alternate(
+    contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS
+) -> dict[str, dict[str, float]]:
     """Seconds per call of each contender, taking turns; each round's order is turned by one.
 
-    A turn begins with a pause and a call that is not timed, so that none pays for what another left behind.
+    A turn begins with a pause and a call that is not timed, so that none pays for what another left
+    behind.
     """
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -198,7 +229,9 @@ def alternate(contenders: dict[str, Callable[[], None]], *, rounds: int = ROUNDS
                 contenders[name]()
                 calls += 1
             times[name].append((time.perf_counter() - start) / calls)
-    return {k: {"median": statistics.median(v), "min": min(v), "max": max(v)} for k, v in times.items()}
+    return {
+        k: {"median": statistics.median(v), "min": min(v), "max": max(v)} for k, v in times.items()
+    }
 
 
 def _torch_infer(
@@ -237,7 +270,9 @@ def _torch_train(
 
 def _our_infer(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[], None]:
     variables, inputs = jax.tree.map(jnp.asarray, (variables, _given(batch, case)))
-    compiled = jax.jit(lambda v, inputs: main_output(model.apply(v, *inputs, train=False))).lower(variables, inputs)
+    compiled = jax.jit(lambda v, inputs: main_output(model.apply(v, *inputs, train=False))).lower(
+        variables, inputs
+    )
     compiled = compiled.compile()
     return lambda: jax.block_until_ready(compiled(variables, inputs))
 
@@ -256,21 +291,27 @@ def _our_train(variables: Any, model: Any, case: Case, batch: Any) -> Callable[[
 
 
 def _peak_memory(case: Case, side: str, setting: Setting = SETTINGS["cpu"]) -> float | str:
-    """Memory at the peak of a training step, in MB, in a process of its own; or why it is not known.
+    """Memory at the peak of a training step, in MB, in a process of its own; or why it is not
+    known.
 
     Resident memory, or of a GPU what was allocated.
     """
     command = [sys.executable, "-m", "train.compare.timing", side]
     done = subprocess.run(command, capture_output=True, input=pickle.dumps((case, setting)))
     lines = done.stdout.split()
-    return float(lines[-1]) if done.returncode == 0 and lines else f"unknown: {done.stderr.decode().strip()[-200:]}"
+    return (
+        float(lines[-1])
+        if done.returncode == 0 and lines
+        else f"unknown: {done.stderr.decode().strip()[-200:]}"
+    )
 
 
 def _step_memory(case: Case, side: str, setting: Setting) -> float:
-    """MB above what the process had before there was a model, at the peak of the third step: compiling is over then.
+    """MB above what the process had before there was a model, at the peak of the third step:
+    compiling is over then.
 
-    Of a GPU: what was allocated at the peak, by PyTorch of the third step, by jax since it began, with XLA's trials of
-    kernels, because nothing sets its count back.
+    Of a GPU: what was allocated at the peak, by PyTorch of the third step, by jax since it began,
+    with XLA's trials of kernels, because nothing sets its count back.
 
     Raises:
       OSError: not on Linux, whose kernel alone can be asked.

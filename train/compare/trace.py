@@ -34,7 +34,8 @@ class Difference:
 def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tensor]) -> Traced:
     """Runs ``module`` and keeps what its parts ``names`` took and gave, in the order of execution.
 
-    Of parts that are called several times the first call is kept, as :func:`jaxmodels.capture.capture` does.
+    Of parts that are called several times the first call is kept, as
+    :func:`jaxmodels.capture.capture` does.
     """
     found: Traced = {}
 
@@ -42,7 +43,8 @@ def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tens
         def hook(_, inputs, output):
             if isinstance(found[name], tuple):
                 return
-            # a copy was taken before the module ran: an in-place ReLU may have written over it since
+            # a copy was taken before the module ran: an in-place ReLU may have written over it
+            # since
             output = output[0] if isinstance(output, tuple) else output
             found[name] = (found.pop(name), output.detach().clone().numpy())
 
@@ -58,7 +60,10 @@ def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tens
     handles = []
     for name in names:
         part = module.get_submodule(name)
-        handles += [part.register_forward_pre_hook(pre_hook_of(name)), part.register_forward_hook(hook_of(name))]
+        handles += [
+            part.register_forward_pre_hook(pre_hook_of(name)),
+            part.register_forward_hook(hook_of(name)),
+        ]
     try:
         module(*inputs)
     finally:
@@ -68,7 +73,8 @@ def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tens
 
 
 def differences(pairs: dict[str, Pair], theirs: Traced, ours: dict[str, Any]) -> list[Difference]:
-    """Differences of the inputs and outputs of all paired layers, in the original's order of execution."""
+    """Differences of the inputs and outputs of all paired layers, in the original's order of
+    execution."""
     found = []
     for name, values in theirs.items():
         pair = pairs[name]
@@ -81,24 +87,32 @@ def differences(pairs: dict[str, Pair], theirs: Traced, ours: dict[str, Any]) ->
             if value.size != reference.size or value.shape[-1] != reference.shape[-1]:
                 continue  # patches, cut out on one side only
             norm = float(np.linalg.norm(reference))
-            relative = float(np.linalg.norm(value.reshape(reference.shape) - reference)) / max(norm, 1e-300)
+            relative = float(np.linalg.norm(value.reshape(reference.shape) - reference)) / max(
+                norm, 1e-300
+            )
             found.append(Difference(name, pair.module, what, relative, norm))
     return found
 
 
 def first_divergence(found: list[Difference], limit: float) -> str | None:
-    """One line on the first input or output that differs by more than ``limit``; None if there is none.
+    """One line on the first input or output that differs by more than ``limit``; None if there is
+    none.
 
-    A layer that gets the same and gives something else is at fault itself; if its input differs already, the fault lies
-    between the layers that agree and it: an activation, a pool, a sum.
+    A layer that gets the same and gives something else is at fault itself; if its input differs
+    already, the fault lies between the layers that agree and it: an activation, a pool, a sum.
     """
     agreed = None
     for d in found:
         if not d.relative <= limit:  # also NaN
             if d.what == "output":
-                return f"{d.ours} (PyTorch: {d.torch}): same input, output differs by {d.relative:.1e}"
+                return (
+                    f"{d.ours} (PyTorch: {d.torch}): same input, output differs by {d.relative:.1e}"
+                )
             after = f"; {agreed} before it agrees" if agreed else ""
-            return f"before {d.ours} (PyTorch: {d.torch}): its input differs by {d.relative:.1e}{after}"
+            return (
+                f"before {d.ours} (PyTorch: {d.torch}): its input differs by "
+                f"{d.relative:.1e}{after}"
+            )
         agreed = d.ours
     return None
 
@@ -107,7 +121,8 @@ def _channels_last(value: np.ndarray, pair: Pair, what: str) -> np.ndarray:
     value, layout = np.asarray(value), pair.weight.layout
     if value.ndim == 4:
         return rearrange(value, "b c h w -> b h w c")
-    # flattened maps are channel first there; the weight's layout says so, and does to a batch what it does to rows
+    # flattened maps are channel first there; the weight's layout says so, and does to a batch what
+    # it does to rows
     if value.ndim == 2 and what == "input" and layout.startswith("o ("):
         return to_ours(pair.weight, value).T
     if value.ndim == 2 and what == "output" and layout.startswith("("):

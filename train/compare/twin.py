@@ -1,8 +1,10 @@
-"""``python -m train.compare.twin --workdir=DIR``: trains the PyTorch original as a run of ours was, then compares.
+"""``python -m train.compare.twin --workdir=DIR``: trains the PyTorch original as a run of ours was,
+then compares.
 
-The original starts from the same initial values and sees the same batches, augmentation and noise, with PyTorch's own
-optimiser. Losses agree at first and then part, because rounding differs and training is chaotic; scores should not
-part further than those of two seeds. The weights come back into our model for the evaluation.
+The original starts from the same initial values and sees the same batches, augmentation and noise,
+with PyTorch's own optimiser. Losses agree at first and then part, because rounding differs and
+training is chaotic; scores should not part further than those of two seeds. The weights come back
+into our model for the evaluation.
 """
 
 import argparse
@@ -36,7 +38,8 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
     """Scores on ``data.eval_split`` of the original after the training that ``config`` describes.
 
     Raises:
-      ConfigError: the config asks for what the original is not trained with here, or its model has no original.
+      ConfigError: the config asks for what the original is not trained with here, or its model has
+        no original.
     """
     require_plain(config)
     run = build(config)
@@ -52,24 +55,33 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
         original.load({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
         original.module.train()
         optimizer = torch_optimizer(original, model, case, config.optim)
-        schedule, prepare = jax.jit(make_schedule(config.optim, config.steps)), jax.jit(_prepare(run))
+        schedule, prepare = (
+            jax.jit(make_schedule(config.optim, config.steps)),
+            jax.jit(_prepare(run)),
+        )
         start, total = time.perf_counter(), 0.0
         with contextlib.closing(run.loader(config.data.train_split, train=True)) as loader:
             for step in range(config.steps):
                 batch = prepare(np.uint32(step), next(loader))
-                batch = torch_batch({k: np.array(v) for k, v in batch.items()})  # copies: PyTorch wants to write
+                # copies: PyTorch wants to write
+                batch = torch_batch({k: np.array(v) for k, v in batch.items()})
                 for group in optimizer.param_groups:
                     group["lr"] = float(schedule(step))
                 optimizer.zero_grad()
                 loss = torch_loss(original, case, batch)
                 loss.backward()
                 if config.optim.clip_norm:
-                    torch.nn.utils.clip_grad_norm_(original.module.parameters(), config.optim.clip_norm)
+                    torch.nn.utils.clip_grad_norm_(
+                        original.module.parameters(), config.optim.clip_norm
+                    )
                 optimizer.step()
                 total += loss.item()
                 if (step + 1) % config.log_every == 0:
                     mean, total = total / config.log_every, 0.0
-                    say(f"PyTorch step {step + 1:>6}  loss {mean:.4g}  {time.perf_counter() - start:.0f} s")
+                    say(
+                        f"PyTorch step {step + 1:>6}  loss {mean:.4g}  "
+                        f"{time.perf_counter() - start:.0f} s"
+                    )
         trained = {k: v.numpy() for k, v in original.tensors().items()}
     variables = weights.from_torch(model, trained, image_shape=shape, format=original.format)
     params = variables.pop("params")
@@ -93,12 +105,33 @@ def _prepare(run: Any) -> Callable[[Any, Any], Any]:
 
 FOLLOWED = frozenset(
     {
-        *("model", "model_fields", "objective", "seed", "steps", "batch_size", "log_every", "eval_batch_size"),
+        *(
+            "model",
+            "model_fields",
+            "objective",
+            "seed",
+            "steps",
+            "batch_size",
+            "log_every",
+            "eval_batch_size",
+        ),
         *(f"data.{name}" for name in ("name", "train_split", "eval_split", "data_dir", "raw_dir")),
-        *(f"data.{name}" for name in ("image_size", "resize_size", "crop_area", "mean", "std", "crop_padding")),
-        *(f"data.{name}" for name in ("flip", "erasing", "randaugment_layers", "randaugment_magnitude")),
-        *(f"optim.{name}" for name in ("name", "learning_rate", "schedule", "warmup_steps", "end_factor")),
-        *(f"optim.{name}" for name in ("weight_decay", "clip_norm", "b1", "b2", "eps", "momentum", "nesterov")),
+        *(
+            f"data.{name}"
+            for name in ("image_size", "resize_size", "crop_area", "mean", "std", "crop_padding")
+        ),
+        *(
+            f"data.{name}"
+            for name in ("flip", "erasing", "randaugment_layers", "randaugment_magnitude")
+        ),
+        *(
+            f"optim.{name}"
+            for name in ("name", "learning_rate", "schedule", "warmup_steps", "end_factor")
+        ),
+        *(
+            f"optim.{name}"
+            for name in ("weight_decay", "clip_norm", "b1", "b2", "eps", "momentum", "nesterov")
+        ),
         "vae.importance_samples",
     }
 )
@@ -115,7 +148,15 @@ HARMLESS = {
     "init_parts": "of models that have no original",
     **{
         f"data.{name}": "of texts"
-        for name in ("tokenizer", "vocab_size", "max_len", "isolate_documents", "texts", "buckets", "mask_rate")
+        for name in (
+            "tokenizer",
+            "vocab_size",
+            "max_len",
+            "isolate_documents",
+            "texts",
+            "buckets",
+            "mask_rate",
+        )
     },
     **{f"data.{name}": "of texts" for name in ("crop_text", "hide_rate")},
 }
@@ -149,9 +190,12 @@ def main(argv: list[str] | None = None) -> int:
     """Trains the twin of a finished run and prints the scores of both."""
     parser = argparse.ArgumentParser(
         prog="python -m train.compare.twin",
-        description="Trains the PyTorch original as a finished run was. Needs pip install -e .[compare]",
+        description="Trains the PyTorch original as a finished run was. Needs pip install -e "
+        ".[compare]",
     )
-    parser.add_argument("--workdir", type=files.given("--workdir"), required=True, help="workdir of a finished run")
+    parser.add_argument(
+        "--workdir", type=files.given("--workdir"), required=True, help="workdir of a finished run"
+    )
     parser.add_argument("--json", type=files.given("--json"), help="write both scores here")
     args = parser.parse_args(argv)
     if args.json and not args.json.parent.is_dir():  # known now, not after the training
@@ -159,7 +203,9 @@ def main(argv: list[str] | None = None) -> int:
     config = for_this_machine(read_config(args.workdir))
     summary = args.workdir / "summary.json"
     if not summary.exists():
-        raise ConfigError(f"{args.workdir} is not finished: run the same python -m train command again first")
+        raise ConfigError(
+            f"{args.workdir} is not finished: run the same python -m train command again first"
+        )
     ours = json.loads(summary.read_text())["test"]
     theirs = train_twin(config, say=lambda text: print(text, file=sys.stderr, flush=True))
     rows = {name: {"ours": ours[name], "pytorch": value} for name, value in theirs.items()}

@@ -1,4 +1,4 @@
-"""Plans: ``python -m train.plan --config=configs/NAME.py --topology=v5e:4x4 [--search] [--config.FIELD=VALUE ...]``."""
+"""Plans: ``python -m train.plan --config=configs/NAME.py --topology=v5e:4x4 [--search]``."""
 
 import argparse
 import ast
@@ -15,9 +15,10 @@ from train import cli, files
 from train.config import Config, ConfigError, load_config
 
 EPILOG = """\
-The training step that `python -m train` would run is compiled for devices that are not here, with the very shardings.
-Topologies: v3:2x2, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:4x4, tpu7x:2x2x1, ...; several slices, replicas of each other,
-2*v5e:4x4; h100:8, h200:8; and cpu:8 where no compiler of TPUs is installed. Exit code 1 if the step does not fit.
+The training step that `python -m train` would run is compiled for devices that are not here, with
+the very shardings. Topologies: v3:2x2, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:4x4, tpu7x:2x2x1, ...;
+several slices, replicas of each other, 2*v5e:4x4; h100:8, h200:8; and cpu:8 where no compiler of
+TPUs is installed. Exit code 1 if the step does not fit.
 """
 
 
@@ -25,30 +26,67 @@ def main(argv: list[str] | None = None) -> int:
     """Parses flags, compiles, and reports."""
     parser = argparse.ArgumentParser(
         prog="python -m train.plan",
-        description="Says whether a training step fits a TPU slice, and how fast it can be at best, without the slice.",
+        description="Says whether a training step fits a TPU slice, and how fast it can be at "
+        "best, without the slice.",
         epilog=EPILOG,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=files.given_text("--config"), help="a file of configs/, or your own")
-    parser.add_argument("--topology", default="v5e:2x4", help="what to compile for (default: v5e:2x4)")
-    parser.add_argument("--slices", type=int, default=1, help="of that topology, joined by the data centre's network")
-    parser.add_argument("--search", action="store_true", help="rank meshes x remat x micro-batches by estimated time")
-    parser.add_argument("--limit", type=int, default=24, help="most compilations of --search (default: 24)")
     parser.add_argument(
-        "--json", type=files.given("--json"), help="file to write the plan to, or with --search the list of plans"
+        "--config", type=files.given_text("--config"), help="a file of configs/, or your own"
     )
     parser.add_argument(
-        "--table", type=files.given("--table"), help="Markdown table whose row of --config, or all rows, to renew"
+        "--topology", default="v5e:2x4", help="what to compile for (default: v5e:2x4)"
     )
-    parser.add_argument("--image", help="shape of the images where the data are not here: 224x224x3")
+    parser.add_argument(
+        "--slices",
+        type=int,
+        default=1,
+        help="of that topology, joined by the data centre's network",
+    )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="rank meshes x remat x micro-batches by estimated time",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=24, help="most compilations of --search (default: 24)"
+    )
+    parser.add_argument(
+        "--json",
+        type=files.given("--json"),
+        help="file to write the plan to, or with --search the list of plans",
+    )
+    parser.add_argument(
+        "--table",
+        type=files.given("--table"),
+        help="Markdown table whose row of --config, or all rows, to renew",
+    )
+    parser.add_argument(
+        "--image", help="shape of the images where the data are not here: 224x224x3"
+    )
     parser.add_argument("--classes", type=int, help="number of classes where the data are not here")
-    parser.add_argument("--vocab", type=int, help="size of the vocabulary where the tokenizer is not here")
-    parser.add_argument("--config.FIELD", metavar="VALUE", dest="unused", help="sets a field of the config")
+    parser.add_argument(
+        "--vocab", type=int, help="size of the vocabulary where the tokenizer is not here"
+    )
+    parser.add_argument(
+        "--config.FIELD", metavar="VALUE", dest="unused", help="sets a field of the config"
+    )
     args, rest = parser.parse_known_args(argv)
-    flags = ["--config", "--topology", "--slices", "--search", "--limit", "--json", "--table", "--image", "--help"]
+    flags = [
+        "--config",
+        "--topology",
+        "--slices",
+        "--search",
+        "--limit",
+        "--json",
+        "--table",
+        "--image",
+        "--help",
+    ]
     overrides = cli.overrides(rest, [*flags, "--classes", "--vocab"])
-    # devices are those of the topology; what is compiled for them, the cache on disk cannot give back
+    # devices are those of the topology; what is compiled for them, the cache on disk cannot give
+    # back
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
     if args.table and not args.config:
@@ -56,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
             _renew(args.table, path, [])
         return 0
     if not args.config:
-        raise ConfigError("--config=FILE is missing; python -m train --list shows the configs there are")
+        raise ConfigError(
+            "--config=FILE is missing; python -m train --list shows the configs there are"
+        )
     if args.table:
         _renew(args.table, Path(args.config), overrides)
         return 0
@@ -101,13 +141,16 @@ def _given(args: argparse.Namespace) -> Any:
 
 
 def _renew(table: Path, path: Path, overrides: list[str]) -> None:
-    """Renews one row: on the slice that the config's card names in its line ``Plan``, or on v5e:2x4 or less of it."""
+    """Renews one row: on the slice that the config's card names in its line ``Plan``, or on v5e:2x4
+    or less of it."""
     from train.plan import report
     from train.plan.cards import Given, card_of
     from train.plan.compiling import make_plan
     from train.plan.topology import find_topology
 
-    card_line = re.search(r"^Plan +(python .*)$", ast.get_docstring(ast.parse(path.read_text())) or "", re.MULTILINE)
+    card_line = re.search(
+        r"^Plan +(python .*)$", ast.get_docstring(ast.parse(path.read_text())) or "", re.MULTILINE
+    )
     words = shlex.split(card_line.group(1)) if card_line else []
     named = [word.removeprefix("--topology=") for word in words if word.startswith("--topology=")]
     own = [word.removeprefix("--config.") for word in words if word.startswith("--config.")]

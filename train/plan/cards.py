@@ -56,11 +56,13 @@ def card_of(config: Config, given: Given) -> tuple[Card, str]:
     if data.name in TABLES:
         columns, classes = TABLES[data.name]
         ones, names = (1.0,) * columns, tuple(map(str, range(columns)))
-        return TableCard(data.name, "0.0.0", {}, names, _names(classes), ones, ones, ""), "known sizes"
+        return TableCard(
+            data.name, "0.0.0", {}, names, _names(classes), ones, ones, ""
+        ), "known sizes"
     if config.tasks.labels:
         raise ConfigError(
-            f"{data.name} is not prepared in {data_root(data.data_dir)}, and no flag says the classes of "
-            f"config.tasks.labels = {config.tasks.labels}; prepare it first"
+            f"{data.name} is not prepared in {data_root(data.data_dir)}, and no flag says the "
+            f"classes of config.tasks.labels = {config.tasks.labels}; prepare it first"
         )
     if reads_images(config):
         shape, classes = IMAGES.get(data.name, (None, None))
@@ -116,7 +118,8 @@ def _vocabulary(config: Config, given: Given) -> int:
     if "vocab_size" in config.model_fields:
         return config.model_fields["vocab_size"]
     raise ConfigError(
-        f"config.data.tokenizer = {data.tokenizer!r} is not here to be asked for its size; say it with --vocab=NUMBER"
+        f"config.data.tokenizer = {data.tokenizer!r} is not here to be asked for its size; say it "
+        "with --vocab=NUMBER"
     )
 
 

@@ -1,4 +1,5 @@
-"""A plan: the training step of a config compiled for a topology, and what the compiler says of it."""
+"""A plan: the training step of a config compiled for a topology, and what the compiler says of
+it."""
 
 import contextlib
 import dataclasses
@@ -33,8 +34,8 @@ class Memory:
 
     Attributes:
       state: of the TrainState, by arithmetic.
-      arguments, temporaries, outputs, aliased, code: as the compiler says; aliased outputs lie where arguments lay.
-        None where it did not finish.
+      arguments, temporaries, outputs, aliased, code: as the compiler says; aliased outputs lie
+        where arguments lay. None where it did not finish.
       needed: of a step that does not fit, what its message names; else None.
       limit: what a program may use; None if not known.
     """
@@ -66,8 +67,10 @@ class Plan:
       settings: dotted fields of the config by which it differs from what was asked for.
       fits: None where no limit is known.
       model_flops: of one step by formula (see train/flops.py), over all devices.
-      compiled_flops: of products and convolutions in the compiled program, of one device, loops unrolled.
-      analysis_flops: what the compiler's ``cost_analysis`` says of one device: bodies of loops once.
+      compiled_flops: of products and convolutions in the compiled program, of one device, loops
+        unrolled.
+      analysis_flops: what the compiler's ``cost_analysis`` says of one device: bodies of loops
+        once.
       loops: times that each loop runs, None where not known; then it counts once.
       kernels: executions of kernels on one device, whose operations ``compiled_flops`` leaves out.
       reason: of a step that does not fit, the compiler's words.
@@ -100,7 +103,9 @@ class Plan:
         return found
 
 
-def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str, Any] | None = None) -> Plan:
+def make_plan(
+    config: Config, card: Card, topology: Topology, settings: dict[str, Any] | None = None
+) -> Plan:
     """Compiles the training step of a config, of the longest batches, for a topology.
 
     Raises:
@@ -116,7 +121,9 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
             replaced = stack.enter_context(exact_attention())
         traced = run.trace_train_step()[-1]
     if replaced:
-        warnings.append("attention by einsum: cuDNN, its kernel, needs the GPU, and takes less memory")
+        warnings.append(
+            "attention by einsum: cuDNN, its kernel, needs the GPU, and takes less memory"
+        )
     common = {
         "topology": topology.name,
         "devices": len(topology.devices),
@@ -127,9 +134,18 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
         "model_flops": run.model_flops(traced),
     }
     if limit is not None and memory.state > limit:
-        reason = "the state alone, parameters and what the optimiser keeps, is larger than the memory"
+        reason = (
+            "the state alone, parameters and what the optimiser keeps, is larger than the memory"
+        )
         memory = dataclasses.replace(memory, needed=float(memory.state))
-        return Plan(**common, memory=memory, fits=False, compile_seconds=0.0, warnings=warnings, reason=reason)
+        return Plan(
+            **common,
+            memory=memory,
+            fits=False,
+            compile_seconds=0.0,
+            warnings=warnings,
+            reason=reason,
+        )
     with captured_stderr() as said:
         try:
             with jax.set_mesh(run.mesh):
@@ -137,9 +153,19 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
-            memory, reason = dataclasses.replace(memory, needed=needed_bytes(str(e), memory.state)), first_line(str(e))
+            memory, reason = (
+                dataclasses.replace(memory, needed=needed_bytes(str(e), memory.state)),
+                first_line(str(e)),
+            )
             seconds = time.perf_counter() - start
-            return Plan(**common, memory=memory, fits=False, compile_seconds=seconds, warnings=warnings, reason=reason)
+            return Plan(
+                **common,
+                memory=memory,
+                fits=False,
+                compile_seconds=seconds,
+                warnings=warnings,
+                reason=reason,
+            )
     seconds = time.perf_counter() - start
     stats, devices = compiled.memory_analysis(), list(run.mesh.devices.flat)
     memory = dataclasses.replace(
@@ -154,7 +180,9 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
     found = traffic(program.collectives, devices, topology.chip)
     repeated = program.flops * len(devices) / max(common["model_flops"], 1)
     if repeated > 1.6:
-        warnings.append(f"the devices together compute {repeated:.1f} times what the model asks for")
+        warnings.append(
+            f"the devices together compute {repeated:.1f} times what the model asks for"
+        )
     return Plan(
         **common,
         memory=memory,
@@ -165,7 +193,8 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
         collectives=found,
         loops=list(program.loops),
         kernels=program.kernels,
-        roofline=topology.chip and roofline(program, found, topology.chip, common["model_flops"], len(devices)),
+        roofline=topology.chip
+        and roofline(program, found, topology.chip, common["model_flops"], len(devices)),
         warnings=warnings + rematerialisations(said[0]),
     )
 
@@ -173,18 +202,21 @@ def make_plan(config: Config, card: Card, topology: Topology, settings: dict[str
 def state_bytes(run: Run) -> int:
     """Of the TrainState on one device."""
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.shapes)
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(run.shapes)
     )
 
 
 def sharding_warnings(run: Run) -> list[str]:
-    """Arrays of the state that are whole along an axis of the mesh because their dimensions do not divide."""
+    """Arrays of the state that are whole along an axis of the mesh because their dimensions do not
+    divide."""
     mesh, lost = run.mesh, {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(run.shapes.params):
         name, size = path_name(path), math.prod(leaf.shape) * leaf.dtype.itemsize
         if math.prod(leaf.shape) < FSDP_MIN_SIZE:
             continue
-        wanted = spec_of(name, tuple(n * mesh.size for n in leaf.shape), mesh)  # a shape that divides by everything
+        # a shape that divides by everything
+        wanted = spec_of(name, tuple(n * mesh.size for n in leaf.shape), mesh)
         for axis in _axes(wanted) - _axes(leaf.sharding.spec):
             if mesh.shape[axis] > 1:
                 lost.setdefault(axis, []).append((size, name, list(leaf.shape)))
@@ -194,27 +226,34 @@ def sharding_warnings(run: Run) -> list[str]:
         total = sum(size for size, _, _ in arrays)
         what = "large: " if total >= LARGE else ""
         found.append(
-            f"{what}{len(arrays)} parameter(s), {total / 2**20:.1f} MiB, are not split over {axis} = "
-            f"{mesh.shape[axis]}: no free dimension divides; the largest is {name} {shape}"
+            f"{what}{len(arrays)} parameter(s), {total / 2**20:.1f} MiB, are not split over {axis} "
+            f"= {mesh.shape[axis]}: no free dimension divides; the largest is {name} {shape}"
         )
     return found
 
 
 def _axes(spec: Any) -> set[str]:
-    return {axis for part in spec if part for axis in (part if isinstance(part, tuple) else (part,))}
+    return {
+        axis for part in spec if part for axis in (part if isinstance(part, tuple) else (part,))
+    }
 
 
 def rematerialisations(log: str) -> list[str]:
     """Where the partitioner says that it gathers an array whole to split it anew."""
-    found = re.findall(r"Involuntary full rematerialization[^\n]*?(?:for HLO operation %?([^\n]{0,160}))", log)
+    found = re.findall(
+        r"Involuntary full rematerialization[^\n]*?(?:for HLO operation %?([^\n]{0,160}))", log
+    )
     operations = [re.search(r'op_name="([^"]*)"', one) for one in found]
     names = sorted({one.group(1) if one else "?" for one in operations})
-    return [f"involuntary full rematerialisation: the partitioner gathers an array whole in {name}" for name in names]
+    return [
+        f"involuntary full rematerialisation: the partitioner gathers an array whole in {name}"
+        for name in names
+    ]
 
 
 def needed_bytes(message: str, state: int) -> float | None:
-    """Memory that a step wants by the compiler's message that there is not so much; of one about temporaries alone
-    with the state."""
+    """Memory that a step wants by the compiler's message that there is not so much; of one about
+    temporaries alone with the state."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     for pattern in (
         r"[Uu]sed ([\d.]+)([KMGT]?) of",
@@ -234,7 +273,8 @@ def first_line(message: str) -> str:
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[list[str]]:
-    """What the compiler writes on standard error, which is not Python's, as the one element of a list, at the end."""
+    """What the compiler writes on standard error, which is not Python's, as the one element of a
+    list, at the end."""
     said: list[str] = []
     with tempfile.TemporaryFile() as file:
         kept = os.dup(2)

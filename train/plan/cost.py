@@ -1,7 +1,9 @@
-"""How long a step takes at least, by the roofline, and what its collectives send over which network.
+"""How long a step takes at least, by the roofline, and what its collectives send over which
+network.
 
-Everything here is an estimate from below: each resource is as fast as its data sheet says, and all of them work at the
-same time. No model of latency, of the shape of matrices, or of what waits for what.
+Everything here is an estimate from below: each resource is as fast as its data sheet says, and all
+of them work at the same time. No model of latency, of the shape of matrices, or of what waits for
+what.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step that each resource needs at least, and the share of the peak that the slowest leaves."""
+    """Seconds of one step that each resource needs at least, and the share of the peak that the
+    slowest leaves."""
 
     compute: float
     memory: float
@@ -50,18 +53,22 @@ class Roofline:
 
 
 def sent(kind: str, size: int) -> float:
-    """What a device sends in a ring of ``size``, as a share of the bytes of the whole array (see Collective)."""
+    """What a device sends in a ring of ``size``, as a share of the bytes of the whole array (see
+    Collective)."""
     share = (size - 1) / size
     return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
 
 
-def traffic(collectives: Sequence[Collective], devices: Sequence[Any], chip: Chip | None) -> list[Traffic]:
+def traffic(
+    collectives: Sequence[Collective], devices: Sequence[Any], chip: Chip | None
+) -> list[Traffic]:
     """Sums by kind and network.
 
-    A group that spans slices, or hosts of GPUs, works in steps, each slice for itself and then device by device across:
-    of an all-reduce of P bytes on i devices in each of s slices, a device sends 2 P (i - 1) / i within its slice and
-    2 (P / i) (s - 1) / s across. The TPU's compiler writes these steps itself. A ring uses the links along all axes of
-    the slice that its group spans: two for each axis that closes, else one.
+    A group that spans slices, or hosts of GPUs, works in steps, each slice for itself and then
+    device by device across: of an all-reduce of P bytes on i devices in each of s slices, a device
+    sends 2 P (i - 1) / i within its slice and 2 (P / i) (s - 1) / s across. The TPU's compiler
+    writes these steps itself. A ring uses the links along all axes of the slice that its group
+    spans: two for each axis that closes, else one.
 
     Args:
       devices: in the order of the mesh, which collectives count by.
@@ -94,7 +101,10 @@ def traffic(collectives: Sequence[Collective], devices: Sequence[Any], chip: Chi
         if slices > 1:
             part = 1 if one.kind == "all-to-all" else len(inner)
             add(one, "DCN", sent(one.kind, slices) * one.bytes / part, dcn)
-    return [Traffic(*key, int(count), size, seconds) for key, (count, size, seconds) in sorted(found.items())]
+    return [
+        Traffic(*key, int(count), size, seconds)
+        for key, (count, size, seconds) in sorted(found.items())
+    ]
 
 
 def slice_of(device: Any, chip: Chip | None) -> int:
@@ -111,16 +121,22 @@ def links(group: Sequence[Any], chip: Chip) -> int:
     return max(1, sum(2 if span % chip.closes == 0 else 1 for span in spans if span > 1))
 
 
-def roofline(program: Program, traffics: Sequence[Traffic], chip: Chip, model_flops: float, devices: int) -> Roofline:
+def roofline(
+    program: Program, traffics: Sequence[Traffic], chip: Chip, model_flops: float, devices: int
+) -> Roofline:
     """Of a program on ``devices`` devices of a chip.
 
-    Operations of kernels, which the program's text does not show, are in those of the model: the more of the two count.
+    Operations of kernels, which the program's text does not show, are in those of the model: the
+    more of the two count.
 
     Args:
       model_flops: of one step, over all devices.
     """
     peak = PEAK_FLOPS[chip.kind]
     flops = max(program.flops, model_flops / devices)
-    ici, dcn = (sum((t.seconds for t in traffics if t.network == network), 0.0) for network in ("ICI", "DCN"))
+    ici, dcn = (
+        sum((t.seconds for t in traffics if t.network == network), 0.0)
+        for network in ("ICI", "DCN")
+    )
     times = (flops / peak, program.memory_bytes / chip.bandwidth, ici, dcn)
     return Roofline(*times, mfu=model_flops / (devices * peak * max(times)) if max(times) else 0.0)

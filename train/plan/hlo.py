@@ -1,4 +1,5 @@
-"""What a compiled program does, read from its HLO text: products, traffic to memory, collectives; loops unrolled.
+"""What a compiled program does, read from its HLO text: products, traffic to memory, collectives;
+loops unrolled.
 
 XLA's own ``cost_analysis`` counts the body of a loop once, however often it runs.
 """
@@ -27,7 +28,8 @@ BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 @dataclass(frozen=True)
 class Shape:
-    """Of one array of a program; ``fast`` if it lies in memory on the core, not in the chip's main memory."""
+    """Of one array of a program; ``fast`` if it lies in memory on the core, not in the chip's main
+    memory."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -57,9 +59,9 @@ class Instruction:
 class Collective:
     """One collective operation, ``times`` executed.
 
-    ``bytes`` is the size, on one device, of what is whole: the gathered result, the array that is reduced or exchanged.
-    One between slices of TPUs, which hosts do, joins a device with those at its place in the others and names no
-    groups; its ``bytes`` are what a device hands over.
+    ``bytes`` is the size, on one device, of what is whole: the gathered result, the array that is
+    reduced or exchanged. One between slices of TPUs, which hosts do, joins a device with those at
+    its place in the others and names no groups; its ``bytes`` are what a device hands over.
     """
 
     kind: str
@@ -80,7 +82,8 @@ class Program:
 
     Attributes:
       flops: of products and convolutions; loop bodies as often as they run.
-      memory_bytes: read from and written to main memory by operations, each reading its operands anew.
+      memory_bytes: read from and written to main memory by operations, each reading its operands
+        anew.
       loops: times that each loop runs; None where the text does not say, and then it counts once.
       kernels: executions of hand-written kernels, in whose operations the text gives no insight.
     """
@@ -115,12 +118,17 @@ def read_program(text: str, devices: int) -> Program:
         known = {one.name: one for one in body}
         for one in body:
             flops += times[name] * _flops(one, known)
-            kernels += times[name] * any(f'custom_call_target="{target}"' in one.rest for target in KERNELS)
+            kernels += times[name] * any(
+                f'custom_call_target="{target}"' in one.rest for target in KERNELS
+            )
             if name not in fused:
                 memory += times[name] * _memory(one, known, computations)
             transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
             if one.opcode == "send" and transfer:
-                kind, size = transfer.group(1).lower().replace("_", "-"), known[one.operands[0]].shapes[0].bytes
+                kind, size = (
+                    transfer.group(1).lower().replace("_", "-"),
+                    known[one.operands[0]].shapes[0].bytes,
+                )
                 collectives.append(Collective(kind, size, (), times[name], across=True))
             kind = one.opcode.removesuffix("-start")
             if kind in KINDS:
@@ -129,9 +137,15 @@ def read_program(text: str, devices: int) -> Program:
                     continue  # the same operation again, in fusions that overlap it with products
                 if chain:
                     seen.add((chain.group(1), _attribute(one, "channel_id")))
-                collectives.append(_collective(kind, one, body, known, name in fused, times[name], devices))
+                collectives.append(
+                    _collective(kind, one, body, known, name in fused, times[name], devices)
+                )
     return Program(
-        float(flops), float(memory), tuple(c for c in collectives if c.across or c.size > 1), tuple(loops), kernels
+        float(flops),
+        float(memory),
+        tuple(c for c in collectives if c.across or c.size > 1),
+        tuple(loops),
+        kernels,
     )
 
 
@@ -143,7 +157,8 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
         if line.endswith("{") and (head := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line)):
             current = computations.setdefault(head.group(2), [])
             entry = head.group(2) if head.group(1) else entry
-        elif line == "}" or line.startswith("}, "):  # other lines that begin so go on with what a kernel says of itself
+        elif line == "}" or line.startswith("}, "):
+            # other lines that begin so go on with what a kernel says of itself
             current = None
         elif current is not None and (found := re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)):
             current.append(_instruction(found.group(2), line[found.end() :], bool(found.group(1))))
@@ -156,7 +171,8 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
     stop = _closing(text, start)
     operands = text[start + 1 : stop]
     opcode, shapes = text[end:start].strip(), tuple(_shapes(text[:end]))
-    if opcode == "fusion-start":  # one that runs beside others, on GPUs: ((operands), results, context)
+    # one that runs beside others, on GPUs: ((operands), results, context)
+    if opcode == "fusion-start":
         opcode, shapes = "fusion", tuple(_shapes(text[_closing(text, 1) : end]))[:-1]
     return Instruction(
         name=name,
@@ -191,8 +207,12 @@ def _attribute(one: Instruction, name: str) -> str:
 
 
 def _called(one: Instruction) -> list[str]:
-    """Computations that run when this does, but for the few operations on numbers inside a reduction."""
-    names = [_attribute(one, key) for key in ("calls", "body", "condition", "true_computation", "false_computation")]
+    """Computations that run when this does, but for the few operations on numbers inside a
+    reduction."""
+    names = [
+        _attribute(one, key)
+        for key in ("calls", "body", "condition", "true_computation", "false_computation")
+    ]
     if one.opcode == "call":
         names.append(_attribute(one, "to_apply"))
     if branches := re.search(r"branch_computations=\{([^}]*)\}", one.rest):
@@ -201,16 +221,28 @@ def _called(one: Instruction) -> list[str]:
 
 
 def _rounds(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
-    """How often a loop runs: as its backend says, or as its condition, ``i < n`` with i from 0, does."""
+    """How often a loop runs: as its backend says, or as its condition, ``i < n`` with i from 0,
+    does."""
     if found := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest):
         return int(found.group(1))
     body = computations.get(_attribute(loop, "condition"), [])
     (root,) = [one for one in body if one.root] or [None]
     if root is not None and root.opcode == "fusion":  # the comparison alone, fused
         body = body + computations.get(_attribute(root, "calls"), [])
-        (root,) = [one for one in computations.get(_attribute(root, "calls"), []) if one.root] or [None]
-    limits = {int(one.text) for one in body if one.opcode == "constant" and re.fullmatch(r"-?\d+", one.text)}
-    if root is None or root.opcode != "compare" or "direction=LT" not in root.rest or len(limits) != 1:
+        (root,) = [one for one in computations.get(_attribute(root, "calls"), []) if one.root] or [
+            None
+        ]
+    limits = {
+        int(one.text)
+        for one in body
+        if one.opcode == "constant" and re.fullmatch(r"-?\d+", one.text)
+    }
+    if (
+        root is None
+        or root.opcode != "compare"
+        or "direction=LT" not in root.rest
+        or len(limits) != 1
+    ):
         return None
     return limits.pop()
 
@@ -226,17 +258,22 @@ def _flops(one: Instruction, known: dict[str, Instruction]) -> int:
         return 2 * math.prod(out) * math.prod(left[i] for i in contracted)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
     lhs, rhs, result = labels.groups() if labels else ("bf", "io", "bf")
-    window = {key: value.split("x") for key, value in re.findall(r"(\w+)=([\dx_\-]+)", _window(one))}
+    window = {
+        key: value.split("x") for key, value in re.findall(r"(\w+)=([\dx_\-]+)", _window(one))
+    }
     met = 1
     for d in (c for c in lhs if c.isdigit()):
         n = int(d)
         low = window["pad"][n].split("_")[0] if "pad" in window else 0
         stride, dilation, window_dilation = (
-            int(window[key][n]) if key in window else 1 for key in ("stride", "lhs_dilate", "rhs_dilate")
+            int(window[key][n]) if key in window else 1
+            for key in ("stride", "lhs_dilate", "rhs_dilate")
         )
         sizes = left[lhs.index(d)], right[rhs.index(d)], out[result.index(d)]
         met *= meeting(*sizes, stride, int(low), dilation, window_dilation)
-    groups = int(_attribute(one, "feature_group_count") or 1) * int(_attribute(one, "batch_group_count") or 1)
+    groups = int(_attribute(one, "feature_group_count") or 1) * int(
+        _attribute(one, "batch_group_count") or 1
+    )
     return 2 * met * left[lhs.index("b")] * left[lhs.index("f")] * right[rhs.index("o")] // groups
 
 
@@ -245,13 +282,29 @@ def _window(one: Instruction) -> str:
     return found.group(1) if found else ""
 
 
-FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
+FREE = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+)
 """Operations that move nothing, or whose insides are counted."""
 
 
-def _memory(one: Instruction, known: dict[str, Instruction], computations: dict[str, list[Instruction]]) -> int:
+def _memory(
+    one: Instruction, known: dict[str, Instruction], computations: dict[str, list[Instruction]]
+) -> int:
     """Bytes of main memory that an operation reads and writes; of a slice, only the slice."""
-    if one.opcode in FREE or one.opcode.endswith("-done") or one.opcode in ("partition-id", "replica-id", "iota"):
+    if (
+        one.opcode in FREE
+        or one.opcode.endswith("-done")
+        or one.opcode in ("partition-id", "replica-id", "iota")
+    ):
         return 0
     if 'custom_call_target="AllocateBuffer"' in one.rest:
         return 0
@@ -270,13 +323,18 @@ def _memory(one: Instruction, known: dict[str, Instruction], computations: dict[
         for parameter in (i for i in body if i.opcode == "parameter"):
             n = int(parameter.text)
             if n < len(operands) and operands[n]:
-                operands[n] = min(operands[n], _read(parameter.name, body, computations, operands[n]))
+                operands[n] = min(
+                    operands[n], _read(parameter.name, body, computations, operands[n])
+                )
         result = sum(_written(one, body))
     return sum(operands) + result
 
 
-def _read(name: str, body: list[Instruction], computations: dict[str, list[Instruction]], whole: int) -> int:
-    """Bytes of an array that the body of a fusion reads: of what it slices the slices, of what it updates nothing."""
+def _read(
+    name: str, body: list[Instruction], computations: dict[str, list[Instruction]], whole: int
+) -> int:
+    """Bytes of an array that the body of a fusion reads: of what it slices the slices, of what it
+    updates nothing."""
     found = 0
     for user in (i for i in body if name in i.operands):
         if user.opcode in ("dynamic-slice", "slice"):
@@ -302,7 +360,11 @@ def _written(fusion: Instruction, body: list[Instruction]) -> Iterator[int]:
         output = known.get(outputs[n]) if len(outputs) == len(fusion.shapes) else None
         while output is not None and output.opcode == "bitcast":
             output = known.get(output.operands[0])
-        if output is not None and output.opcode == "dynamic-update-slice" and output.operands[1] in known:
+        if (
+            output is not None
+            and output.opcode == "dynamic-update-slice"
+            and output.operands[1] in known
+        ):
             yield 0 if shape.fast else sum(s.bytes for s in known[output.operands[1]].shapes)
         else:
             yield 0 if shape.fast else shape.bytes
@@ -331,32 +393,54 @@ def _collective(
 
 
 def read_groups(text: str, devices: int) -> Groups:
-    """Groups of a collective, in any of the ways that XLA writes them; all devices where it names none."""
+    """Groups of a collective, in any of the ways that XLA writes them; all devices where it names
+    none."""
     if found := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text):
-        return tuple(tuple(map(int, pair.split(","))) for pair in re.findall(r"\{(\d+,\d+)\}", found.group(1)))
+        return tuple(
+            tuple(map(int, pair.split(",")))
+            for pair in re.findall(r"\{(\d+,\d+)\}", found.group(1))
+        )
     if found := re.search(r"replica_groups=\{((?:\{[\d,]+\},?)+)\}", text):
-        return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", found.group(1)))
+        return tuple(
+            tuple(map(int, group.split(",")))
+            for group in re.findall(r"\{([\d,]+)\}", found.group(1))
+        )
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
         shape, source, order = (_numbers(g) for g in found.groups())
-        return _rows(np.arange(math.prod(source)).reshape(source).transpose(order or None).reshape(shape))
-    pattern = r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+        return _rows(
+            np.arange(math.prod(source)).reshape(source).transpose(order or None).reshape(shape)
+        )
+    pattern = (
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+        r" \{([^}]*)\}"
+    )
     if found := re.search(pattern, text):
         axes, source, order, chosen = found.groups()
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
         ids = np.arange(math.prod(sizes.values()))
         if source:
             ids = ids.reshape(_numbers(source)).transpose(_numbers(order) or None)
-        split, names = [], []  # an axis of which only a part is joined is three: before, joined, behind
-        parts = {name: (pre, size) for name, pre, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)}
+        # an axis of which only a part is joined is three: before, joined, behind
+        split, names = [], []
+        parts = {
+            name: (pre, size)
+            for name, pre, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
+        }
         for name, size in sizes.items():
             before, joined = (int(n) if n else 0 for n in parts.get(name, ("", "")))
-            whole = [(name, size)] if not joined else [("", before), (name, joined), ("", size // before // joined)]
+            whole = (
+                [(name, size)]
+                if not joined
+                else [("", before), (name, joined), ("", size // before // joined)]
+            )
             split += [n for _, n in whole]
             names += [name if label in parts else "" for label, _ in whole]
         ids = ids.reshape(split)
         joined_axes = [i for i, name in enumerate(names) if name]
         rest = [i for i, name in enumerate(names) if not name]
-        return _rows(ids.transpose(rest + joined_axes).reshape(-1, math.prod(split[i] for i in joined_axes)))
+        return _rows(
+            ids.transpose(rest + joined_axes).reshape(-1, math.prod(split[i] for i in joined_axes))
+        )
     return (tuple(range(devices)),)
 
 

@@ -10,9 +10,10 @@ from train.plan.cost import Traffic
 from train.plan.search import time_of
 
 FOOTER = """\
-Memory is the compiler's own account. FLOPs are of matrix products and convolutions: by formula from the traced step,
-each as often as it runs, rematerialisation left out; compiled, from the compiled program, loops unrolled. Times are
-estimates from below: data-sheet rates, everything overlapping, no latency (train/plan/cost.py, train/hardware.py)."""
+Memory is the compiler's own account. FLOPs are of matrix products and convolutions: by formula
+from the traced step, each as often as it runs, rematerialisation left out; compiled, from the
+compiled program, loops unrolled. Times are estimates from below: data-sheet rates, everything
+overlapping, no latency (train/plan/cost.py, train/hardware.py)."""
 
 
 def report(plan: Plan, *, name: str, data: str, accumulate: int) -> str:
@@ -34,31 +35,43 @@ def report(plan: Plan, *, name: str, data: str, accumulate: int) -> str:
         return "\n".join([*lines, *(f"  warning      {one}" for one in plan.warnings)])
     memory, whole = plan.memory, plan.compiled_flops * plan.devices
     lines += [
-        f"               arguments {size(memory.arguments)} + temporaries {size(memory.temporaries)} + outputs "
-        f"{size(memory.outputs)} - outputs that reuse arguments {size(memory.aliased)} + code {size(memory.code)}",
-        f"  operations   {number(plan.model_flops)}FLOP a step by formula; compiled {number(plan.compiled_flops)}FLOP "
-        f"on each device, {whole / max(plan.model_flops, 1):.2f} times the formula in all",
-        f"               (the compiler's cost analysis: {number(plan.analysis_flops)}FLOP on each device, "
-        "bodies of loops once, all operations)",
+        f"               arguments {size(memory.arguments)} + temporaries "
+        f"{size(memory.temporaries)} + outputs {size(memory.outputs)} - outputs that reuse "
+        f"arguments {size(memory.aliased)} + code {size(memory.code)}",
+        f"  operations   {number(plan.model_flops)}FLOP a step by formula; compiled "
+        f"{number(plan.compiled_flops)}FLOP on each device, {whole / max(plan.model_flops, 1):.2f} "
+        "times the formula in all",
+        f"               (the compiler's cost analysis: {number(plan.analysis_flops)}FLOP on each "
+        "device, bodies of loops once, all operations)",
     ]
     if plan.kernels:
         lines.append(
-            f"               {plan.kernels} executions of kernels, whose operations are not in the compiled ones"
+            f"               {plan.kernels} executions of kernels, whose operations are not in the "
+            "compiled ones"
         )
     if None in plan.loops:
-        lines.append(f"               {plan.loops.count(None)} loop(s) of unknown length count once")
-    lines += [f"  {'collectives' if i == 0 else '':<12} {traffic_text(t)}" for i, t in enumerate(plan.collectives)]
+        lines.append(
+            f"               {plan.loops.count(None)} loop(s) of unknown length count once"
+        )
+    lines += [
+        f"  {'collectives' if i == 0 else '':<12} {traffic_text(t)}"
+        for i, t in enumerate(plan.collectives)
+    ]
     if not plan.collectives:
         lines.append("  collectives  none")
     if roof := plan.roofline:
         lines += [
-            f"  step         at least {milliseconds(roof.seconds)} by the roofline, bound by {roof.bound}; "
-            f"MFU at most {roof.mfu:.0%} (estimates)",
-            f"               compute {milliseconds(roof.compute)}, memory {milliseconds(roof.memory)}, "
-            f"ICI {milliseconds(roof.ici)}, DCN {milliseconds(roof.dcn)}",
+            f"  step         at least {milliseconds(roof.seconds)} by the roofline, bound by "
+            f"{roof.bound}; MFU at most {roof.mfu:.0%} (estimates)",
+            f"               compute {milliseconds(roof.compute)}, memory "
+            f"{milliseconds(roof.memory)}, ICI {milliseconds(roof.ici)}, DCN "
+            f"{milliseconds(roof.dcn)}",
         ]
     else:
-        lines.append("  step         no estimate: CPUs stand in, and the compiler of a TPU or GPU does otherwise")
+        lines.append(
+            "  step         no estimate: CPUs stand in, and the compiler of a TPU or GPU does "
+            "otherwise"
+        )
     lines.append(f"  compiled     in {plan.compile_seconds:.1f} s")
     return "\n".join([*lines, *(f"  warning      {one}" for one in plan.warnings)])
 
@@ -70,16 +83,23 @@ def memory_text(plan: Plan) -> str:
         return f"{size(peak)} at most; CPUs have no limit to compare it with"
     if plan.fits:
         return f"fits: {size(peak)} of {size(limit)} on each device, {1 - peak / limit:.0%} left"
-    over = f"{size(peak)} of {size(limit)}, {size(peak - limit)} too much" if peak and peak > limit else size(limit)
+    over = (
+        f"{size(peak)} of {size(limit)}, {size(peak - limit)} too much"
+        if peak and peak > limit
+        else size(limit)
+    )
     return f"DOES NOT FIT: {over}: {plan.reason}"
 
 
 def way_out_text(found: Plan | None, tried: Sequence[Plan], asked: Plan) -> str:
     """What makes a step fit that does not."""
-    count = f"found by compiling {sum(p.compile_seconds > 0 for p in tried)} of {len(tried)} candidates"
+    count = (
+        f"found by compiling {sum(p.compile_seconds > 0 for p in tried)} of {len(tried)} candidates"
+    )
     if found is None:
         return (
-            f"way out      none among {len(tried)} candidates: rematerialisation, micro-batches, meshes, larger slices"
+            f"way out      none among {len(tried)} candidates: rematerialisation, micro-batches, "
+            "meshes, larger slices"
         )
     flags = " ".join(f"--config.{key}={value}" for key, value in found.settings.items())
     where = f"--topology={found.topology} " if found.topology != asked.topology else ""
@@ -90,12 +110,15 @@ def ranking(plans: Sequence[Plan], left: int) -> str:
     """Of a search."""
     lines = ["rank  step at least  bound    MFU at most  memory     settings"]
     for i, plan in enumerate(plans, 1):
-        flags = " ".join(f"--config.{k}={v}" for k, v in plan.settings.items()) or "(the config as it stands)"
+        flags = (
+            " ".join(f"--config.{k}={v}" for k, v in plan.settings.items())
+            or "(the config as it stands)"
+        )
         roof = plan.roofline
         step = milliseconds(time_of(plan)) if roof else "-"
         lines.append(
-            f"{i:<5} {step:<14} {roof.bound if roof else '-':<8} {f'{roof.mfu:.0%}' if roof else '-':<12} "
-            f"{size(plan.memory.peak):<10} {flags}"
+            f"{i:<5} {step:<14} {roof.bound if roof else '-':<8} "
+            f"{f'{roof.mfu:.0%}' if roof else '-':<12} {size(plan.memory.peak):<10} {flags}"
         )
     if left:
         lines.append(f"{left} group(s) of candidates were not tried; --limit=N tries more")
@@ -105,7 +128,10 @@ def ranking(plans: Sequence[Plan], left: int) -> str:
 def traffic_text(one: Traffic) -> str:
     """Of one kind of collective."""
     seconds = f", {milliseconds(one.seconds)}" if one.seconds else ""
-    return f"{one.kind} {one.count}x over {one.network}, {size(one.bytes)} sent by each device{seconds}"
+    return (
+        f"{one.kind} {one.count}x over {one.network}, {size(one.bytes)} sent by each "
+        f"device{seconds}"
+    )
 
 
 def mesh_text(mesh: dict[str, int]) -> str:
@@ -137,7 +163,8 @@ def milliseconds(seconds: float) -> str:
 
 
 def update_table(path: Path, rows: dict[str, dict[str, Any]]) -> None:
-    """Renews rows of a Markdown table of plans and of the JSON file beside it, and keeps the others.
+    """Renews rows of a Markdown table of plans and of the JSON file beside it, and keeps the
+    others.
 
     Args:
       path: of the table; its JSON has the same name but for the suffix.
@@ -155,26 +182,32 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Plans",
         "",
-        "Every config, its training step compiled ahead of time for a TPU slice by `python -m train.plan --table`;",
+        "Every config, its training step compiled ahead of time for a TPU slice by `python -m "
+        "train.plan --table`;",
         "none of this ran on a TPU.",
         "",
         *FOOTER.splitlines(),
         "",
-        "| config | slice | mesh | parameters | memory of a device | FLOPs a step by formula | compiled / formula | "
-        "collectives, sent by each device | step at least | bound by | MFU at most |",
+        "| config | slice | mesh | parameters | memory of a device | FLOPs a step by formula | "
+        "compiled / formula | collectives, sent by each device | step at least | bound by | MFU at "
+        "most |",
         "|" + " --- |" * 11,
     ]
     for name, row in rows.items():
         roof, memory = row["roofline"] or {}, row["memory"]
         mesh = " x ".join(f"{axis} {n}" for axis, n in row["mesh"].items() if n > 1) or "one device"
-        sent = "; ".join(f"{t['kind']} {t['count']}x {size(t['bytes'])}" for t in row["collectives"]) or "none"
+        sent = (
+            "; ".join(f"{t['kind']} {t['count']}x {size(t['bytes'])}" for t in row["collectives"])
+            or "none"
+        )
         compiled = (row["compiled_flops"] or 0) * row["devices"] / max(row["model_flops"], 1)
         cells = [
             f"`{name}`",
             row["topology"],
             mesh,
             f"{row['parameters']:,}",
-            f"{size(row['peak'])} of {size(memory['limit'])}" + ("" if row["fits"] else ": does not fit"),
+            f"{size(row['peak'])} of {size(memory['limit'])}"
+            + ("" if row["fits"] else ": does not fit"),
             number(row["model_flops"]).strip(),
             f"{compiled:.2f}",
             sent,

@@ -1,4 +1,5 @@
-"""Other meshes, rematerialisation and micro-batches: what makes a step fit, and what makes it fastest."""
+"""Other meshes, rematerialisation and micro-batches: what makes a step fit, and what makes it
+fastest."""
 
 import copy
 import dataclasses
@@ -45,7 +46,8 @@ def sizes(config: Config, devices: int) -> dict[str, int]:
 
 
 def micro_batches(config: Config, shards: int) -> Iterator[int]:
-    """Numbers of micro-batches above the config's own, each twice the one before, until a device has one example."""
+    """Numbers of micro-batches above the config's own, each twice the one before, until a device
+    has one example."""
     count = 2 * config.accumulate
     while config.batch_size % (shards * count) == 0:
         yield count
@@ -54,12 +56,16 @@ def micro_batches(config: Config, shards: int) -> Iterator[int]:
 
 def can_rematerialise(config: Config) -> bool:
     """Whether the model could compute activations again in the backward pass and does not yet."""
-    return "remat" in jaxmodels.model_fields(config.model) and not config.model_fields.get("remat", False)
+    return "remat" in jaxmodels.model_fields(config.model) and not config.model_fields.get(
+        "remat", False
+    )
 
 
 def on_mesh(config: Config, devices: int, mesh: dict[str, int]) -> Settings:
     """What sets a mesh; an evaluation batch that does not divide grows with it."""
-    found: Settings = {f"mesh.{axis}": size for axis, size in mesh.items() if size != sizes(config, devices)[axis]}
+    found: Settings = {
+        f"mesh.{axis}": size for axis, size in mesh.items() if size != sizes(config, devices)[axis]
+    }
     shards = mesh["data"] * mesh["fsdp"]
     if config.eval_batch_size % shards:
         found["eval_batch_size"] = -(-config.eval_batch_size // shards) * shards
@@ -69,14 +75,17 @@ def on_mesh(config: Config, devices: int, mesh: dict[str, int]) -> Settings:
 def ways_out(config: Config, topology: Topology) -> list[Settings]:
     """Changes that need less memory, in order of what they cost: fewer changes come first.
 
-    Of as many changes: parameters split over all devices of a slice, which costs their gathering; more micro-batches,
-    which cost that once more each; rematerialisation, which costs a forward pass.
+    Of as many changes: parameters split over all devices of a slice, which costs their gathering;
+    more micro-batches, which cost that once more each; rematerialisation, which costs a forward
+    pass.
     """
     devices = len(topology.devices)
     mesh = sizes(config, devices)
     meshes = [{}, on_mesh(config, devices, split_most(mesh, topology))]
     more = [{}, *({"accumulate": n} for n in micro_batches(config, mesh["data"] * mesh["fsdp"]))]
-    remat: list[Settings] = [{}, {"model_fields.remat": True}] if can_rematerialise(config) else [{}]
+    remat: list[Settings] = (
+        [{}, {"model_fields.remat": True}] if can_rematerialise(config) else [{}]
+    )
     found = [a | b | c for a, b, c in itertools.product(meshes, more, remat) if a | b | c]
     unique = [settings for i, settings in enumerate(found) if settings not in found[:i]]
 
@@ -88,15 +97,20 @@ def ways_out(config: Config, topology: Topology) -> list[Settings]:
 
 
 def split_most(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
-    """A mesh like this one, but with parameters split over all devices of each slice that its other axes leave."""
+    """A mesh like this one, but with parameters split over all devices of each slice that its other
+    axes leave."""
     others = math.prod(size for axis, size in mesh.items() if axis not in ("data", "fsdp"))
-    return mesh | {"data": topology.slices, "fsdp": max(1, len(topology.devices) // topology.slices // others)}
+    return mesh | {
+        "data": topology.slices,
+        "fsdp": max(1, len(topology.devices) // topology.slices // others),
+    }
 
 
 def find_way_out(
     config: Config, card: Card, topology: Topology, say: Callable[[str], None]
 ) -> tuple[Plan | None, list[Plan]]:
-    """The first change that makes a step fit, on this topology or else on a larger one, and all that were tried.
+    """The first change that makes a step fit, on this topology or else on a larger one, and all
+    that were tried.
 
     Args:
       say: told what is tried.
@@ -116,7 +130,9 @@ def find_way_out(
         mesh = split_most(sizes(config, len(topology.devices)), wider)
         split = on_mesh(config, len(wider.devices), mesh)
         remat: Settings = {"model_fields.remat": True} if can_rematerialise(config) else {}
-        more: list[Settings] = [{"accumulate": n} for n in micro_batches(config, mesh["data"] * mesh["fsdp"])]
+        more: list[Settings] = [
+            {"accumulate": n} for n in micro_batches(config, mesh["data"] * mesh["fsdp"])
+        ]
         options = [split, split | remat, *(split | remat | one for one in more)]
         for settings in [o for i, o in enumerate(options) if o not in options[:i]]:
             if fits(settings, wider):
@@ -127,11 +143,13 @@ def find_way_out(
 def search(
     config: Config, card: Card, topology: Topology, *, limit: int, say: Callable[[str], None]
 ) -> tuple[list[Plan], int]:
-    """Plans that fit, the fastest by the roofline first, and the number of groups of candidates not tried.
+    """Plans that fit, the fastest by the roofline first, and the number of groups of candidates not
+    tried.
 
-    A group is a mesh (tensor, or for texts sequence, up to 8) with or without rematerialisation; of each the fewest
-    micro-batches that fit and, where fewer did not, more for as long as they are faster: the compiler itself computes
-    things again where memory is nearly full. The config as it stands comes first.
+    A group is a mesh (tensor, or for texts sequence, up to 8) with or without rematerialisation; of
+    each the fewest micro-batches that fit and, where fewer did not, more for as long as they are
+    faster: the compiler itself computes things again where memory is nearly full. The config as it
+    stands comes first.
 
     Args:
       limit: compilations.
@@ -159,7 +177,8 @@ def search(
                 if settings is group[0] or (best is not None and time_of(plan) >= best):
                     break
                 best = time_of(plan)
-            elif plan.compile_seconds == 0:  # the state alone is too large: micro-batches do not help
+            elif plan.compile_seconds == 0:
+                # the state alone is too large: micro-batches do not help
                 break
     return sorted(found, key=time_of), left
 
@@ -170,22 +189,35 @@ def _groups(config: Config, topology: Topology) -> Iterator[list[Settings]]:
         remats = [{"model_fields.remat": again} for again in (False, True)]
     for mesh, remat in itertools.product(_meshes(config, devices, topology.slices), remats):
         shards = mesh["data"] * mesh["fsdp"]
-        counts = [n for n in _powers(config.batch_size // shards) if config.batch_size % (n * shards) == 0]
+        counts = [
+            n for n in _powers(config.batch_size // shards) if config.batch_size % (n * shards) == 0
+        ]
         group = [on_mesh(config, devices, mesh) | remat | {"accumulate": n} for n in counts]
         yield [{k: v for k, v in settings.items() if v != _value(config, k)} for settings in group]
 
 
 def _meshes(config: Config, devices: int, slices: int) -> list[dict[str, int]]:
-    """Of all devices, those that split least over ``tensor`` or ``sequence`` and most over ``fsdp`` first.
+    """Of all devices, those that split least over ``tensor`` or ``sequence`` and most over ``fsdp``
+    first.
 
-    Of the two, one is split at a time. Tokens of images stay as they are: with a class token they rarely divide.
+    Of the two, one is split at a time. Tokens of images stay as they are: with a class token they
+    rarely divide.
     """
     parts = [sizes(config, devices)["sequence"]]
-    if "attention" in jaxmodels.model_fields(config.model) and reads_text(config) and not reads_images(config):
+    if (
+        "attention" in jaxmodels.model_fields(config.model)
+        and reads_text(config)
+        and not reads_images(config)
+    ):
         parts = [n for n in _powers(8) if config.data.max_len % n == 0]
     inside = devices // slices
     found = [
-        {"data": slices * data, "fsdp": inside // (data * tensor * part), "sequence": part, "tensor": tensor}
+        {
+            "data": slices * data,
+            "fsdp": inside // (data * tensor * part),
+            "sequence": part,
+            "tensor": tensor,
+        }
         for tensor, part in itertools.product(_powers(8), parts)
         if tensor == 1 or part == parts[0]
         for data in range(1, inside + 1)
@@ -206,7 +238,8 @@ def _value(config: Config, key: str) -> Any:
 
 
 def time_of(plan: Plan) -> float:
-    """By which plans are ranked: seconds of a step, or, where no chip is known, bytes held and sent."""
+    """By which plans are ranked: seconds of a step, or, where no chip is known, bytes held and
+    sent."""
     if plan.roofline is not None:
         return plan.roofline.seconds
     return (plan.memory.peak or 0) + sum(t.bytes for t in plan.collectives)
@@ -215,8 +248,12 @@ def time_of(plan: Plan) -> float:
 def attempt(
     config: Config, card: Card, topology: Topology, settings: Settings, say: Callable[[str], None]
 ) -> Plan | None:
-    """The plan of a config with some fields set; None where the batch or the model does not divide so."""
-    words = f"{' '.join(f'{k}={v}' for k, v in settings.items()) or 'the config as it stands'} on {topology.name}"
+    """The plan of a config with some fields set; None where the batch or the model does not divide
+    so."""
+    words = (
+        f"{' '.join(f'{k}={v}' for k, v in settings.items()) or 'the config as it stands'} on "
+        f"{topology.name}"
+    )
     try:
         plan = make_plan(changed(config, settings), card, topology, settings)
     except ConfigError as e:

@@ -15,8 +15,9 @@ from train.config import ConfigError
 from train.hardware import CHIPS, Chip
 
 INSTALL = (
-    "planning for TPUs needs libtpu, the compiler of TPUs, which no TPU is needed for: pip install 'jaxmodels[plan]' "
-    "(Linux, x86_64); without it --topology=cpu:8 compiles for that number of CPU devices"
+    "planning for TPUs needs libtpu, the compiler of TPUs, which no TPU is needed for: pip install "
+    "'jaxmodels[plan]' (Linux, x86_64); without it --topology=cpu:8 compiles for that number of "
+    "CPU devices"
 )
 
 ENVIRONMENT = {
@@ -54,7 +55,9 @@ def find_topology(name: str) -> Topology:
     """
     found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", name)
     if not found:
-        raise ConfigError(f"--topology={name} is not CHIP:SHAPE such as v5e:4x4, 2*v5e:4x4 or cpu:8")
+        raise ConfigError(
+            f"--topology={name} is not CHIP:SHAPE such as v5e:4x4, 2*v5e:4x4 or cpu:8"
+        )
     slices, chip, shape = int(found[1] or 1), found[2], tuple(map(int, found[3].split("x")))
     if chip == "cpu":
         if slices > 1 or len(shape) > 1:
@@ -71,7 +74,8 @@ def find_topology(name: str) -> Topology:
 
 
 def larger(name: str) -> list[str]:
-    """The next greater topologies of the same TPU, ascending, up to 256 chips: each doubles the shortest axis."""
+    """The next greater topologies of the same TPU, ascending, up to 256 chips: each doubles the
+    shortest axis."""
     head, _, text = name.rpartition(":")
     shape, found = [int(n) for n in text.split("x")], []
     while len(shape) > 1 and 2 * math.prod(shape) <= 256:
@@ -89,7 +93,9 @@ def _cpus(count: int) -> list[jax.Device]:
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
-        raise ConfigError(f"--topology=cpu:{count}: XLA_FLAGS allows {len(devices)} CPU devices; unset it")
+        raise ConfigError(
+            f"--topology=cpu:{count}: XLA_FLAGS allows {len(devices)} CPU devices; unset it"
+        )
     return devices[:count]
 
 
@@ -98,7 +104,9 @@ def _tpus(name: str, slices: int, chip: str, shape: tuple[int, ...]) -> list[jax
         raise ConfigError(f"--topology={name}: {INSTALL}")
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    options: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1) if math.prod(shape) == 1 else (2, 2, 1)}
+    options: dict[str, Any] = {
+        "chips_per_host_bounds": (1, 1, 1) if math.prod(shape) == 1 else (2, 2, 1)
+    }
     if chip == "v4":
         options["chip_config_name"] = "megacore"  # the two cores of a chip as one device
     if slices > 1:
@@ -110,7 +118,8 @@ def _tpus(name: str, slices: int, chip: str, shape: tuple[int, ...]) -> list[jax
     except Exception as e:  # the plugin raises nothing narrower
         dimensions = "AxBxC" if chip in ("v4", "v5p", "tpu7x") else "AxB"
         raise ConfigError(
-            f"--topology={name}: {str(e).splitlines()[0]}; shapes of {chip} are {dimensions}, one chip or even numbers"
+            f"--topology={name}: {str(e).splitlines()[0]}; shapes of {chip} are {dimensions}, one "
+            "chip or even numbers"
         ) from e
 
 
@@ -119,7 +128,8 @@ gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
   shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: %(bandwidth)d l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: %(memory)d
+  memory_bandwidth: %(bandwidth)d l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: %(memory)d
   shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 minor: 0 }
 }
 platform_name: "CUDA"
@@ -132,16 +142,25 @@ device_description_str: "%(kind)s"
 def _gpus(name: str, slices: int, chip: str, shape: tuple[int, ...]) -> list[jax.Device]:
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         raise ConfigError(
-            f"--topology={name}: planning for GPUs needs their compiler, which no GPU is needed for: "
-            "pip install --no-deps jax-cuda13-pjrt jax-cuda13-plugin, of the version of jaxlib"
+            f"--topology={name}: planning for GPUs needs their compiler, which no GPU is needed "
+            "for: pip install --no-deps jax-cuda13-pjrt jax-cuda13-plugin, of the version of jaxlib"
         )
     if len(shape) > 1 or shape[0] > 8:
-        raise ConfigError(f"--topology={name}: a host has up to 8 GPUs; several hosts are written 4*{chip}:8")
+        raise ConfigError(
+            f"--topology={name}: a host has up to 8 GPUs; several hosts are written 4*{chip}:8"
+        )
     hopper = CHIPS[chip]
-    target = GPU_TARGET % {"bandwidth": hopper.bandwidth, "memory": hopper.memory, "kind": hopper.kind}
+    target = GPU_TARGET % {
+        "bandwidth": hopper.bandwidth,
+        "memory": hopper.memory,
+        "kind": hopper.kind,
+    }
     try:
         return topologies.get_topology_desc(
-            platform="cuda", topology_name=chip, target_config=target, topology=f"1x{slices}x{shape[0]}"
+            platform="cuda",
+            topology_name=chip,
+            target_config=target,
+            topology=f"1x{slices}x{shape[0]}",
         ).devices
     except Exception as e:  # the plugin raises nothing narrower
         raise ConfigError(f"--topology={name}: {str(e).splitlines()[0]}") from e

@@ -1,1 +1,2 @@
-"""Families of transformers: what each key of their ``config.json`` means to a model here, one file per family."""
+"""Families of transformers: what each key of their ``config.json`` means to a model here, one file
+per family."""

@@ -93,7 +93,11 @@ def _fields(values: Config) -> dict[str, Any]:
 def _head(config: Config, values: Config) -> dict[str, Any]:
     name = architecture(config, ARCHITECTURES, "BertModel")
     head = ARCHITECTURES[name]
-    labels = require_labels(config) if head in ("classification", "tokens") else max(1, number_of_labels(config))
+    labels = (
+        require_labels(config)
+        if head in ("classification", "tokens")
+        else max(1, number_of_labels(config))
+    )
     tied = values["tie_word_embeddings"] or head != "pretraining"
     # BertForMaskedLM has next sentence too where its file does
     surely = {"next_sentence": True} if name == "BertForPreTraining" else {}
@@ -108,7 +112,8 @@ def bert_class(model: BERT) -> str:
 def _write(model: BERT, shape: Shape) -> dict[str, Any]:
     if model.head == "classification" and model.pool != "cls":
         raise WeightsError(
-            f"transformers' BERT classifies by its pooler and not by pool={model.pool!r}; nearest: 'cls'"
+            f"transformers' BERT classifies by its pooler and not by pool={model.pool!r}; nearest: "
+            "'cls'"
         )
     return {
         "architectures": [bert_class(model)],

@@ -1,7 +1,8 @@
 """Accounting for the keys of a ``config.json`` of transformers.
 
-Every key is applied, on a list of those that change nothing, or refused by name. Names, defaults and precedence are
-those of transformers' config classes (5.23) and of the files that its versions since 2 wrote.
+Every key is applied, on a list of those that change nothing, or refused by name. Names, defaults
+and precedence are those of transformers' config classes (5.23) and of the files that its versions
+since 2 wrote.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +26,8 @@ MAX_MATRIX = 2**31
 
 
 class Setting(NamedTuple):
-    """A key that is applied: its default, and what turns a value into ours; ValueError says what it must be."""
+    """A key that is applied: its default, and what turns a value into ours; ValueError says what it
+    must be."""
 
     default: Any
     read: Callable[[Any], Any]
@@ -120,41 +122,46 @@ def activation_name(activation: str, tanh: str) -> str:
 
 GENERATION = frozenset(
     """
-    assistant_confidence_threshold assistant_early_exit assistant_ensemble_weight assistant_lookbehind bad_words_ids
-    begin_suppress_tokens bos_token_id cache_config cache_implementation compile_config constraints
-    continuous_batching_config decoder_start_token_id disable_compile diversity_penalty do_sample dola_layers
-    early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty eos_token_id epsilon_cutoff eta_cutoff
-    exponential_decay_length_penalty force_bos_token_to_be_generated force_words_ids forced_bos_token_id
-    forced_eos_token_id guidance_scale is_assistant length_penalty low_memory max_cache_len max_length
-    max_matching_ngram_size max_new_tokens max_time min_length min_new_tokens min_p no_repeat_ngram_size
-    num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams num_return_sequences output_logits
-    output_scores pad_token_id penalty_alpha prefill_chunk_size prompt_lookup_num_tokens remove_invalid_values
-    renormalize_logits repetition_penalty return_dict_in_generate sequence_bias speculation_type stop_strings
-    suppress_tokens target_lookbehind temperature token_healing top_h top_k top_p typical_p use_cache use_mtp
-    watermarking_config
+    assistant_confidence_threshold assistant_early_exit assistant_ensemble_weight
+    assistant_lookbehind bad_words_ids begin_suppress_tokens bos_token_id cache_config
+    cache_implementation compile_config constraints continuous_batching_config
+    decoder_start_token_id disable_compile diversity_penalty do_sample dola_layers
+    early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty eos_token_id
+    epsilon_cutoff eta_cutoff exponential_decay_length_penalty force_bos_token_to_be_generated
+    force_words_ids forced_bos_token_id forced_eos_token_id guidance_scale is_assistant
+    length_penalty low_memory max_cache_len max_length max_matching_ngram_size max_new_tokens
+    max_time min_length min_new_tokens min_p no_repeat_ngram_size num_assistant_tokens
+    num_assistant_tokens_schedule num_beam_groups num_beams num_return_sequences output_logits
+    output_scores pad_token_id penalty_alpha prefill_chunk_size prompt_lookup_num_tokens
+    remove_invalid_values renormalize_logits repetition_penalty return_dict_in_generate
+    sequence_bias speculation_type stop_strings suppress_tokens target_lookbehind temperature
+    token_healing top_h top_k top_p typical_p use_cache use_mtp watermarking_config
     """.split()
 )
-"""Keys of how a model writes: nothing that it computes depends on them; ``generation_config`` reads them."""
+"""Keys of how a model writes: nothing that it computes depends on them; ``generation_config`` reads
+them."""
 
 BOOKKEEPING = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
-    _experts_implementation _from_model_config _name_or_path _num_labels _output_attentions architectures
-    attn_implementation chunk_size_feed_forward cls_token_id dtype experts_implementation finetuning_task
-    gradient_checkpointing id2label initializer_factor initializer_range is_staged_model jaxmodels label2id language
-    license mask_token_id max_seq_length model_max_length model_type name name_or_path num_labels output_attentions
-    output_hidden_states output_past prefix problem_type return_dict sbert_ce_default_activation_function
-    sentence_transformers sep_token_id task_specific_params
-    tf_legacy_loss tie_last_hidden_states tokenizer_class torch_dtype torchscript transformers.js_config
-    transformers_version unk_token_id use_bfloat16 use_return_dict xla_device
+    _experts_implementation _from_model_config _name_or_path _num_labels _output_attentions
+    architectures attn_implementation chunk_size_feed_forward cls_token_id dtype
+    experts_implementation finetuning_task gradient_checkpointing id2label initializer_factor
+    initializer_range is_staged_model jaxmodels label2id language license mask_token_id
+    max_seq_length model_max_length model_type name name_or_path num_labels output_attentions
+    output_hidden_states output_past prefix problem_type return_dict
+    sbert_ce_default_activation_function sentence_transformers sep_token_id task_specific_params
+    tf_legacy_loss tie_last_hidden_states tokenizer_class torch_dtype torchscript
+    transformers.js_config transformers_version unk_token_id use_bfloat16 use_return_dict
+    xla_device
     """.split()
 )
 """Keys of every family that change nothing in what a model computes.
 
-They name the file's writer, the outputs that are returned, and ways to save memory (chunks of a feed-forward layer
-give the same). They also give how new parameters begin, special tokens, and the stored type, which tensors say.
-``architectures``, labels and ``problem_type`` are read by the ``head`` of a family. Sentence-transformers applies its
-activation to the logits afterwards.
+They name the file's writer, the outputs that are returned, and ways to save memory (chunks of a
+feed-forward layer give the same). They also give how new parameters begin, special tokens, and the
+stored type, which tensors say. ``architectures``, labels and ``problem_type`` are read by the
+``head`` of a family. Sentence-transformers applies its activation to the logits afterwards.
 """
 
 FIXED: Mapping[str, tuple[Any, ...]] = {
@@ -175,9 +182,11 @@ class HubFamily:
     """The description of a model by a family of transformers.
 
     Attributes:
-      cls: our class; format: of its tensors in ``jaxmodels.weights``, None where files have one of several.
+      cls: our class; format: of its tensors in ``jaxmodels.weights``, None where files have one of
+        several.
       applied: keys that are read, each with its default and its type.
-      aliases: ``attribute_map`` of the config class: other names of keys, which win where both are there.
+      aliases: ``attribute_map`` of the config class: other names of keys, which win where both are
+        there.
       fixed: keys with the values under which the original computes what the model here does.
       harmless: keys that change nothing, beside those of every family.
       fields: the values of ``applied`` to fields of the model, without those of its head.
@@ -207,7 +216,8 @@ def account(config: Config, family: HubFamily) -> dict[str, Any]:
     """The value of every key that a family applies, of its type and within its bounds.
 
     Raises:
-      WeightsError: a wrong type or an absurd size; a value that changes the result; a key that nobody knows.
+      WeightsError: a wrong type or an absurd size; a value that changes the result; a key that
+        nobody knows.
     """
     fixed = FIXED | family.fixed
     harmless = (BOOKKEEPING | GENERATION | family.harmless) - fixed.keys()
@@ -219,11 +229,14 @@ def account(config: Config, family: HubFamily) -> dict[str, Any]:
             given[key] = value
         elif key in fixed:
             if not any(type(value) is type(good) and value == good for good in fixed[key]):
-                raise WeightsError(f"config.json has {key} {short(value)}, and the model here has {fixed[key][0]!r}")
+                raise WeightsError(
+                    f"config.json has {key} {short(value)}, and the model here has "
+                    f"{fixed[key][0]!r}"
+                )
         elif key not in harmless and not _empty(value):
             raise WeightsError(
-                f"config.json has {short(key)} {short(value)}, which is not known here and may change what the model "
-                "computes; if it does not, take it out of the file"
+                f"config.json has {short(key)} {short(value)}, which is not known here and may "
+                "change what the model computes; if it does not, take it out of the file"
             )
     given |= {family.aliases[key]: value for key, value in config.items() if key in family.aliases}
     values = {}
@@ -242,16 +255,21 @@ def _empty(value: Any) -> bool:
 
 
 def number_of_labels(config: Config) -> int:
-    """The number of labels that a file says, 2 if none; ``num_labels`` wins over ``id2label``, as in transformers.
+    """The number of labels that a file says, 2 if none; ``num_labels`` wins over ``id2label``, as
+    in transformers.
 
     Raises:
       WeightsError: a wrong type.
     """
     labels, count = config.get("id2label"), config.get("num_labels")
     if labels is not None and not isinstance(labels, dict):
-        raise WeightsError(f"config.json has id2label {short(labels)}; it must be an object from numbers to names")
+        raise WeightsError(
+            f"config.json has id2label {short(labels)}; it must be an object from numbers to names"
+        )
     if any(not str(key).strip().isdecimal() for key in labels or {}):
-        raise WeightsError(f"config.json has id2label {short(labels)}; its names must be whole numbers")
+        raise WeightsError(
+            f"config.json has id2label {short(labels)}; its names must be whole numbers"
+        )
     if count is None:
         return 2 if labels is None else len(labels)
     try:
@@ -267,7 +285,8 @@ HEADS_WITHOUT_PLACE: Mapping[str, tuple[str, ...]] = {
     "GPT2DoubleHeadsModel": ("multiple_choice_head.*",),
     "ViTForMaskedImageModeling": ("decoder.*",),
 }
-"""Classes of transformers whose head there is not here, with patterns of its tensors: the rest can be read."""
+"""Classes of transformers whose head there is not here, with patterns of its tensors: the rest can
+be read."""
 
 
 DECODERS = {
@@ -288,7 +307,9 @@ def first_architecture(config: Config) -> str | None:
     if names is None or names == []:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise WeightsError(f"config.json has architectures {short(names)}; it must be a list of names of classes")
+        raise WeightsError(
+            f"config.json has architectures {short(names)}; it must be a list of names of classes"
+        )
     return names[0]
 
 
@@ -301,8 +322,8 @@ def architecture(config: Config, known: Mapping[str, Any], default: str) -> str:
     name = first_architecture(config)
     if name is not None and name not in known:
         raise WeightsError(
-            f"config.json is of {short(name)[1:-1]}; there are {', '.join(known)}. With model=jaxmodels.create(...) "
-            "and skip parts of it can be read"
+            f"config.json is of {short(name)[1:-1]}; there are {', '.join(known)}. With "
+            "model=jaxmodels.create(...) and skip parts of it can be read"
         )
     return default if name is None else name
 
@@ -311,21 +332,28 @@ def require_labels(config: Config) -> int:
     """The number of labels of a classifier, at least 1."""
     count = number_of_labels(config)
     if not 1 <= count <= MAX_LABELS:
-        raise WeightsError(f"config.json has {count:,} labels, and a classifier has 1 to {MAX_LABELS:,}")
+        raise WeightsError(
+            f"config.json has {count:,} labels, and a classifier has 1 to {MAX_LABELS:,}"
+        )
     return count
 
 
 def require_heads(size_key: str, size: int, heads_key: str, heads: int) -> None:
     """Raises WeightsError unless the heads divide the width."""
     if size % heads:
-        raise WeightsError(f"config.json has {size_key} {size}, which {heads_key} {heads} does not divide")
+        raise WeightsError(
+            f"config.json has {size_key} {size}, which {heads_key} {heads} does not divide"
+        )
 
 
-def require_matrix(rows_key: str, rows: int, columns_key: str, columns: int, most: int = MAX_MATRIX) -> None:
+def require_matrix(
+    rows_key: str, rows: int, columns_key: str, columns: int, most: int = MAX_MATRIX
+) -> None:
     """Raises WeightsError for a matrix of absurd size."""
     if rows * columns > most:
         raise WeightsError(
-            f"config.json has {rows_key} {rows:,} and {columns_key} {columns:,}: a matrix of more than {most:,} numbers"
+            f"config.json has {rows_key} {rows:,} and {columns_key} {columns:,}: a matrix of more "
+            f"than {most:,} numbers"
         )
 
 

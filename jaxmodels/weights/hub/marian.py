@@ -26,7 +26,11 @@ from jaxmodels.weights.rules import WeightsError
 
 MAX_POSITIONS = 2**24
 """Numbers in the table of sines, which is made whenever the model runs."""
-SIZES = {"layers": whole(12, MAX_LAYERS), "attention_heads": whole(16, MAX_HEADS), "ffn_dim": whole(4096, MAX_WIDTH)}
+SIZES = {
+    "layers": whole(12, MAX_LAYERS),
+    "attention_heads": whole(16, MAX_HEADS),
+    "ffn_dim": whole(4096, MAX_WIDTH),
+}
 SIDES = ("encoder", "decoder")
 APPLIED = {
     "vocab_size": whole(58_101, MAX_VOCABULARY),
@@ -80,12 +84,19 @@ def _fields(values: Config) -> dict[str, Any]:
     for name in SIZES:
         one, other = (values[f"{side}_{name}"] for side in SIDES)
         if one != other:
-            raise WeightsError(f"config.json has encoder_{name} {one}, decoder_{name} {other}: not one number")
+            raise WeightsError(
+                f"config.json has encoder_{name} {one}, decoder_{name} {other}: not one number"
+            )
     size, shared = values["d_model"], values["share_encoder_decoder_embeddings"]
     require_heads("d_model", size, "encoder_attention_heads", values["encoder_attention_heads"])
     if size % 2:
-        raise WeightsError(f"config.json has d_model {size}; positions are pairs of sine and cosine: an even number")
-    require_matrix("max_position_embeddings", values["max_position_embeddings"], "d_model", size, MAX_POSITIONS)
+        raise WeightsError(
+            f"config.json has d_model {size}; positions are pairs of sine and cosine: an even "
+            "number"
+        )
+    require_matrix(
+        "max_position_embeddings", values["max_position_embeddings"], "d_model", size, MAX_POSITIONS
+    )
     for key in ("vocab_size", "decoder_vocab_size", "encoder_ffn_dim"):
         require_matrix(key, values[key] or 1, "d_model", size)
     vocab_size, target = values["vocab_size"], values["decoder_vocab_size"]
@@ -115,8 +126,14 @@ def _head(config: Config, values: Config) -> dict[str, Any]:
 def _write(model: Transformer, shape: Shape) -> dict[str, Any]:
     for name, value in CONSTANT.items():
         if getattr(model, name) != value:
-            raise WeightsError(f"transformers' Marian has {name} {value!r}, the model has {getattr(model, name)!r}")
-    sizes = {"layers": model.num_layers, "attention_heads": model.num_heads, "ffn_dim": model.mlp_dim}
+            raise WeightsError(
+                f"transformers' Marian has {name} {value!r}, the model has {getattr(model, name)!r}"
+            )
+    sizes = {
+        "layers": model.num_layers,
+        "attention_heads": model.num_heads,
+        "ffn_dim": model.mlp_dim,
+    }
     return {
         "architectures": ["MarianMTModel" if model.logits_bias else "MarianModel"],
         "model_type": "marian",
@@ -136,8 +153,14 @@ def _write(model: Transformer, shape: Shape) -> dict[str, Any]:
 
 
 def _guesses(model: Transformer) -> dict[str, Any]:
-    last = min(model.vocab_size, model.target_vocab_size or model.vocab_size) - 1  # <pad> of opus-mt; 0 is </s>
-    return {"pad_token_id": last, "decoder_start_token_id": last, "eos_token_id": 0, "forced_eos_token_id": 0}
+    # <pad> of opus-mt; 0 is </s>
+    last = min(model.vocab_size, model.target_vocab_size or model.vocab_size) - 1
+    return {
+        "pad_token_id": last,
+        "decoder_start_token_id": last,
+        "eos_token_id": 0,
+        "forced_eos_token_id": 0,
+    }
 
 
 FAMILY = HubFamily(
@@ -150,6 +173,14 @@ FAMILY = HubFamily(
     head=_head,
     write=_write,
     guesses=_guesses,
-    silent=("num_heads", "activation", "norm_eps", "scale_embedding", "norm_first", "position", "final_norm"),
+    silent=(
+        "num_heads",
+        "activation",
+        "norm_eps",
+        "scale_embedding",
+        "norm_first",
+        "position",
+        "final_norm",
+    ),
     silent_head=("tie_embeddings",),
 )

@@ -69,19 +69,26 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "ViTModel": {"num_classes": 0},
     "ViTForMaskedImageModeling": {"num_classes": 0},
 }
-"""Classes of transformers to the fields of their heads; the width of a pooler is that of its tensors."""
+"""Classes of transformers to the fields of their heads; the width of a pooler is that of its
+tensors."""
 
 
 def _fields(values: Config) -> dict[str, Any]:
     (height, width), (patch, other) = values["image_size"], values["patch_size"]
     if patch != other:
-        raise WeightsError(f"config.json has patch_size {[patch, other]}, and patches here are square")
+        raise WeightsError(
+            f"config.json has patch_size {[patch, other]}, and patches here are square"
+        )
     if height % patch or width % patch:
-        raise WeightsError(f"config.json has image_size {height}x{width}, which patch_size {patch} does not divide")
+        raise WeightsError(
+            f"config.json has image_size {height}x{width}, which patch_size {patch} does not divide"
+        )
     heads, size = values["num_attention_heads"], values["hidden_size"]
     require_heads("hidden_size", size, "num_attention_heads", heads)
     require_matrix("rows of patches", height // patch, "columns", width // patch, MAX_LENGTH)
-    require_matrix("numbers in a patch", patch * patch * values["num_channels"], "hidden_size", size, 2**28)
+    require_matrix(
+        "numbers in a patch", patch * patch * values["num_channels"], "hidden_size", size, 2**28
+    )
     require_matrix("hidden_size", size, "intermediate_size", values["intermediate_size"])
     return {
         "patch_size": patch,
@@ -100,13 +107,22 @@ def _fields(values: Config) -> dict[str, Any]:
 def _head(config: Config, values: Config) -> dict[str, Any]:
     name = architecture(config, ARCHITECTURES, "ViTForImageClassification")
     if name == "ViTModel" and config.get("pooler_act", "tanh") != "tanh":
-        raise WeightsError(f"config.json has pooler_act {short(config['pooler_act'])}, and the pooler here has 'tanh'")
+        raise WeightsError(
+            f"config.json has pooler_act {short(config['pooler_act'])}, and the pooler here has "
+            "'tanh'"
+        )
     return ARCHITECTURES[name] or {"num_classes": require_labels(config)}
 
 
 def _write(model: ViT, shape: Shape) -> dict[str, Any]:
-    if (model.representation_size and model.num_classes) or model.pool != "cls" or model.position != "learned":
-        raise WeightsError("transformers' ViT has neither representation_size, nor mean pool, nor sine positions")
+    if (
+        (model.representation_size and model.num_classes)
+        or model.pool != "cls"
+        or model.position != "learned"
+    ):
+        raise WeightsError(
+            "transformers' ViT has neither representation_size, nor mean pool, nor sine positions"
+        )
     head = {
         "architectures": ["ViTForImageClassification" if model.num_classes else "ViTModel"],
         **(labels_of(model.num_classes) if model.num_classes else {}),
