@@ -2,22 +2,38 @@
 
 import dataclasses
 import difflib
+import importlib
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from flax.linen import Module
 
-from jaxmodels.alexnet import AlexNet, alexnet
-from jaxmodels.bert import BERT, bert_base, bert_large, bert_tiny, minilm_l6, minilm_l12
-from jaxmodels.cnn import CNN
-from jaxmodels.fusion import DualEncoder, Fusion, dual_encoder, fusion
-from jaxmodels.googlenet import GoogLeNet
-from jaxmodels.gpt2 import GPT2, gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, gpt2_tiny
-from jaxmodels.inception import InceptionV3
-from jaxmodels.lstm import LSTMClassifier, bilstm, lstm
-from jaxmodels.mlp import MLP
-from jaxmodels.resnet import (
+from jaxmodels.families.alexnet.model import AlexNet, alexnet
+from jaxmodels.families.bert.model import (
+    BERT,
+    bert_base,
+    bert_large,
+    bert_tiny,
+    minilm_l6,
+    minilm_l12,
+)
+from jaxmodels.families.cnn.model import CNN
+from jaxmodels.families.fusion.model import DualEncoder, Fusion, dual_encoder, fusion
+from jaxmodels.families.googlenet.model import GoogLeNet
+from jaxmodels.families.gpt2.model import (
+    GPT2,
+    gpt2_124m,
+    gpt2_355m,
+    gpt2_774m,
+    gpt2_1558m,
+    gpt2_tiny,
+)
+from jaxmodels.families.inception.model import InceptionV3
+from jaxmodels.families.lstm.model import LSTMClassifier, bilstm, lstm
+from jaxmodels.families.mlp.model import MLP
+from jaxmodels.families.resnet.model import (
     ResNet,
     resnet18,
     resnet20,
@@ -27,16 +43,26 @@ from jaxmodels.resnet import (
     resnet101,
     resnet152,
 )
-from jaxmodels.transformer import (
+from jaxmodels.families.transformer.model import (
     Transformer,
     marian,
     transformer_base,
     transformer_big,
     transformer_tiny,
 )
-from jaxmodels.vae import VAE, vae, vae_conv
-from jaxmodels.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
-from jaxmodels.vit import (
+from jaxmodels.families.vae.model import VAE, vae, vae_conv
+from jaxmodels.families.vgg.model import (
+    VGG,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
+from jaxmodels.families.vit.model import (
     ViT,
     vit_b_16,
     vit_b_16_hf,
@@ -136,6 +162,38 @@ def create(name: str, **fields) -> Module:
                 f"{', '.join(known)}"
             )
     return MODELS[name](**fields)
+
+
+_FORMER = {
+    **{
+        name: f"families.{name}.model"
+        for name in (
+            "mlp",
+            "cnn",
+            "alexnet",
+            "vgg",
+            "googlenet",
+            "inception",
+            "resnet",
+            "vae",
+            "vit",
+            "bert",
+            "gpt2",
+            "lstm",
+            "transformer",
+            "fusion",
+        )
+    },
+    **{name: f"nn.{name}" for name in ("attention", "layers", "stack", "cpu", "meshes", "paths")},
+    **{name: f"adapt.{name}" for name in ("features", "frozen", "multitask")},
+    **{name: f"decode.{name}" for name in ("beam", "generate")},
+}
+"""Module -> its place today: ``from jaxmodels.gpt2 import GPT2`` goes on working."""
+
+for _name, _place in _FORMER.items():
+    _module = importlib.import_module(f"{__name__}.{_place}")
+    sys.modules[f"{__name__}.{_name}"] = _module
+    globals().setdefault(_name, _module)  # a preset of that name stays
 
 
 def _nearest(word: str, known) -> str:

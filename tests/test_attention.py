@@ -16,9 +16,9 @@ import torch
 from jax.sharding import AxisType
 from torch.nn import functional as F
 
-from jaxmodels.attention import AttentionMask, MultiHeadAttention, attention, choose_backend
-from jaxmodels.cpu import target_platform
-from jaxmodels.layers import segment_positions, xavier_uniform
+from jaxmodels.nn.attention import AttentionMask, MultiHeadAttention, attention, choose_backend
+from jaxmodels.nn.cpu import target_platform
+from jaxmodels.nn.layers import segment_positions, xavier_uniform
 
 ROOT = Path(__file__).parents[1]
 
@@ -384,8 +384,8 @@ import sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec as P
-from jaxmodels.attention import AttentionMask, MultiHeadAttention
-from jaxmodels.layers import normal
+from jaxmodels.nn.attention import AttentionMask, MultiHeadAttention
+from jaxmodels.nn.layers import normal
 
 axes = ("data", "fsdp", "sequence", "tensor")
 layer = MultiHeadAttention(

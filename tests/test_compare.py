@@ -16,7 +16,7 @@ import torch
 from flax import linen as nn
 
 import jaxmodels
-import jaxmodels.resnet
+import jaxmodels.families.resnet.model
 from jaxmodels import weights
 from tests.test_models import COMPOSED
 from train import loop
@@ -160,7 +160,7 @@ def test_no_model_escapes_its_certificate():
 
 
 def test_same_instead_of_torch_padding_is_located(monkeypatch):
-    conv = jaxmodels.resnet.conv
+    conv = jaxmodels.families.resnet.model.conv
 
     def faulty(features, kernel_size, **fields):
         if features != 16 or fields["stride"] != 2:
@@ -169,7 +169,7 @@ def test_same_instead_of_torch_padding_is_located(monkeypatch):
         return nn.Conv(features, (kernel_size, kernel_size), strides=(2, 2), padding="SAME", **kept)
 
     small = case("resnet20", (16, 16, 3), stage_sizes=(1, 1, 1), width=8)
-    monkeypatch.setattr(jaxmodels.resnet, "conv", faulty)
+    monkeypatch.setattr(jaxmodels.families.resnet.model, "conv", faulty)
     result = certify(small, steps=0, dtypes=())
     assert result.failures
     assert result.first_divergence.startswith(
@@ -206,9 +206,9 @@ def test_epsilon_of_layer_norm_is_located():
     ],
 )
 def test_faults_of_batch_norm_are_located(monkeypatch, fault, words):
-    batch_norm = jaxmodels.resnet.BatchNorm
+    batch_norm = jaxmodels.families.resnet.model.BatchNorm
     small = case("resnet20", (16, 16, 3), stage_sizes=(1, 1, 1), width=8)
-    monkeypatch.setattr(jaxmodels.resnet, "BatchNorm", partial(batch_norm, **fault))
+    monkeypatch.setattr(jaxmodels.families.resnet.model, "BatchNorm", partial(batch_norm, **fault))
     result = certify(small, steps=0, dtypes=())
     assert result.failures
     assert words in result.first_divergence

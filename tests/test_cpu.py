@@ -19,8 +19,8 @@ import torch
 from flax import linen as nn
 from jax import lax
 
-from jaxmodels import cpu
-from jaxmodels.layers import conv, max_pool
+from jaxmodels.nn import cpu
+from jaxmodels.nn.layers import conv, max_pool
 from train import hardware
 
 
@@ -119,7 +119,7 @@ def test_other_convolutions_and_other_platforms_are_left_alone(monkeypatch):
     with jax.set_mesh(jax.make_mesh((2,), ("data",))):
         assert "conv_general_dilated" in program(8, channels=3)
     assert "conv_general_dilated" not in program(8, channels=3)
-    monkeypatch.setattr("jaxmodels.cpu.target_platform", lambda: "tpu")
+    monkeypatch.setattr("jaxmodels.nn.cpu.target_platform", lambda: "tpu")
     assert "conv_general_dilated" in program(2)
 
 
@@ -375,7 +375,7 @@ def test_convolutions_and_their_gradients_by_onednn():
 from functools import partial
 import jax, numpy as np
 from jax import lax
-from jaxmodels.layers import conv
+from jaxmodels.nn.layers import conv
 from train.hardware import choose_libraries
 choose_libraries(onednn=True)
 

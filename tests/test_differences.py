@@ -19,9 +19,9 @@ from einops import rearrange
 from flax import linen as nn
 from torch.nn import functional as F
 
-from jaxmodels import layers
-from jaxmodels.attention import AttentionMask, attention
-from jaxmodels.vit import packed_xavier_uniform
+from jaxmodels.families.vit.model import packed_xavier_uniform
+from jaxmodels.nn import layers
+from jaxmodels.nn.attention import AttentionMask, attention
 from train.config import OptimConfig
 from train.objectives import classification
 from train.optim import make_optimizer, make_schedule

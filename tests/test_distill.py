@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from jaxmodels import weights
-from jaxmodels.features import FeatureOutputs
-from jaxmodels.layers import AuxiliaryLogits
+from jaxmodels.adapt.features import FeatureOutputs
+from jaxmodels.nn.layers import AuxiliaryLogits
 from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_text_runs import labeller_config, write_labels
 from train import loop, setup

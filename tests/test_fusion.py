@@ -23,8 +23,8 @@ import jaxmodels
 from input_pipeline import DataError, DatasetCard, ImageTextCard, TextCard
 from input_pipeline.datasets.emoji import GIVE_AWAY, EmojiName, read_names
 from input_pipeline.tokenizers import train_tokenizer
-from jaxmodels.features import features
-from jaxmodels.fusion import FUSIONS, ContrastiveOutputs
+from jaxmodels.adapt.features import features
+from jaxmodels.families.fusion.model import FUSIONS, ContrastiveOutputs
 from tests.conftest import ALL_DEVICES
 from train import evaluate, explain, loop, predict, retrieval, setup, sharding
 from train.config import (

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import jaxmodels
-from jaxmodels import generate as generation
 from jaxmodels import weights
+from jaxmodels.decode import generate as generation
+from jaxmodels.decode.generate import GREEDY, Sampling, generate, kept
 from jaxmodels.decode.processors import Rules
-from jaxmodels.generate import GREEDY, Sampling, generate, kept
 from train.compare import originals
 from train.compare.certificate import randomise
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from jaxmodels import weights
-from jaxmodels.beam import beam_search
 from jaxmodels.decode import hub, processors, rules
 from jaxmodels.decode import settings as decoding
+from jaxmodels.decode.beam import beam_search
+from jaxmodels.decode.generate import generate
 from jaxmodels.decode.sampling import warped
-from jaxmodels.generate import generate
 from train.compare import originals
 
 SIZE, START, END = 30, 29, 0

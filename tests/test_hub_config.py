@@ -377,7 +377,7 @@ def test_a_key_that_nobody_knows_is_refused_unless_it_says_nothing(kind, base):
 def test_every_activation_of_transformers_is_ours_or_refused():
     from transformers.activations import ACT2FN
 
-    from jaxmodels.layers import ACTIVATIONS as OURS
+    from jaxmodels.nn.layers import ACTIVATIONS as OURS
 
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     assert ACTIVATIONS.keys() <= ACT2FN.keys()

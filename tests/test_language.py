@@ -15,7 +15,7 @@ import pytest
 import jaxmodels
 from input_pipeline import TextCard
 from jaxmodels import weights
-from jaxmodels.layers import TokenLogits
+from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, generate, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check

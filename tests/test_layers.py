@@ -12,7 +12,7 @@ from einops import rearrange
 from jax.sharding import AxisType
 from torch.nn import functional as F
 
-from jaxmodels import layers, meshes
+from jaxmodels.nn import layers, meshes
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -392,7 +392,7 @@ def test_layer_norm_computes_in_float32_and_keeps_its_input_alone():
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
 def test_gelu_equals_pytorchs_and_keeps_one_array(name, platform, monkeypatch):
-    monkeypatch.setattr("jaxmodels.cpu.target_platform", lambda: platform)
+    monkeypatch.setattr("jaxmodels.nn.cpu.target_platform", lambda: platform)
     x = np.concatenate([np.linspace(-12, 12, 1001), [-1e4, 1e4, 0.0]])
     theirs = torch.tensor(x, requires_grad=True)
     F.gelu(theirs, approximate="tanh" if name == "gelu_tanh" else "none").sum().backward()

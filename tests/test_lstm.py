@@ -11,7 +11,7 @@ import torch
 
 import jaxmodels
 from jaxmodels import weights
-from jaxmodels.lstm import LSTM, _recurrence, _scan
+from jaxmodels.families.lstm.model import LSTM, _recurrence, _scan
 from train.compare import originals
 
 SMALL = {"vocab_size": 13, "num_classes": 3, "embed_size": 6, "hidden_size": 5, "dropout_rate": 0.0}

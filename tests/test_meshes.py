@@ -12,14 +12,14 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxmodels
-from jaxmodels.beam import beam_search
+from jaxmodels.adapt.multitask import LearnedWeights, MultiHead
+from jaxmodels.decode.beam import beam_search
+from jaxmodels.decode.generate import generate
 from jaxmodels.explain.grad_cam import grad_cam
 from jaxmodels.explain.gradients import integrated_gradients, token_embeddings, token_score
 from jaxmodels.explain.logit_lens import logit_lens
-from jaxmodels.generate import generate
-from jaxmodels.layers import TokenLogits
-from jaxmodels.meshes import constrain_batch, under_auto_axes
-from jaxmodels.multitask import LearnedWeights, MultiHead
+from jaxmodels.nn.layers import TokenLogits
+from jaxmodels.nn.meshes import constrain_batch, under_auto_axes
 from tests.test_sharding import FAMILIES, SMALL, TASKS, batch_of, few_blocks, relative
 from train import sharding
 from train.config import OptimConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxmodels
-from jaxmodels.layers import AuxiliaryLogits, TokenLogits
+from jaxmodels.nn.layers import AuxiliaryLogits, TokenLogits
 
 IMAGENET, CIFAR, GREY = (224, 224, 3), (32, 32, 3), (28, 28, 1)
 
@@ -241,7 +241,7 @@ def test_scan_and_remat_change_nothing(x64):
 def test_plain_vit_positions_match_the_published_formula():
     """Beyer et al. 2022: features are sin x, cos x, sin y, cos y, and neighbours differ in one of
     the two only."""
-    from jaxmodels.vit import sincos_positions
+    from jaxmodels.families.vit.model import sincos_positions
 
     table = sincos_positions(3, 4, 16).reshape(3, 4, 16)
     np.testing.assert_array_equal(table[0, :, :8], table[2, :, :8])

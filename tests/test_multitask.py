@@ -14,7 +14,7 @@ from PIL import Image
 import jaxmodels
 from input_pipeline import DataError
 from input_pipeline.datasets.builder import ArrayBuilder
-from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
+from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
 from tests.test_text_runs import pretraining_config
 from train import evaluate, explain, loop, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxmodels
 from input_pipeline import DatasetCard
-from jaxmodels import googlenet
+from jaxmodels.families.googlenet import model as googlenet
 from train.config import (
     Config,
     ConfigError,

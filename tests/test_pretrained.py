@@ -12,7 +12,7 @@ import torch
 
 from input_pipeline.tokenizers import load_tokenizer
 from jaxmodels import weights
-from jaxmodels.bert import sentence_embedding
+from jaxmodels.families.bert.model import sentence_embedding
 from jaxmodels.weights import read_tensors
 from train import loop, predict
 from train.compare import originals

@@ -16,9 +16,10 @@ from jax.sharding import PartitionSpec as P
 
 import jaxmodels
 from input_pipeline import DatasetCard
-from jaxmodels import googlenet, stack
-from jaxmodels.layers import TokenLogits
-from jaxmodels.multitask import MultiHead
+from jaxmodels.adapt.multitask import MultiHead
+from jaxmodels.families.googlenet import model as googlenet
+from jaxmodels.nn import stack
+from jaxmodels.nn.layers import TokenLogits
 from tests import test_models
 from train import setup, sharding
 from train.checkpoint import Checkpoints

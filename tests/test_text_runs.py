@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 
 from input_pipeline import DataError
 from input_pipeline.cache import digest_lines
-from jaxmodels.bert import PretrainingLogits
 from jaxmodels.explain.attention import attention_maps
-from jaxmodels.layers import TokenLogits
+from jaxmodels.families.bert.model import PretrainingLogits
+from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, explain, generate, loop, predict, setup, translate
 from train.config import (

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels import weights
-from jaxmodels.frozen import evaluating
+from jaxmodels.adapt.frozen import evaluating
 from tests.conftest import make_tiny
 from train import config as config_lib
 from train import loop, nonfinite, setup, transfer

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import jaxmodels
 from input_pipeline import DatasetCard
-from jaxmodels.vae import VAE, VAEOutputs
+from jaxmodels.families.vae.model import VAE, VAEOutputs
 from tests import conftest
 from tests.test_loop import assert_same_run
 from train import cli, evaluate, generate, loop, predict, setup, sharding

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import jaxmodels
 from jaxmodels import weights
-from jaxmodels.bert import HEADS
+from jaxmodels.families.bert.model import HEADS
 from jaxmodels.weights import WeightsError, read_tensors, write_tensors
 from jaxmodels.weights.__main__ import main
 from jaxmodels.weights.hub_config import BERT_CLASSES, transformers_config

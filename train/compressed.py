@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmodels.compress import files
 from jaxmodels.compress.quantize import INT8, SCALE, scale_shape
-from jaxmodels.paths import path_name
+from jaxmodels.nn.paths import path_name
 from train.config import ConfigError
 from train.setup import Run
 from train.sharding import shardings_of

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jaxmodels
-from jaxmodels.fusion import MODALITIES
+from jaxmodels.families.fusion.model import MODALITIES
 from train import dormant
 from train.fields import (
     COUNT,

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.cpu import target_platform
-from jaxmodels.layers import TokenLogits
+from jaxmodels.nn.cpu import target_platform
+from jaxmodels.nn.layers import TokenLogits
 
 CHUNK = {"cpu": 2**26, "gpu": 2**27, "tpu": 2**25}
 """Logits that a device makes at a time: 4 bytes each, and half as much beside them for their

@@ -13,7 +13,7 @@ from flax.errors import FlaxError
 from input_pipeline import TableCard, TextCard
 from input_pipeline.image_text import text_card
 from jaxmodels import Module
-from jaxmodels.features import WithFeatures
+from jaxmodels.adapt.features import WithFeatures
 from train import sharding, transfer
 from train.config import ConfigError
 from train.evaluate import restore

@@ -23,9 +23,9 @@ from input_pipeline.given import given_texts
 from input_pipeline.image_text import text_card
 from input_pipeline.text import tokenizer_of
 from input_pipeline.tokenizers import encode
+from jaxmodels.adapt.multitask import OneTask
 from jaxmodels.capture import feature_maps
-from jaxmodels.fusion import MODALITIES
-from jaxmodels.multitask import OneTask
+from jaxmodels.families.fusion.model import MODALITIES
 from train import cli, explain_page, explain_translation, files, strict_json
 from train.config import EXAMPLES, ConfigError
 from train.evaluate import for_this_machine, restore

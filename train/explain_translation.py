@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from input_pipeline.sequences import Ragged
 from input_pipeline.tokenizers import encode_all, sentence_ends
-from jaxmodels.beam import beam_search
+from jaxmodels.decode.beam import beam_search
 from jaxmodels.explain.attention import attention_maps
 from train import cli, explain_page
 from train.config import ConfigError

@@ -32,7 +32,7 @@ from jaxmodels.explain.gradients import (
     token_score,
 )
 from jaxmodels.explain.logit_lens import logit_lens
-from jaxmodels.fusion import has_text_encoder
+from jaxmodels.families.fusion.model import has_text_encoder
 from train.setup import Run
 from train.state import PyTree, TrainState
 from train.step import Batch, eval_variables, rounding

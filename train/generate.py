@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from input_pipeline import marian
 from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
-from jaxmodels import generate as generation
+from jaxmodels.decode import generate as generation
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train import cli, files, pictures, report, translate
 from train.config import Config, ConfigError

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmodels.frozen import evaluating
+from jaxmodels.adapt.frozen import evaluating
 from train.setup import Run
 from train.sharding import path_name, put_batch
 from train.state import TrainState

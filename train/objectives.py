@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxmodels.bert import PretrainingLogits
-from jaxmodels.features import FeatureOutputs
-from jaxmodels.fusion import ContrastiveOutputs
-from jaxmodels.layers import AuxiliaryLogits, TokenLogits, at_least_float32
-from jaxmodels.multitask import WeightedOutputs
-from jaxmodels.vae import VAEOutputs
+from jaxmodels.adapt.features import FeatureOutputs
+from jaxmodels.adapt.multitask import WeightedOutputs
+from jaxmodels.families.bert.model import PretrainingLogits
+from jaxmodels.families.fusion.model import ContrastiveOutputs
+from jaxmodels.families.vae.model import VAEOutputs
+from jaxmodels.nn.layers import AuxiliaryLogits, TokenLogits, at_least_float32
 from train.cross_entropy import token_cross_entropy
 
 Metric = tuple[Float[Array, ""], Float[Array, ""]]  # sum, count

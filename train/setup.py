@@ -23,10 +23,10 @@ import jaxmodels
 from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
 from input_pipeline.image_text import text_card
 from input_pipeline.text import Form
-from jaxmodels.attention import KERNELS, choose_backend, exact_attention, gpu_capability
-from jaxmodels.features import WithFeatures
-from jaxmodels.fusion import encoder_of
-from jaxmodels.multitask import LearnedWeights, MultiHead, WeightedOutputs
+from jaxmodels.adapt.features import WithFeatures
+from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
+from jaxmodels.families.fusion.model import encoder_of
+from jaxmodels.nn.attention import KERNELS, choose_backend, exact_attention, gpu_capability
 from train import memory, sharding, transfer
 from train.config import (
     Config,

@@ -19,8 +19,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxmodels.paths import in_stack, is_stacked, path_name
-from jaxmodels.stack import prepare_layers
+from jaxmodels.nn.paths import in_stack, is_stacked, path_name
+from jaxmodels.nn.stack import prepare_layers
 from train.config import ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "sequence", "tensor")
@@ -161,8 +161,8 @@ def gather_fsdp(params: Any) -> Any:
     """Parameters as a step uses them: gathered over ``fsdp``, still split over ``tensor``; nothing
     without a mesh.
 
-    Those of the layers of a transformer stay split: :func:`jaxmodels.stack.run_stack` gathers each
-    when its turn comes.
+    Those of the layers of a transformer stay split: :func:`jaxmodels.nn.stack.run_stack` gathers
+    each when its turn comes.
 
     Left to itself, XLA's partitioner (jaxlib 0.10.2 to 0.12.0.1, all backends share it) computes
     *wrong numbers* for ``dy @ w.T`` with w split over (fsdp, tensor) and both dy and the result

@@ -16,9 +16,9 @@ from einops import rearrange
 from jaxtyping import Array
 
 from jaxmodels import Module
+from jaxmodels.adapt.frozen import evaluating
 from jaxmodels.compress.quantize import fake_activations, fake_quantize
-from jaxmodels.frozen import evaluating
-from jaxmodels.meshes import under_auto_axes
+from jaxmodels.nn.meshes import under_auto_axes
 from train.objectives import Metric, confusion_counts
 from train.prune import mask_average
 from train.sharding import gather_fsdp

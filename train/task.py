@@ -18,8 +18,8 @@ from input_pipeline.masking import mask_tokens
 from input_pipeline.text import tokenizer_of
 from input_pipeline.tokenizers import special_tokens, stands_for_no_text
 from jaxmodels import Fusion, Module
-from jaxmodels.fusion import MODALITIES
-from jaxmodels.multitask import LearnedWeights, MultiHead, OneTask
+from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, OneTask
+from jaxmodels.families.fusion.model import MODALITIES
 from train.config import Config, ConfigError, task_names
 from train.objectives import (
     causal_lm,

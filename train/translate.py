@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from input_pipeline import translation_texts
 from input_pipeline.marian import Marian, ends, source_tokens, written
-from jaxmodels.beam import beam_search
+from jaxmodels.decode.beam import beam_search
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train.cli import warn
 from train.config import BeamConfig

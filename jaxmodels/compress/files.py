@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.compress.prune import PyTree
-from jaxmodels.paths import path_name
+from jaxmodels.nn.paths import path_name
 from jaxmodels.weights.files import Stated, read_header, read_tensors, write_tensors
 from jaxmodels.weights.rules import WeightsError
 

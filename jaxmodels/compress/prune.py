@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.paths import is_stacked, path_name
+from jaxmodels.nn.paths import is_stacked, path_name
 
 PyTree = Any
 Select = Callable[[str], bool]

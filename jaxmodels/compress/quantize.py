@@ -29,8 +29,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int8
 
 from jaxmodels.compress.prune import PyTree, Select
-from jaxmodels.cpu import taps
-from jaxmodels.paths import is_stacked, path_name
+from jaxmodels.nn.cpu import taps
+from jaxmodels.nn.paths import is_stacked, path_name
 
 LEVELS = 127
 """Of each sign; -128 is not used, so that the range is symmetric."""

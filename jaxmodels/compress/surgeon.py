@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.capture import capture
 from jaxmodels.compress.prune import Select, masks, prunable
-from jaxmodels.paths import is_stacked
+from jaxmodels.nn.paths import is_stacked
 
 MAX_INPUTS = 8192
 """Of a kernel: the products of all pairs of its inputs must fit in memory, and the equations be

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.cpu import argmax
 from jaxmodels.decode import values
+from jaxmodels.nn.cpu import argmax
 
 TOP_H = 100
 """``top_h`` looks at this many of the most probable tokens."""

@@ -64,7 +64,7 @@ class GenerationConfig:
     """Settings of generation. None and () say nothing: then transformers' defaults hold.
 
     Lists become tuples, and whole numbers floats where these are meant.
-    ``jaxmodels.generate.generate`` and ``jaxmodels.beam.beam_search`` take it as ``settings``;
+    ``decode.generate.generate`` and ``decode.beam.beam_search`` take it as ``settings``;
     ``weights.generation_config`` reads it from a directory.
 
     Attributes:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.attention import exact_attention
 from jaxmodels.capture import capture
-from jaxmodels.layers import at_least_float32
+from jaxmodels.nn.attention import exact_attention
+from jaxmodels.nn.layers import at_least_float32
 
 WEIGHTS = re.compile(
     r"(?P<stack>.*?)(?P<scanned>blocks|block_(?P<layer>\d+))/(?P<name>(cross_)?attention)/dropout"

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.capture import altering, feature_maps, nearest
 from jaxmodels.explain.gradients import logit
-from jaxmodels.layers import at_least_float32
-from jaxmodels.meshes import under_auto_axes
+from jaxmodels.nn.layers import at_least_float32
+from jaxmodels.nn.meshes import under_auto_axes
 
 
 @partial(under_auto_axes, examples=2)

@@ -13,10 +13,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.bert import PretrainingLogits
 from jaxmodels.capture import altering, capture, nearest
-from jaxmodels.layers import TokenLogits, at_least_float32
-from jaxmodels.meshes import under_auto_axes
+from jaxmodels.families.bert.model import PretrainingLogits
+from jaxmodels.nn.layers import TokenLogits, at_least_float32
+from jaxmodels.nn.meshes import under_auto_axes
 
 Score = Callable[[Float[Array, "b ..."]], Float[Array, " b"]]
 """One number for each example, a function of that example alone."""

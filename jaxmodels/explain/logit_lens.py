@@ -10,9 +10,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.capture import altering, capture
-from jaxmodels.gpt2 import GPT2
-from jaxmodels.layers import TokenLogits
-from jaxmodels.meshes import under_auto_axes
+from jaxmodels.families.gpt2.model import GPT2
+from jaxmodels.nn.layers import TokenLogits
+from jaxmodels.nn.meshes import under_auto_axes
 
 
 class Lens(NamedTuple):

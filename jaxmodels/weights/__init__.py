@@ -23,7 +23,7 @@ from flax import linen as nn
 
 from jaxmodels.decode.hub import settings_of_files
 from jaxmodels.decode.settings import GenerationConfig
-from jaxmodels.paths import path_name
+from jaxmodels.nn.paths import path_name
 from jaxmodels.weights.directory import (
     checked,
     config_for,

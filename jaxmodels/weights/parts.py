@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from jaxmodels.bert import BERT
-from jaxmodels.transformer import Transformer
-from jaxmodels.vit import ViT
+from jaxmodels.families.bert.model import BERT
+from jaxmodels.families.transformer.model import Transformer
+from jaxmodels.families.vit.model import ViT
 from jaxmodels.weights.files import Stated
 from jaxmodels.weights.fitting import few, skipped
 from jaxmodels.weights.hub.keys import HEADS_WITHOUT_PLACE

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from input_pipeline import DatasetCard
-from jaxmodels.paths import path_name
+from jaxmodels.nn.paths import path_name
 from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, Refused, put, refusing, require_same
 from train import config as config_lib

@@ -16,7 +16,7 @@ from jaxmodels import weights
 from jaxmodels.compress import files
 from jaxmodels.compress.prune import prune
 from jaxmodels.compress.quantize import quantize
-from jaxmodels.paths import path_name
+from jaxmodels.nn.paths import path_name
 from jaxmodels.weights.files import DIGEST, read_tensors, write_tensors
 from tests.fuzz.mutations import Rng, flipped, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, put, refusing, require_same

@@ -23,9 +23,9 @@ import torch
 
 import jaxmodels
 from jaxmodels import weights
-from jaxmodels.bert import PretrainingLogits
 from jaxmodels.capture import capture
-from jaxmodels.layers import TokenLogits
+from jaxmodels.families.bert.model import PretrainingLogits
+from jaxmodels.nn.layers import TokenLogits
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model, objective_of
 from train.compare.originals import Original

@@ -18,7 +18,7 @@ import torch
 
 import jaxmodels
 from jaxmodels import weights
-from jaxmodels.generate import generate
+from jaxmodels.decode.generate import generate
 from train import cli, files
 from train.compare import originals
 from train.compare.certificate import deterministic_torch

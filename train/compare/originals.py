@@ -19,19 +19,19 @@ from torch import nn
 from torch.nn import functional as F
 
 import jaxmodels
-from jaxmodels.alexnet import AlexNet
-from jaxmodels.bert import BERT
-from jaxmodels.cnn import CNN
-from jaxmodels.googlenet import GoogLeNet
-from jaxmodels.gpt2 import GPT2
-from jaxmodels.inception import InceptionV3
-from jaxmodels.lstm import LSTMClassifier
-from jaxmodels.mlp import MLP
-from jaxmodels.resnet import ResNet
-from jaxmodels.transformer import Transformer
-from jaxmodels.vae import VAE
-from jaxmodels.vgg import VGG
-from jaxmodels.vit import ViT
+from jaxmodels.families.alexnet.model import AlexNet
+from jaxmodels.families.bert.model import BERT
+from jaxmodels.families.cnn.model import CNN
+from jaxmodels.families.googlenet.model import GoogLeNet
+from jaxmodels.families.gpt2.model import GPT2
+from jaxmodels.families.inception.model import InceptionV3
+from jaxmodels.families.lstm.model import LSTMClassifier
+from jaxmodels.families.mlp.model import MLP
+from jaxmodels.families.resnet.model import ResNet
+from jaxmodels.families.transformer.model import Transformer
+from jaxmodels.families.vae.model import VAE
+from jaxmodels.families.vgg.model import VGG
+from jaxmodels.families.vit.model import ViT
 from jaxmodels.weights.families import family_of
 from jaxmodels.weights.hub.bert import bert_class
 from jaxmodels.weights.hub_config import transformers_config

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from jaxmodels import weights
-from jaxmodels.attention import exact_attention
+from jaxmodels.nn.attention import exact_attention
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model
 from train.compare.certificate import (

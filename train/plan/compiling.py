@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from input_pipeline import Card
-from jaxmodels.attention import exact_attention
-from jaxmodels.paths import path_name
+from jaxmodels.nn.attention import exact_attention
+from jaxmodels.nn.paths import path_name
 from train.config import Config
 from train.plan.cost import Roofline, Traffic, roofline, traffic
 from train.plan.hlo import read_program

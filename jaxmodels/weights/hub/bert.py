@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxmodels.bert import BERT
+from jaxmodels.families.bert.model import BERT
 from jaxmodels.weights.hub.keys import (
     MAX_HEADS,
     MAX_LAYERS,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxmodels.gpt2 import GPT2
+from jaxmodels.families.gpt2.model import GPT2
 from jaxmodels.weights.hub.keys import (
     MAX_HEADS,
     MAX_LAYERS,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxmodels.transformer import Transformer
+from jaxmodels.families.transformer.model import Transformer
 from jaxmodels.weights.hub.keys import (
     MAX_HEADS,
     MAX_LAYERS,

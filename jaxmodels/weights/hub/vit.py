@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxmodels.vit import ViT
+from jaxmodels.families.vit.model import ViT
 from jaxmodels.weights.hub.keys import (
     MAX_CHANNELS,
     MAX_HEADS,

@@ -1,0 +1,1 @@
+"""Layers, attention and stacks of layers, and how they run on CPUs and meshes."""
