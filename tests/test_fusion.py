@@ -37,8 +37,8 @@ from train.config import (
     check,
 )
 from train.objectives import classification, contrastive
+from train.preprocessing import hide_one
 from train.step import accumulated_gradients
-from train.task import hide_one
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -11,7 +11,7 @@ from input_pipeline import DataError, DatasetCard, Decoding, ImageTextCard, Text
 from input_pipeline.decode import decode_image
 from input_pipeline.tokenizers import train_tokenizer
 from tests.test_image_file import COLOUR, encoded, image_header, png
-from train import predict
+from train import predict, reading
 from train.config import Config, DataConfig
 
 CARD = DatasetCard("c", "1.0.0", {"train": 1}, (8, 8, 3), 2, ("no", "yes"), ".")
@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def test_a_folder(folder, capsys):
-    names, arrays, broken = predict.read_images([folder, folder / "no.png"], CONFIG, CARD, False)
+    names, arrays, broken = reading.read_images([folder, folder / "no.png"], CONFIG, CARD, False)
     assert names == [str(folder / "a.png"), str(folder / "x.png" / "b.JPG")] and broken == 7
     decoding = Decoding(8, 10)
     for name, pixels in zip(names, arrays["image"], strict=True):
@@ -59,16 +59,16 @@ def test_a_folder(folder, capsys):
 
 
 def test_nothing_but_broken_files(folder, capsys):
-    names, arrays, broken = predict.read(
+    names, arrays, broken = reading.read(
         ["/dev/zero", str(folder / "x.png" / "pipe.png")], CONFIG, CARD, False
     )
     assert names == [] and broken == 2 and arrays["label"].shape == (0,)
     assert capsys.readouterr().err.count("is no regular file") == 2
     with pytest.raises(ValueError, match="no image files in"):
         (folder.parent / "empty").mkdir()
-        predict.read([str(folder.parent / "empty")], CONFIG, CARD, False)
+        reading.read([str(folder.parent / "empty")], CONFIG, CARD, False)
     for name in ("x" * 5000, "nul\0.png"):
-        assert predict.read([name], CONFIG, CARD, False)[2] == 1
+        assert reading.read([name], CONFIG, CARD, False)[2] == 1
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_the_same_pixels_as_in_training(tmp_path, shape, resize_size):
     for name, data in images.items():
         (tmp_path / name).write_bytes(data)
         trained_on = decode_image(data, shape[2], Decoding(size, resize_size))
-        found = predict.load_image(tmp_path / name, shape, resize_size=resize_size)
+        found = reading.load_image(tmp_path / name, shape, resize_size=resize_size)
         np.testing.assert_array_equal(found, trained_on, err_msg=name)
-        inverted = predict.load_image(tmp_path / name, shape, resize_size=resize_size, invert=True)
+        inverted = reading.load_image(tmp_path / name, shape, resize_size=resize_size, invert=True)
         np.testing.assert_array_equal(inverted, 255 - trained_on)
     with pytest.raises(DataError, match=r"nowhere\.png: no such file"):
-        predict.load_image(tmp_path / "nowhere.png", shape)
+        reading.load_image(tmp_path / "nowhere.png", shape)
 
 
 def test_an_animation_is_said(tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_an_animation_is_said(tmp_path, capsys):
     (tmp_path / "a.gif").write_bytes(
         encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     )
-    _, arrays, broken = predict.read_images([tmp_path / "a.gif"], CONFIG, CARD, False)
+    _, arrays, broken = reading.read_images([tmp_path / "a.gif"], CONFIG, CARD, False)
     assert not broken and (arrays["image"] == 200).all()
     assert (
         capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_images_with_a_text(folder, capsys):
         CARD, TextCard("c", "1.0.0", {"train": 1}, 20, 8, tokenizer, ".", "labels")
     )
     words = [f"{folder / 'a.png'}\ta b", f"{folder / 'x.png'}\ta", str(folder / "a.png"), "\tc"]
-    names, arrays, broken = predict.read(words, CONFIG, card, False)
+    names, arrays, broken = reading.read(words, CONFIG, card, False)
     assert names == [f"{folder / 'a.png'} a b", str(folder / "a.png"), "c"] and broken == 1
     assert arrays["present"].tolist() == [[True, True], [True, False], [False, True]]
     assert capsys.readouterr().err == f"warning: skipped {folder / 'x.png'}: is a directory\n"

@@ -17,10 +17,10 @@ from jaxmodels.adapt.features import WithFeatures
 from train import sharding, transfer
 from train.config import ConfigError
 from train.evaluate import restore
+from train.preprocessing import model_inputs
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import Batch, predict_step
-from train.task import model_inputs
 from train.workdir import read_card, read_config
 
 

@@ -31,11 +31,12 @@ from train.config import EXAMPLES, ConfigError
 from train.evaluate import for_this_machine, restore
 from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
 from train.files import is_disk_full, write_atomically
-from train.predict import class_name, read
+from train.predict import class_name
+from train.preprocessing import unwrapped
+from train.reading import read
 from train.setup import Run, build
 from train.sharding import batch_shards, put_batch
 from train.state import TrainState
-from train.task import unwrapped
 from train.workdir import read_card, read_config
 
 TOKENS = 48

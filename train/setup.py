@@ -44,9 +44,10 @@ from train.fields import shown
 from train.flops import count_flops
 from train.objectives import distillation
 from train.optim import make_optimizer
+from train.preprocessing import unwrapped
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step, train_steps
-from train.task import Task, make_task, unwrapped
+from train.task import Task, make_task
 
 FORMS: dict[str, Form] = {
     "causal_lm": "windows",

@@ -8,17 +8,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
-from tokenizers import Tokenizer
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard, image
-from input_pipeline.cropping import crop_text
-from input_pipeline.image_text import text_card
+from input_pipeline import Card, DatasetCard, ImageTextCard, TextCard, image
 from input_pipeline.masking import mask_tokens
-from input_pipeline.text import tokenizer_of
-from input_pipeline.tokenizers import special_tokens, stands_for_no_text
-from jaxmodels import Fusion, Module
-from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, OneTask
+from input_pipeline.tokenizers import special_tokens
+from jaxmodels import Module
 from jaxmodels.families.fusion.model import MODALITIES
 from train.config import Config, ConfigError, task_names
 from train.objectives import (
@@ -33,6 +28,7 @@ from train.objectives import (
     multi_task_loss,
     regression,
 )
+from train.preprocessing import all_but, check_embeddings, model_inputs, preprocessing, row_keys
 from train.state import TrainState
 from train.step import Batch, Metrics, Objective, predict_step
 
@@ -85,7 +81,7 @@ def make_task(config: Config, model: Module, card: Card) -> Task:
     Raises:
       ConfigError: the data do not suit the objective, or the model has no place for their tokens.
     """
-    _check_embeddings(model, card)
+    check_embeddings(model, card)
     makers = {
         "classification": _classification,
         "regression": _regression,
@@ -98,143 +94,16 @@ def make_task(config: Config, model: Module, card: Card) -> Task:
     return makers[config.objective](config, model, card)
 
 
-def _check_embeddings(model: Module, card: Card) -> None:
-    """Raises `ConfigError` where the texts have a token or a type that the model does not embed: it
-    would be NaN."""
-    text = text_card(card)
-    if text is None:
-        return
-    types = 2 if text.form == "sentence_pairs" else 0
-    if getattr(unwrapped(model), "type_vocab_size", 2) < 2 and text.form in ("labels", "numbers"):
-        types = 1 + max(tokenizer_of(text).encode(*[""] * len(text.texts)).type_ids, default=0)
-    for name, needed in (("target_vocab_size", text.vocab_size), ("type_vocab_size", types)):
-        there = getattr(unwrapped(model), name, None)
-        if there and there < needed:  # 0: as large as another
-            raise ConfigError(
-                f"config.model_fields.{name} = {there} is below the {needed} of {text.name}; "
-                f"nearest: {needed}"
-            )
-
-
 def _fixed_key(config: Config, use: int) -> PRNGKeyArray:
     """A key for evaluation: no step has the number 2**32 - 1, so training never draws from
     these."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1), use)
 
 
-def _row_keys(key: PRNGKeyArray, rows: int) -> Array:
-    """A key for each row of a batch, a function of its place alone."""
-    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(rows, dtype=jnp.uint32))
-
-
-def text_inputs(model: Module) -> tuple[str, ...]:
-    """Keys of a batch of texts that a model takes: types are for those that know them."""
-    return (
-        ("tokens", "segments", "types")
-        if hasattr(model, "type_vocab_size")
-        else ("tokens", "segments")
-    )
-
-
-def model_inputs(model: Module, card: Card) -> tuple[str, ...]:
-    """Keys of a batch that a model takes, in order."""
-    if isinstance(card, DatasetCard):
-        return ("image",)
-    if isinstance(card, TableCard):
-        return ("features",)
-    if isinstance(card, TextCard):
-        return text_inputs(unwrapped(model))
-    takes_missing = isinstance(unwrapped(model), Fusion)
-    return (
-        ("image", "tokens", "segments", "present")
-        if takes_missing
-        else ("image", "tokens", "segments")
-    )
-
-
-def unwrapped(model: Module) -> Module:
-    """The model that the config names, out of what several tasks put around it."""
-    match model:
-        case LearnedWeights(model=inner) | MultiHead(trunk=inner) | OneTask(whole=inner):
-            return unwrapped(inner)
-    return model
-
-
-def _preprocessing(
-    config: Config, model: Module, card: Card
-) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
-    """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens
-    are as they are."""
-    if isinstance(card, TextCard):
-        crop = _text_crops(config, card) if config.data.crop_text else lambda key, batch: batch
-        return crop, lambda batch: batch
-    if isinstance(card, TableCard):
-
-        def standardise(batch: Batch) -> Batch:
-            features = (batch["features"] - jnp.asarray(card.mean)) / jnp.asarray(card.std)
-            return {**batch, "features": features.astype(config.dtype)}
-
-        return lambda key, batch: standardise(batch), standardise
-    data, dtype = config.data, jnp.dtype(config.dtype)
-    augment = partial(
-        image.preprocess_train,
-        mean=data.mean,
-        std=data.std,
-        # soft labels are as wide as the logits
-        num_classes=model.num_classes if data.mixup else card.num_classes,
-        crop_padding=data.crop_padding,
-        flip=data.flip,
-        erasing=data.erasing,
-        mixup=data.mixup,
-        dtype=dtype,
-    )
-
-    def hide(key: PRNGKeyArray, batch: Batch) -> Batch:
-        hide_key, key = jax.random.split(key)
-        return augment(
-            key, {**batch, "present": hide_one(hide_key, batch["present"], data.hide_rate)}
-        )
-
-    evaluated = partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype)
-    return hide if data.hide_rate else augment, evaluated
-
-
-def _text_crops(config: Config, card: TextCard) -> Callable[[PRNGKeyArray, Batch], Batch]:
-    if len(card.texts) > 1:
-        raise ConfigError(
-            f"config.data.crop_text = {config.data.crop_text} is not for pairs "
-            f"({' and '.join(card.texts)}); nearest: config.data.crop_text = 0.0"
-        )
-    ordinary = _all_but(stands_for_no_text(Tokenizer.from_str(card.tokenizer), unknown=False), card)
-    crop = jax.vmap(partial(crop_text, rate=config.data.crop_text))
-
-    def cropped(key: PRNGKeyArray, batch: Batch) -> Batch:
-        tokens, segments = batch["tokens"], batch["segments"]
-        words = ordinary[tokens] & (segments > 0)
-        tokens, segments = crop(_row_keys(key, len(tokens)), tokens, segments, words)
-        return {**batch, "tokens": tokens, "segments": segments}
-
-    return cropped
-
-
-def _all_but(special: list[int], card: TextCard) -> Bool[Array, " v"]:
-    """Of each number of the vocabulary, whether it is none of these."""
-    return jnp.ones(card.vocab_size, bool).at[jnp.asarray(special, jnp.int32)].set(False)
-
-
-def hide_one(key: PRNGKeyArray, present: Bool[Array, "b 2"], rate: float) -> Bool[Array, "b 2"]:
-    """Takes away one of the two, drawn evenly, with probability ``rate``; never the only one there
-    is."""
-    hide_key, which_key = jax.random.split(key)
-    hidden = jax.random.bernoulli(hide_key, rate, present.shape[:1]) & present.all(1)
-    which = jax.random.bernoulli(which_key, 0.5, present.shape[:1])
-    return present & ~(hidden[:, None] & jnp.stack([which, ~which], 1))
-
-
 def _classification(config: Config, model: Module, card: Card) -> Task:
     if config.tasks.labels:
         return _labels(config, model, card)
-    train_batch, eval_batch = _preprocessing(config, model, card)
+    train_batch, eval_batch = preprocessing(config, model, card)
     inputs = model_inputs(model, card)
 
     def without_one(state: TrainState, batch: Batch) -> Metrics:
@@ -267,7 +136,7 @@ def _regression(config: Config, model: Module, card: TextCard) -> Task:
             f"config.model_fields.num_classes = {model.num_classes}, and objective regression has "
             "one; nearest: 1"
         )
-    train_batch, eval_batch = _preprocessing(config, model, card)
+    train_batch, eval_batch = preprocessing(config, model, card)
     return Task(
         train_objective=regression,
         eval_objective=regression,
@@ -281,7 +150,7 @@ def _regression(config: Config, model: Module, card: TextCard) -> Task:
 
 
 def _labels(config: Config, model: Module, card: Card) -> Task:
-    train_batch, eval_batch = _preprocessing(config, model, card)
+    train_batch, eval_batch = preprocessing(config, model, card)
     names, weights = config.tasks.labels, config.tasks.weights
 
     def shared(batch: Batch) -> Batch:
@@ -316,7 +185,7 @@ def share(weight: Float[Array, " b"], counted: Float[Array, "b ..."]) -> Float[A
 
 
 def _contrastive(config: Config, model: Module, card: ImageTextCard) -> Task:
-    train_batch, eval_batch = _preprocessing(config, model, card)
+    train_batch, eval_batch = preprocessing(config, model, card)
     return Task(
         train_objective=contrastive,
         eval_objective=contrastive,
@@ -369,7 +238,7 @@ def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
             "sentence too: leave the field out"
         )
     special, mask_token = special_tokens(card.tokenizer)
-    ordinary = _all_but(special, card)
+    ordinary = all_but(special, card)
 
     def masked(key: PRNGKeyArray, batch: Batch) -> Batch:
         mask = partial(
@@ -379,7 +248,7 @@ def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
             vocab_size=card.vocab_size,
         )
         maskable = ordinary[batch["tokens"]] & (batch["segments"] > 0)
-        found = jax.vmap(mask)(_row_keys(key, len(maskable)), batch["tokens"], maskable)
+        found = jax.vmap(mask)(row_keys(key, len(maskable)), batch["tokens"], maskable)
         tokens, positions, target, weight = found
         weight = weight * batch["weight"][:, None]
         return {
@@ -438,7 +307,7 @@ def _elbo(config: Config, model: Module, card: DatasetCard) -> Task:
     def eval_batch(batch: Batch) -> Batch:
         """Noise is drawn from (seed, place in the batch), so every evaluation has the same, and so
         has every batch."""
-        keys = _row_keys(_fixed_key(config, 0), len(batch["image"]))
+        keys = row_keys(_fixed_key(config, 0), len(batch["image"]))
         noise = jax.vmap(lambda key: jax.random.normal(key, (model.latent_size,)))(keys)
         return {
             **batch,

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import jaxmodels
 from train.config import ConfigError
 from train.objectives import causal_lm, classification, elbo, masked_lm
+from train.preprocessing import text_inputs
 from train.step import Objective
-from train.task import text_inputs
 
 Shape = tuple[int, ...]
 
