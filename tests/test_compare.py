@@ -18,10 +18,24 @@ from flax import linen as nn
 import jaxmodels
 import jaxmodels.families.resnet.model
 from jaxmodels import weights
+from jaxmodels.parity import certificate as parity_certificate
+from jaxmodels.parity import randomness, sides, trace
+from jaxmodels.parity import timing as parity_timing
 from tests.test_models import COMPOSED
-from train import loop
+from train import loop, optim
 from train.compare import __main__ as command
-from train.compare import cases, certificate, decoding, originals, report, speed, timing, twin
+from train.compare import (
+    batches,
+    cases,
+    certificate,
+    decoding,
+    optimizers,
+    originals,
+    speed,
+    tables,
+    timing,
+    twin,
+)
 from train.compare.cases import CASES, Case
 from train.compare.certificate import certify
 from train.config import ConfigError
@@ -128,7 +142,7 @@ def test_the_deep_ones_in_evaluation(name):
     """Logits of the whole network; gradients and steps are in the full certificates, they take a
     minute to compile."""
     small = case(name, (80, 80, 3), batch_size=2)
-    with jax.enable_x64(True), certificate.deterministic_torch(0):
+    with jax.enable_x64(True), randomness.deterministic_torch(0):
         # its auxiliary head wants 299 pixels
         fields = {"aux_heads": False} if name == "inception_v3" else {}
         model = cases.make_model(dataclasses.replace(small, fields=fields), jnp.float64)
@@ -136,9 +150,9 @@ def test_the_deep_ones_in_evaluation(name):
         original.module.double().eval()
         certificate.randomise(original.module)
         tensors = {k: v.numpy() for k, v in original.module.state_dict().items()}
-        batch = certificate.make_batch(small, np.float64, 0)
+        batch = batches.make_batch(small, np.float64, 0)
         with torch.no_grad():
-            expected = original.main(original.module(certificate.as_torch(batch["image"]))).numpy()
+            expected = original.main(original.module(trace.as_torch(batch["image"]))).numpy()
         variables = weights.from_torch(
             model, tensors, image_shape=(299, 299, 3), format=original.format
         )
@@ -149,10 +163,8 @@ def test_the_deep_ones_in_evaluation(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_parameters_are_counted_at_full_size(name):
-    result = certificate.Certificate(name)
-    certificate._count(CASES[name], result)
-    assert result.params_equal
-    assert result.params == result.torch_params > 0
+    params, torch_params = certificate.count(CASES[name])
+    assert params == torch_params > 0
 
 
 def test_no_model_escapes_its_certificate():
@@ -252,9 +264,11 @@ def test_a_constant_in_the_loss_fails(monkeypatch):
 
 
 def test_a_layer_that_is_not_compared_fails(monkeypatch):
-    found = certificate.differences
+    found = parity_certificate.differences
     monkeypatch.setattr(
-        certificate, "differences", lambda *args: [d for d in found(*args) if d.ours != "dense_0"]
+        parity_certificate,
+        "differences",
+        lambda *args: [d for d in found(*args) if d.ours != "dense_0"],
     )
     result = certify(case("mlp", (4, 4, 1), hidden_sizes=(8,)), steps=0, dtypes=())
     assert result.failures == ["layer dense_0 (PyTorch: 1) was not compared"]
@@ -303,13 +317,13 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     page = html_file.read_text()
     assert "data:image/png;base64" in page
     assert "dense_0" in page
-    text = report.with_table("a\n" + "\nold\n".join(report.MARKS) + "\nb\n", [found])
+    text = tables.with_table("a\n" + "\nold\n".join(tables.MARKS) + "\nb\n", [found])
     assert "| `mlp` |" in text
     assert "old" not in text
     assert text.startswith("a\n")
     assert text.endswith("\nb\n")
 
-    monkeypatch.setattr(certificate, "BARS", dict.fromkeys(certificate.BARS, 1e-30))
+    monkeypatch.setattr(parity_certificate, "BARS", dict.fromkeys(parity_certificate.BARS, 1e-30))
     assert command.main(["mlp", "--steps=0", "--timing=none", f"--json={json_file}"]) == 1
     assert json.loads(json_file.read_text())[0]["pass"] is False
     assert "FAIL" in capsys.readouterr().out
@@ -402,16 +416,16 @@ def test_initial_values_are_drawn_as_the_originals(name):
         name, shape, fields=fields, objective=CASES[name].objective, length=0 if shape else 9
     )
     model = cases.make_model(light, jnp.float32)
-    with certificate.deterministic_torch(0):
+    with randomness.deterministic_torch(0):
         original = originals.build(model, shape)
     tensors = {k: v.numpy() for k, v in original.tensors().items()}
-    theirs = certificate._flat(
+    theirs = sides.flat(
         weights.from_torch(model, tensors, image_shape=shape, format=original.format)
     )
     inputs = weights.families.family_of(model).inputs(model, shape)
     # for hundreds of tensors the default generator takes long to compile
     key = jax.random.key(0, impl="rbg")
-    ours = certificate._flat(jax.jit(partial(model.init, train=False))(key, *inputs))
+    ours = sides.flat(jax.jit(partial(model.init, train=False))(key, *inputs))
     assert sorted(ours) == sorted(theirs)
     drawn = 0
     for path, a in ours.items():
@@ -448,7 +462,7 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
     """As PyTorch's threads, which look for work for a while after its last call, and take every
     second moment."""
     clock = Clock()
-    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(parity_timing, "time", clock)
     spins_until = 0.0
 
     def torch() -> None:
@@ -459,13 +473,13 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
     def ours() -> None:
         clock.sleep(0.01 if clock.now < spins_until else 0.005)
 
-    found = timing.alternate({"torch": torch, "ours": ours}, rounds=4)
+    found = parity_timing.alternate({"torch": torch, "ours": ours}, rounds=4)
     assert found["torch"]["max"] == pytest.approx(0.004) and found["ours"]["max"] == pytest.approx(
         0.005
     )
     first = [0.1]  # and its memory is cold
-    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
-    found = timing.alternate(
+    monkeypatch.setattr(parity_timing, "PAUSE_SECONDS", 0.0)
+    found = parity_timing.alternate(
         {"cold": lambda: clock.sleep(first.pop() if first else 0.001)}, rounds=1
     )
     assert found["cold"]["max"] == pytest.approx(0.001)
@@ -474,8 +488,8 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
 @pytest.fixture
 def single_calls(monkeypatch):
     """A round is one timed call, without a pause before it."""
-    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
-    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(parity_timing, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(parity_timing, "PAUSE_SECONDS", 0.0)
 
 
 def test_speed(tmp_path, single_calls, capsys):
@@ -569,8 +583,8 @@ def test_whole_texts_are_timed_without_masks(name, monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     original = originals.build(model, case.image_shape)
-    batch = certificate.make_batch(case, np.float32, 0, size=2, padded=False)
-    tokens, segments, *_ = inputs = timing._given(certificate.torch_batch(batch), case)
+    batch = batches.make_batch(case, np.float32, 0, size=2, padded=False)
+    tokens, segments, *_ = inputs = timing._given(sides.torch_batch(batch), case)
     assert tokens.shape == (2, 128) and segments is None
     run = lambda module: original.main(module.eval()(*inputs)).detach()  # noqa: E731
     expected = run(original.module)
@@ -589,9 +603,9 @@ def test_whole_texts_are_timed_without_masks(name, monkeypatch):
             given.append(args)
         return call(*args, **kwargs)
 
-    tx = certificate.make_optimizer(certificate.OPTIMIZERS["adamw"], 1)
+    tx = optim.make_optimizer(optimizers.OPTIMIZERS["adamw"], 1)
     shapes = weights.nested(dict(weights.shapes(model, image_shape=case.image_shape)))
-    state = jax.eval_shape(partial(certificate.our_state, tx=tx), shapes)
+    state = jax.eval_shape(partial(optimizers.our_state, tx=tx), shapes)
     with nn.intercept_methods(watch):
         jax.eval_shape(timing._our_step(model, tx, case), state, batch)
     assert given and all(

@@ -13,8 +13,10 @@ from flax import linen as nn
 
 import jaxmodels
 from jaxmodels import weights
+from jaxmodels.parity.randomness import deterministic_torch
+from jaxmodels.parity.subject import main_output
 from train.compare import originals, twin
-from train.compare.certificate import deterministic_torch, main_output, randomise
+from train.compare.certificate import randomise
 from train.config import Config, ConfigError
 
 EXECUTION = {  # field -> why the original does not know it

@@ -9,8 +9,7 @@ import jax
 import jaxlib
 
 import jaxmodels
-from train.compare import provenance, report
-from train.compare.certificate import Certificate
+from jaxmodels.parity import Certificate, provenance, report
 
 
 def test_versions_commit_date_and_machine():

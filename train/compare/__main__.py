@@ -22,7 +22,8 @@ DTYPES = ("float64", "float32", "bfloat16")
 def main(argv: list[str] | None = None) -> int:
     """Prints a certificate for each model. Exit code 1 if a bar fails."""
     args = _parse(argv)
-    from train.compare import report, speed, timing
+    from jaxmodels.parity import report, timing
+    from train.compare import speed
     from train.compare.cases import CASES, require_possible
 
     cases = speed.CASES_ON[args.device] if args.speed_only else CASES
@@ -81,16 +82,19 @@ def _one(case: Any, args: argparse.Namespace) -> Any:
 
 
 def _each_alone(names: list[str], args: argparse.Namespace) -> int:
-    """Every model in a process of its own, so that none lives in another's memory; files grow model
-    by model."""
-    from train.compare import report, speed
+    """Runs every model in a process of its own, so that none lives in another's memory.
+
+    Files grow model by model.
+    """
+    from jaxmodels.parity import report
+    from train.compare import speed, tables
 
     found: list[dict[str, Any]] = []
     pages: list[str] = []
     failed = []
     if args.table and not args.speed_only:
         # a mistake shows now, not after the first model
-        report.with_table(args.table.read_text(), found)
+        tables.with_table(args.table.read_text(), found)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             json_file, html_file = Path(folder, "result.json"), Path(folder, "result.html")
@@ -126,8 +130,8 @@ def _each_alone(names: list[str], args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: list[dict[str, Any]], pages: list[str]) -> None:
-    """The files that were asked for, with what was found so far."""
-    from train.compare import report, speed
+    """Writes the files that were asked for, with the results so far."""
+    from train.compare import speed, tables
 
     if args.json:
         write_atomically(args.json, json.dumps(found, indent=1) + "\n")
@@ -137,7 +141,7 @@ def _write(args: argparse.Namespace, found: list[dict[str, Any]], pages: list[st
         write_atomically(args.table, speed.page(found, plot=args.table.with_suffix(".png").name))
         speed.plot(found, args.table.with_suffix(".png"))
     elif args.table:
-        write_atomically(args.table, report.with_table(args.table.read_text(), found))
+        write_atomically(args.table, tables.with_table(args.table.read_text(), found))
 
 
 def _sized(case: Any, args: argparse.Namespace) -> Any:

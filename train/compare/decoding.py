@@ -1,8 +1,8 @@
 """``python -m train.compare.decoding``: time of greedy text by GPT-2, transformers' ``generate``
 and ours.
 
-Both have the same random weights and the same prompts in float32 and take turns; medians are
-compared, and how many of the tokens are equal is said.
+Both have the same random weights and the same prompts in float32, and take turns. Prints ratios of
+the medians, and the share of tokens that are equal.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import torch
 import jaxmodels
 from jaxmodels import weights
 from jaxmodels.decode.generate import generate
+from jaxmodels.parity.randomness import deterministic_torch
+from jaxmodels.parity.timing import alternate
 from train import cli, files
 from train.compare import originals
-from train.compare.certificate import deterministic_torch
-from train.compare.timing import alternate
 from train.files import write_atomically
 
 VOCABULARY = 50_257
-"""Of GPT-2, whatever the preset."""
+"""Size of GPT-2's vocabulary, whatever the preset."""
 
 
 def measure(
@@ -36,9 +36,9 @@ def measure(
     ``tokens`` more.
 
     Returns:
-      ``first`` and ``all`` of each side, of :func:`train.compare.timing.alternate`;
-      ``ratio_first``, ``ratio_token``, and ``ratio``, of all: transformers' time over ours;
-        ``equal``: share of the tokens that both write.
+      ``first`` and ``all``: seconds of each side, see :func:`jaxmodels.parity.timing.alternate`.
+      ``ratio_first``, ``ratio_token``, and ``ratio`` of all: transformers' time over ours.
+      ``equal``: share of the tokens that both write.
     """
     model = jaxmodels.create(name, vocab_size=VOCABULARY)
     with deterministic_torch(seed):

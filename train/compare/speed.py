@@ -1,4 +1,4 @@
-"""What ``train.compare --speed-only`` times.
+"""Cases that ``train.compare --speed-only`` times, and the tables and plots of the results.
 
 On a CPU every family at a size of a first experiment and at twice that size; on a GPU published
 models, and an LSTM.
@@ -18,8 +18,9 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jaxmodels.parity.timing import ROUNDS, SETTINGS, Setting, alternate
 from train.compare.cases import Case
-from train.compare.timing import ROUNDS, SETTINGS, Setting, alternate, measure
+from train.compare.timing import measure
 from train.config import ConfigError
 
 
@@ -153,11 +154,11 @@ GPU_CASES: dict[str, Case] = {
 CASES_ON = {"cpu": SPEED_CASES, "gpu": GPU_CASES}
 
 PRODUCT_SIDES = {"cpu": 1024, "cuda": 8192}
-"""Of the square matrices whose product is the device's own rate."""
+"""Sides of the square matrices whose product gives the device's own rate."""
 
 
 def prepare(device: str) -> None:
-    """Puts jax on the device that both are timed on; to be called before it is used.
+    """Puts jax on the device that both sides are timed on. Call it before jax is used.
 
     Raises:
       ConfigError: jax or PyTorch has no such device.
@@ -186,17 +187,16 @@ def prepare(device: str) -> None:
 def measure_one(
     case: Case, *, full: bool, seed: int, setting: Setting = SETTINGS["cpu"]
 ) -> dict[str, Any]:
-    """What :func:`train.compare.timing.measure` finds, and how near the step comes to the machine's
-    own product.
+    """Times a case, and compares our training step with the machine's own matrix product.
 
     Args:
       full: with torch.compile and memory.
 
     Returns:
-      Besides: ``model``; ``flops`` of a training step; ``matmul_flops_per_s`` of a product of two
-        square matrices of
-      ``matmul_side``, by XLA in the same precision; ``share``, of that rate, which the training
-      step reaches; ``machine``; ``precision``.
+      The result of :func:`train.compare.timing.measure`, and besides: ``model``;
+      ``matmul_flops_per_s`` of a product of two square matrices of ``matmul_side``, by XLA in the
+      same precision; ``share`` of that rate which our training step reaches; ``machine``;
+      ``precision``.
     """
     found = measure(
         case, compile=full, memory=full, say=lambda text: None, seed=seed, setting=setting
@@ -230,8 +230,10 @@ def _machine() -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Ratios as a Markdown table: PyTorch's time over ours, so above 1 we are ahead; columns that
-    were measured."""
+    """Ratios as a Markdown table of the columns that were measured.
+
+    A ratio is PyTorch's time over ours, so above 1 we are ahead.
+    """
     rows = [_cells(r) for r in found]
     columns = (
         [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
@@ -295,8 +297,11 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
 
 
 def page(found: list[dict[str, Any]], *, plot: str) -> str:
-    """``docs/benchmarks.md``: the table, what it is of, and where we lose; ``plot`` is the name of
-    the plot's file."""
+    """The text of ``docs/benchmarks.md``: the table, how it was measured, and where we lose.
+
+    Args:
+      plot: name of the plot's file.
+    """
     machine = found[0]["machine"]
     about = ", ".join(f"{k} {v}" for k, v in machine.items())
     rate = statistics.median(r["matmul_flops_per_s"] for r in found)

@@ -22,10 +22,12 @@ import torch
 
 from input_pipeline import DatasetCard
 from jaxmodels import weights
+from jaxmodels.parity.randomness import deterministic_torch
+from jaxmodels.parity.sides import torch_batch, torch_loss
 from train import cli, files
 from train.compare import originals
-from train.compare.cases import Case
-from train.compare.certificate import deterministic_torch, torch_batch, torch_loss, torch_optimizer
+from train.compare.cases import Case, inputs_of
+from train.compare.optimizers import torch_optimizer
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, final_means, for_this_machine
 from train.files import write_atomically
@@ -54,7 +56,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
         tensors = weights.to_torch(model, initial, image_shape=shape, format=original.format)
         original.load({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
         original.module.train()
-        optimizer = torch_optimizer(original, model, case, config.optim)
+        optimizer = torch_optimizer(original, model, shape, config.optim)
         schedule, prepare = (
             jax.jit(make_schedule(config.optim, config.steps)),
             jax.jit(_prepare(run)),
@@ -68,7 +70,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
                 for group in optimizer.param_groups:
                     group["lr"] = float(schedule(step))
                 optimizer.zero_grad()
-                loss = torch_loss(original, case, batch)
+                loss = torch_loss(original, inputs_of(case), batch)
                 loss.backward()
                 if config.optim.clip_norm:
                     torch.nn.utils.clip_grad_norm_(
@@ -135,7 +137,7 @@ FOLLOWED = frozenset(
         "vae.importance_samples",
     }
 )
-"""Fields of a config that the twin is trained by, or its weights evaluated."""
+"""Fields of a config by which the twin is trained, or its weights are evaluated."""
 
 HARMLESS = {
     "mesh": "devices of ours; losses do not depend on them",

@@ -1,4 +1,4 @@
-"""A certificate as text, as a row of the table in the README, and as one HTML page."""
+"""A certificate as text, as a row of a Markdown table, and as one HTML page."""
 
 import base64
 import html
@@ -7,14 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from jaxmodels.parity.extra import Figure, FigureCanvasAgg
+from jaxmodels.parity.provenance import in_words
+from jaxmodels.parity.record import BARS, FLOAT32_FACTOR, FLOAT32_FLOOR, Certificate
 
-from train.compare.certificate import BARS, FLOAT32_FACTOR, FLOAT32_FLOOR, Certificate
-from train.compare.provenance import in_words
-from train.config import ConfigError
-
-MARKS = ("<!-- certificates -->", "<!-- end of certificates -->")
 COLUMNS = (
     "model",
     "parameters",
@@ -138,7 +134,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             )
         )
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-    # those of one run of the program differ in the time alone
+    # certificates of one run of the program differ in the time alone: each day is said once
     made = {
         in_words(r["made"] | {"date": r["made"]["date"][:10]}): None
         for r in results
@@ -241,19 +237,3 @@ def _e(value: Any) -> str:
 
 def _ratio(value: Any) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def with_table(text: str, results: Sequence[dict[str, Any]]) -> str:
-    """``text`` with the table between its two marks.
-
-    Raises:
-      ConfigError: it does not have them.
-    """
-    before, begin, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not begin or not end:
-        raise ConfigError(
-            f"the file for --table needs the lines {MARKS[0]} and {MARKS[1]}, to put the table "
-            "between"
-        )
-    return f"{before}{begin}\n{table(results)}{end}{after}"

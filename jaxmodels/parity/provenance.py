@@ -1,4 +1,4 @@
-"""With what a certificate was made: versions, commit, date, machine."""
+"""Provenance of a certificate: versions, commit, date, machine."""
 
 import datetime
 import importlib.metadata
@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def provenance() -> dict[str, Any]:
-    """``versions``, ``commit`` (None: not a checkout), ``date`` in UTC, and ``machine``; JSON
-    values."""
+    """Returns ``versions``, ``commit``, ``date`` in UTC and ``machine``, as JSON values.
+
+    ``commit`` is None unless the package is in a checkout of its own.
+    """
     devices = jax.devices()
     return {
         "versions": {
@@ -52,8 +54,10 @@ def in_words(made: Mapping[str, Any]) -> str:
 
 
 def commit(root: Path) -> str | None:
-    """The commit of a checkout, with "+ changes" where its files differ from it; None without git
-    or a commit."""
+    """The commit of a checkout, with "+ changes" where its files differ from it.
+
+    Returns None without git, without a commit, and for a folder inside another checkout.
+    """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(root), *arguments]
@@ -64,7 +68,6 @@ def commit(root: Path) -> str | None:
         return found.stdout.strip() if found.returncode == 0 else None
 
     top, head = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
-    # installed somewhere inside another's checkout
     if not top or not head or Path(top).resolve() != root.resolve():
         return None
     return f"{head} + changes" if git("status", "--porcelain", "--untracked-files=no") else head

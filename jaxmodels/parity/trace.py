@@ -1,14 +1,13 @@
-"""What every layer takes and gives, on both sides, and the first place where they differ."""
+"""Inputs and outputs of every layer, on both sides, and the first place where they differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
-from torch import nn
 
+from jaxmodels.parity.extra import torch
 from jaxmodels.weights.rules import Pair, to_ours
 
 Traced = dict[str, tuple[np.ndarray, np.ndarray]]  # module -> (first input, output)
@@ -31,11 +30,17 @@ class Difference:
     norm: float
 
 
-def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tensor]) -> Traced:
-    """Runs ``module`` and keeps what its parts ``names`` took and gave, in the order of execution.
+def trace_torch(
+    module: torch.nn.Module, names: list[str], inputs: Sequence[torch.Tensor]
+) -> Traced:
+    """Runs ``module`` and keeps first input and output of its parts, in the order of execution.
 
-    Of parts that are called several times the first call is kept, as
+    Keeps the first call of a part that is called several times, as
     :func:`jaxmodels.capture.capture` does.
+
+    Args:
+      names: paths of the parts.
+      inputs: of the module.
     """
     found: Traced = {}
 
@@ -73,8 +78,12 @@ def trace_torch(module: nn.Module, names: list[str], inputs: Sequence[torch.Tens
 
 
 def differences(pairs: dict[str, Pair], theirs: Traced, ours: dict[str, Any]) -> list[Difference]:
-    """Differences of the inputs and outputs of all paired layers, in the original's order of
-    execution."""
+    """Differences of all paired layers, in the original's order of execution.
+
+    Args:
+      pairs: path of an original's module -> ours.
+      theirs: of :func:`trace_torch`; ours: of :func:`jaxmodels.capture.capture`.
+    """
     found = []
     for name, values in theirs.items():
         pair = pairs[name]
@@ -95,10 +104,9 @@ def differences(pairs: dict[str, Pair], theirs: Traced, ours: dict[str, Any]) ->
 
 
 def first_divergence(found: list[Difference], limit: float) -> str | None:
-    """One line on the first input or output that differs by more than ``limit``; None if there is
-    none.
+    """One line on the first input or output beyond ``limit``, or None.
 
-    A layer that gets the same and gives something else is at fault itself; if its input differs
+    A layer that gets the same and gives something else is at fault itself. If its input differs
     already, the fault lies between the layers that agree and it: an activation, a pool, a sum.
     """
     agreed = None
@@ -121,8 +129,8 @@ def _channels_last(value: np.ndarray, pair: Pair, what: str) -> np.ndarray:
     value, layout = np.asarray(value), pair.weight.layout
     if value.ndim == 4:
         return rearrange(value, "b c h w -> b h w c")
-    # flattened maps are channel first there; the weight's layout says so, and does to a batch what
-    # it does to rows
+    # PyTorch flattens maps channel first. The weight's layout says so, and reorders a batch as it
+    # reorders rows
     if value.ndim == 2 and what == "input" and layout.startswith("o ("):
         return to_ours(pair.weight, value).T
     if value.ndim == 2 and what == "output" and layout.startswith("("):
