@@ -13,6 +13,7 @@ import torch
 from flax import linen as nn
 
 from jaxmodels.parity import Optimizer, Subject, certify, ours_of, report
+from jaxmodels.parity.randomness import randomise
 from jaxmodels.weights.rules import Pair, Tensor
 
 NAMES = ("0", "3")  # of the original's linear layers
@@ -145,6 +146,14 @@ def test_faults_are_found(fault, words):
     steps = 4 if "momentum" in fault else 0
     result = certify("small", subject(**fault), steps=steps, dtypes=())
     assert any(failure.startswith(words) for failure in result.failures), result.failures
+
+
+def test_no_statistic_stays_at_its_initial_value():
+    module = original("float32").module
+    for inputs in ((), (torch.randn(16, 5),)):
+        randomise(module, inputs)
+        assert (module[1].running_mean != 0).all() and (module[1].running_var != 1).all()
+        assert module[1].momentum == 0.1
 
 
 def test_a_missing_package_is_named_with_the_extra():

@@ -19,7 +19,8 @@ def randomise(
         around 0 and 1.
       condition: tames the parameters of some architectures, in place, before there are statistics.
     """
-    norms = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
+    batch_norm = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+    norms = (*batch_norm, torch.nn.LayerNorm)
     scales = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, norms)}
     with torch.no_grad():
         for name, value in module.named_parameters():
@@ -30,7 +31,7 @@ def randomise(
             else:
                 value.copy_(0.1 * torch.randn_like(value))
         condition(module)
-        batch_norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        batch_norms = [part for part in module.modules() if isinstance(part, batch_norm)]
         if batch_norms and inputs:
             momentum = batch_norms[0].momentum
             for norm in batch_norms:
