@@ -23,7 +23,7 @@ FLOAT32_FACTOR, FLOAT32_FLOOR = 3.0, 1e-6
 
 @dataclass
 class Certificate:
-    """What was found.
+    """The results of a comparison.
 
     The fields up to ``ratio_infer`` are the columns of a table of certificates. A field is None
     where a model has no such thing.

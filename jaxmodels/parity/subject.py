@@ -1,4 +1,4 @@
-"""What a certificate is made of: an original, our model, and what both are given."""
+"""The parts of a comparison: an original, our model, their batches and optimisers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +31,8 @@ class Original(Protocol):
     Attributes:
       module: called with the batch's inputs, in order.
       source: library, version and model, in words.
-      main: what the module returns -> the tensor that is compared, laid out as ours.
-      loss: (what the module returns, batch) -> mean loss, the same as ours.
+      main: outputs of the module -> the tensor that is compared, laid out as ours.
+      loss: (outputs of the module, batch) -> mean loss, the same as ours.
     """
 
     module: torch.nn.Module
@@ -68,8 +68,8 @@ class Ours:
       to_theirs: our variables -> the original's tensors, the inverse.
       modules: path of an original's module -> our module that computes the same.
       gradients: traced inside ``jit``; see :func:`gradients_of`.
-      steps: of an optimiser, traced inside ``jit``; see :func:`steps_of`.
-      main: what the model returns -> the array that is compared.
+      steps: optimiser -> its start and its step, traced inside ``jit``; see :func:`steps_of`.
+      main: outputs of the model -> the array that is compared.
     """
 
     model: nn.Module
@@ -105,7 +105,7 @@ class Subject:
       inputs: keys of the batch that both models take, in order.
       batch: i -> the i-th batch, in float64.
       whole: a batch without padding, by which layers are compared.
-      parameters: their number on our side and in the original.
+      parameters: number of parameters on our side and in the original.
       optimizers: ``"adamw"`` and ``"sgd"``, or some of them.
       randomise: (module, inputs) sets random parameters and statistics, in place.
     """
