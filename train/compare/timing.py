@@ -29,6 +29,7 @@ import torch
 
 from jaxmodels import weights
 from jaxmodels.nn.attention import exact_attention
+from jaxmodels.nn.cpu import for_onednn
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model
 from train.compare.certificate import (
@@ -354,4 +355,6 @@ if __name__ == "__main__":
     originals.torchvision()
     jnp.zeros(()).block_until_ready()  # what starting a backend takes is not the model's
     case, setting = pickle.load(sys.stdin.buffer)
-    print(_step_memory(case, sys.argv[1], setting))
+    # the flags are those of the process that started this one
+    with for_onednn("onednn_custom_call=true" in os.environ.get("XLA_FLAGS", "")):
+        print(_step_memory(case, sys.argv[1], setting))
