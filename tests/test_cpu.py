@@ -362,8 +362,32 @@ def test_flags_that_a_release_knows(release, machine, onednn, flags, wanted, mon
     monkeypatch.setattr(hardware, "version", lambda name: {"jaxlib": release}[name])
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setenv("XLA_FLAGS", flags)
-    hardware.choose_libraries(onednn=onednn)
+    by_onednn = hardware.choose_libraries(onednn=onednn)
     assert os.environ["XLA_FLAGS"] == wanted
+    assert by_onednn == wanted.endswith("onednn_custom_call=true")
+
+
+def test_gradients_of_kernels_in_parts_for_onednn_alone(monkeypatch):
+    """The flags of the process change nothing by themselves."""
+    x, k, g = random(0, 72, 12, 11, 16), random(1, 3, 3, 16, 32), random(2, 72, 12, 11, 32)
+
+    def gradient(x, k, g):
+        layer = conv(
+            32, 3, padding=1, use_bias=False, dtype="float32", param_dtype="float32", name="conv"
+        )
+        return jax.vjp(lambda k: layer.apply({"params": {"kernel": k}}, x), k)[1](g)
+
+    def convolutions():
+        traced = jax.jit(lambda *arrays: gradient(*arrays)).trace(x, k, g)
+        return str(traced.jaxpr).count("conv_general_dilated["), traced.lower().compile()(x, k, g)
+
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_onednn_custom_call=true")
+    few, one = convolutions()
+    with cpu.for_onednn():
+        many, other = convolutions()
+    assert many - few == 4  # five parts of 16 images, the last of 8
+    assert convolutions()[0] == few
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), one, other)
 
 
 @pytest.mark.skipif(
@@ -375,9 +399,10 @@ def test_convolutions_and_their_gradients_by_onednn():
 from functools import partial
 import jax, numpy as np
 from jax import lax
+from jaxmodels.nn.cpu import for_onednn
 from jaxmodels.nn.layers import conv
 from train.hardware import choose_libraries
-choose_libraries(onednn=True)
+assert choose_libraries(onednn=True)
 
 def random(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
@@ -395,7 +420,8 @@ def both(f, x, k, g):
 
 for images in 4, 72:
     x, k, g = random(0, images, 12, 11, 16), random(1, 3, 3, 16, 32), random(2, images, 12, 11, 32)
-    program = jax.jit(partial(both, ours)).lower(x, k, g).compile()
+    with for_onednn():
+        program = jax.jit(partial(both, ours)).lower(x, k, g).compile()
     with jax.enable_x64(True):
         wanted = jax.jit(partial(both, reference))(*(np.float64(a) for a in (x, k, g)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), program(x, k, g), wanted)

@@ -619,7 +619,8 @@ def on_mesh(function, variables, batch):
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
     def gathered(variables, *batch):
-        return function({"params": sharding.gather_fsdp(variables["params"])}, *batch)
+        with sharding.gathering_layers():
+            return function({"params": sharding.gather_fsdp(variables["params"])}, *batch)
 
     placed = jax.device_put(variables, sharding.shardings_of(variables, mesh))
     split = sharding.put_batch({str(i): np.asarray(x) for i, x in enumerate(batch)}, mesh)

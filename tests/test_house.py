@@ -46,6 +46,41 @@ def test_import_directions(room):
                 )
 
 
+AT_IMPORT = {
+    "jaxmodels/__init__.py": "former paths of its modules",
+    "train/metrics.py": "torch is hidden from tensorboardX, and not after it",
+}
+
+
+def statements(body):
+    """Those that run when a module is imported, whatever they stand in."""
+    for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test).startswith("__name__ =="):
+            continue
+        yield node
+        for name in ("body", "orelse", "finalbody"):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield from statements(getattr(node, name, []))
+
+
+def changes_others(node):
+    """Whether a statement is a call alone, but for derivatives, or assigns to what is of another
+    module."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return not ast.unparse(node.value.func).endswith((".defvjp", ".defjvp"))
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    targets = [getattr(t, "value", t) if isinstance(t, ast.Subscript) else t for t in targets]
+    return any(isinstance(t, ast.Attribute) for t in targets)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_an_import_changes_nothing_elsewhere(room):
+    for path in (ROOT / room).rglob("*.py"):
+        if str(path.relative_to(ROOT)) not in AT_IMPORT:
+            found = [*filter(changes_others, statements(ast.parse(path.read_text()).body))]
+            assert not found, f"{path}:{found[0].lineno}: {ast.unparse(found[0])}"
+
+
 def test_linen_is_behind_the_wall():
     for path in [*(ROOT / "train").rglob("*.py"), *(ROOT / "input_pipeline").rglob("*.py")]:
         assert not {"flax.linen", "flax.nnx"} & set(imports(path)), path

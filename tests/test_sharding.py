@@ -1,6 +1,7 @@
 """Eight devices compute what one does: gradients, loss curves, initial values; checkpoints move
 between meshes."""
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -18,7 +19,6 @@ import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels.adapt.multitask import MultiHead
 from jaxmodels.families.googlenet import model as googlenet
-from jaxmodels.nn import stack
 from jaxmodels.nn.layers import TokenLogits
 from tests import test_models
 from train import setup, sharding
@@ -362,8 +362,27 @@ def test_scanned_layers_are_gathered_one_at_a_time(remat, part, monkeypatch):
 
     found = memory()
     monkeypatch.setattr(sharding, "in_stack", lambda path: False)
-    monkeypatch.setattr(stack, "_preparation", None)
+    monkeypatch.setattr("train.step.gathering_layers", contextlib.nullcontext)
     assert found < part * memory()
+
+
+def test_layers_are_gathered_in_the_context_alone():
+    """Not in a program that imports ``train.sharding``, whatever its mesh."""
+    model = jaxmodels.create("gpt2_tiny", num_layers=1, hidden_size=64, vocab_size=32)
+    text = jnp.zeros((8, 4), int)
+    params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), text)
+
+    def gathers():
+        traced = jax.jit(partial(model.apply, train=False)).trace(params, text)
+        return "_gathered" in str(traced.jaxpr)
+
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(fsdp=4))):
+        assert not gathers()
+        with sharding.gathering_layers():
+            assert gathers()
+        assert not gathers()
+    with sharding.gathering_layers():
+        assert not gathers()
 
 
 def losses(config, steps=20):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import absl.logging
 
+from jaxmodels.nn.cpu import for_onednn
 from train import files
 from train.config import ConfigError
 from train.errors import CheckpointError, SaveError, WorkdirError
@@ -45,10 +46,11 @@ def run(main: Callable[[], int], *, long: bool = False) -> int:
     )
     keep_freed_memory()
     quiet_without_tpu()
-    choose_libraries(onednn=long)
+    onednn = choose_libraries(onednn=long)
     keep_compiled_programs()
     try:
-        return main()
+        with for_onednn(onednn):
+            return main()
     except BrokenPipeError:  # output piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -35,6 +35,7 @@ from jaxmodels.explain.logit_lens import logit_lens
 from jaxmodels.families.fusion.model import has_text_encoder
 from train.preprocessing import unwrapped
 from train.setup import Run
+from train.sharding import gathering_layers
 from train.state import PyTree, TrainState
 from train.step import Batch, eval_variables, rounding
 
@@ -82,14 +83,15 @@ class Explained(NamedTuple):
 
 
 def _as_predicted(explain: Callable[..., Explained]) -> Callable[..., Explained]:
-    """Activations are rounded where the run's are."""
+    """The model runs as in the run's steps: activations are rounded where the run's are, and layers
+    gathered."""
 
     @wraps(explain)
-    def rounding_too(run: Run, *args: Any, **options: Any) -> Explained:
-        with rounding(run.config.quantization_aware):
+    def as_predicted(run: Run, *args: Any, **options: Any) -> Explained:
+        with rounding(run.config.quantization_aware), gathering_layers():
             return explain(run, *args, **options)
 
-    return rounding_too
+    return as_predicted
 
 
 @_as_predicted

@@ -154,7 +154,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of malloc.h
 _MADV_HUGEPAGE = 14  # of sys/mman.h
 
 
-def choose_libraries(*, onednn: bool) -> None:
+def choose_libraries(*, onednn: bool) -> bool:
     """Lets a CPU compute convolutions on all cores; to be called before jax compiles anything.
 
     jaxlib 0.10 computes them by YNNPACK on one core. Without it they are Eigen's: on two cores 1.8
@@ -163,10 +163,12 @@ def choose_libraries(*, onednn: bool) -> None:
 
     Args:
       onednn: on x86 jaxlib 0.12 takes oneDNN, PyTorch's own, for convolutions, 1.2 to 1.4 times
-        faster once more, and for products of transposed matrices. What is compiled with it jaxlib
-          cannot keep for the next time: for what
-        runs longer than it compiles. Where ``XLA_FLAGS`` has one of the two flags that it takes,
-        nothing is set.
+        faster once more, and for products of transposed matrices. jaxlib cannot keep what is
+        compiled with it for the next time: it is for what runs longer than it compiles. Where
+        ``XLA_FLAGS`` has one of the two flags that it takes, nothing is set.
+
+    Returns:
+      Whether XLA takes oneDNN for convolutions now, by these flags or by the user's.
     """
     flags, jaxlib = os.environ.get("XLA_FLAGS", ""), version("jaxlib")
     own, not_ynns = "", f"--{_YNN}=-individual_convolution"
@@ -180,7 +182,8 @@ def choose_libraries(*, onednn: bool) -> None:
     ):
         own = f"{not_ynns} --{_ONEDNN}=true"  # YNNPACK would take them first
     if own and _YNN not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {own}".strip()
+        os.environ["XLA_FLAGS"] = flags = f"{flags} {own}".strip()
+    return f"{_ONEDNN}=true" in flags
 
 
 def keep_compiled_programs() -> None:

@@ -31,9 +31,8 @@ PACKAGES = (
     "numpy",
 )
 
-
 # a dollar in the name of a class or split is a dollar
-matplotlib.rcParams["text.parse_math"] = False
+_literally = matplotlib.rc_context({"text.parse_math": False})
 
 
 def header(run: Run, workdir: Path, start: int, origin: str) -> str:
@@ -95,6 +94,7 @@ def _pruning(prune: PruneConfig) -> str:
     return f"{what}, steps {prune.begin_step} to {prune.end_step}"
 
 
+@_literally
 def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, str]) -> None:
     """Loss and its parts, accuracy, learning rate and gradient norm over steps, for training and
     evaluation.
@@ -129,6 +129,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, 
     _save(figure, path)
 
 
+@_literally
 def plot_confusion(confusion: np.ndarray, names: list[str], path: Path, split: str) -> None:
     """Confusion matrix of a split: share of each true class by colour, counts in the cells (up to
     20 classes)."""
@@ -157,6 +158,7 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path, split: s
     _save(figure, path)
 
 
+@_literally
 def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, split: str) -> None:
     """Reliability diagram of a split, with Wilson's intervals and how often each probability
     occurs, and ROC curve.
@@ -194,6 +196,7 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, spl
     _save(figure, path)
 
 
+@_literally
 def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
     """Accuracy against bytes and against latency, each row a labelled point, and the line of those
     no other beats.

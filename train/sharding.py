@@ -10,6 +10,7 @@ keys and values.
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.nn.paths import in_stack, is_stacked, path_name
-from jaxmodels.nn.stack import prepare_layers
+from jaxmodels.nn.stack import preparing_layers
 from train.config import ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "sequence", "tensor")
@@ -161,8 +162,8 @@ def gather_fsdp(params: Any) -> Any:
     """Parameters as a step uses them: gathered over ``fsdp``, still split over ``tensor``; nothing
     without a mesh.
 
-    Those of the layers of a transformer stay split: :func:`jaxmodels.nn.stack.run_stack` gathers
-    each when its turn comes.
+    Those of the layers of a transformer stay split: :func:`gathering_layers` gathers each when its
+    turn comes.
 
     Left to itself, XLA's partitioner (jaxlib 0.10.2 to 0.12.0.1, all backends share it) computes
     *wrong numbers* for ``dy @ w.T`` with w split over (fsdp, tensor) and both dy and the result
@@ -177,15 +178,18 @@ def gather_fsdp(params: Any) -> Any:
     )
 
 
-def _gather_layer() -> Callable[[Any], Any] | None:
-    """What gathers the parameters of one layer; None where they are not split."""
+def gathering_layers() -> AbstractContextManager[None]:
+    """The context in which a model runs with parameters of :func:`gather_fsdp`: each layer of a
+    transformer gathers its own right before it runs.
+
+    It goes by the mesh of ``jax.set_mesh``; without one, or without ``fsdp``, it does nothing.
+    """
     gather = _fsdp_gather()
     if gather is None:
-        return None
-    return partial(jax.tree_util.tree_map_with_path, lambda path, x: gather(path_name(path), x))
-
-
-prepare_layers(_gather_layer)
+        return preparing_layers(None)
+    return preparing_layers(
+        partial(jax.tree_util.tree_map_with_path, lambda path, x: gather(path_name(path), x))
+    )
 
 
 def _fsdp_gather() -> Callable[[str, jax.Array], jax.Array] | None:

@@ -21,7 +21,7 @@ from jaxmodels.compress.quantize import fake_activations, fake_quantize
 from jaxmodels.nn.meshes import under_auto_axes
 from train.objectives import Metric, confusion_counts
 from train.prune import mask_average
-from train.sharding import gather_fsdp
+from train.sharding import gather_fsdp, gathering_layers
 from train.state import PyTree, TrainState
 from train.transfer import frozen_modules, merge, split
 
@@ -148,7 +148,7 @@ def accumulated_gradients(
     evaluated = frozen_modules(params, freeze)
 
     def loss_sum(trained, model_state, batch, key):
-        with evaluating(evaluated), rounding(quantized):
+        with evaluating(evaluated), rounding(quantized), gathering_layers():
             params = rounded(merge(trained, frozen), quantized)
             outputs, model_state = _apply(
                 model, params, model_state, [None if k is None else batch[k] for k in inputs], key
@@ -209,7 +209,7 @@ def eval_step(
 @under_auto_axes
 def predict_step(state: TrainState, *inputs: Array, model: Module, quantized: bool = False) -> Any:
     """Model outputs for a preprocessed batch, with the parameters that evaluation uses."""
-    with rounding(quantized):
+    with rounding(quantized), gathering_layers():
         return model.apply(eval_variables(state, quantized), *inputs, train=False)
 
 

@@ -6,9 +6,11 @@ the largest of many, products of rows, ReLU of residual blocks.
 The values are those of ``jax.lax`` up to rounding.
 """
 
+import contextlib
 import functools
 import math
-import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -41,10 +43,21 @@ def _one_device() -> bool:
     return jax.sharding.get_abstract_mesh().size <= 1
 
 
-def _has_onednn() -> bool:
-    """Whether XLA was told to take oneDNN's convolutions, as ``train/hardware.py`` does where it
-    can."""
-    return "onednn_custom_call=true" in os.environ.get("XLA_FLAGS", "")
+_onednn: ContextVar[bool] = ContextVar("onednn", default=False)
+
+
+@contextlib.contextmanager
+def for_onednn(takes_convolutions: bool = True) -> Iterator[None]:
+    """While the context lasts, what is traced suits convolutions by oneDNN.
+
+    It is for those who tell XLA to take them, by its flag
+    ``xla_cpu_experimental_onednn_custom_call``.
+    """
+    token = _onednn.set(takes_convolutions)
+    try:
+        yield
+    finally:
+        _onednn.reset(token)
 
 
 def argmax(x: Float[Array, "... n"]) -> Int32[Array, "..."]:
@@ -179,7 +192,7 @@ def _as_eigen_has_it_jvp(
     of_kernel = rearrange(of_kernel, "y x i o -> i y x o")
     # oneDNN reads the whole gradient of y for each place of the kernel: of a few images at a time
     # it stays in the cache
-    many = _has_onednn() and _one_device() and len(y) >= 64 and math.prod(y.shape[1:3]) >= 100
+    many = _onednn.get() and _one_device() and len(y) >= 64 and math.prod(y.shape[1:3]) >= 100
     size = 16 if many else len(y)
     batches = (rearrange(x[n : n + size], "b h w i -> i h w b") for n in range(0, len(y), size))
     by_kernel = [

@@ -1,8 +1,10 @@
 """Equal layers behind each other: scanned or one by one, rematerialised or not, their parameters
 made ready in turn."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -13,20 +15,26 @@ from jaxtyping import Array, Float
 Prepare = Callable[[Any], Any]
 """Variables of one layer, ``{"params": ...}``, as they are stored -> as the layer uses them."""
 
-_preparation: Callable[[], Prepare | None] | None = None
+_prepare: ContextVar[Prepare | None] = ContextVar("prepare", default=None)
 
 
-def prepare_layers(preparation: Callable[[], Prepare | None]) -> None:
-    """Sets what is done to each layer's parameters right before it runs, where the layer is traced.
+@contextlib.contextmanager
+def preparing_layers(prepare: Prepare | None) -> Iterator[None]:
+    """While the context lasts, stacks that are traced prepare each layer's parameters right before
+    it runs.
 
     It is for parameters that are split over devices and gathered for use: one layer's at a time, in
-    the backward pass anew. The models know nothing of it.
+    the backward pass anew. The models know nothing of it. A step enters the context where it calls
+    the model, inside ``jit``, and not around a function that is compiled already.
 
     Args:
-      preparation: asked while a stack is traced; None leaves parameters as they are.
+      prepare: None leaves parameters as they are.
     """
-    global _preparation
-    _preparation = preparation
+    token = _prepare.set(prepare)
+    try:
+        yield
+    finally:
+        _prepare.reset(token)
 
 
 def run_stack(
@@ -49,7 +57,7 @@ def run_stack(
         ``block_1``, ...
       remat: recompute each layer's activations in the backward pass instead of keeping them.
     """
-    prepare = _preparation() if _preparation else None
+    prepare = _prepare.get()
     layer = _scannable(block) if scan else block
     if prepare is not None and not parent.is_initializing():
         layer = nn.map_variables(layer, "params", functools.partial(_prepared, prepare))

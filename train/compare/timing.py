@@ -18,6 +18,7 @@ import torch
 
 from jaxmodels import weights
 from jaxmodels.nn.attention import exact_attention
+from jaxmodels.nn.cpu import for_onednn
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.sides import torch_batch
 from jaxmodels.parity.subject import main_output
@@ -198,4 +199,6 @@ if __name__ == "__main__":
     originals.torchvision()
     jnp.zeros(()).block_until_ready()  # memory of a backend that starts is not the model's
     case, setting = pickle.load(sys.stdin.buffer)
-    print(_step_memory(case, sys.argv[1], setting))
+    # the flags are those of the process that started this one
+    with for_onednn("onednn_custom_call=true" in os.environ.get("XLA_FLAGS", "")):
+        print(_step_memory(case, sys.argv[1], setting))
