@@ -8,6 +8,8 @@ import tempfile
 from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# two workers share the machine, and PyTorch's threads wait for work by spinning
+os.environ["OMP_NUM_THREADS"] = "1"
 # the time is spent compiling: without LLVM's optimisations, which change no result by more than
 # rounding, a half less
 os.environ["XLA_FLAGS"] = (
@@ -36,11 +38,35 @@ import pytest
 import tensorboardX  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 
+from tests.slow import TABLE
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 
 # tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of
 # the time is collecting
 gc.set_threshold(50_000, 20, 100)
+
+
+UNKNOWN = pytest.StashKey[list[str]]()
+"""Entries of the table of slow tests that name no test, of the files that were collected whole."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(config, items):
+    """Marks as slow what the table of :mod:`tests.slow` names."""
+    unknown = []
+    found: dict[str, list] = {}
+    for item in items:
+        found.setdefault(item.path.stem, []).append(item)
+    for file in found.keys() & TABLE.keys():
+        for entry in TABLE[file]:
+            names = [(i, i.name.removeprefix(i.originalname)[1:-1]) for i in found[file]]
+            slow = [i for i, case in names if entry.holds(i.originalname, case)]
+            for item in slow:
+                item.add_marker(pytest.mark.slow(reason=entry.why))
+            if not slow:
+                unknown.append(f"{file}: {entry.test}")
+    whole = not config.option.keyword and not any("::" in x for x in config.args)
+    config.stash[UNKNOWN] = unknown if whole else []
 
 
 def pytest_collection_finish():

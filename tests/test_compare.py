@@ -120,6 +120,30 @@ LIGHT = {  # id -> (case, steps of each optimiser)
         5,
     ),
 }
+ONE_EACH = (
+    *("mlp", "cnn-none", "alexnet-small", "vgg-bn", "resnet-basic", "resnet-cifar", "vit-scan"),
+    *("gpt2-scan", "bert-scan", "transformer", "marian", "bilstm", "vae-conv"),
+)
+DEEP = ("googlenet", "inception_v3")
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_float64_equals_the_original(name):
+    """Logits, loss, every gradient, every layer and the statistics; steps of training and float32
+    are in the long test below."""
+    result = certify(LIGHT[name][0], steps=0, dtypes=())
+    assert not result.failures
+    assert result.first_divergence is None
+    assert len(result.blocks) >= 1
+    assert all(d.norm > 1e-3 for d in result.blocks), "comparing zeros proves nothing"
+    assert all(v > 1e-6 for v in result.norms.values())
+
+
+def test_every_family_of_certificates_has_a_light_case():
+    model = lambda case: type(cases.make_model(case, jnp.float32))  # noqa: E731
+    light = {model(LIGHT[name][0]) for name in ONE_EACH}
+    deep = {type(jaxmodels.create(name, num_classes=3)) for name in DEEP}
+    assert light | deep == {model(case) for case in CASES.values()}
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -137,7 +161,7 @@ def test_every_family_equals_its_original(name):
         assert np.ptp(curves["torch"]) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", DEEP)
 def test_the_deep_ones_in_evaluation(name):
     """Logits of the whole network; gradients and steps are in the full certificates, they take a
     minute to compile."""
@@ -302,7 +326,7 @@ def test_a_fault_of_the_optimizer_fails(monkeypatch):
     ]
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
+def test_the_command(tmp_path, monkeypatch, single_calls, capsys):
     monkeypatch.setitem(cases.CASES, "mlp", case("mlp", (4, 4, 1), hidden_sizes=(8,)))
     json_file, html_file = tmp_path / "c.json", tmp_path / "c.html"
     arguments = ["mlp", "--steps=2", "--timing=eager", f"--json={json_file}", f"--html={html_file}"]

@@ -609,6 +609,23 @@ def test_files_are_small_and_damage_is_found(tmp_path):
         files.load(tmp_path / "x.safetensors")
 
 
+def test_a_short_report(base, tmp_path, capsys, monkeypatch):
+    """The command with few rows; its files give the accuracy again."""
+    monkeypatch.setattr(compress, "RUNS", 1)
+    monkeypatch.setattr(compress, "SPARSITIES", (0.5,))
+    out, split = tmp_path / "out", "--split=train"
+    arguments = [f"--workdir={base}", f"--out={out}", "--examples=0", "--step=last", split]
+    assert compress.main(arguments) == 0
+    rows = {row["name"]: row for row in json.loads((out / "report.json").read_text())["rows"]}
+    assert [*rows] == ["original", "int8", "pruned_50", "pruned_2_4", "int8_pruned_50"]
+    assert (out / "report.txt").read_text() in capsys.readouterr().out
+    assert rows["pruned_50"]["sparsity"] == pytest.approx(0.5, abs=0.01)
+    weights = f"--weights={out / 'int8_pruned_50.safetensors'}"
+    assert evaluate.main([f"--workdir={base}", weights, split, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["accuracy"]
+    assert found == pytest.approx(rows["int8_pruned_50"]["accuracy"], abs=1e-6)
+
+
 def test_the_report(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compress, "RUNS", 3)
     c = pruning(base)

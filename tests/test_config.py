@@ -13,8 +13,9 @@ import pytest
 
 from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.tokenizers import train_tokenizer
+from train import cli, setup
 from train import config as config_lib
-from train import setup
+from train.__main__ import main
 from train.config import (
     Config,
     ConfigError,
@@ -286,33 +287,30 @@ def run(*args):
     )
 
 
-def test_command_line(tmp_path):
-    listed = run("--list")
-    assert listed.returncode == 0
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [
-        f"configs/{p.name}" for p in CONFIGS
-    ]
-    assert all(len(line.split()) > 3 for line in listed.stdout.splitlines())
-    helped = run("--help")
-    assert (
-        helped.returncode == 0
-        and "--workdir" in helped.stdout
-        and "train.evaluate" in helped.stdout
-    )
+def test_command_line(tmp_path, capsys):
+    """One mistake in a process of its own; what else is printed, here."""
+    assert main(["--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == [f"configs/{p.name}" for p in CONFIGS]
+    assert all(len(line.split()) > 3 for line in listed)
+    with pytest.raises(SystemExit) as helped:
+        main(["--help"])
+    assert helped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--workdir" in printed and "train.evaluate" in printed
     flags = [f"--config={DIGITS}", f"--workdir={tmp_path / 'w'}"]
+    result = run(*flags, "--config.step=3")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "did you mean 'steps'" in result.stderr
     for args, word in (
-        ([*flags, "--config.step=3"], "did you mean 'steps'"),
         ([*flags, "--wrkdir=x"], "did you mean --workdir"),
         ([flags[0]], "--workdir=DIR is missing"),
         ([flags[1]], "--config=FILE is missing"),
     ):
-        result = run(*args)
-        assert result.returncode == 2 and result.stdout == ""
-        assert (
-            result.stderr.startswith("error: ")
-            and result.stderr.count("\n") == 1
-            and word in result.stderr
-        )
+        with pytest.raises(ConfigError, match=word) as mistake:
+            main(args)
+        assert cli.explain(mistake.value)[1] == 2 and "\n" not in str(mistake.value)
     assert not (tmp_path / "w").exists(), "a mistake must stop before any work"
 
 

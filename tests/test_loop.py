@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -289,8 +290,9 @@ def test_resuming_on_another_mesh_goes_on_with_the_same_batches(tiny, whole, tmp
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
-    first = train(tiny, tmp_path / "w")
+def test_a_finished_run_is_not_trained_again(tiny, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "w")
+    first = json.loads((whole / "summary.json").read_text())
     before = (tmp_path / "w" / "metrics.jsonl").read_bytes()
     again = train(tiny, tmp_path / "w")
     assert (
@@ -298,8 +300,8 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
     )
 
 
-def test_a_foreign_workdir_is_refused_with_the_fields(tiny, tmp_path):
-    train(tiny, tmp_path / "w")
+def test_a_foreign_workdir_is_refused_with_the_fields(tiny, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "w")
     other = dataclasses.replace(
         tiny, seed=5, optim=dataclasses.replace(tiny.optim, learning_rate=0.5)
     )
@@ -327,9 +329,17 @@ def test_a_mistake_found_late_claims_nothing(tiny, tmp_path):
     assert train(tiny, tmp_path / "w") is not None
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, data_dir):
+    """A workdir of four steps, for tests that damage a copy of it."""
+    workdir = tmp_path_factory.mktemp("begun") / "w"
+    train(dataclasses.replace(make_tiny(data_dir), steps=4), workdir)
+    return workdir
+
+
 @pytest.mark.parametrize("text", ['{"model"', "[]", '{"optim": 1}', '{"stepz": 3}', ""])
-def test_a_damaged_config_is_named(tiny, tmp_path, text):
-    train(dataclasses.replace(tiny, steps=4), tmp_path / "w")
+def test_a_damaged_config_is_named(tiny, begun, tmp_path, text):
+    shutil.copytree(begun, tmp_path / "w")
     (tmp_path / "w" / "config.json").write_text(text)
     with pytest.raises(WorkdirError, match=r"config\.json is damaged"):
         train(tiny, tmp_path / "w")
@@ -439,10 +449,10 @@ def test_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
     assert_same_run(whole, tmp_path / "parts")
 
 
-@pytest.fixture
-def small_config(tmp_path):
+@pytest.fixture(scope="module")
+def small_config(tmp_path_factory):
     """A run that would take minutes, with log lines after seconds."""
-    path = tmp_path / "small.py"
+    path = tmp_path_factory.mktemp("config") / "small.py"
     path.write_text(
         "from train.config import *\n"
         "def get_config():\n"
@@ -580,31 +590,42 @@ def two_processes(config, workdir, data_dir, *flags):
     return [out for out, _ in results]
 
 
-def test_two_processes_equal_one(small_config, tmp_path, data_dir):
-    """And themselves bit for bit. One command per host; jax.distributed starts because the
-    environment asks for it.
+TWO = (
+    *("--config.steps=40", "--config.log_every=10", "--config.eval_every=20"),
+    *("--config.mesh.fsdp=2", "--config.mesh.tensor=2"),
+    *("--config.optim.name=sgd", "--config.optim.learning_rate=0.1"),
+)
+"""Trained by SGD: Adam makes a full step of what is rounding where the true gradient is zero."""
 
-    The two take several steps at once. Trained by SGD: Adam makes a full step of what is rounding
-    where the true gradient is zero.
-    """
-    flags = ["--config.steps=40", "--config.log_every=10", "--config.eval_every=20"]
-    flags += ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
-    flags += ["--config.optim.name=sgd", "--config.optim.learning_rate=0.1"]
-    together = "--config.steps_per_execution=5"
-    first, second = two_processes(small_config, tmp_path / "two", data_dir, *flags, together)
+TOGETHER = "--config.steps_per_execution=5"
+
+
+@pytest.fixture(scope="module")
+def two(small_config, tmp_path_factory, data_dir):
+    """Workdir and outputs of two processes, which take several steps at once."""
+    workdir = tmp_path_factory.mktemp("two") / "w"
+    return workdir, two_processes(small_config, workdir, data_dir, *TWO, TOGETHER)
+
+
+def test_two_processes_equal_one(two, small_config, tmp_path, data_dir):
+    """One command per host; jax.distributed starts because the environment asks for it."""
+    workdir, (first, second) = two
     assert "summary.json" in first and "step" not in second
-    two_processes(small_config, tmp_path / "again", data_dir, *flags, together)
-    assert_same_run(tmp_path / "two", tmp_path / "again")
-    overrides = [flag.removeprefix("--config.") for flag in flags]
+    overrides = [flag.removeprefix("--config.") for flag in TWO]
     train(
         config_lib.load_config(str(small_config), [f"data.data_dir={data_dir}", *overrides]),
         tmp_path / "one",
     )
-    a, b = records(tmp_path / "one"), records(tmp_path / "two")
+    a, b = records(tmp_path / "one"), records(workdir)
     assert [r["step"] for r in a] == [r["step"] for r in b] and a[-1]["loss"] < 0.5 * a[0]["loss"]
     np.testing.assert_allclose([r["loss"] for r in b], [r["loss"] for r in a], rtol=1e-5)
-    of_one, of_two = (jax.tree.leaves(final_state(tmp_path / w).params) for w in ("one", "two"))
+    of_one, of_two = (jax.tree.leaves(final_state(w).params) for w in (tmp_path / "one", workdir))
     for x, y in zip(of_one, of_two, strict=True):
         assert np.linalg.norm(x - y) < 1e-5 * np.linalg.norm(x)
-    one, two = (json.loads((tmp_path / w / "summary.json").read_text()) for w in ("one", "two"))
-    assert one["test"]["examples"] == two["test"]["examples"] == 359
+    scores = [json.loads((w / "summary.json").read_text()) for w in (tmp_path / "one", workdir)]
+    assert [score["test"]["examples"] for score in scores] == [359, 359]
+
+
+def test_two_processes_are_the_same_each_time(two, small_config, tmp_path, data_dir):
+    two_processes(small_config, tmp_path / "again", data_dir, *TWO, TOGETHER)
+    assert_same_run(two[0], tmp_path / "again")

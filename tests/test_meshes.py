@@ -223,39 +223,49 @@ def test_places_of_what_leaves():
         np.testing.assert_array_equal(gradient, 3.0)
 
 
-def tools():
-    """Results of text generation, beam search and explanations, for models of one seed."""
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 40, (8, 6)), jnp.int32)
+def texts(tokens):
     gpt2 = jaxmodels.create("gpt2_tiny", vocab_size=40, max_len=16, **SMALL)
     variables = gpt2.init(jax.random.key(0), tokens, train=False)
-    yield generate(gpt2, variables, [[1, 2, 3], [4, 5]], max_len=9)
-    yield jax.device_get(logit_lens(gpt2, variables, tokens))
+    return generate(gpt2, variables, [[1, 2, 3], [4, 5]], max_len=9)
+
+
+def lens(tokens):
+    gpt2 = jaxmodels.create("gpt2_tiny", vocab_size=40, max_len=16, **SMALL)
+    return logit_lens(gpt2, gpt2.init(jax.random.key(0), tokens, train=False), tokens)
+
+
+def parts(tokens):
     bert = jaxmodels.create("bert_tiny", vocab_size=40, max_len=16, head="classification", **SMALL)
     variables = bert.init(jax.random.key(0), tokens, train=False)
     score, embedded = (
         token_score(bert, variables, (tokens,), tokens[:, 0] % 2),
         token_embeddings(bert, variables, tokens),
     )
-    yield jax.device_get(
-        integrated_gradients(score, embedded, jnp.zeros_like(embedded), steps=2).values
-    )
+    return integrated_gradients(score, embedded, jnp.zeros_like(embedded), steps=2).values
+
+
+def heat(tokens):
     cnn = jaxmodels.create("cnn", num_classes=4, features=(8, 8))
     image = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
-    yield jax.device_get(
-        grad_cam(cnn, cnn.init(jax.random.key(0), image, train=False), image, tokens[:, 0] % 4)
-    )
+    variables = cnn.init(jax.random.key(0), image, train=False)
+    return grad_cam(cnn, variables, image, tokens[:, 0] % 4)
+
+
+def translations(tokens):
     translator = jaxmodels.create(
         "transformer_tiny", vocab_size=40, max_len=16, **SMALL | {"num_layers": 1}
     )
     variables = translator.init(jax.random.key(0), tokens, tokens, train=False)
-    yield beam_search(translator, variables, np.asarray(tokens), beams=2, max_len=6, bos=0, eos=1)[
+    return beam_search(translator, variables, np.asarray(tokens), beams=2, max_len=6, bos=0, eos=1)[
         0
     ]
 
 
-def test_tools_under_an_explicit_mesh():
-    found = []
+@pytest.mark.parametrize("tool", [texts, lens, parts, heat, translations])
+def test_tools_under_an_explicit_mesh(tool):
+    """Text generation, explanations and beam search, for models of one seed."""
+    tokens, found = np.random.default_rng(0).integers(0, 40, (8, 6)), []
     for mesh in (None, jax.make_mesh((8,), ("data",))):
         with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-            found.append(list(tools()))
+            found.append(jax.device_get(tool(jnp.asarray(tokens, jnp.int32))))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *found)

@@ -831,6 +831,7 @@ FAMILIES["dual_encoder"][0].model_fields |= {
     "text_fields": {"hidden_size": 128},
 }
 FAMILIES["multi_task"][0].tasks.labels = ("digit", "other")
+IMAGES_OF_16 = Given(image=(16, 16, 1), classes=16)
 SEVEN_BILLION = (
     ROOT / "configs" / "gpt2_1558m_openwebtext.py",
     (
@@ -842,65 +843,87 @@ SEVEN_BILLION = (
 )
 
 
-def compile_all(path: str) -> None:
-    """Plans that the tests below look at, as JSON; run in a process of its own, whose jax is not
-    the tests'."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    where, found = topology.find_topology("v5e:2x2"), {}
+FEW = ("cnn", "multi_task")
+"""Families that are compiled with the short plans; the others wait for ``make test-all``."""
 
-    images = Given(image=(16, 16, 1), classes=16)
 
-    def add(name, config, given=images):
+class Compiled:
+    """Plans for four TPUs by name; made in a process of its own, whose jax is not the tests'."""
+
+    def __init__(self):
+        jax.config.update("jax_enable_compilation_cache", False)
+        self.where, self.found = topology.find_topology("v5e:2x2"), {}
+        # all are alike, and slow to compile
+        googlenet.BLOCKS, googlenet.AUXILIARY = {"3a": googlenet.BLOCKS["3a"]}, {}
+
+    def add(self, name, config, given=IMAGES_OF_16):
         card = card_of(config, given)[0] if isinstance(given, Given) else given
-        plan = compiling.make_plan(config, card, where)
-        found[name] = plan.to_json()
+        plan = compiling.make_plan(config, card, self.where)
+        self.found[name] = plan.to_json()
         return plan
 
-    # all are alike, and slow to compile
-    googlenet.BLOCKS, googlenet.AUXILIARY = {"3a": googlenet.BLOCKS["3a"]}, {}
-    add("data", mlp_config(512, 512, batch=1024, data=4))
-    add("fsdp", mlp_config(1024, 1024, batch=1024, data=1, fsdp=4))
+    def few(self):
+        """Those of every ``make test``."""
+        self.add("data", mlp_config(512, 512, batch=1024, data=4))
+        self.add("fsdp", mlp_config(1024, 1024, batch=1024, data=1, fsdp=4))
+        gpt = split_gpt()
+        self.add("gpt2", gpt, Given())
+        gpt.model_fields["attention"] = "auto"
+        run = build(gpt, card=card_of(gpt, Given())[0], devices=self.where.devices)
+        traced = run.trace_train_step()[-1]
+        self.found["kernel"] = [count_flops(traced.jaxpr), run.model_flops(traced)]
+        file, overrides = SEVEN_BILLION
+        self.add("7B", load_config(file, overrides), Given())
+        for name in FEW:
+            self.add(name, *FAMILIES[name])
+
+    def rest(self):
+        """The others."""
+        gpt = split_gpt()
+        gpt.model_fields["attention"], gpt.mesh = "auto", MeshConfig()
+        card, older = card_of(gpt, Given())[0], topology.find_topology("v3:2x2")
+        run = build(gpt, card=card, devices=older.devices)
+        self.found["v3"] = (
+            compiling.make_plan(gpt, card, older).to_json(),
+            attention_backend(run.model, card, run.mesh),
+        )
+        for name in FAMILIES.keys() - set(FEW):
+            self.add(name, *FAMILIES[name])
+        large = mlp_config(35_840, 35_840, batch=64)  # 14.4 of 15.75 GiB are state
+        refused = self.add("large", large)
+        card = card_of(large, IMAGES_OF_16)[0]
+        out, tried = search.find_way_out(large, card, self.where, print)
+        self.found["way out"], self.found["tried"] = out.to_json(), len(tried)
+        words = report.memory_text(refused), report.way_out_text(out, tried, refused)
+        self.found["words"] = words
+        hand = mlp_config(128, 128, batch=4096, data=1, tensor=4)
+        card = card_of(hand, IMAGES_OF_16)[0]
+        plans, left = search.search(hand, card, self.where, limit=4, say=print)
+        self.found["search"], self.found["left"] = [plan.to_json() for plan in plans], left
+        self.found["ranking"] = report.ranking(plans, left)
+
+
+def split_gpt() -> Config:
+    """Three layers in a loop, two micro-batches, parameters over four devices."""
     gpt = gpt_config(scan=True, remat=True, num_layers=3)
     gpt.mesh, gpt.accumulate = MeshConfig(data=1, fsdp=4), 2
-    add("gpt2", gpt, Given())
-    gpt.model_fields["attention"] = "auto"
-    run = build(gpt, card=card_of(gpt, Given())[0], devices=where.devices)
-    traced = run.trace_train_step()[-1]
-    found["kernel"] = [count_flops(traced.jaxpr), run.model_flops(traced)]
-    gpt.mesh = MeshConfig()
-    card, older = card_of(gpt, Given())[0], topology.find_topology("v3:2x2")
-    run = build(gpt, card=card, devices=older.devices)
-    found["v3"] = (
-        compiling.make_plan(gpt, card, older).to_json(),
-        attention_backend(run.model, card, run.mesh),
-    )
-    for name, (config, given) in FAMILIES.items():
-        add(name, config, given)
-    large = mlp_config(35_840, 35_840, batch=64)  # 14.4 of 15.75 GiB are state
-    refused = add("large", large)
-    out, tried = search.find_way_out(large, card_of(large, images)[0], where, print)
-    found["way out"], found["tried"] = out.to_json(), len(tried)
-    found["words"] = report.memory_text(refused), report.way_out_text(out, tried, refused)
-    file, overrides = SEVEN_BILLION
-    add("7B", load_config(file, overrides), Given())
-    hand = mlp_config(128, 128, batch=4096, data=1, tensor=4)
-    plans, left = search.search(hand, card_of(hand, images)[0], where, limit=4, say=print)
-    found["search"], found["left"] = [plan.to_json() for plan in plans], left
-    found["ranking"] = report.ranking(plans, left)
-    Path(path).write_text(json.dumps(found))
+    return gpt
 
 
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory):
+def compiled(which: str, directory: Path) -> dict:
+    """Plans of one of :class:`Compiled`'s two parts, as JSON gives them."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip(
             "libtpu, the compiler of TPUs, is not installed (pip install 'jaxmodels[plan]')"
         )
-    path = tmp_path_factory.mktemp("plan") / "plans.json"
+    path = directory / "plans.json"
     environment = {
         k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
     }
-    code = f"from tests.test_plan import compile_all; compile_all({str(path)!r})"
+    code = (
+        "import json, pathlib; from tests.test_plan import Compiled; plans = Compiled(); "
+        f"plans.{which}(); pathlib.Path({str(path)!r}).write_text(json.dumps(plans.found))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -913,6 +936,16 @@ def plans(tmp_path_factory):
     return json.loads(path.read_text())
 
 
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    return compiled("few", tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture(scope="module")
+def other_plans(tmp_path_factory):
+    return compiled("rest", tmp_path_factory.mktemp("plan"))
+
+
 def sent(plan, *kinds):
     return sum(t["bytes"] for t in plan["collectives"] if t["kind"] in kinds)
 
@@ -921,10 +954,10 @@ def count(plan, *kinds):
     return sum(t["count"] for t in plan["collectives"] if t["kind"] in kinds)
 
 
-def test_attention_of_an_older_chip_is_by_what_compiles_for_it(plans):
+def test_attention_of_an_older_chip_is_by_what_compiles_for_it(other_plans):
     """TPU v3 has no bfloat16 in kernels: ``auto`` is plain products there, and the plan
     compiles."""
-    plan, (backend, why) = plans["v3"]
+    plan, (backend, why) = other_plans["v3"]
     assert backend == "einsum" and why == "splash does not compile in bfloat16 for TPU v3"
     assert plan["compiled_flops"] and plan["kernels"] == 0
 
@@ -1012,22 +1045,24 @@ def test_fsdp_gathers_each_layer_of_a_transformer_in_each_pass(plans):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_compiles_and_computes_what_its_formula_says(name, plans):
-    plan = plans[name]
+def test_every_family_compiles_and_computes_what_its_formula_says(name, request):
+    plan = request.getfixturevalue("plans" if name in FEW else "other_plans")[name]
     assert plan["fits"] and plan["peak"] < 0.1 * plan["memory"]["limit"]
     assert plan["compiled_flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.05)
     assert plan["collectives"] and plan["warnings"] == []
 
 
-def test_what_does_not_fit_is_refused_with_the_way_out(plans):
-    plan, out = plans["large"], plans["way out"]
+def test_what_does_not_fit_is_refused_with_the_way_out(other_plans):
+    plan, out = other_plans["large"], other_plans["way out"]
     assert plan["fits"] is False and plan["reason"]
     assert plan["peak"] > plan["memory"]["limit"] or "exceeds" in plan["reason"]
     assert (
-        out["fits"] and out["settings"] == {"mesh.data": 1, "mesh.fsdp": 4} and plans["tried"] == 1
+        out["fits"]
+        and out["settings"] == {"mesh.data": 1, "mesh.fsdp": 4}
+        and other_plans["tried"] == 1
     )
     assert out["peak"] < out["memory"]["limit"]
-    refusal, way_out = plans["words"]
+    refusal, way_out = other_plans["words"]
     assert refusal.startswith("DOES NOT FIT") and "15.75 GiB" in refusal
     assert (
         "--config.mesh.data=1 --config.mesh.fsdp=4: fits" in way_out
@@ -1044,17 +1079,22 @@ def test_a_state_that_is_too_large_is_not_even_compiled(plans):
     assert plan["memory"]["state"] == pytest.approx(12 * plan["parameters"] / 4, rel=1e-3)
 
 
-def test_the_search_is_faster_than_a_bad_mesh_by_hand(plans):
+def test_the_search_is_faster_than_a_bad_mesh_by_hand(other_plans):
     """Features of a small MLP over all devices: every layer is summed or gathered over the whole
     batch."""
-    found = plans["search"]
+    found = other_plans["search"]
     times = [plan["roofline"]["seconds"] for plan in found]
     (own,) = [plan for plan in found if not plan["settings"]]
     assert own["mesh"] == {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 4} and times == sorted(
         times
     )
-    assert times[0] < 0.2 * own["roofline"]["seconds"] and len(found) == 4 and plans["left"] > 0
-    assert "(the config as it stands)" in plans["ranking"] and "--limit=N" in plans["ranking"]
+    assert (
+        times[0] < 0.2 * own["roofline"]["seconds"] and len(found) == 4 and other_plans["left"] > 0
+    )
+    assert (
+        "(the config as it stands)" in other_plans["ranking"]
+        and "--limit=N" in other_plans["ranking"]
+    )
 
 
 def test_the_table_has_a_row_for_every_config():

@@ -7,6 +7,7 @@ layout, and whether ours is one of several parts of theirs. ``blocks[{i}]`` on o
 i-th slice along the first axis: what ``nn.scan`` has stacked.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -176,6 +177,7 @@ def resolve(rules: Sequence[Rule], path: str, shape: tuple[int, ...]) -> Source:
     return found[0]
 
 
+@functools.cache
 def _pattern(template: str) -> str:
     return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(template))
 
