@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, shortened
 
 MOST_BYTES = 48 << 20
 """The largest file that is read; the largest published tokenizers have about 40 MB."""
@@ -82,8 +82,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 def brief(value: object) -> str:
     """A value or an error for a message: one line, cut where it is long."""
-    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return shortened(value if isinstance(value, Exception) else repr(value), 100)
 
 
 def read_numbers(file: Path) -> dict[str, int]:

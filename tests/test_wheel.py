@@ -28,7 +28,7 @@ from jaxmodels import weights
 from jaxmodels.decode.generate import generate
 
 assert sys.prefix in jaxmodels.__file__, jaxmodels.__file__
-model = jaxmodels.create("gpt2_tiny", vocab_size=32, max_len=16)
+model = jaxmodels.create("gpt2_tiny", num_layers=1, vocab_size=32, max_len=16)
 tokens = np.arange(8)[None]
 variables = jax.jit(model.init, static_argnames="train")(jax.random.key(0), tokens, train=False)
 with tempfile.TemporaryDirectory() as folder:

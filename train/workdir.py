@@ -19,7 +19,7 @@ from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
 from train import config as config_lib
 from train import distributed, files
 from train.config import Config
-from train.fields import fits, shown
+from train.fields import fits, one_line, shown
 from train.files import WorkdirError, is_disk_full, write_atomically
 
 FILES = (
@@ -176,7 +176,7 @@ def read_config(workdir: Path) -> Config:
     except (ValueError, RecursionError) as e:  # ConfigError and JSONDecodeError among them
         raise WorkdirError(
             f"{workdir}/config.json is damaged or of another version of this program "
-            f"({_brief(e)}); restore it, or choose another --workdir"
+            f"({one_line(str(e), 200)}); restore it, or choose another --workdir"
         ) from e
 
 
@@ -191,13 +191,9 @@ def read_card(workdir: Path) -> Card:
         return _card(values)
     except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise WorkdirError(
-            f"{workdir}/dataset.json is damaged or of another version of this program ({_brief(e)})"
+            f"{workdir}/dataset.json is damaged or of another version of this program "
+            f"({one_line(str(e), 200)})"
         ) from e
-
-
-def _brief(error: Exception, length: int = 200) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= length else text[:length] + "..."
 
 
 def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from jaxmodels.decode.hub import settings_of_files
 from jaxmodels.decode.settings import GenerationConfig
@@ -320,14 +321,7 @@ def _flat(tree: Variables) -> dict[str, Any]:
 
 def nested(flat: Mapping[str, Any]) -> Variables:
     """Variables as nested dicts from leaves by path."""
-    tree: Variables = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
 __all__ = [
