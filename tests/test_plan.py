@@ -22,6 +22,10 @@ from jax.sharding import PartitionSpec as P
 import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels.families.googlenet import model as googlenet
+from jaxmodels.plan.chips import CHIPS, PEAK_FLOPS
+from jaxmodels.plan.cost import Roofline, links, roofline, traffic
+from jaxmodels.plan.flops import count_flops, meeting
+from jaxmodels.plan.hlo import Collective, Program, read_groups, read_program
 from train.config import (
     Config,
     ConfigError,
@@ -31,13 +35,9 @@ from train.config import (
     check_batch,
     load_config,
 )
-from train.flops import count_flops, meeting
-from train.hardware import CHIPS, PEAK_FLOPS
 from train.plan import compiling, report, search, topology
 from train.plan.__main__ import main
 from train.plan.cards import Given, card_of
-from train.plan.cost import Roofline, links, roofline, traffic
-from train.plan.hlo import Collective, Program, read_groups, read_program
 from train.setup import attention_backend, build
 
 ROOT = Path(__file__).parent.parent

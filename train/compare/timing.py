@@ -29,6 +29,8 @@ import torch
 
 from jaxmodels import weights
 from jaxmodels.nn.attention import exact_attention
+from jaxmodels.plan.chips import mfu
+from jaxmodels.plan.flops import count_flops
 from train.compare import originals
 from train.compare.cases import Case, inputs_of, make_model
 from train.compare.certificate import (
@@ -41,8 +43,6 @@ from train.compare.certificate import (
     torch_batch,
     torch_optimizer,
 )
-from train.flops import count_flops
-from train.hardware import mfu
 from train.optim import make_optimizer
 
 ROUNDS = 15

@@ -17,9 +17,9 @@ import jax
 from input_pipeline import Card
 from jaxmodels.nn.attention import exact_attention
 from jaxmodels.nn.paths import path_name
+from jaxmodels.plan.cost import Roofline, Traffic, roofline, traffic
+from jaxmodels.plan.hlo import read_program
 from train.config import Config
-from train.plan.cost import Roofline, Traffic, roofline, traffic
-from train.plan.hlo import read_program
 from train.plan.topology import Topology
 from train.setup import Run, build, parameter_count
 from train.sharding import FSDP_MIN_SIZE, spec_of
@@ -66,7 +66,7 @@ class Plan:
       mesh: axis -> devices.
       settings: dotted fields of the config by which it differs from what was asked for.
       fits: None where no limit is known.
-      model_flops: of one step by formula (see train/flops.py), over all devices.
+      model_flops: of one step by formula (see jaxmodels/plan/flops.py), over all devices.
       compiled_flops: of products and convolutions in the compiled program, of one device, loops
         unrolled.
       analysis_flops: what the compiler's ``cost_analysis`` says of one device: bodies of loops

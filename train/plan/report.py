@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxmodels.plan.cost import Traffic
 from train.plan.compiling import Plan
-from train.plan.cost import Traffic
 from train.plan.search import time_of
 
 FOOTER = """\
 Memory is the compiler's own account. FLOPs are of matrix products and convolutions: by formula
 from the traced step, each as often as it runs, rematerialisation left out; compiled, from the
 compiled program, loops unrolled. Times are estimates from below: data-sheet rates, everything
-overlapping, no latency (train/plan/cost.py, train/hardware.py)."""
+overlapping, no latency (jaxmodels/plan/cost.py, jaxmodels/plan/chips.py)."""
 
 
 def report(plan: Plan, *, name: str, data: str, accumulate: int) -> str:

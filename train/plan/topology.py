@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from jaxmodels.plan.chips import CHIPS, Chip
 from train.config import ConfigError
-from train.hardware import CHIPS, Chip
 
 INSTALL = (
     "planning for TPUs needs libtpu, the compiler of TPUs, which no TPU is needed for: pip install "

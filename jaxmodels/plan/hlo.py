@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.flops import meeting
+from jaxmodels.plan.flops import meeting
 
 Groups = tuple[tuple[int, ...], ...]
 """Devices, by their place in the mesh, that a collective joins."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.hardware import PEAK_FLOPS, Chip
-from train.plan.hlo import Collective, Program
+from jaxmodels.plan.chips import PEAK_FLOPS, Chip
+from jaxmodels.plan.hlo import Collective, Program
 
 
 @dataclass(frozen=True)
