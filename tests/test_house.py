@@ -82,6 +82,7 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
     "module",
     [
         "jaxmodels",
+        "jaxmodels.plan",
         "jaxmodels.weights",
         "input_pipeline",
         "train.loop",
