@@ -29,12 +29,12 @@ PEAK_FLOPS: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Chip:
-    """What a plan has to know of one JAX device, which up to TPU v3 and for TPU7x is half a chip.
+    """Rates and memory of one JAX device, which up to TPU v3 and for TPU7x is half a chip.
 
     Attributes:
       kind: name in :data:`PEAK_FLOPS`.
       memory: bytes that a program may use.
-      bandwidth: of that memory, bytes per second.
+      bandwidth: bytes per second that the memory reads or writes.
       link: bytes per second that leave through one link of the fast network, in one direction.
       closes: an axis of a slice whose length is a multiple of this is a ring: two links lead along
         it, not one.
