@@ -125,6 +125,7 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
     "module",
     [
         "jaxmodels",
+        "jaxmodels.plan",
         "jaxmodels.weights",
         "input_pipeline",
         "train.loop",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
+from jaxmodels.plan.chips import mfu
 from train import strict_json
-from train.hardware import mfu
 from train.metrics import Sums, Writers, macro_f1, per_class, read_records
 
 

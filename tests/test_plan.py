@@ -22,6 +22,18 @@ from jax.sharding import PartitionSpec as P
 import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels.families.googlenet import model as googlenet
+from jaxmodels.plan.chips import CHIPS, PEAK_FLOPS
+from jaxmodels.plan.compiling import (
+    Memory,
+    Plan,
+    captured_stderr,
+    needed_bytes,
+    rematerialisations,
+)
+from jaxmodels.plan.cost import Roofline, links, roofline, traffic
+from jaxmodels.plan.flops import count_flops, meeting
+from jaxmodels.plan.hlo import Collective, Program, read_groups, read_program
+from jaxmodels.plan.topologies import larger
 from train.config import (
     Config,
     ConfigError,
@@ -31,13 +43,9 @@ from train.config import (
     check_batch,
     load_config,
 )
-from train.flops import count_flops, meeting
-from train.hardware import CHIPS, PEAK_FLOPS
 from train.plan import compiling, report, search, topology
 from train.plan.__main__ import main
 from train.plan.cards import Given, card_of
-from train.plan.cost import Roofline, links, roofline, traffic
-from train.plan.hlo import Collective, Program, read_groups, read_program
 from train.setup import attention_backend, build
 
 ROOT = Path(__file__).parent.parent
@@ -434,10 +442,10 @@ def test_every_chip_has_a_peak():
 
 def test_messages_of_compilers_are_understood():
     one = "Ran out of memory on HBM, the memory required for HLO temporaries (28.72G) exceeds available HBM (15.75G)."
-    assert compiling.needed_bytes(one, GIB) == pytest.approx(29.72 * GIB)
+    assert needed_bytes(one, GIB) == pytest.approx(29.72 * GIB)
     other = "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 17.21G of 15.75G hbm."
-    assert compiling.needed_bytes(other, GIB) == pytest.approx(17.21 * GIB)
-    assert compiling.needed_bytes("it is broken", GIB) is None
+    assert needed_bytes(other, GIB) == pytest.approx(17.21 * GIB)
+    assert needed_bytes("it is broken", GIB) is None
 
 
 # --- on CPU devices, where no compiler of TPUs is needed
@@ -454,9 +462,9 @@ def test_involuntary_rematerialisation_is_heard():
     x = jax.ShapeDtypeStruct(
         (64, 64), jnp.float32, sharding=NamedSharding(mesh, P(("b", "a"), None))
     )
-    with compiling.captured_stderr() as said, jax.set_mesh(mesh):
+    with captured_stderr() as said, jax.set_mesh(mesh):
         jax.jit(f, out_shardings=NamedSharding(mesh, P("b", "a", None))).lower(x).compile()
-    (warning,) = compiling.rematerialisations(said[0])
+    (warning,) = rematerialisations(said[0])
     assert "reshape" in warning
 
 
@@ -538,7 +546,7 @@ def test_topologies_have_names():
     ):
         with pytest.raises(ConfigError, match=message):
             topology.find_topology(name)
-    assert topology.larger("v5e:2x2") == [
+    assert larger("v5e:2x2") == [
         "v5e:2x4",
         "v5e:4x4",
         "v5e:4x8",
@@ -546,7 +554,7 @@ def test_topologies_have_names():
         "v5e:8x16",
         "v5e:16x16",
     ]
-    assert topology.larger("2*v5p:2x2x1")[:3] == ["2*v5p:2x2x2", "2*v5p:2x2x4", "2*v5p:2x4x4"]
+    assert larger("2*v5p:2x2x1")[:3] == ["2*v5p:2x2x2", "2*v5p:2x2x4", "2*v5p:2x4x4"]
 
 
 def test_without_a_compiler_the_way_out_is_named(monkeypatch, capsys):
@@ -618,14 +626,14 @@ def formula(monkeypatch):
             whole = 1 if config.model_fields.get("remat") else 4
             of_batch = whole * activations / math.prod(mesh.values()) / config.accumulate
             needed = state / mesh["fsdp"] / mesh["tensor"] + of_batch
-            return compiling.Plan(
+            return Plan(
                 topology=where.name,
                 devices=len(where.devices),
                 mesh=mesh,
                 settings=settings,
                 batch={},
                 parameters=0,
-                memory=compiling.Memory(state=0, limit=100.0, needed=needed),
+                memory=Memory(state=0, limit=100.0, needed=needed),
                 fits=needed <= 100,
                 model_flops=0,
                 compile_seconds=1.0,

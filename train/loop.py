@@ -22,7 +22,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from input_pipeline import DatasetCard
-from train import binary, cli, distributed, hardware, memory, pictures, report, strict_json
+from jaxmodels.plan.chips import mfu
+from train import binary, cli, distributed, memory, pictures, report, strict_json
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
@@ -339,7 +340,7 @@ class _Loop:
         if self.run.task.unit == "tokens":
             tokens, steps = self.window.values["loss"][1], self.window.values["grad_norm"][1]
             timings["tokens_per_second"] = tokens / steps * self.window_steps / seconds
-        use = hardware.mfu(
+        use = mfu(
             self.flops,
             seconds / self.window_steps,
             jax.devices()[0].device_kind,

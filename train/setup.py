@@ -27,6 +27,7 @@ from jaxmodels.adapt.features import WithFeatures
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
 from jaxmodels.families.fusion.model import encoder_of
 from jaxmodels.nn.attention import KERNELS, choose_backend, exact_attention, gpu_capability
+from jaxmodels.plan.flops import count_flops
 from train import memory, sharding, transfer
 from train.config import (
     Config,
@@ -41,7 +42,6 @@ from train.config import (
     task_names,
 )
 from train.fields import shown
-from train.flops import count_flops
 from train.objectives import distillation
 from train.optim import make_optimizer
 from train.preprocessing import unwrapped
@@ -201,7 +201,7 @@ class Run:
         )
 
     def model_flops(self, traced: jax.stages.Traced) -> int:
-        """Operations of a traced training step by formula (see :mod:`train.flops`), over all
+        """Operations of a traced training step by formula (:mod:`jaxmodels.plan.flops`), over all
         devices.
 
         An attention kernel computes its scores more than once, or hides what it computes: the

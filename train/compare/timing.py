@@ -34,12 +34,12 @@ from jaxmodels.parity.timing import (
     torch_infer,
     torch_train,
 )
+from jaxmodels.plan.chips import mfu
+from jaxmodels.plan.flops import count_flops
 from train.compare import originals
 from train.compare.batches import make_batch
 from train.compare.cases import Case, inputs_of, make_model
 from train.compare.optimizers import OPTIMIZERS, our_state, our_step, torch_optimizer
-from train.flops import count_flops
-from train.hardware import mfu
 from train.optim import make_optimizer
 
 

@@ -13,6 +13,10 @@ import jax
 
 from train import cli, files
 from train.config import Config, ConfigError, load_config
+from train.plan import report, search
+from train.plan.cards import Given, card_of
+from train.plan.compiling import make_plan
+from train.plan.topology import find_topology
 
 EPILOG = """\
 The training step that `python -m train` would run is compiled for devices that are not here, with
@@ -104,11 +108,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _plan(args: argparse.Namespace, config: Config) -> int:
-    from train.plan import report, search  # not above: mistakes and --help are answered at once
-    from train.plan.cards import card_of
-    from train.plan.compiling import make_plan
-    from train.plan.topology import find_topology
-
     topology = find_topology(f"{args.slices}*{args.topology}" if args.slices > 1 else args.topology)
     card, data = card_of(config, _given(args))
     if args.search:
@@ -129,9 +128,7 @@ def _plan(args: argparse.Namespace, config: Config) -> int:
     return 1 if plan.fits is False else 0
 
 
-def _given(args: argparse.Namespace) -> Any:
-    from train.plan.cards import Given
-
+def _given(args: argparse.Namespace) -> Given:
     if args.image is None:
         return Given(classes=args.classes, vocab=args.vocab)
     if not re.fullmatch(r"\d+x\d+x\d+", args.image):
@@ -143,11 +140,6 @@ def _given(args: argparse.Namespace) -> Any:
 def _renew(table: Path, path: Path, overrides: list[str]) -> None:
     """Renews one row: on the slice that the config's card names in its line ``Plan``, or on v5e:2x4
     or less of it."""
-    from train.plan import report
-    from train.plan.cards import Given, card_of
-    from train.plan.compiling import make_plan
-    from train.plan.topology import find_topology
-
     card_line = re.search(
         r"^Plan +(python .*)$", ast.get_docstring(ast.parse(path.read_text())) or "", re.MULTILINE
     )

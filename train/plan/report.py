@@ -5,23 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.plan.compiling import Plan
-from train.plan.cost import Traffic
-from train.plan.search import time_of
+from jaxmodels.plan import Plan, Traffic
+from jaxmodels.plan.search import time_of
 
-FOOTER = """\
-Memory is the compiler's own account. FLOPs are of matrix products and convolutions: by formula
-from the traced step, each as often as it runs, rematerialisation left out; compiled, from the
-compiled program, loops unrolled. Times are estimates from below: data-sheet rates, everything
-overlapping, no latency (train/plan/cost.py, train/hardware.py)."""
+FOOTER = (
+    "Memory is the compiler's own account. FLOPs are of matrix products and convolutions: by "
+    "formula from the traced step,\n"
+    "each as often as it runs, rematerialisation left out; compiled, from the compiled program, "
+    "loops unrolled. Times are\n"
+    "estimates from below: data-sheet rates, everything overlapping, no latency "
+    "(jaxmodels/plan/cost.py, jaxmodels/plan/chips.py)."
+)
 
 
 def report(plan: Plan, *, name: str, data: str, accumulate: int) -> str:
-    """Of one plan.
+    """Describes one plan in lines.
 
     Args:
-      name: of the config; data: where the shapes are from, in words.
-      accumulate: micro-batches.
+      name: name of the config.
+      data: where the shapes are from, in words.
+      accumulate: number of micro-batches.
     """
     mesh = mesh_text(plan.mesh)
     shapes = ", ".join(f"{k} {'x'.join(map(str, v))}" for k, v in plan.batch.items() if len(v) > 1)
@@ -77,7 +80,7 @@ def report(plan: Plan, *, name: str, data: str, accumulate: int) -> str:
 
 
 def memory_text(plan: Plan) -> str:
-    """Whether a step fits, and by how much."""
+    """Says whether a step fits, and by how much."""
     peak, limit = plan.memory.peak, plan.memory.limit
     if limit is None:
         return f"{size(peak)} at most; CPUs have no limit to compare it with"
@@ -92,7 +95,7 @@ def memory_text(plan: Plan) -> str:
 
 
 def way_out_text(found: Plan | None, tried: Sequence[Plan], asked: Plan) -> str:
-    """What makes a step fit that does not."""
+    """Says which change makes a step fit that does not."""
     count = (
         f"found by compiling {sum(p.compile_seconds > 0 for p in tried)} of {len(tried)} candidates"
     )
@@ -107,7 +110,7 @@ def way_out_text(found: Plan | None, tried: Sequence[Plan], asked: Plan) -> str:
 
 
 def ranking(plans: Sequence[Plan], left: int) -> str:
-    """Of a search."""
+    """Ranks the plans of a search in a table."""
     lines = ["rank  step at least  bound    MFU at most  memory     settings"]
     for i, plan in enumerate(plans, 1):
         flags = (
@@ -126,7 +129,7 @@ def ranking(plans: Sequence[Plan], left: int) -> str:
 
 
 def traffic_text(one: Traffic) -> str:
-    """Of one kind of collective."""
+    """Describes one kind of collective."""
     seconds = f", {milliseconds(one.seconds)}" if one.seconds else ""
     return (
         f"{one.kind} {one.count}x over {one.network}, {size(one.bytes)} sent by each "

@@ -1,5 +1,4 @@
-"""Other meshes, rematerialisation and micro-batches: what makes a step fit, and what makes it
-fastest."""
+"""Changes of a config that make its step fit, and those that make it fastest."""
 
 import copy
 import dataclasses
@@ -10,12 +9,21 @@ from typing import Any
 
 import jaxmodels
 from input_pipeline import Card
+from jaxmodels.plan import Plan, Topology
+from jaxmodels.plan.search import (
+    Settings,
+    fastest,
+    first_that_fits,
+    meshes,
+    micro_batches,
+    powers,
+    split_most,
+    time_of,
+)
+from jaxmodels.plan.topologies import larger
 from train.config import Config, ConfigError, check, reads_images, reads_text
-from train.plan.compiling import Plan, make_plan
-from train.plan.topology import Topology, find_topology, larger
-
-Settings = dict[str, Any]
-"""Dotted fields of a config -> values."""
+from train.plan.compiling import make_plan
+from train.plan.topology import find_topology
 
 
 def changed(config: Config, settings: Settings) -> Config:
@@ -45,24 +53,15 @@ def sizes(config: Config, devices: int) -> dict[str, int]:
     return {axis: rest if size == -1 else size for axis, size in mesh.items()}
 
 
-def micro_batches(config: Config, shards: int) -> Iterator[int]:
-    """Numbers of micro-batches above the config's own, each twice the one before, until a device
-    has one example."""
-    count = 2 * config.accumulate
-    while config.batch_size % (shards * count) == 0:
-        yield count
-        count *= 2
-
-
 def can_rematerialise(config: Config) -> bool:
-    """Whether the model could compute activations again in the backward pass and does not yet."""
+    """True if the model could compute activations again in the backward pass and does not yet."""
     return "remat" in jaxmodels.model_fields(config.model) and not config.model_fields.get(
         "remat", False
     )
 
 
 def on_mesh(config: Config, devices: int, mesh: dict[str, int]) -> Settings:
-    """What sets a mesh; an evaluation batch that does not divide grows with it."""
+    """The fields that set a mesh. An evaluation batch that does not divide grows with it."""
     found: Settings = {
         f"mesh.{axis}": size for axis, size in mesh.items() if size != sizes(config, devices)[axis]
     }
@@ -72,38 +71,34 @@ def on_mesh(config: Config, devices: int, mesh: dict[str, int]) -> Settings:
     return found
 
 
+def more_micro_batches(config: Config, mesh: dict[str, int]) -> list[Settings]:
+    """The settings of more micro-batches than the config has."""
+    shards = mesh["data"] * mesh["fsdp"]
+    counts = micro_batches(config.batch_size, shards, above=config.accumulate)
+    return [{"accumulate": count} for count in counts]
+
+
 def ways_out(config: Config, topology: Topology) -> list[Settings]:
     """Changes that need less memory, in order of what they cost: fewer changes come first.
 
-    Of as many changes: parameters split over all devices of a slice, which costs their gathering;
-    more micro-batches, which cost that once more each; rematerialisation, which costs a forward
-    pass.
+    Among as many changes, parameters split over all devices of a slice come first, which costs
+    their gathering. Then come more micro-batches, which gather once more each. Rematerialisation,
+    which costs a forward pass, comes last.
     """
     devices = len(topology.devices)
     mesh = sizes(config, devices)
-    meshes = [{}, on_mesh(config, devices, split_most(mesh, topology))]
-    more = [{}, *({"accumulate": n} for n in micro_batches(config, mesh["data"] * mesh["fsdp"]))]
+    split = [{}, on_mesh(config, devices, split_most(mesh, topology))]
+    more = [{}, *more_micro_batches(config, mesh)]
     remat: list[Settings] = (
         [{}, {"model_fields.remat": True}] if can_rematerialise(config) else [{}]
     )
-    found = [a | b | c for a, b, c in itertools.product(meshes, more, remat) if a | b | c]
-    unique = [settings for i, settings in enumerate(found) if settings not in found[:i]]
+    found = [a | b | c for a, b, c in itertools.product(split, more, remat) if a | b | c]
 
     def cost(settings: Settings) -> tuple[int, bool, int]:
         again, count = "model_fields.remat" in settings, settings.get("accumulate", 0)
         return any(k.startswith("mesh.") for k in settings) + again + bool(count), again, count
 
-    return sorted(unique, key=cost)
-
-
-def split_most(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
-    """A mesh like this one, but with parameters split over all devices of each slice that its other
-    axes leave."""
-    others = math.prod(size for axis, size in mesh.items() if axis not in ("data", "fsdp"))
-    return mesh | {
-        "data": topology.slices,
-        "fsdp": max(1, len(topology.devices) // topology.slices // others),
-    }
+    return sorted(_unique(found), key=cost)
 
 
 def find_way_out(
@@ -115,29 +110,27 @@ def find_way_out(
     Args:
       say: told what is tried.
     """
-    tried: list[Plan] = []
+    return first_that_fits(
+        _candidates(config, topology),
+        lambda settings, where: attempt(config, card, where, settings, say),
+    )
 
-    def fits(settings: Settings, where: Topology) -> bool:
-        plan = attempt(config, card, where, settings, say)
-        tried.extend([plan] if plan else [])
-        return plan is not None and plan.fits is True
 
+def _candidates(config: Config, topology: Topology) -> Iterator[tuple[Settings, Topology]]:
     for settings in ways_out(config, topology):
-        if fits(settings, topology):
-            return tried[-1], tried
+        yield settings, topology
     for name in larger(topology.name) if topology.chip and topology.chip.closes else []:
         wider = find_topology(name)
         mesh = split_most(sizes(config, len(topology.devices)), wider)
         split = on_mesh(config, len(wider.devices), mesh)
         remat: Settings = {"model_fields.remat": True} if can_rematerialise(config) else {}
-        more: list[Settings] = [
-            {"accumulate": n} for n in micro_batches(config, mesh["data"] * mesh["fsdp"])
-        ]
-        options = [split, split | remat, *(split | remat | one for one in more)]
-        for settings in [o for i, o in enumerate(options) if o not in options[:i]]:
-            if fits(settings, wider):
-                return tried[-1], tried
-    return None, tried
+        more = more_micro_batches(config, mesh)
+        for settings in _unique([split, split | remat, *(split | remat | one for one in more)]):
+            yield settings, wider
+
+
+def _unique(candidates: list[Settings]) -> list[Settings]:
+    return [one for i, one in enumerate(candidates) if one not in candidates[:i]]
 
 
 def search(
@@ -146,88 +139,44 @@ def search(
     """Plans that fit, the fastest by the roofline first, and the number of groups of candidates not
     tried.
 
-    A group is a mesh (tensor, or for texts sequence, up to 8) with or without rematerialisation; of
-    each the fewest micro-batches that fit and, where fewer did not, more for as long as they are
-    faster: the compiler itself computes things again where memory is nearly full. The config as it
-    stands comes first.
+    A group is a mesh (tensor, or for texts sequence, up to 8) with or without rematerialisation
+    (see :func:`jaxmodels.plan.search.fastest`). The config as it stands comes first.
 
     Args:
-      limit: compilations.
+      limit: greatest number of compilations.
     """
-    found: list[Plan] = []
-    tried: list[tuple[Settings, Plan | None]] = []
-    compiled = left = 0
-    for group in [[{}], *_groups(config, topology)]:
-        best = None
-        for settings in group:
-            if known := [plan for other, plan in tried if other == settings]:
-                plan = known[0]
-            elif compiled < limit:
-                plan = attempt(config, card, topology, settings, say)
-                tried.append((settings, plan))
-                compiled += plan is not None and plan.compile_seconds > 0
-                if plan is not None and plan.fits is not False:
-                    found.append(plan)
-            else:
-                left += 1
-                break
-            if plan is None:
-                break
-            if plan.fits is not False:
-                if settings is group[0] or (best is not None and time_of(plan) >= best):
-                    break
-                best = time_of(plan)
-            elif plan.compile_seconds == 0:
-                # the state alone is too large: micro-batches do not help
-                break
-    return sorted(found, key=time_of), left
+    return fastest(
+        itertools.chain([[{}]], _groups(config, topology)),
+        lambda settings: attempt(config, card, topology, settings, say),
+        limit=limit,
+    )
 
 
 def _groups(config: Config, topology: Topology) -> Iterator[list[Settings]]:
     devices, remats = len(topology.devices), [{}]
     if "remat" in jaxmodels.model_fields(config.model):
         remats = [{"model_fields.remat": again} for again in (False, True)]
-    for mesh, remat in itertools.product(_meshes(config, devices, topology.slices), remats):
+    for mesh, remat in itertools.product(meshes(topology, _sequences(config, devices)), remats):
         shards = mesh["data"] * mesh["fsdp"]
         counts = [
-            n for n in _powers(config.batch_size // shards) if config.batch_size % (n * shards) == 0
+            n for n in powers(config.batch_size // shards) if config.batch_size % (n * shards) == 0
         ]
         group = [on_mesh(config, devices, mesh) | remat | {"accumulate": n} for n in counts]
         yield [{k: v for k, v in settings.items() if v != _value(config, k)} for settings in group]
 
 
-def _meshes(config: Config, devices: int, slices: int) -> list[dict[str, int]]:
-    """Of all devices, those that split least over ``tensor`` or ``sequence`` and most over ``fsdp``
-    first.
+def _sequences(config: Config, devices: int) -> list[int]:
+    """Sizes of the axis ``sequence`` to try.
 
-    Of the two, one is split at a time. Tokens of images stay as they are: with a class token they
-    rarely divide.
+    Tokens of images stay as they are: with a class token they rarely divide.
     """
-    parts = [sizes(config, devices)["sequence"]]
     if (
         "attention" in jaxmodels.model_fields(config.model)
         and reads_text(config)
         and not reads_images(config)
     ):
-        parts = [n for n in _powers(8) if config.data.max_len % n == 0]
-    inside = devices // slices
-    found = [
-        {
-            "data": slices * data,
-            "fsdp": inside // (data * tensor * part),
-            "sequence": part,
-            "tensor": tensor,
-        }
-        for tensor, part in itertools.product(_powers(8), parts)
-        if tensor == 1 or part == parts[0]
-        for data in range(1, inside + 1)
-        if inside % (data * tensor * part) == 0
-    ]
-    return sorted(found, key=lambda m: (m["tensor"] * m["sequence"], -m["fsdp"]))
-
-
-def _powers(most: int) -> list[int]:
-    return [2**i for i in range(max(most, 1).bit_length())]
+        return [n for n in powers(8) if config.data.max_len % n == 0]
+    return [sizes(config, devices)["sequence"]]
 
 
 def _value(config: Config, key: str) -> Any:
@@ -235,14 +184,6 @@ def _value(config: Config, key: str) -> Any:
     for name in key.split("."):
         holder = holder.get(name, False) if isinstance(holder, dict) else getattr(holder, name)
     return holder
-
-
-def time_of(plan: Plan) -> float:
-    """By which plans are ranked: seconds of a step, or, where no chip is known, bytes held and
-    sent."""
-    if plan.roofline is not None:
-        return plan.roofline.seconds
-    return (plan.memory.peak or 0) + sum(t.bytes for t in plan.collectives)
 
 
 def attempt(

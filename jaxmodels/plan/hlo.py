@@ -1,7 +1,6 @@
-"""What a compiled program does, read from its HLO text: products, traffic to memory, collectives;
-loops unrolled.
+"""Reads products, traffic to memory and collectives of a compiled program from its HLO text.
 
-XLA's own ``cost_analysis`` counts the body of a loop once, however often it runs.
+Bodies of loops count as often as they run; XLA's own ``cost_analysis`` counts them once.
 """
 
 import math
@@ -12,24 +11,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.flops import meeting
+from jaxmodels.plan.flops import meeting
 
 Groups = tuple[tuple[int, ...], ...]
-"""Devices, by their place in the mesh, that a collective joins."""
+"""Groups of devices, by their place in the mesh, that a collective joins."""
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 KERNELS = ("tpu_custom_call", "mosaic_gpu_v2", "__gpu$xla.gpu.triton")
-"""Targets of calls to what Pallas compiled."""
+"""Targets of calls to kernels that Pallas compiled."""
 
 BITS = {"pred": 8, "token": 0, "opaque": 0}
-"""Of types whose name does not end with their number of bits."""
+"""Bits of types whose name does not end with their number of bits."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of one array of a program; ``fast`` if it lies in memory on the core, not in the chip's main
-    memory."""
+    """The shape of one array of a program.
+
+    Attributes:
+      fast: the array lies in memory on the core, not in the chip's main memory.
+    """
 
     dtype: str
     dims: tuple[int, ...]
@@ -44,7 +46,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program; ``rest`` is what stands behind its operands."""
+    """One line of a program; ``rest`` is the text behind its operands."""
 
     name: str
     opcode: str
@@ -59,9 +61,10 @@ class Instruction:
 class Collective:
     """One collective operation, ``times`` executed.
 
-    ``bytes`` is the size, on one device, of what is whole: the gathered result, the array that is
-    reduced or exchanged. One between slices of TPUs, which hosts do, joins a device with those at
-    its place in the others and names no groups; its ``bytes`` are what a device hands over.
+    ``bytes`` is the size, on one device, of the whole array: the gathered result, or the array that
+    is reduced or exchanged. Hosts do the collectives between slices of TPUs. One of these joins a
+    device with those at its place in the other slices and names no groups; its ``bytes`` are those
+    that a device hands over.
     """
 
     kind: str
@@ -78,12 +81,12 @@ class Collective:
 
 @dataclass(frozen=True)
 class Program:
-    """What one device does in one execution.
+    """The work of one device in one execution.
 
     Attributes:
-      flops: of products and convolutions; loop bodies as often as they run.
-      memory_bytes: read from and written to main memory by operations, each reading its operands
-        anew.
+      flops: FLOPs of products and convolutions; loop bodies count as often as they run.
+      memory_bytes: bytes that operations read from and write to main memory, each reading its
+        operands anew.
       loops: times that each loop runs; None where the text does not say, and then it counts once.
       kernels: executions of hand-written kernels, in whose operations the text gives no insight.
     """
@@ -207,7 +210,7 @@ def _attribute(one: Instruction, name: str) -> str:
 
 
 def _called(one: Instruction) -> list[str]:
-    """Computations that run when this does, but for the few operations on numbers inside a
+    """Names the computations that run when this does, except the few operations inside a
     reduction."""
     names = [
         _attribute(one, key)
@@ -221,8 +224,8 @@ def _called(one: Instruction) -> list[str]:
 
 
 def _rounds(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
-    """How often a loop runs: as its backend says, or as its condition, ``i < n`` with i from 0,
-    does."""
+    """Number of rounds of a loop, by its backend or by its condition ``i < n`` with i from 0; None
+    if neither says it."""
     if found := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest):
         return int(found.group(1))
     body = computations.get(_attribute(loop, "condition"), [])
@@ -299,7 +302,7 @@ FREE = (
 def _memory(
     one: Instruction, known: dict[str, Instruction], computations: dict[str, list[Instruction]]
 ) -> int:
-    """Bytes of main memory that an operation reads and writes; of a slice, only the slice."""
+    """Bytes of main memory that an operation reads and writes; only the slice where it slices."""
     if (
         one.opcode in FREE
         or one.opcode.endswith("-done")
@@ -333,8 +336,8 @@ def _memory(
 def _read(
     name: str, body: list[Instruction], computations: dict[str, list[Instruction]], whole: int
 ) -> int:
-    """Bytes of an array that the body of a fusion reads: of what it slices the slices, of what it
-    updates nothing."""
+    """Bytes of an array that the body of a fusion reads: only the slices where it slices, nothing
+    where it updates."""
     found = 0
     for user in (i for i in body if name in i.operands):
         if user.opcode in ("dynamic-slice", "slice"):
@@ -352,7 +355,7 @@ def _read(
 
 
 def _written(fusion: Instruction, body: list[Instruction]) -> Iterator[int]:
-    """Bytes of each result of a fusion: of one that is updated in place, the update."""
+    """Bytes of each result of a fusion. A result that is updated in place counts as its update."""
     known = {i.name: i for i in body}
     root = next((i for i in body if i.root), None)
     outputs = () if root is None else root.operands if root.opcode == "tuple" else (root.name,)
@@ -393,7 +396,7 @@ def _collective(
 
 
 def read_groups(text: str, devices: int) -> Groups:
-    """Groups of a collective, in any of the ways that XLA writes them; all devices where it names
+    """Reads the groups of a collective, in any of XLA's notations; all devices where it names
     none."""
     if found := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text):
         return tuple(

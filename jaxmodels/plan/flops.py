@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced function: those of its matrix products and convolutions."""
+"""Counts the FLOPs of a traced function: those of its matrix products and convolutions."""
 
 import math
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ REMATTED = "rematted_computation"
 
 
 def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
-    """Of matrix products and convolutions, over all devices; an addition and a multiplication are
-    two.
+    """FLOPs of matrix products and convolutions, over all devices; an addition and a multiplication
+    are two.
 
-    ``2 b m n k`` for each product, and for each convolution two for each pair of a weight and a
-    value that meet, so neither padding nor the holes of a dilation count. Bodies of loops count as
-    often as they run (of a ``while``, whose number of rounds is not known, once), of branches the
-    most expensive. What rematerialisation computes again does not count: these are the operations
-    of the model, by which its MFU is measured (Chowdhery et al. 2022, appendix B). The words that
-    fill up a vocabulary for a GPU do count, 0.1% of its logits' products.
+    A product counts ``2 b m n k``. A convolution counts two for each pair of a weight and a value
+    that meet, so neither padding nor the holes of a dilation count. Bodies of loops count as often
+    as they run; the body of a ``while``, whose number of rounds is not known, counts once. The most
+    expensive branch counts. Operations that rematerialisation repeats do not count: MFU is measured
+    by the operations of the model (Chowdhery et al. 2022, appendix B). Words that fill up a
+    vocabulary for a GPU do count, 0.1% of its logits' products.
     """
     return sum(map(_of_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns))
 
@@ -83,11 +83,13 @@ def _convolution(eqn: JaxprEqn) -> int:
 def meeting(
     size: int, window: int, out: int, stride: int, low: int, dilation: int, window_dilation: int
 ) -> int:
-    """Along one dimension, number of pairs (place of the output, weight) that meet a value and not
-    padding or a hole.
+    """Counts pairs (place of the output, weight) along one dimension that meet a value, not padding
+    or a hole.
 
     Args:
-      size: of the input before dilation; window: of the kernel; out: of the output.
+      size: length of the input before dilation.
+      window: length of the kernel.
+      out: length of the output.
       low: padding in front, may be negative.
     """
     place = np.arange(out)[:, None] * stride - low + np.arange(window) * window_dilation

@@ -1,26 +1,26 @@
-"""How long a step takes at least, by the roofline, and what its collectives send over which
-network.
+"""Estimates the least time of a step by the roofline, and the bytes that its collectives send.
 
-Everything here is an estimate from below: each resource is as fast as its data sheet says, and all
-of them work at the same time. No model of latency, of the shape of matrices, or of what waits for
-what.
+All times are estimates from below: each resource is as fast as its data sheet says, and all of them
+work at the same time. Latency, the shape of matrices and waiting are not modelled.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.hardware import PEAK_FLOPS, Chip
-from train.plan.hlo import Collective, Program
+from jaxmodels.plan.chips import PEAK_FLOPS, Chip
+from jaxmodels.plan.hlo import Collective, Program
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Collectives of one kind over one network, in one step, of one device.
+    """Collectives of one kind over one network, which one device takes part in during one step.
 
     Attributes:
       network: "ICI" within a slice of TPUs or a host of GPUs (there NVLink), "DCN" between them.
-      count: operations; bytes: that the device sends; seconds: that takes at least.
+      count: number of operations.
+      bytes: bytes that the device sends.
+      seconds: least time that sending takes.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step that each resource needs at least, and the share of the peak that the
+    """Least seconds that each resource needs for one step, and the share of the peak that the
     slowest leaves."""
 
     compute: float
@@ -43,7 +43,7 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """Of a step, if everything overlaps."""
+        """Least seconds of a step, if everything overlaps."""
         return max(self.compute, self.memory, self.ici, self.dcn)
 
     @property
@@ -53,8 +53,8 @@ class Roofline:
 
 
 def sent(kind: str, size: int) -> float:
-    """What a device sends in a ring of ``size``, as a share of the bytes of the whole array (see
-    Collective)."""
+    """The share of the whole array's bytes that a device sends in a ring of ``size`` devices (see
+    :class:`Collective`)."""
     share = (size - 1) / size
     return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
 
@@ -62,17 +62,17 @@ def sent(kind: str, size: int) -> float:
 def traffic(
     collectives: Sequence[Collective], devices: Sequence[Any], chip: Chip | None
 ) -> list[Traffic]:
-    """Sums by kind and network.
+    """Sums collectives by kind and network.
 
-    A group that spans slices, or hosts of GPUs, works in steps, each slice for itself and then
-    device by device across: of an all-reduce of P bytes on i devices in each of s slices, a device
+    A group that spans slices, or hosts of GPUs, works in steps: each slice for itself, and then
+    device by device across. In an all-reduce of P bytes on i devices in each of s slices, a device
     sends 2 P (i - 1) / i within its slice and 2 (P / i) (s - 1) / s across. The TPU's compiler
     writes these steps itself. A ring uses the links along all axes of the slice that its group
     spans: two for each axis that closes, else one.
 
     Args:
-      devices: in the order of the mesh, which collectives count by.
-      chip: None: no seconds.
+      devices: devices in the order of the mesh, by which collectives number them.
+      chip: rates of one device; None leaves the seconds at 0.
     """
     found: dict[tuple[str, str], list[float]] = {}
 
@@ -113,7 +113,7 @@ def slice_of(device: Any, chip: Chip | None) -> int:
 
 
 def links(group: Sequence[Any], chip: Chip) -> int:
-    """Links by which a device of a group, all in one slice, sends to the others."""
+    """Number of links by which a device sends to the others of its group, all in one slice."""
     places = [getattr(device, "coords", None) for device in group]
     if not chip.closes or None in places:
         return 1
@@ -124,13 +124,14 @@ def links(group: Sequence[Any], chip: Chip) -> int:
 def roofline(
     program: Program, traffics: Sequence[Traffic], chip: Chip, model_flops: float, devices: int
 ) -> Roofline:
-    """Of a program on ``devices`` devices of a chip.
+    """Divides the work of a program by the rates of a chip.
 
-    Operations of kernels, which the program's text does not show, are in those of the model: the
-    more of the two count.
+    The program's text does not show operations of kernels, but the model's FLOPs hold them. The
+    greater of the two numbers counts.
 
     Args:
-      model_flops: of one step, over all devices.
+      model_flops: FLOPs of one step, over all devices.
+      devices: number of devices.
     """
     peak = PEAK_FLOPS[chip.kind]
     flops = max(program.flops, model_flops / devices)
