@@ -38,7 +38,7 @@ import pytest
 import tensorboardX  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 
-from tests.slow import TABLE
+from tests.slow import TABLE, matches
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 
 # tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of
@@ -47,26 +47,28 @@ gc.set_threshold(50_000, 20, 100)
 
 
 UNKNOWN = pytest.StashKey[list[str]]()
-"""Entries of the table of slow tests that name no test, of the files that were collected whole."""
+"""Entries of the table of slow tests that name no test, where whole files were collected."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
     """Marks as slow what the table of :mod:`tests.slow` names."""
-    unknown = []
-    found: dict[str, list] = {}
+    tests: dict[tuple[str, str], dict[str, pytest.Item]] = {}  # file, function -> case -> test
     for item in items:
-        found.setdefault(item.path.stem, []).append(item)
-    for file in found.keys() & TABLE.keys():
+        case = item.name.removeprefix(item.originalname)[1:-1]
+        tests.setdefault((item.path.stem, item.originalname), {})[case] = item
+    unknown = []
+    for file in {file for file, _ in tests} & TABLE.keys():
         for entry in TABLE[file]:
-            names = [(i, i.name.removeprefix(i.originalname)[1:-1]) for i in found[file]]
-            slow = [i for i, case in names if entry.holds(i.originalname, case)]
-            for item in slow:
-                item.add_marker(pytest.mark.slow(reason=entry.why))
-            if not slow:
-                unknown.append(f"{file}: {entry.test}")
-    whole = not config.option.keyword and not any("::" in x for x in config.args)
-    config.stash[UNKNOWN] = unknown if whole else []
+            cases = tests.get((file, entry.test), {})
+            for pattern in entry.only or entry.keep or ("*",):
+                if not any(matches(case, pattern) for case in cases):
+                    unknown.append(f"{file}::{entry.test}[{pattern}]")
+            for case, item in cases.items():
+                if entry.holds(case):
+                    item.add_marker(pytest.mark.slow(reason=entry.why))
+    chosen = config.option.keyword or any("::" in argument for argument in config.args)
+    config.stash[UNKNOWN] = [] if chosen else unknown
 
 
 def pytest_collection_finish():
