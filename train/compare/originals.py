@@ -19,8 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import jaxmodels
+from jaxmodels.catalogue import formats_of
 from jaxmodels.families.alexnet.model import AlexNet
 from jaxmodels.families.bert.model import BERT
+from jaxmodels.families.bert.weights import bert_class
 from jaxmodels.families.cnn.model import CNN
 from jaxmodels.families.googlenet.model import GoogLeNet
 from jaxmodels.families.gpt2.model import GPT2
@@ -32,10 +34,8 @@ from jaxmodels.families.transformer.model import Transformer
 from jaxmodels.families.vae.model import VAE
 from jaxmodels.families.vgg.model import VGG
 from jaxmodels.families.vit.model import ViT
-from jaxmodels.weights.families import family_of
-from jaxmodels.weights.hub.bert import bert_class
+from jaxmodels.foreign.rules import WeightsError
 from jaxmodels.weights.hub_config import transformers_config
-from jaxmodels.weights.rules import WeightsError
 from train.config import ConfigError
 
 Shape = tuple[int, ...]
@@ -764,7 +764,7 @@ def _marian(model: Transformer, shape: Shape) -> Original:
         "transformers",
         main=lambda outputs: outputs.logits,
         loss=lambda outputs, batch: token_cross_entropy(outputs.logits, batch),
-        tied=frozenset(family_of(model).ties(model, "transformers")),
+        tied=frozenset(formats_of(model).ties(model, "transformers")),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from jaxmodels.weights.rules import Pair, to_ours
+from jaxmodels.foreign.rules import Pair, to_ours
 
 Traced = dict[str, tuple[np.ndarray, np.ndarray]]  # module -> (first input, output)
 
