@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import jaxmodels
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("configs", "train", "jaxmodels", "input_pipeline")
 MAY_IMPORT = {
@@ -18,7 +20,12 @@ MAY_IMPORT = {
 }
 FOREIGN = {"torch", "torchvision", "transformers", "tensorflow"}
 # the originals; the converter of pickles
-MAY_BE_FOREIGN = ("train/compare/", "jaxmodels/weights/convert.py")
+MAY_BE_FOREIGN = (
+    "train/compare/",
+    "jaxmodels/weights/convert.py",
+    "jaxmodels/foreign/original.py",
+    *(f"jaxmodels/families/{name}/original.py" for name in jaxmodels.FAMILIES),
+)
 
 
 def imports(path):

@@ -6,8 +6,9 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxmodels.foreign.formats import Formats
+from jaxmodels.foreign.formats import Formats, Shape
 from jaxmodels.foreign.keys import HubFamily
+from jaxmodels.foreign.original import Case, Original
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Family:
         modality). The first is that of the plain preset.
       formats: its PyTorch formats, None if it has none.
       hub: its ``config.json`` of transformers, None if transformers has no such model.
+      original: a model and its image shape (h, w, c) to its PyTorch original, None if it has none.
+      cases: of its certificates, at least one for each preset that has an original.
+      condition: tames random values of an original, in place, where they would amplify rounding. It
+        is given the modules of other families too, and leaves them alone.
     """
 
     cls: type[nn.Module]
@@ -34,3 +39,6 @@ class Family:
     outputs: tuple[str, ...]
     formats: Formats | None = None
     hub: HubFamily | None = None
+    original: Callable[[Any, Shape], Original] | None = None
+    cases: tuple[Case, ...] = ()
+    condition: Callable[[Any], None] = lambda module: None

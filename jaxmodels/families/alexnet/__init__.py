@@ -1,6 +1,7 @@
 """AlexNet."""
 
 from jaxmodels.families.alexnet.model import AlexNet, alexnet
+from jaxmodels.families.alexnet.original import CASES, original
 from jaxmodels.families.alexnet.weights import FORMATS
 from jaxmodels.families.family import Family
 
@@ -14,4 +15,6 @@ FAMILY = Family(
     inputs=("image",),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
 )

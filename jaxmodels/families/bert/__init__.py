@@ -8,6 +8,7 @@ from jaxmodels.families.bert.model import (
     minilm_l6,
     minilm_l12,
 )
+from jaxmodels.families.bert.original import CASES, original
 from jaxmodels.families.bert.weights import FORMATS, HUB
 from jaxmodels.families.family import Family
 
@@ -26,4 +27,6 @@ FAMILY = Family(
     outputs=("pretraining", "logits"),
     formats=FORMATS,
     hub=HUB,
+    original=original,
+    cases=CASES,
 )

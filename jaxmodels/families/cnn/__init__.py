@@ -1,6 +1,7 @@
 """Small convolutional network."""
 
 from jaxmodels.families.cnn.model import CNN, cnn
+from jaxmodels.families.cnn.original import CASES, original
 from jaxmodels.families.cnn.weights import FORMATS
 from jaxmodels.families.family import Family
 
@@ -14,4 +15,6 @@ FAMILY = Family(
     inputs=("image",),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
 )

@@ -2,6 +2,7 @@
 
 from jaxmodels.families.family import Family
 from jaxmodels.families.googlenet.model import GoogLeNet, googlenet
+from jaxmodels.families.googlenet.original import CASES, original
 from jaxmodels.families.googlenet.weights import FORMATS
 
 PRESETS = {
@@ -14,4 +15,6 @@ FAMILY = Family(
     inputs=("image",),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
 )

@@ -9,6 +9,7 @@ from jaxmodels.families.gpt2.model import (
     gpt2_1558m,
     gpt2_tiny,
 )
+from jaxmodels.families.gpt2.original import CASES, original
 from jaxmodels.families.gpt2.weights import FORMATS, HUB
 
 PRESETS = {
@@ -26,4 +27,6 @@ FAMILY = Family(
     outputs=("token_logits",),
     formats=FORMATS,
     hub=HUB,
+    original=original,
+    cases=CASES,
 )

@@ -2,6 +2,7 @@
 
 from jaxmodels.families.family import Family
 from jaxmodels.families.inception.model import InceptionV3, inception_v3
+from jaxmodels.families.inception.original import CASES, condition, original
 from jaxmodels.families.inception.weights import FORMATS
 
 PRESETS = {
@@ -14,4 +15,7 @@ FAMILY = Family(
     inputs=("image",),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
+    condition=condition,
 )

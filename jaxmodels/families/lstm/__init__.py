@@ -2,6 +2,7 @@
 
 from jaxmodels.families.family import Family
 from jaxmodels.families.lstm.model import LSTMClassifier, bilstm, lstm
+from jaxmodels.families.lstm.original import CASES, original
 from jaxmodels.families.lstm.weights import FORMATS
 
 PRESETS = {
@@ -15,4 +16,6 @@ FAMILY = Family(
     inputs=("text",),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
 )

@@ -2,6 +2,7 @@
 
 from jaxmodels.families.family import Family
 from jaxmodels.families.mlp.model import MLP, mlp
+from jaxmodels.families.mlp.original import CASES, original
 from jaxmodels.families.mlp.weights import FORMATS
 
 PRESETS = {
@@ -14,4 +15,6 @@ FAMILY = Family(
     inputs=("image", "row"),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
 )

@@ -11,6 +11,7 @@ from jaxmodels.families.resnet.model import (
     resnet101,
     resnet152,
 )
+from jaxmodels.families.resnet.original import CASES, condition, original
 from jaxmodels.families.resnet.weights import FORMATS
 
 PRESETS = {
@@ -29,4 +30,7 @@ FAMILY = Family(
     inputs=("image",),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
+    condition=condition,
 )

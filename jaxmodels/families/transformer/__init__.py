@@ -8,6 +8,7 @@ from jaxmodels.families.transformer.model import (
     transformer_big,
     transformer_tiny,
 )
+from jaxmodels.families.transformer.original import CASES, original
 from jaxmodels.families.transformer.weights import FORMATS, HUB
 
 PRESETS = {
@@ -24,4 +25,6 @@ FAMILY = Family(
     outputs=("token_logits",),
     formats=FORMATS,
     hub=HUB,
+    original=original,
+    cases=CASES,
 )

@@ -2,6 +2,7 @@
 
 from jaxmodels.families.family import Family
 from jaxmodels.families.vae.model import VAE, vae, vae_conv
+from jaxmodels.families.vae.original import CASES, original
 from jaxmodels.families.vae.weights import FORMATS
 
 PRESETS = {
@@ -15,4 +16,6 @@ FAMILY = Family(
     inputs=("image",),
     outputs=("vae",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
 )

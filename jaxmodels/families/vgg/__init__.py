@@ -12,6 +12,7 @@ from jaxmodels.families.vgg.model import (
     vgg19,
     vgg19_bn,
 )
+from jaxmodels.families.vgg.original import CASES, original
 from jaxmodels.families.vgg.weights import FORMATS
 
 PRESETS = {
@@ -31,4 +32,6 @@ FAMILY = Family(
     inputs=("image",),
     outputs=("logits",),
     formats=FORMATS,
+    original=original,
+    cases=CASES,
 )

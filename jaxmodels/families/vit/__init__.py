@@ -12,6 +12,7 @@ from jaxmodels.families.vit.model import (
     vit_s_16,
     vit_ti_16,
 )
+from jaxmodels.families.vit.original import CASES, original
 from jaxmodels.families.vit.weights import FORMATS, HUB
 
 PRESETS = {
@@ -32,4 +33,6 @@ FAMILY = Family(
     outputs=("logits",),
     formats=FORMATS,
     hub=HUB,
+    original=original,
+    cases=CASES,
 )
