@@ -10,9 +10,10 @@ import pytest
 
 import jaxmodels
 from jaxmodels import weights
+from jaxmodels.catalogue import HUB_FAMILIES
+from jaxmodels.foreign.json_files import read_json_object
 from jaxmodels.weights import WeightsError
-from jaxmodels.weights.hub_config import HUB_FAMILIES, fields_from_transformers
-from jaxmodels.weights.json_files import read_json_object
+from jaxmodels.weights.hub_config import fields_from_transformers
 
 NAN = float("nan")
 WRONG = [

@@ -17,7 +17,10 @@ from flax import linen as nn
 
 import jaxmodels
 import jaxmodels.families.resnet.model
+import jaxmodels.foreign.formats
 from jaxmodels import weights
+from jaxmodels.catalogue import formats_of
+from jaxmodels.foreign import rules
 from jaxmodels.parity import certificate as parity_certificate
 from jaxmodels.parity import randomness, sides, trace
 from jaxmodels.parity import timing as parity_timing
@@ -259,9 +262,9 @@ def test_another_order_of_flattening_fails_at_the_size_of_the_certificate(
 ):
     """Small maps must not be so small that the pool before the dense layers repeats one pixel."""
     monkeypatch.setattr(
-        weights.families,
+        jaxmodels.foreign.formats,
         "linear_after_flatten",
-        lambda h, w: weights.rules.linear("o (c h w) -> (w h c) o", h=h, w=w),
+        lambda h, w: rules.linear("o (c h w) -> (w h c) o", h=h, w=w),
     )
     small = dataclasses.replace(
         CASES[name], fields={**fields, "hidden_sizes": (16, 12)}, batch_size=2
@@ -446,7 +449,7 @@ def test_initial_values_are_drawn_as_the_originals(name):
     theirs = sides.flat(
         weights.from_torch(model, tensors, image_shape=shape, format=original.format)
     )
-    inputs = weights.families.family_of(model).inputs(model, shape)
+    inputs = formats_of(model).inputs(model, shape)
     # for hundreds of tensors the default generator takes long to compile
     key = jax.random.key(0, impl="rbg")
     ours = sides.flat(jax.jit(partial(model.init, train=False))(key, *inputs))

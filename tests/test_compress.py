@@ -16,7 +16,7 @@ from flax import traverse_util
 from PIL import Image
 
 from jaxmodels.compress import files, prune, quantize
-from jaxmodels.weights.rules import WeightsError
+from jaxmodels.foreign.rules import WeightsError
 from tests import test_models
 from tests.conftest import ALL_DEVICES, NEW_EMITTER, make_tiny
 from tests.test_loop import assert_same_run, stopped_and_resumed

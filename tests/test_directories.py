@@ -12,11 +12,9 @@ import torch
 
 import jaxmodels
 from jaxmodels import weights
+from jaxmodels.catalogue import HUB_FAMILIES, formats_of
 from jaxmodels.origin import Origin
 from jaxmodels.weights import WeightsError
-from jaxmodels.weights.directory import SILENT
-from jaxmodels.weights.families import FAMILIES
-from jaxmodels.weights.hub_config import HUB_FAMILIES
 from tests.test_hub_config import CLASSES, TINY, written
 from train import setup
 from train.compare.originals import transformers
@@ -33,6 +31,7 @@ OTHER = {
     "pool": "mean",
     "final_norm": True,
 }
+FORMATS = {f.cls: f.formats for f in jaxmodels.FAMILIES.values() if f.formats is not None}
 # a shape or a name of a tensor shows them, or nothing that is computed depends on them
 NOT_SILENT = {
     "attention", "aux_heads", "batch_norm", "bidirectional", "dtype", "embed_size", "features", "head", "hidden_size",
@@ -55,7 +54,7 @@ def directories(tmp_path_factory):
 
 
 def init(model, shape=None):
-    inputs = FAMILIES[type(model)].inputs(model, shape or FAMILIES[type(model)].image_shape)
+    inputs = formats_of(model).inputs(model, shape or formats_of(model).image_shape)
     found, rng = (
         jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False)),
         np.random.default_rng(0),
@@ -64,9 +63,9 @@ def init(model, shape=None):
 
 
 def test_every_field_is_compared_or_shown_by_a_shape():
-    for cls in FAMILIES:
+    for cls, formats in FORMATS.items():
         family = next((f for f in HUB_FAMILIES.values() if f.cls is cls), None)
-        silent = {*family.silent, *family.silent_head} if family else {*SILENT[cls]}
+        silent = {*family.silent, *family.silent_head} if family else {*formats.silent}
         fields = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
         fields = {name for name in fields if not name.endswith("dropout_rate")}
         assert silent <= fields, cls

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxmodels
 from tests.conftest import UNKNOWN
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +22,13 @@ MAY_IMPORT = {
 }
 FOREIGN = {"torch", "torchvision", "transformers", "tensorflow"}
 # the originals; certificates; the converter of pickles
-MAY_BE_FOREIGN = ("train/compare/", "jaxmodels/parity/extra.py", "jaxmodels/weights/convert.py")
+MAY_BE_FOREIGN = (
+    "train/compare/",
+    "jaxmodels/parity/extra.py",
+    "jaxmodels/weights/convert.py",
+    "jaxmodels/foreign/original.py",
+    *(f"jaxmodels/families/{name}/original.py" for name in jaxmodels.FAMILIES),
+)
 
 
 def imports(path):

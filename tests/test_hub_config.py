@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from jaxmodels import weights
+from jaxmodels.catalogue import HUB_FAMILIES
+from jaxmodels.foreign.keys import ACTIVATIONS, BOOKKEEPING, FIXED, GENERATION
 from jaxmodels.weights import WeightsError
-from jaxmodels.weights.hub.keys import ACTIVATIONS, BOOKKEEPING, FIXED, GENERATION
-from jaxmodels.weights.hub_config import HUB_FAMILIES, fields_from_transformers
+from jaxmodels.weights.hub_config import fields_from_transformers
 from train.compare.originals import transformers
 
 CLASSES = {

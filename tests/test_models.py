@@ -1,10 +1,13 @@
 """Exact sizes of every preset, the dtype policy, fields that change shape only, mistakes; parity is
 in test_compare."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import jaxmodels
 from jaxmodels.nn.layers import AuxiliaryLogits, TokenLogits
@@ -157,8 +160,8 @@ def shapes(model, inputs):
 
 def test_no_preset_escapes_the_table():
     assert sorted(PARAMETERS) == jaxmodels.list_models()
-    families = {jaxmodels.MODELS[name].func for name in LIGHT}
-    assert families == {preset.func for preset in jaxmodels.MODELS.values()}
+    families = {jaxmodels.model_class(name) for name in LIGHT}
+    assert families == {jaxmodels.model_class(name) for name in jaxmodels.MODELS}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -378,3 +381,30 @@ def test_impossible_fields_say_so(name, fields, match):
     model = jaxmodels.create(name, num_classes=2, **fields)
     with pytest.raises(ValueError, match=match):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_help_says_what_a_preset_is(name):
+    """Its docstring has its exact number of parameters, and its annotation its class."""
+    preset = jaxmodels.MODELS[name]
+    assert f"{PARAMETERS[name][2]:,} parameters" in preset.__doc__
+    assert inspect.signature(preset).return_annotation is jaxmodels.model_class(name)
+    assert getattr(jaxmodels, name) is preset
+
+
+def test_families_share_no_preset_and_no_class():
+    names = [name for family in jaxmodels.FAMILIES.values() for name in family.presets]
+    assert sorted(names) == jaxmodels.list_models()
+    assert len({family.cls for family in jaxmodels.FAMILIES.values()}) == len(jaxmodels.FAMILIES)
+    for name in names:
+        family = jaxmodels.family_of(name)
+        assert family is jaxmodels.family_of(family.cls)
+        assert jaxmodels.preset_fields(name).keys() <= jaxmodels.model_fields(name).keys()
+
+
+@pytest.mark.parametrize("model", ["resnet19", nn.Dense])
+def test_no_family(model):
+    with pytest.raises(
+        ValueError, match=r"did you mean 'resnet1|Dense is not a model of jaxmodels"
+    ):
+        jaxmodels.family_of(model)

@@ -322,15 +322,15 @@ def as_torch(x):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_field_escapes(family):
-    cls = jaxmodels.MODELS[FAMILIES[family][0][0]].func
+    cls = jaxmodels.model_class(FAMILIES[family][0][0])
     tried = [
-        others for (name, _, _), others in FAMILIES.values() if jaxmodels.MODELS[name].func is cls
+        others for (name, _, _), others in FAMILIES.values() if jaxmodels.model_class(name) is cls
     ]
     assert set().union(*tried) == fields_of(cls) - COMPARED_ELSEWHERE
 
 
 def test_no_family_escapes():
-    assert {jaxmodels.MODELS[name].func for (name, _, _), _ in FAMILIES.values()} == set(
+    assert {jaxmodels.model_class(name) for (name, _, _), _ in FAMILIES.values()} == set(
         originals.BUILDERS
     )
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from flax import linen as nn
 
+from jaxmodels.foreign.rules import Pair, Tensor
 from jaxmodels.parity import Optimizer, Subject, certify, ours_of, report
 from jaxmodels.parity.randomness import randomise
-from jaxmodels.weights.rules import Pair, Tensor
 
 NAMES = ("0", "3")  # of the original's linear layers
 

@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 
 import jaxmodels
 from jaxmodels import weights
+from jaxmodels.catalogue import formats_of
 from jaxmodels.families.bert.model import HEADS
+from jaxmodels.families.bert.weights import BERT_CLASSES
 from jaxmodels.weights import WeightsError, read_tensors, write_tensors
 from jaxmodels.weights.__main__ import main
-from jaxmodels.weights.hub_config import BERT_CLASSES, transformers_config
+from jaxmodels.weights.hub_config import transformers_config
 from tests.test_models import COMPOSED
 from train.compare import originals
 from train.compare.certificate import randomise
@@ -140,7 +142,7 @@ def test_every_preset_has_a_map(name):
         names = weights.torch_names(model, image_shape=shape, format=format)
         assert all(names.values())
     with torch.device("meta"):
-        family_shape = weights.families.family_of(model).image_shape
+        family_shape = formats_of(model).image_shape
         original = originals.build(model, family_shape if shape is None else shape)
     names = weights.torch_names(model, image_shape=shape, format=original.format)
     assert {n for found in names.values() for n in found} == set(original.tensors())

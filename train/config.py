@@ -639,7 +639,7 @@ def reads_text(config: Config) -> bool:
 def reads_images(config: Config) -> bool:
     """Whether the model takes images, alone or with a text; or, if its data are a table, rows of
     numbers."""
-    return not reads_text(config) or jaxmodels.MODELS[config.model].func in IMAGE_AND_TEXT
+    return not reads_text(config) or jaxmodels.model_class(config.model) in IMAGE_AND_TEXT
 
 
 def check_table(config: Config) -> None:
@@ -648,7 +648,7 @@ def check_table(config: Config) -> None:
     Raises:
       ConfigError: a model or an option that is for images.
     """
-    if jaxmodels.MODELS[config.model].func is not jaxmodels.MLP:
+    if jaxmodels.model_class(config.model) is not jaxmodels.MLP:
         raise ConfigError(
             f"config.model = {config.model!r} is for images, and {config.data.name} is a table; "
             "nearest: config.model = 'mlp'"
@@ -794,7 +794,7 @@ def _check_model(config: Config) -> None:
         value = config.model_fields[key] = coerce(value, known[key])
         check_type(value, known[key], name)
         _check_size(value, key, name)
-    fitting = OBJECTIVES.get(jaxmodels.MODELS[config.model].func, ("classification",))
+    fitting = OBJECTIVES.get(jaxmodels.model_class(config.model), ("classification",))
     if config.objective not in fitting:
         raise ConfigError(
             f"config.objective = {config.objective!r} does not fit model {config.model!r}; "

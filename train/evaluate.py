@@ -257,7 +257,7 @@ def opened(
     if weights is None:
         return run, restore(run, workdir, step)
     from jaxmodels.compress.quantize import executing  # here: most runs have no use for them
-    from jaxmodels.weights.rules import WeightsError
+    from jaxmodels.foreign.rules import WeightsError
     from train import compressed
 
     if step != "last":

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.compress.prune import PyTree
+from jaxmodels.foreign.rules import WeightsError
 from jaxmodels.nn.paths import path_name
 from jaxmodels.weights.files import Stated, read_header, read_tensors, write_tensors
-from jaxmodels.weights.rules import WeightsError
 
 PARTS = (":mask", ":values", ":shape")
 MAX_AXES = 32

@@ -9,10 +9,10 @@ import numpy as np
 from flax import linen as nn
 
 from jaxmodels.families.bert.model import PretrainingLogits
+from jaxmodels.foreign.rules import Pair
 from jaxmodels.nn.layers import TokenLogits
 from jaxmodels.parity.extra import optax, torch
 from jaxmodels.parity.randomness import randomise
-from jaxmodels.weights.rules import Pair
 
 Batch = dict[str, np.ndarray]
 Variables = dict[str, Any]

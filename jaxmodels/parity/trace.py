@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from jaxmodels.foreign.rules import Pair, to_ours
 from jaxmodels.parity.extra import torch
-from jaxmodels.weights.rules import Pair, to_ours
 
 Traced = dict[str, tuple[np.ndarray, np.ndarray]]  # module -> (first input, output)
 

@@ -22,8 +22,12 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from jaxmodels.catalogue import formats_of
 from jaxmodels.decode.hub import settings_of_files
 from jaxmodels.decode.settings import GenerationConfig
+from jaxmodels.foreign.formats import Shape
+from jaxmodels.foreign.json_files import read_json_object, short
+from jaxmodels.foreign.rules import Pair, WeightsError, module_pairs, resolve, to_theirs
 from jaxmodels.nn.paths import path_name
 from jaxmodels.weights.directory import (
     checked,
@@ -35,7 +39,6 @@ from jaxmodels.weights.directory import (
     require_plausible,
     tokens_are_guessed,
 )
-from jaxmodels.weights.families import Shape, family_of
 from jaxmodels.weights.files import (
     local_path,
     read_header,
@@ -44,9 +47,7 @@ from jaxmodels.weights.files import (
     write_tensors,
 )
 from jaxmodels.weights.fitting import cut, fit, rules_of, say, values, with_images
-from jaxmodels.weights.json_files import read_json_object, short
 from jaxmodels.weights.parts import parts_of, require_whole
-from jaxmodels.weights.rules import Pair, WeightsError, module_pairs, resolve, to_theirs
 
 Variables = dict[str, Any]
 
@@ -100,7 +101,7 @@ def to_torch(
       WeightsError: variables that are missing, left over or of another shape.
     """
     leaves, shape = _leaves(model, image_shape)
-    rules = rules_of(model, format or next(iter(family_of(model).formats)), shape)
+    rules = rules_of(model, format or next(iter(formats_of(model).formats)), shape)
     given = {path: np.asarray(value) for path, value in _flat(variables).items()}
     faults = [f"{p} is missing" for p in leaves if p not in given]
     for path, value in given.items():
@@ -227,7 +228,7 @@ def save(
     torchvision model takes ``safetensors.torch.load_file(...)``; in format ``transformers`` the
     directory is one for ``from_pretrained``.
     """
-    format = format or next(iter(family_of(model).formats))
+    format = format or next(iter(formats_of(model).formats))
     shape = _leaves(model, image_shape or image_shape_of(model, variables))[1]
     tensors = to_torch(model, variables, image_shape=shape, format=format)
     config = config_for(model, shape, format)
@@ -244,7 +245,7 @@ def save(
 
 def formats(model: nn.Module) -> tuple[str, ...]:
     """Names of the PyTorch formats that there are for a model, the preferred one first."""
-    return tuple(family_of(model).formats)
+    return tuple(formats_of(model).formats)
 
 
 def torch_modules(
@@ -297,7 +298,7 @@ def _leaves(
     origin = getattr(model, "origin", None)
     read = origin.image_shape if origin else ()
     shape = (
-        image_shape or getattr(model, "image_shape", None) or read or family_of(model).image_shape
+        image_shape or getattr(model, "image_shape", None) or read or formats_of(model).image_shape
     )
     if shape is None:
         raise WeightsError(f"{type(model).__name__} needs image_shape=(height, width, channels)")
@@ -310,7 +311,7 @@ def _abstract(model: nn.Module, shape: Shape) -> Variables:
     weights."""
     wide = jnp.dtype(getattr(model, "param_dtype", jnp.float32)) == jnp.float64
     with jax.enable_x64(wide):
-        inputs = jax.eval_shape(partial(family_of(model).inputs, model, shape))
+        inputs = jax.eval_shape(partial(formats_of(model).inputs, model, shape))
         return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), *inputs)
 
 

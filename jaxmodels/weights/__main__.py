@@ -4,10 +4,10 @@
 import argparse
 import sys
 
+from jaxmodels.foreign.json_files import short
 from jaxmodels.weights import WeightsError, read_tensors
 from jaxmodels.weights.convert import convert
 from jaxmodels.weights.files import local_path
-from jaxmodels.weights.json_files import short
 
 
 def main(argv: list[str] | None = None) -> int:

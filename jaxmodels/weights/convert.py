@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmodels.foreign.rules import WeightsError
 from jaxmodels.weights.files import write_tensors
 from jaxmodels.weights.fitting import AVERAGED, WRAPPERS, few
-from jaxmodels.weights.rules import WeightsError
 
 CONTAINERS = (
     *(

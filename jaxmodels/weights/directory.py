@@ -14,24 +14,30 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
-import jaxmodels
-from jaxmodels.origin import Origin
-from jaxmodels.weights.hub.keys import (
+from jaxmodels.catalogue import (
     HEADS_WITHOUT_PLACE,
+    HUB_FAMILIES,
+    create,
+    family_of,
+    formats_of,
+    model_class,
+    preset_fields,
+)
+from jaxmodels.foreign.json_files import read_json_object, short
+from jaxmodels.foreign.keys import (
     MAX_LAYERS,
     HubFamily,
     Shape,
     account,
     first_architecture,
 )
+from jaxmodels.foreign.rules import WeightsError
+from jaxmodels.origin import Origin
 from jaxmodels.weights.hub_config import (
-    HUB_FAMILIES,
     family_of_config,
     fields_from_transformers,
     hub_family,
 )
-from jaxmodels.weights.json_files import read_json_object, short
-from jaxmodels.weights.rules import WeightsError
 
 DTYPES = ("dtype", "param_dtype")
 """Fields of every model that are types."""
@@ -39,19 +45,6 @@ NOT_SAVED = (*DTYPES, "parent", "name", "origin")
 LABELS = ("id2label", "label2id")
 MAX_SIZE, MAX_IMAGE = 2**25, 2**26
 """Limits of one whole number, and of all numbers of an image, in a section ``jaxmodels``."""
-SILENT: dict[type[nn.Module], tuple[str, ...]] = {
-    jaxmodels.MLP: ("activation",),
-    jaxmodels.CNN: ("pool",),
-    jaxmodels.AlexNet: ("stem", "lrn"),
-    jaxmodels.VGG: (),
-    jaxmodels.GoogLeNet: ("stem", "transform_input"),
-    jaxmodels.InceptionV3: ("transform_input",),
-    jaxmodels.ResNet: ("stem", "shortcut", "block"),
-    jaxmodels.VAE: ("kind", "likelihood", "activation"),
-    jaxmodels.LSTMClassifier: (),
-}
-"""Fields that no shape shows, of the classes that transformers has not; for the others see
-:class:`HubFamily`."""
 
 
 class Said(NamedTuple):
@@ -131,7 +124,7 @@ def checked(directory: Path, model: nn.Module, skip: Sequence[str]) -> Said:
             if type(said.model) is not type(model):
                 raise WeightsError(_contradiction(type(said.model).__name__, type(model).__name__))
             silent, silent_head = (
-                (family.silent, family.silent_head) if family else (SILENT.get(type(model), ()), ())
+                (family.silent, family.silent_head) if family else (_silent(model), ())
             )
             names = (*silent, *silent_head)
             fields, shape, format = (
@@ -208,29 +201,12 @@ def generation_text(model: nn.Module, format: str) -> str | None:
 
 
 def image_shape_of(model: nn.Module, variables: Mapping[str, Any]) -> Shape | None:
-    """(h, w, c) of the images that a ViT's variables are for, None where they do not say.
+    """(h, w, c) of the images that variables are for, None where they do not say.
 
     Raises:
       WeightsError: not so many patches make a square, and nobody said how they lie.
     """
-    parameters = variables.get("params", {})
-    if (
-        type(model) is not jaxmodels.ViT
-        or "position" not in parameters
-        or "patch_embed" not in parameters
-    ):
-        return None
-    patch, patches = model.patch_size, parameters["position"].shape[1] - (model.pool == "cls")
-    channels = parameters["patch_embed"]["kernel"].shape[0] // patch**2
-    known = model.origin.image_shape if model.origin else ()
-    if known and (known[0] // patch) * (known[1] // patch) == patches:
-        return (*known[:2], channels)
-    side = math.isqrt(patches)
-    if side * side != patches:
-        raise WeightsError(
-            f"{patches} patches are no square: say image_shape=(height, width, {channels})"
-        )
-    return side * patch, side * patch, channels
+    return formats_of(model).image_shape_of(model, variables.get("params", {}))
 
 
 def require_plausible(model: nn.Module, tensors: Mapping[str, Any]) -> None:
@@ -251,6 +227,13 @@ def _require_same(fields: Mapping[str, Any], model: nn.Module, names: Sequence[s
             for of in (fields.__getitem__, lambda name: getattr(model, name))
         )
         raise WeightsError(f"{_contradiction(theirs, ours)}: give the model the file's values")
+
+
+def _silent(model: nn.Module) -> tuple[str, ...]:
+    try:
+        return formats_of(model).silent
+    except WeightsError:  # a model without a map, which is an error where its tensors are read
+        return ()
 
 
 def _contradiction(theirs: str, ours: str) -> str:
@@ -296,7 +279,7 @@ def _of_section(section: Any) -> Said:
             f"config.json has image_shape {short(section['image_shape'])}, which no images have"
         )
     fields = {name: _value(name, value) for name, value in section["fields"].items()}
-    types = {f.name: f.type for f in dataclasses.fields(jaxmodels.MODELS[section["model"]].func)}
+    types = {f.name: f.type for f in dataclasses.fields(model_class(section["model"]))}
     for name, value in fields.items():
         wanted = types.get(name)
         if wanted in (int, float, str, bool) and type(value) not in (
@@ -306,7 +289,7 @@ def _of_section(section: Any) -> Said:
                 f"config.json has {name} {short(value)}; it must be of type {wanted.__name__}"
             )
     fields |= {k: jnp.dtype(section[k]) for k in DTYPES if k in section}
-    model = jaxmodels.create(section["model"], **fields)
+    model = create(section["model"], **fields)
     layers = getattr(model, "num_layers", 0) + sum(getattr(model, "stage_sizes", ()))
     if layers > MAX_LAYERS:
         raise WeightsError(f"config.json has a model of {layers:,} layers; at most {MAX_LAYERS:,}")
@@ -411,12 +394,8 @@ def _preset(model: nn.Module) -> tuple[str, dict[str, Any]]:
     (without dtypes)."""
     defaults = {f.name: f.default for f in dataclasses.fields(type(model))}
     given = {k: getattr(model, k) for k in defaults if k not in NOT_SAVED}
-    best: tuple[str, dict[str, Any]] | None = None
-    for name, preset in jaxmodels.MODELS.items():
-        if preset.func is type(model):
-            different = {k: v for k, v in given.items() if (defaults | preset.keywords)[k] != v}
-            if best is None or len(different) < len(best[1]):
-                best = (name, different)
-    if best is None:
-        raise WeightsError(f"{type(model).__name__} is not a model of jaxmodels")
-    return best
+    presets = {name: defaults | preset_fields(name) for name in family_of(model).presets}
+    different = {
+        name: {k: v for k, v in given.items() if preset[k] != v} for name, preset in presets.items()
+    }
+    return min(different.items(), key=lambda found: len(found[1]))

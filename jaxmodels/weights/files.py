@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jaxmodels.weights.rules import WeightsError
+from jaxmodels.foreign.rules import WeightsError
 
 DIGEST = "jaxmodels.sha256"
 PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import Any
 
@@ -17,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxmodels.weights.families import Shape, family_of
-from jaxmodels.weights.rules import Rule, Source, WeightsError, resolve, shape_fault, to_ours
+from jaxmodels.catalogue import formats_of
+from jaxmodels.foreign.formats import Shape, skipped
+from jaxmodels.foreign.rules import Rule, Source, WeightsError, resolve, shape_fault, to_ours
 
 logger = logging.getLogger("jaxmodels.weights")
 
@@ -58,7 +58,7 @@ class Fit:
 
 def rules_of(model: nn.Module, format: str, shape: Shape) -> tuple[Rule, ...]:
     """The rules of one format of a model. Raises WeightsError if the family has no such format."""
-    known = family_of(model).formats
+    known = formats_of(model).formats
     if format not in known:
         raise WeightsError(
             f"{type(model).__name__} has no format {format!r}; there are {', '.join(known)}"
@@ -89,7 +89,7 @@ def fit(
       WeightsError: tensors that are missing, left over, of another shape or of another type; the
         first few are named.
     """
-    family, faults = family_of(model), list[str]()
+    family, faults = formats_of(model), list[str]()
     plain = _plain_names(given, family.renamed, faults)
     format, prefix = _best(model, shape, leaves, plain, format)
     names = {}
@@ -163,7 +163,7 @@ def values(found: Fit, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     Raises:
       WeightsError: tensors that the model ties differ, or constants are not what they have to be.
     """
-    family, faults = family_of(found.model), list[str]()
+    family, faults = formats_of(found.model), list[str]()
     for raw, first in found.twins:
         if not np.array_equal(tensors[raw], tensors[first]):
             hint = (
@@ -196,14 +196,6 @@ def values(found: Fit, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
             result[path] = np.zeros(leaf.shape, np.int32)
     _raise(found.model, found.shape, found.format, faults)
     return result
-
-
-def skipped(path: str, patterns: Sequence[str]) -> bool:
-    """True if a pattern matches the first components of a path behind its collection (or
-    format)."""
-    components = path.replace(".", "/").split("/")[1:]
-    wanted = [pattern.replace(".", "/").split("/") for pattern in patterns]
-    return any(len(w) <= len(components) and all(map(fnmatchcase, components, w)) for w in wanted)
 
 
 def with_images(shape: Shape) -> str:
@@ -281,7 +273,7 @@ def _best(
 ) -> tuple[str, str]:
     """The format, and the prefix of the file's names, with which most names are the model's."""
     candidates: list[tuple[int, str, str, set[str]]] = []
-    for name in [format] if format else family_of(model).formats:
+    for name in [format] if format else formats_of(model).formats:
         rules = rules_of(model, name, shape)
         try:
             expected = {
@@ -291,7 +283,7 @@ def _best(
             if format:
                 raise
             continue
-        expected |= set(family_of(model).ties(model, name))
+        expected |= set(formats_of(model).ties(model, name))
         hits = Counter[str]({"": 0})
         for given in plain:
             parts = given.split(".")

@@ -5,23 +5,14 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxmodels.weights.hub import bert, gpt2, marian, vit
-from jaxmodels.weights.hub.bert import BERT_CLASSES
-from jaxmodels.weights.hub.keys import DECODERS, HubFamily, Shape, account, first_architecture
-from jaxmodels.weights.json_files import short
-from jaxmodels.weights.rules import WeightsError
+from jaxmodels.catalogue import DECODERS, HUB_FAMILIES
+from jaxmodels.foreign.json_files import short
+from jaxmodels.foreign.keys import HubFamily, Shape, account, first_architecture
+from jaxmodels.foreign.rules import WeightsError
 
 Described = tuple[type[nn.Module], dict[str, Any], Shape, str | None]
 """Our class, its fields, the image shape (empty for text) and the format, None where files have one
 of several."""
-
-HUB_FAMILIES: dict[str, HubFamily] = {
-    "vit": vit.FAMILY,
-    "bert": bert.FAMILY,
-    "gpt2": gpt2.FAMILY,
-    "marian": marian.FAMILY,
-}
-"""By ``model_type``."""
 
 
 def hub_family(model: nn.Module) -> HubFamily | None:
@@ -67,11 +58,10 @@ def transformers_config(model: nn.Module, shape: Shape) -> dict[str, Any]:
     family = hub_family(model)
     if family is None:
         raise WeightsError(f"transformers has no class for {type(model).__name__}")
-    return family.write(model, shape) | family.guesses(model)
+    return family.config(model, shape)
 
 
 __all__ = [
-    "BERT_CLASSES",
     "HUB_FAMILIES",
     "family_of_config",
     "fields_from_transformers",

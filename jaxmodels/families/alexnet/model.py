@@ -5,7 +5,7 @@ of the 2012 paper; the field brings it back. Deliberate difference: the dense la
 width, channel, not channel first.
 """
 
-from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -101,4 +101,6 @@ def _dense(features: int, fan_in: int, name: str, dtypes: dict[str, DTypeLike]) 
     )
 
 
-alexnet = partial(AlexNet)
+def alexnet(**fields: Any) -> AlexNet:
+    """AlexNet (Krizhevsky 2014): 5 convolutions, 61,100,840 parameters."""
+    return AlexNet(**fields)

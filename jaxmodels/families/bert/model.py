@@ -14,7 +14,7 @@ positions start anew in each.
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -286,8 +286,94 @@ def sentence_embedding(
     return unit_length(token_mean(hidden, segments))
 
 
-bert_base = partial(BERT, vocab_size=30_522)
-bert_large = partial(bert_base, num_layers=24, num_heads=16, hidden_size=1024, mlp_dim=4096)
-minilm_l6 = partial(bert_base, num_layers=6, hidden_size=384, mlp_dim=1536)
-minilm_l12 = partial(minilm_l6, num_layers=12)
-bert_tiny = partial(BERT, max_len=128, num_layers=2, num_heads=2, hidden_size=128, mlp_dim=512)
+def bert_tiny(
+    *,
+    max_len: int = 128,
+    num_layers: int = 2,
+    num_heads: int = 2,
+    hidden_size: int = 128,
+    mlp_dim: int = 512,
+    **fields: Any,
+) -> BERT:
+    """A BERT to try things with: 2 layers of 128, 459,878 parameters for 100 tokens."""
+    return BERT(
+        max_len=max_len,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def bert_base(*, vocab_size: int = 30_522, **fields: Any) -> BERT:
+    """BERT-base (Devlin et al. 2019): 12 layers of 768, 110,106,428 parameters.
+
+    The heads of pre-training are among them.
+    """
+    return BERT(vocab_size=vocab_size, **fields)
+
+
+def bert_large(
+    *,
+    vocab_size: int = 30_522,
+    num_layers: int = 24,
+    num_heads: int = 16,
+    hidden_size: int = 1024,
+    mlp_dim: int = 4096,
+    **fields: Any,
+) -> BERT:
+    """BERT-large (Devlin et al. 2019): 24 layers of 1024, 336,226,108 parameters.
+
+    The heads of pre-training are among them.
+    """
+    return BERT(
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def minilm_l6(
+    *,
+    vocab_size: int = 30_522,
+    num_layers: int = 6,
+    hidden_size: int = 384,
+    mlp_dim: int = 1536,
+    **fields: Any,
+) -> BERT:
+    """MiniLM-L6 (Wang et al. 2020): 6 layers of 384, 22,893,116 parameters.
+
+    The heads of pre-training are among them.
+    """
+    return BERT(
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def minilm_l12(
+    *,
+    vocab_size: int = 30_522,
+    num_layers: int = 12,
+    hidden_size: int = 384,
+    mlp_dim: int = 1536,
+    **fields: Any,
+) -> BERT:
+    """MiniLM-L12 (Wang et al. 2020): 12 layers of 384, 33,539,900 parameters.
+
+    The heads of pre-training are among them.
+    """
+    return BERT(
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )

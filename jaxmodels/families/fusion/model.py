@@ -455,5 +455,17 @@ class DualEncoder(nn.Module):
         )
 
 
-fusion = partial(Fusion)
-dual_encoder = partial(DualEncoder)
+def fusion(**fields: Any) -> Fusion:
+    """Image and text, a CNN and an LSTM by default; see :class:`Fusion`.
+
+    818,499 parameters for 32x32 colour images, 10 tokens and 3 classes.
+    """
+    return Fusion(**fields)
+
+
+def dual_encoder(**fields: Any) -> DualEncoder:
+    """CLIP's objective (Radford et al. 2021) for a CNN and an LSTM by default.
+
+    784,705 parameters for 32x32 colour images and 10 tokens.
+    """
+    return DualEncoder(**fields)

@@ -13,6 +13,8 @@ Initial values are torchvision's: weights normal with standard deviation 0.01 (i
 is 200 standard deviations away and does nothing), biases as ``torch.nn.Linear``.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -208,3 +210,8 @@ class AuxiliaryHead(nn.Module):
             **dtypes,
         )(x)
         return at_least_float32(x)
+
+
+def googlenet(**fields: Any) -> GoogLeNet:
+    """GoogLeNet (Szegedy et al. 2015): 9 blocks, 13,004,888 parameters with its auxiliary heads."""
+    return GoogLeNet(**fields)

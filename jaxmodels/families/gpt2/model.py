@@ -12,6 +12,7 @@ and nothing is seen of the others.
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -196,8 +197,86 @@ class DecoderBlock(nn.Module):
         return constrain_batch(x + dropout(name="dropout_2")(y), "tokens")
 
 
-gpt2_124m = partial(GPT2, vocab_size=50_257)
-gpt2_355m = partial(gpt2_124m, num_layers=24, num_heads=16, hidden_size=1024, mlp_dim=4096)
-gpt2_774m = partial(gpt2_124m, num_layers=36, num_heads=20, hidden_size=1280, mlp_dim=5120)
-gpt2_1558m = partial(gpt2_124m, num_layers=48, num_heads=25, hidden_size=1600, mlp_dim=6400)
-gpt2_tiny = partial(GPT2, max_len=256, num_layers=4, num_heads=4, hidden_size=128, mlp_dim=512)
+def gpt2_tiny(
+    *,
+    max_len: int = 256,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    hidden_size: int = 128,
+    mlp_dim: int = 512,
+    **fields: Any,
+) -> GPT2:
+    """A GPT-2 to try things with: 4 layers of 128, 834,432 parameters for 65 characters."""
+    return GPT2(
+        max_len=max_len,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def gpt2_124m(*, vocab_size: int = 50_257, **fields: Any) -> GPT2:
+    """GPT-2 small (Radford et al. 2019): 12 layers of 768, 124,439,808 parameters."""
+    return GPT2(vocab_size=vocab_size, **fields)
+
+
+def gpt2_355m(
+    *,
+    vocab_size: int = 50_257,
+    num_layers: int = 24,
+    num_heads: int = 16,
+    hidden_size: int = 1024,
+    mlp_dim: int = 4096,
+    **fields: Any,
+) -> GPT2:
+    """GPT-2 medium (Radford et al. 2019): 24 layers of 1024, 354,823,168 parameters."""
+    return GPT2(
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def gpt2_774m(
+    *,
+    vocab_size: int = 50_257,
+    num_layers: int = 36,
+    num_heads: int = 20,
+    hidden_size: int = 1280,
+    mlp_dim: int = 5120,
+    **fields: Any,
+) -> GPT2:
+    """GPT-2 large (Radford et al. 2019): 36 layers of 1280, 774,030,080 parameters."""
+    return GPT2(
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def gpt2_1558m(
+    *,
+    vocab_size: int = 50_257,
+    num_layers: int = 48,
+    num_heads: int = 25,
+    hidden_size: int = 1600,
+    mlp_dim: int = 6400,
+    **fields: Any,
+) -> GPT2:
+    """GPT-2 XL (Radford et al. 2019): 48 layers of 1600, 1,557,611,200 parameters."""
+    return GPT2(
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )

@@ -255,3 +255,8 @@ class AuxiliaryHead(nn.Module):
             **dtypes,
         )(x)
         return at_least_float32(x)
+
+
+def inception_v3(**fields: Any) -> InceptionV3:
+    """Inception-v3 (Szegedy et al. 2016): 27,161,264 parameters with its auxiliary head."""
+    return InceptionV3(**fields)

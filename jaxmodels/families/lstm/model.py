@@ -245,5 +245,18 @@ def _recurrence_backward(residuals, cotangent):
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
-lstm = partial(LSTMClassifier)
-bilstm = partial(LSTMClassifier, bidirectional=True, num_layers=2)
+
+def lstm(**fields: Any) -> LSTMClassifier:
+    """One LSTM layer of 256 (Hochreiter & Schmidhuber 1997).
+
+    408,835 parameters for 100 tokens and 3 classes.
+    """
+    return LSTMClassifier(**fields)
+
+
+def bilstm(*, bidirectional: bool = True, num_layers: int = 2, **fields: Any) -> LSTMClassifier:
+    """Two LSTM layers of 256, both ways (Graves & Schmidhuber 2005).
+
+    2,381,827 parameters for 100 tokens and 3 classes.
+    """
+    return LSTMClassifier(bidirectional=bidirectional, num_layers=num_layers, **fields)

@@ -7,6 +7,7 @@ widely used ``akamaster/pytorch_resnet_cifar10``.
 """
 
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -147,10 +148,56 @@ class Block(nn.Module):
         return relu(x + y)
 
 
-resnet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2))
-resnet34 = partial(ResNet, stage_sizes=(3, 4, 6, 3))
-resnet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block="bottleneck")
-resnet101 = partial(ResNet, stage_sizes=(3, 4, 23, 3), block="bottleneck")
-resnet152 = partial(ResNet, stage_sizes=(3, 8, 36, 3), block="bottleneck")
-resnet20 = partial(ResNet, stage_sizes=(3, 3, 3), width=16, stem="small", shortcut="pad")
-resnet56 = partial(ResNet, stage_sizes=(9, 9, 9), width=16, stem="small", shortcut="pad")
+def resnet18(*, stage_sizes: tuple[int, ...] = (2, 2, 2, 2), **fields: Any) -> ResNet:
+    """ResNet-18 (He et al. 2016): 8 basic blocks, 11,689,512 parameters."""
+    return ResNet(stage_sizes=stage_sizes, **fields)
+
+
+def resnet34(*, stage_sizes: tuple[int, ...] = (3, 4, 6, 3), **fields: Any) -> ResNet:
+    """ResNet-34 (He et al. 2016): 16 basic blocks, 21,797,672 parameters."""
+    return ResNet(stage_sizes=stage_sizes, **fields)
+
+
+def resnet50(
+    *, stage_sizes: tuple[int, ...] = (3, 4, 6, 3), block: str = "bottleneck", **fields: Any
+) -> ResNet:
+    """ResNet-50 (He et al. 2016): 16 bottleneck blocks, 25,557,032 parameters."""
+    return ResNet(stage_sizes=stage_sizes, block=block, **fields)
+
+
+def resnet101(
+    *, stage_sizes: tuple[int, ...] = (3, 4, 23, 3), block: str = "bottleneck", **fields: Any
+) -> ResNet:
+    """ResNet-101 (He et al. 2016): 33 bottleneck blocks, 44,549,160 parameters."""
+    return ResNet(stage_sizes=stage_sizes, block=block, **fields)
+
+
+def resnet152(
+    *, stage_sizes: tuple[int, ...] = (3, 8, 36, 3), block: str = "bottleneck", **fields: Any
+) -> ResNet:
+    """ResNet-152 (He et al. 2016): 50 bottleneck blocks, 60,192,808 parameters."""
+    return ResNet(stage_sizes=stage_sizes, block=block, **fields)
+
+
+def resnet20(
+    *,
+    stage_sizes: tuple[int, ...] = (3, 3, 3),
+    width: int = 16,
+    stem: str = "small",
+    shortcut: str = "pad",
+    **fields: Any,
+) -> ResNet:
+    """ResNet-20 for CIFAR (He et al. 2016): 9 blocks, 269,722 parameters for 10 classes."""
+    return ResNet(stage_sizes=stage_sizes, width=width, stem=stem, shortcut=shortcut, **fields)
+
+
+def resnet56(
+    *,
+    stage_sizes: tuple[int, ...] = (9, 9, 9),
+    width: int = 16,
+    stem: str = "small",
+    shortcut: str = "pad",
+    **fields: Any,
+) -> ResNet:
+    """ResNet-56 for CIFAR (He et al. 2016): 27 blocks, 853,018 parameters for 10 classes."""
+    return ResNet(stage_sizes=stage_sizes, width=width, stem=stem, shortcut=shortcut, **fields)

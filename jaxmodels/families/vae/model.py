@@ -9,9 +9,8 @@ images are flattened in the order height, width, channel.
 """
 
 import math
-from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -216,5 +215,17 @@ class VAE(nn.Module):
         )
 
 
-vae = partial(VAE)
-vae_conv = partial(VAE, kind="conv")
+def vae(**fields: Any) -> VAE:
+    """Autoencoder of dense layers (Kingma & Welling 2014).
+
+    Hidden layers of 400, 20 latent numbers, 652,824 parameters for 28x28 greys.
+    """
+    return VAE(**fields)
+
+
+def vae_conv(*, kind: str = "conv", **fields: Any) -> VAE:
+    """Convolutional autoencoder (Kingma & Welling 2014).
+
+    Two convolutions to 20 latent numbers, 258,025 parameters for 28x28 greys.
+    """
+    return VAE(kind=kind, **fields)

@@ -4,7 +4,7 @@ Parity reference: ``torchvision.models.vgg``. Deliberate difference: the dense l
 width, channel, not channel first.
 """
 
-from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -99,11 +99,49 @@ class VGG(nn.Module):
         return at_least_float32(x)
 
 
-vgg11 = partial(VGG, stage_sizes=(1, 1, 2, 2, 2))
-vgg13 = partial(VGG, stage_sizes=(2, 2, 2, 2, 2))
-vgg16 = partial(VGG, stage_sizes=(2, 2, 3, 3, 3))
-vgg19 = partial(VGG, stage_sizes=(2, 2, 4, 4, 4))
-vgg11_bn = partial(vgg11, batch_norm=True)
-vgg13_bn = partial(vgg13, batch_norm=True)
-vgg16_bn = partial(vgg16, batch_norm=True)
-vgg19_bn = partial(vgg19, batch_norm=True)
+def vgg11(*, stage_sizes: tuple[int, ...] = (1, 1, 2, 2, 2), **fields: Any) -> VGG:
+    """VGG-11 (Simonyan & Zisserman 2015): 8 convolutions, 132,863,336 parameters."""
+    return VGG(stage_sizes=stage_sizes, **fields)
+
+
+def vgg13(*, stage_sizes: tuple[int, ...] = (2, 2, 2, 2, 2), **fields: Any) -> VGG:
+    """VGG-13 (Simonyan & Zisserman 2015): 10 convolutions, 133,047,848 parameters."""
+    return VGG(stage_sizes=stage_sizes, **fields)
+
+
+def vgg16(*, stage_sizes: tuple[int, ...] = (2, 2, 3, 3, 3), **fields: Any) -> VGG:
+    """VGG-16 (Simonyan & Zisserman 2015): 13 convolutions, 138,357,544 parameters."""
+    return VGG(stage_sizes=stage_sizes, **fields)
+
+
+def vgg19(*, stage_sizes: tuple[int, ...] = (2, 2, 4, 4, 4), **fields: Any) -> VGG:
+    """VGG-19 (Simonyan & Zisserman 2015): 16 convolutions, 143,667,240 parameters."""
+    return VGG(stage_sizes=stage_sizes, **fields)
+
+
+def vgg11_bn(
+    *, stage_sizes: tuple[int, ...] = (1, 1, 2, 2, 2), batch_norm: bool = True, **fields: Any
+) -> VGG:
+    """VGG-11 with batch norm (Simonyan & Zisserman 2015): 132,868,840 parameters."""
+    return VGG(stage_sizes=stage_sizes, batch_norm=batch_norm, **fields)
+
+
+def vgg13_bn(
+    *, stage_sizes: tuple[int, ...] = (2, 2, 2, 2, 2), batch_norm: bool = True, **fields: Any
+) -> VGG:
+    """VGG-13 with batch norm (Simonyan & Zisserman 2015): 133,053,736 parameters."""
+    return VGG(stage_sizes=stage_sizes, batch_norm=batch_norm, **fields)
+
+
+def vgg16_bn(
+    *, stage_sizes: tuple[int, ...] = (2, 2, 3, 3, 3), batch_norm: bool = True, **fields: Any
+) -> VGG:
+    """VGG-16 with batch norm (Simonyan & Zisserman 2015): 138,365,992 parameters."""
+    return VGG(stage_sizes=stage_sizes, batch_norm=batch_norm, **fields)
+
+
+def vgg19_bn(
+    *, stage_sizes: tuple[int, ...] = (2, 2, 4, 4, 4), batch_norm: bool = True, **fields: Any
+) -> VGG:
+    """VGG-19 with batch norm (Simonyan & Zisserman 2015): 143,678,248 parameters."""
+    return VGG(stage_sizes=stage_sizes, batch_norm=batch_norm, **fields)

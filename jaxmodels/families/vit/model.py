@@ -12,6 +12,7 @@ reference's convolution with stride = kernel computes.
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -235,11 +236,88 @@ def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:
     return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)[None]
 
 
-vit_ti_16 = partial(ViT, num_heads=3, hidden_size=192, mlp_dim=768)
-vit_s_16 = partial(ViT, num_heads=6, hidden_size=384, mlp_dim=1536)
-vit_b_16 = partial(ViT)
-vit_b_32 = partial(ViT, patch_size=32)
-vit_l_16 = partial(ViT, num_layers=24, num_heads=16, hidden_size=1024, mlp_dim=4096)
-vit_l_32 = partial(vit_l_16, patch_size=32)
-vit_h_14 = partial(ViT, patch_size=14, num_layers=32, num_heads=16, hidden_size=1280, mlp_dim=5120)
-vit_b_16_hf = partial(ViT, norm_eps=1e-12)
+def vit_ti_16(
+    *, num_heads: int = 3, hidden_size: int = 192, mlp_dim: int = 768, **fields: Any
+) -> ViT:
+    """ViT-Ti/16 (Steiner et al. 2022): 12 layers of 192, 5,717,416 parameters."""
+    return ViT(num_heads=num_heads, hidden_size=hidden_size, mlp_dim=mlp_dim, **fields)
+
+
+def vit_s_16(
+    *, num_heads: int = 6, hidden_size: int = 384, mlp_dim: int = 1536, **fields: Any
+) -> ViT:
+    """ViT-S/16 (Steiner et al. 2022): 12 layers of 384, 22,050,664 parameters."""
+    return ViT(num_heads=num_heads, hidden_size=hidden_size, mlp_dim=mlp_dim, **fields)
+
+
+def vit_b_16(**fields: Any) -> ViT:
+    """ViT-B/16 (Dosovitskiy et al. 2021): 12 layers of 768, 86,567,656 parameters."""
+    return ViT(**fields)
+
+
+def vit_b_32(*, patch_size: int = 32, **fields: Any) -> ViT:
+    """ViT-B/32 (Dosovitskiy et al. 2021): 12 layers of 768, 88,224,232 parameters."""
+    return ViT(patch_size=patch_size, **fields)
+
+
+def vit_l_16(
+    *,
+    num_layers: int = 24,
+    num_heads: int = 16,
+    hidden_size: int = 1024,
+    mlp_dim: int = 4096,
+    **fields: Any,
+) -> ViT:
+    """ViT-L/16 (Dosovitskiy et al. 2021): 24 layers of 1024, 304,326,632 parameters."""
+    return ViT(
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def vit_l_32(
+    *,
+    patch_size: int = 32,
+    num_layers: int = 24,
+    num_heads: int = 16,
+    hidden_size: int = 1024,
+    mlp_dim: int = 4096,
+    **fields: Any,
+) -> ViT:
+    """ViT-L/32 (Dosovitskiy et al. 2021): 24 layers of 1024, 306,535,400 parameters."""
+    return ViT(
+        patch_size=patch_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def vit_h_14(
+    *,
+    patch_size: int = 14,
+    num_layers: int = 32,
+    num_heads: int = 16,
+    hidden_size: int = 1280,
+    mlp_dim: int = 5120,
+    **fields: Any,
+) -> ViT:
+    """ViT-H/14 (Dosovitskiy et al. 2021): 32 layers of 1280, 632,045,800 parameters."""
+    return ViT(
+        patch_size=patch_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        **fields,
+    )
+
+
+def vit_b_16_hf(*, norm_eps: float = 1e-12, **fields: Any) -> ViT:
+    """ViT-B/16 with transformers' epsilon of LayerNorm: 12 layers of 768, 86,567,656 parameters."""
+    return ViT(norm_eps=norm_eps, **fields)

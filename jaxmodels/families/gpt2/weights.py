@@ -1,9 +1,13 @@
-"""``config.json`` of transformers' GPT-2 (``GPT2Config``)."""
+"""PyTorch formats of GPT-2, and ``config.json`` of transformers (``GPT2Config``)."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxmodels.families.gpt2.model import GPT2
-from jaxmodels.weights.hub.keys import (
+from jaxmodels.foreign.formats import TOKENS, Formats, Rules, block_name
+from jaxmodels.foreign.keys import (
     MAX_HEADS,
     MAX_LAYERS,
     MAX_LENGTH,
@@ -22,6 +26,14 @@ from jaxmodels.weights.hub.keys import (
     require_heads,
     require_matrix,
     whole,
+)
+from jaxmodels.foreign.rules import (
+    CONV1D,
+    EMBEDDING,
+    LAYER_NORM,
+    Rule,
+    Tensor,
+    packed_attention_conv1d,
 )
 
 APPLIED = {
@@ -131,7 +143,8 @@ def _guesses(model: GPT2) -> dict[str, Any]:
     return {"bos_token_id": last, "eos_token_id": last}
 
 
-FAMILY = HubFamily(
+HUB = HubFamily(
+    model_type="gpt2",
     cls=GPT2,
     applied=APPLIED,
     aliases=ALIASES,
@@ -143,4 +156,60 @@ FAMILY = HubFamily(
     guesses=_guesses,
     silent=("num_heads", "activation", "norm_eps"),
     silent_head=("tie_embeddings",),
+    without_place={
+        "GPT2ForSequenceClassification": ("score.*",),
+        "GPT2ForTokenClassification": ("classifier.*",),
+        "GPT2ForQuestionAnswering": ("qa_outputs.*",),
+        "GPT2DoubleHeadsModel": ("multiple_choice_head.*",),
+    },
+)
+
+
+def _gpt2(prefix: str) -> Callable[[GPT2, Shape], Rules]:
+    def rules(model: GPT2, shape: Shape) -> Rules:
+        block, theirs = block_name(model), f"{prefix}h.{{i}}"
+        return (
+            Rule(f"{prefix}wte", "token_embed", EMBEDDING),
+            Rule(f"{prefix}wpe", "position_embed", EMBEDDING),
+            Rule(f"{theirs}.ln_1", f"{block}/norm_1", LAYER_NORM),
+            Rule(f"{theirs}.attn", f"{block}/attention", packed_attention_conv1d()),
+            Rule(f"{theirs}.ln_2", f"{block}/norm_2", LAYER_NORM),
+            Rule(f"{theirs}.mlp.c_fc", f"{block}/mlp_in", CONV1D),
+            Rule(f"{theirs}.mlp.c_proj", f"{block}/mlp_out", CONV1D),
+            Rule(f"{prefix}ln_f", "norm", LAYER_NORM),
+            Rule("", "head", (Tensor("lm_head.weight", "embedding"),)),
+        )
+
+    return rules
+
+
+def _gpt2_ties(model: GPT2, format: str) -> Mapping[str, str]:
+    first = "transformer.wte.weight" if format == "transformers" else "wte.weight"
+    return {"lm_head.weight": first} if model.tie_embeddings else {}
+
+
+def _is_causal(mask: np.ndarray) -> bool:
+    """True if a mask has ones at and below its diagonal and zeros above it."""
+    size = mask.shape[-1:]
+    return mask.shape == (1, 1, *size * 2) and np.array_equal(
+        mask[0, 0] != 0, np.tri(*size, dtype=bool)
+    )
+
+
+def _is_hidden(value: np.ndarray) -> bool:
+    """True if a score is so low that its exponential is 0 beside any other."""
+    return value.shape == () and bool(value <= -1e4)
+
+
+FORMATS = Formats(
+    {"transformers": _gpt2("transformer."), "transformers_base": _gpt2("")},
+    **TOKENS,
+    constants={
+        r"(transformer\.)?h\.\d+\.attn\.bias": (_is_causal, "the causal mask"),
+        r"(transformer\.)?h\.\d+\.attn\.masked_bias": (
+            _is_hidden,
+            "a number of -10,000 or less",
+        ),
+    },
+    ties=_gpt2_ties,
 )

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from jaxmodels.weights.json_files import short
-from jaxmodels.weights.rules import WeightsError
+from jaxmodels.foreign.json_files import short
+from jaxmodels.foreign.rules import WeightsError
 
 Shape = tuple[int, ...]
 Config = Mapping[str, Any]
@@ -182,6 +182,7 @@ class HubFamily:
     """The description of a model by a family of transformers.
 
     Attributes:
+      model_type: of the ``config.json``.
       cls: our class; format: of its tensors in ``jaxmodels.weights``, None where files have one of
         several.
       applied: keys that are read, each with its default and its type.
@@ -195,8 +196,13 @@ class HubFamily:
       write: a model and its image shape to the keys that its fields say.
       guesses: the same to keys that no field says, for where nothing was read.
       silent: fields that no shape shows; silent_head: those of the head among them.
+      without_place: classes of transformers whose head there is not here, with patterns of its
+        tensors: the rest can be read.
+      decoders: classes of transformers of which no part computes what the model here does, and what
+        they are.
     """
 
+    model_type: str
     cls: type[nn.Module]
     applied: Mapping[str, Setting]
     fields: Callable[[Config], dict[str, Any]]
@@ -210,6 +216,12 @@ class HubFamily:
     harmless: frozenset[str] = frozenset()
     shape: Callable[[Config], Shape] = lambda values: ()
     guesses: Callable[[Any], dict[str, Any]] = lambda model: {}
+    without_place: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    decoders: Mapping[str, str] = field(default_factory=dict)
+
+    def config(self, model: nn.Module, shape: Shape) -> dict[str, Any]:
+        """``config.json`` with which transformers loads an export, by the model's fields alone."""
+        return self.write(model, shape) | self.guesses(model)
 
 
 def account(config: Config, family: HubFamily) -> dict[str, Any]:
@@ -276,25 +288,6 @@ def number_of_labels(config: Config) -> int:
         return whole(2, MAX_LABELS, least=0).read(count)
     except ValueError as e:
         raise WeightsError(f"config.json has num_labels {short(count)}; {e}") from e
-
-
-HEADS_WITHOUT_PLACE: Mapping[str, tuple[str, ...]] = {
-    "GPT2ForSequenceClassification": ("score.*",),
-    "GPT2ForTokenClassification": ("classifier.*",),
-    "GPT2ForQuestionAnswering": ("qa_outputs.*",),
-    "GPT2DoubleHeadsModel": ("multiple_choice_head.*",),
-    "ViTForMaskedImageModeling": ("decoder.*",),
-}
-"""Classes of transformers whose head there is not here, with patterns of its tensors: the rest can
-be read."""
-
-
-DECODERS = {
-    "BertLMHeadModel": "a BERT that sees no later token",
-    "BertGenerationDecoder": "a BERT that sees no later token",
-    "MarianForCausalLM": "a decoder of Marian without its encoder",
-}
-"""Classes of transformers of which no part computes what the model here does, and what they are."""
 
 
 def first_architecture(config: Config) -> str | None:

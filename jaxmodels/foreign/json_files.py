@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxmodels.weights.rules import WeightsError
+from jaxmodels.foreign.rules import WeightsError
 
 MAX_BYTES = 2**26
 """A larger file is no config and no index: 64 MiB."""

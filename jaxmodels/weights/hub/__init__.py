@@ -1,2 +1,0 @@
-"""Families of transformers: what each key of their ``config.json`` means to a model here, one file
-per family."""
