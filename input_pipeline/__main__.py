@@ -127,7 +127,8 @@ def show_table(builder: tfds.core.DatasetBuilder, name: str) -> None:
             f"{label} {n:,}" for label, n in zip(card.label_names, counts, strict=True)
         )
         print(f"{split}: {counts.sum():,} rows; {classes}")
-    for column, mean, std in zip(card.feature_names, card.mean, card.std, strict=True):
+    row = card.kind("row")
+    for column, mean, std in zip(row.feature_names, row.mean, row.std, strict=True):
         print(f"  {column:<24} {mean:.4g} +- {std:.4g} in {first}")
 
 
@@ -142,7 +143,7 @@ def show(args: argparse.Namespace) -> None:
         return
     decoding = Decoding(args.image_size)
     card = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, decoding=decoding)
-    shape = " x ".join(map(str, card.image_shape))
+    shape = " x ".join(map(str, card.kind("image").image_shape))
     print(
         f"{card.name} {card.version}: images {shape} uint8, {card.num_classes} classes\nin "
         f"{card.directory}"

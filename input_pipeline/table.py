@@ -2,74 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.cards import Shapes, label_shapes
+from input_pipeline.cards import table_data
 from input_pipeline.corpus import read_records, split_name
 from input_pipeline.errors import DataError
 from input_pipeline.examples import split_parts, task_sizes
+from input_pipeline.features import DataSpec
 from input_pipeline.ids import check_labels
-
-
-@dataclasses.dataclass(frozen=True)
-class TableCard:
-    """What a table is, and how a run standardises it.
-
-    Attributes:
-        name: as TFDS knows it.
-        version: "major.minor.patch".
-        splits: split name -> number of examples.
-        feature_names: of the columns.
-        label_names: of the classes; of two, the second is the positive one.
-        mean, std: of each column over the split that is trained on; std is 1 where a column is
-          constant.
-        directory: where it lies on disk.
-        tasks: number of classes of each label that is a task, where there are several.
-    """
-
-    name: str
-    version: str
-    splits: dict[str, int]
-    feature_names: tuple[str, ...]
-    label_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    directory: str
-    tasks: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Texts have lengths; rows do not."""
-        return (0,)
-
-    def shapes(self, size: int, length: int) -> Shapes:
-        """Shape and type of every array of a batch of ``size`` examples."""
-        return {
-            "features": ((size, self.num_features), np.float32),
-            **label_shapes(size, self.tasks),
-        }
-
-    @property
-    def num_features(self) -> int:
-        """Numbers in a row."""
-        return len(self.feature_names)
-
-    @property
-    def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1."""
-        return len(self.label_names)
-
-    def summary(self) -> str:
-        """One line for the header of a run."""
-        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
-        return (
-            f"{self.name} {self.version}: {splits}; {self.num_features} columns, "
-            f"{self.num_classes} classes"
-        )
 
 
 class TableExamples:
@@ -132,8 +75,8 @@ def vector_feature(builder: tfds.core.DatasetBuilder) -> str | None:
 
 def describe_table(
     builder: tfds.core.DatasetBuilder, name: str, train_split: str, labels: Sequence[str] = ()
-) -> TableCard:
-    """The card of a prepared table.
+) -> DataSpec:
+    """What a prepared table is.
 
     Args:
         builder: of a data set with a `vector_feature`.
@@ -148,7 +91,7 @@ def describe_table(
     std = rows.std(0)
     feature = builder.info.features[vector_feature(builder)]
     named = tuple(filter(None, (feature.doc.desc or "").split(", ")))  # see BreastCancer
-    return TableCard(
+    return table_data(
         name=name,
         version=str(builder.version),
         splits={split: info.num_examples for split, info in builder.info.splits.items()},

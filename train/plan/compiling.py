@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from input_pipeline import Card
+from input_pipeline import DataSpec
 from jaxmodels.nn.attention import exact_attention
 from jaxmodels.nn.paths import path_name
 from train.config import Config
@@ -104,7 +104,7 @@ class Plan:
 
 
 def make_plan(
-    config: Config, card: Card, topology: Topology, settings: dict[str, Any] | None = None
+    config: Config, card: DataSpec, topology: Topology, settings: dict[str, Any] | None = None
 ) -> Plan:
     """Compiles the training step of a config, of the longest batches, for a topology.
 

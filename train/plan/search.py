@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jaxmodels
-from input_pipeline import Card
+from input_pipeline import DataSpec
 from train.config import Config, ConfigError, check, reads_images, reads_text
 from train.plan.compiling import Plan, make_plan
 from train.plan.topology import Topology, find_topology, larger
@@ -107,7 +107,7 @@ def split_most(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
 
 
 def find_way_out(
-    config: Config, card: Card, topology: Topology, say: Callable[[str], None]
+    config: Config, card: DataSpec, topology: Topology, say: Callable[[str], None]
 ) -> tuple[Plan | None, list[Plan]]:
     """The first change that makes a step fit, on this topology or else on a larger one, and all
     that were tried.
@@ -141,7 +141,7 @@ def find_way_out(
 
 
 def search(
-    config: Config, card: Card, topology: Topology, *, limit: int, say: Callable[[str], None]
+    config: Config, card: DataSpec, topology: Topology, *, limit: int, say: Callable[[str], None]
 ) -> tuple[list[Plan], int]:
     """Plans that fit, the fastest by the roofline first, and the number of groups of candidates not
     tried.
@@ -246,7 +246,11 @@ def time_of(plan: Plan) -> float:
 
 
 def attempt(
-    config: Config, card: Card, topology: Topology, settings: Settings, say: Callable[[str], None]
+    config: Config,
+    card: DataSpec,
+    topology: Topology,
+    settings: Settings,
+    say: Callable[[str], None],
 ) -> Plan | None:
     """The plan of a config with some fields set; None where the batch or the model does not divide
     so."""
