@@ -115,6 +115,10 @@ def show_text(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> None
             print(f"  {name} begins {text[:_BEGINNING]!r}")
 
 
+def _range(labels: np.ndarray) -> str:
+    return f"labels {labels.min():g} to {labels.max():g}, mean {labels.mean():.4g}"
+
+
 def show_table(builder: tfds.core.DatasetBuilder, name: str) -> None:
     """Prints the splits of a table with their labels, and its columns with mean and deviation over
     the first split."""
@@ -122,7 +126,11 @@ def show_table(builder: tfds.core.DatasetBuilder, name: str) -> None:
     card = describe_table(builder, name, first)
     print(f"{card.summary()}\nin {card.directory}")
     for split in card.splits:
-        counts = np.bincount(TableExamples(builder, split).label, minlength=card.num_classes)
+        labels = TableExamples(builder, split).label
+        if card.kind("number"):
+            print(f"{split}: {len(labels):,} rows; {_range(labels)}")
+            continue
+        counts = np.bincount(labels, minlength=card.num_classes)
         classes = ", ".join(
             f"{label} {n:,}" for label, n in zip(card.label_names, counts, strict=True)
         )

@@ -18,7 +18,6 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.cards import image_data
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError, shortened
 from input_pipeline.examples import (
@@ -27,12 +26,15 @@ from input_pipeline.examples import (
     RecordExamples,
     image_and_label,
     image_shape,
+    label_of,
+    no_class,
     open_examples,
     read_labels,
     split_parts,
     task_sizes,
 )
-from input_pipeline.features import DataSpec
+from input_pipeline.features.image import Image
+from input_pipeline.features.spec import DataSpec, make_spec
 from input_pipeline.image_text import ImageTextExamples
 from input_pipeline.prepare import open_builder
 from input_pipeline.sequences import LabelledTexts, Translations
@@ -49,6 +51,7 @@ def describe(
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     labels: Sequence[str] = (),
     require: Sequence[str] = (),
+    numbers: bool = False,
 ) -> DataSpec:
     """Returns what a data set of images or a table is, preparing it first if it is a
     built-in one.
@@ -57,6 +60,7 @@ def describe(
         name: see `make_loader`, as are data_dir, raw_dir, decoding and labels.
         train_split: over which the columns of a table are standardised.
         require: TFDS split strings that must be there.
+        numbers: whether the label must be a number or several; else it must be a class.
 
     Raises:
         DataError: the data set cannot be found, prepared or used.
@@ -65,24 +69,37 @@ def describe(
     for split in require:
         split_parts(builder, split)
     if vector_feature(builder) is not None:
+        _require_label(builder, numbers)
         return describe_table(builder, name, train_split, labels)
     _, _, label = image_and_label(builder)
+    _require_label(builder, numbers)
     shape = image_shape(builder, decoding.image_size)
     if decoding.randaugment_layers and shape[2] not in (1, 3):
         raise DataError(
             f"randaugment_layers {decoding.randaugment_layers} is for 1 or 3 channels, not for "
             f"{shape[2]}"
         )
-    return image_data(
-        name=name,
-        version=str(builder.version),
-        splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        image_shape=shape,
-        num_classes=label.num_classes,
-        label_names=tuple(label.names),
-        directory=str(builder.data_dir),
-        tasks=task_sizes(builder, labels),
+    return make_spec(
+        name,
+        str(builder.version),
+        {split: info.num_examples for split, info in builder.info.splits.items()},
+        str(builder.data_dir),
+        {"image": Image(shape)},
+        label,
+        task_sizes(builder, labels),
     )
+
+
+def _require_label(builder: tfds.core.DatasetBuilder, numbers: bool) -> None:
+    """Raises `DataError` unless the label is of the kind that an objective reads."""
+    found = label_of(builder).kind == "number"
+    if found and not numbers:
+        raise no_class(builder, "; it is a number, for objective regression")
+    if numbers and not found:
+        raise DataError(
+            f"{builder.info.full_name} has no feature 'label' that is a floating-point number; it "
+            f"has {dict(builder.info.features.items())}"
+        )
 
 
 Examples = (
@@ -353,6 +370,9 @@ def _require_same(builder: tfds.core.DatasetBuilder, known: DataSpec, decoding: 
     if known.label_names and (names := tuple(features["label"].names)) != known.label_names:
         there, then = (shortened(", ".join(x), 150) for x in (names, known.label_names))
         raise DataError(f"{again} its {len(names)} classes are {there}, and then they were {then}")
+    if known.kind("number") and (now := label_of(builder)) != known.label:
+        then = known.label.summary()
+        raise DataError(f"{again} its label is {now and now.summary()}, and then it was {then}")
     for key, count in known.tasks.items():
         if features[key].num_classes != count:
             raise DataError(

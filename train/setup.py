@@ -437,7 +437,11 @@ def describe(config: Config) -> DataSpec:
     text = image = None
     if reads_images(config):
         image = input_pipeline.describe(
-            data.name, decoding=_decoding(data), train_split=data.train_split, **where
+            data.name,
+            decoding=_decoding(data),
+            train_split=data.train_split,
+            numbers=config.objective == "regression",
+            **where,
         )
     if reads_text(config):
         text = input_pipeline.describe_text(
