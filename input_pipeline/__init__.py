@@ -1,17 +1,19 @@
 """Data for the training application: TFDS data sets without TensorFlow, Grain loaders, augmentation
 on the device."""
 
-from input_pipeline.cards import DatasetCard
+from input_pipeline.cards import DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
-from input_pipeline.image_text import ImageTextCard
-from input_pipeline.loader import Card, describe, make_loader
-from input_pipeline.table import TableCard
-from input_pipeline.text import TextCard, describe_text, translation_texts
+from input_pipeline.features import DataSpec
+from input_pipeline.loader import describe, make_loader
+from input_pipeline.text import describe_text, translation_texts
+
+Card = DataSpec
 
 __all__ = [
     "Card",
     "DataError",
+    "DataSpec",
     "DatasetCard",
     "Decoding",
     "ImageTextCard",

@@ -115,6 +115,10 @@ def show_text(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> None
             print(f"  {name} begins {text[:_BEGINNING]!r}")
 
 
+def _range(labels: np.ndarray) -> str:
+    return f"labels {labels.min():g} to {labels.max():g}, mean {labels.mean():.4g}"
+
+
 def show_table(builder: tfds.core.DatasetBuilder, name: str) -> None:
     """Prints the splits of a table with their labels, and its columns with mean and deviation over
     the first split."""
@@ -122,12 +126,17 @@ def show_table(builder: tfds.core.DatasetBuilder, name: str) -> None:
     card = describe_table(builder, name, first)
     print(f"{card.summary()}\nin {card.directory}")
     for split in card.splits:
-        counts = np.bincount(TableExamples(builder, split).label, minlength=card.num_classes)
+        labels = TableExamples(builder, split).label
+        if card.kind("number"):
+            print(f"{split}: {len(labels):,} rows; {_range(labels)}")
+            continue
+        counts = np.bincount(labels, minlength=card.num_classes)
         classes = ", ".join(
             f"{label} {n:,}" for label, n in zip(card.label_names, counts, strict=True)
         )
         print(f"{split}: {counts.sum():,} rows; {classes}")
-    for column, mean, std in zip(card.feature_names, card.mean, card.std, strict=True):
+    row = card.kind("row")
+    for column, mean, std in zip(row.feature_names, row.mean, row.std, strict=True):
         print(f"  {column:<24} {mean:.4g} +- {std:.4g} in {first}")
 
 
@@ -142,7 +151,7 @@ def show(args: argparse.Namespace) -> None:
         return
     decoding = Decoding(args.image_size)
     card = describe(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir, decoding=decoding)
-    shape = " x ".join(map(str, card.image_shape))
+    shape = " x ".join(map(str, card.kind("image").image_shape))
     print(
         f"{card.name} {card.version}: images {shape} uint8, {card.num_classes} classes\nin "
         f"{card.directory}"

@@ -19,6 +19,7 @@ import tqdm
 from input_pipeline.cache import array_of, checked, written
 from input_pipeline.decode import Decoding, decode_image
 from input_pipeline.errors import DataError
+from input_pipeline.features.labels import ClassLabel, Number
 from input_pipeline.ids import check_labels
 from input_pipeline.image_file import MODES
 from input_pipeline.prepare import locked
@@ -31,31 +32,64 @@ Draw = tuple[int, ...]
 """Of what the random numbers of one example are a function."""
 
 
-def image_and_label(
-    builder: tfds.core.DatasetBuilder,
-) -> tuple[str, tfds.features.Image, tfds.features.ClassLabel]:
-    """Returns (key of the image, its feature, the label's feature).
+def label_of(builder: tfds.core.DatasetBuilder) -> ClassLabel | Number | None:
+    """What the feature 'label' is: a class, a number or several; None if it is nothing of these."""
+    found = dict(builder.info.features.items()).get("label")
+    if isinstance(found, tfds.features.ClassLabel):
+        return ClassLabel(found.num_classes, tuple(found.names))
+    is_tensor = isinstance(found, tfds.features.Tensor)
+    if is_tensor and len(found.shape) < 2 and np.issubdtype(found.np_dtype, np.floating):
+        return Number(*found.shape)
+    return None
+
+
+def checked_numbers(labels: np.ndarray, source: str) -> np.ndarray:
+    """Returns numbers as float32.
 
     Raises:
-        DataError: there is no one uint8 image, or no class label.
+        DataError: one is missing, or float32 does not hold it.
+    """
+    with np.errstate(over="ignore"):  # a number too large for float32 is found below
+        found = labels.astype(np.float32)
+    holes = np.flatnonzero(~np.isfinite(found.reshape(len(found), -1)).all(1))
+    if holes.size:
+        raise DataError(
+            f"{source} has {holes.size} label(s) with a number that is missing or not finite, "
+            f"first example {holes[0]}; prepare it without"
+        )
+    return found
+
+
+def image_and_label(
+    builder: tfds.core.DatasetBuilder,
+) -> tuple[str, tfds.features.Image, ClassLabel | Number]:
+    """Returns (key of the image, its feature, what the label is).
+
+    Raises:
+        DataError: there is no one uint8 image, or no label that is a class or a number.
     """
     features = dict(builder.info.features.items())
     images = {
         key: value for key, value in features.items() if isinstance(value, tfds.features.Image)
     }
     key = "image" if "image" in images or len(images) != 1 else next(iter(images))
-    label = features.get("label")
+    label = label_of(builder)
     if key not in images or images[key].np_dtype != np.uint8 or images[key].shape[-1] not in MODES:
         raise DataError(
             f"{builder.info.full_name} needs a uint8 feature 'image', or exactly one; it has "
             f"{features}"
         )
-    if not isinstance(label, tfds.features.ClassLabel):
-        raise DataError(
-            f"{builder.info.full_name} needs a feature 'label' that is a ClassLabel; it has "
-            f"{features}"
-        )
+    if label is None:
+        raise no_class(builder)
     return key, images[key], label
+
+
+def no_class(builder: tfds.core.DatasetBuilder, hint: str = "") -> DataError:
+    """The error of a data set whose label is no class."""
+    return DataError(
+        f"{builder.info.full_name} needs a feature 'label' that is a ClassLabel{hint}; it has "
+        f"{dict(builder.info.features.items())}"
+    )
 
 
 def task_sizes(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> dict[str, int]:
@@ -134,7 +168,7 @@ class ArrayExamples:
         self, indices: np.ndarray, draws: Sequence[Draw] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns images uint8 [k, h, w, c] and labels int32 [k] of k indices."""
-        return self.image.take(indices, axis=0), self.label.take(indices)
+        return self.image.take(indices, axis=0), self.label.take(indices, axis=0)
 
     def batch(
         self, indices: np.ndarray, draws: Sequence[Draw] | None = None
@@ -160,8 +194,8 @@ class RecordExamples:
         *,
         complete: bool = False,
     ):
-        self._key, _, label = image_and_label(builder)
-        self._classes, self._complete, self._noticed = label.num_classes, complete, False
+        self._key, _, self._label = image_and_label(builder)
+        self._complete, self._noticed = complete, False
         self._name, self._decoding = f"{builder.info.full_name}/{split}", decoding
         self._shape = image_shape(builder, decoding.image_size)
         self._source: Any = builder.as_data_source(
@@ -197,7 +231,8 @@ class RecordExamples:
               evaluation.
         """
         image = np.empty((len(indices), *self._shape), np.uint8)
-        label = np.empty(len(indices), np.int64)
+        (_, *rest), dtype = self._label.shapes(1, 0)["label"]
+        label = np.empty((len(indices), *rest), np.int64 if dtype is np.int32 else np.float64)
         for i, record in enumerate(self._source.__getitems__([int(index) for index in indices])):
             rng = (
                 None
@@ -217,7 +252,10 @@ class RecordExamples:
                     f"{self._shape}: set a common size with --config.data.image_size=SIZE"
                 )
             image[i], label[i] = pixels, record["label"]
-        check_labels(label, self._classes, self._name, complete=self._complete, indices=indices)
+        if dtype is np.float32:
+            return image, checked_numbers(label, self._name)
+        classes = self._label.num_classes
+        check_labels(label, classes, self._name, complete=self._complete, indices=indices)
         return image, label.astype(np.int32)
 
     def _notice(self, index: int, text: str) -> None:
@@ -238,7 +276,7 @@ class RecordExamples:
     def load(self, description: str) -> ArrayExamples:
         """Decodes everything into memory."""
         image = np.empty((len(self), *self._shape), np.uint8)
-        label = np.empty(len(self), np.int32)
+        label = np.empty(*self._label.shapes(len(self), 0)["label"])
         with tqdm.tqdm(total=len(self), desc=description, unit=" images", disable=None) as progress:
             for chunk in self._chunks():
                 rows = slice(chunk[0], chunk[-1] + 1)
@@ -314,8 +352,10 @@ def open_examples(
             np.concatenate([examples.image[rows] for examples, rows in slices]),
             np.concatenate([examples.label[rows] for examples, rows in slices]),
         )
-    classes = image_and_label(builder)[2].num_classes
-    check_labels(found.label, classes, f"{builder.info.full_name}/{split}", complete=complete)
+    label = image_and_label(builder)[2]
+    if label.kind == "class_label":
+        source = f"{builder.info.full_name}/{split}"
+        check_labels(found.label, label.num_classes, source, complete=complete)
     return found
 
 
@@ -389,7 +429,7 @@ def _read_cache(
     image, label = (array_of(found[name]) for name in _CACHE_FILES)
     return (
         ArrayExamples(image, label)
-        if image.shape == (count, *shape) and label.shape == (count,)
+        if image.shape == (count, *shape) and label.shape[:1] == (count,)
         else None
     )
 

@@ -18,7 +18,6 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.cards import DatasetCard
 from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError, shortened
 from input_pipeline.examples import (
@@ -27,19 +26,20 @@ from input_pipeline.examples import (
     RecordExamples,
     image_and_label,
     image_shape,
+    label_of,
+    no_class,
     open_examples,
     read_labels,
     split_parts,
     task_sizes,
 )
-from input_pipeline.image_text import ImageTextCard, ImageTextExamples
+from input_pipeline.features.image import Image
+from input_pipeline.features.spec import DataSpec, make_spec
+from input_pipeline.image_text import ImageTextExamples
 from input_pipeline.prepare import open_builder
 from input_pipeline.sequences import LabelledTexts, Translations
-from input_pipeline.table import TableCard, TableExamples, describe_table, vector_feature
-from input_pipeline.text import TextCard, TextExamples, open_texts
-
-Card = DatasetCard | TableCard | TextCard | ImageTextCard
-"""What is known of a data set before its examples are read."""
+from input_pipeline.table import TableExamples, describe_table, vector_feature
+from input_pipeline.text import TextExamples, open_texts
 
 
 def describe(
@@ -51,14 +51,16 @@ def describe(
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
     labels: Sequence[str] = (),
     require: Sequence[str] = (),
-) -> DatasetCard | TableCard:
-    """Returns the card of a data set of images or of a table, preparing it first if it is a
+    numbers: bool = False,
+) -> DataSpec:
+    """Returns what a data set of images or a table is, preparing it first if it is a
     built-in one.
 
     Args:
         name: see `make_loader`, as are data_dir, raw_dir, decoding and labels.
         train_split: over which the columns of a table are standardised.
         require: TFDS split strings that must be there.
+        numbers: whether the label must be a number or several; else it must be a class.
 
     Raises:
         DataError: the data set cannot be found, prepared or used.
@@ -67,24 +69,37 @@ def describe(
     for split in require:
         split_parts(builder, split)
     if vector_feature(builder) is not None:
+        _require_label(builder, numbers)
         return describe_table(builder, name, train_split, labels)
     _, _, label = image_and_label(builder)
+    _require_label(builder, numbers)
     shape = image_shape(builder, decoding.image_size)
     if decoding.randaugment_layers and shape[2] not in (1, 3):
         raise DataError(
             f"randaugment_layers {decoding.randaugment_layers} is for 1 or 3 channels, not for "
             f"{shape[2]}"
         )
-    return DatasetCard(
-        name=name,
-        version=str(builder.version),
-        splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        image_shape=shape,
-        num_classes=label.num_classes,
-        label_names=tuple(label.names),
-        directory=str(builder.data_dir),
-        tasks=task_sizes(builder, labels),
+    return make_spec(
+        name,
+        str(builder.version),
+        {split: info.num_examples for split, info in builder.info.splits.items()},
+        str(builder.data_dir),
+        {"image": Image(shape)},
+        label,
+        task_sizes(builder, labels),
     )
+
+
+def _require_label(builder: tfds.core.DatasetBuilder, numbers: bool) -> None:
+    """Raises `DataError` unless the label is of the kind that an objective reads."""
+    found = label_of(builder).kind == "number"
+    if found and not numbers:
+        raise no_class(builder, "; it is a number, for objective regression")
+    if numbers and not found:
+        raise DataError(
+            f"{builder.info.full_name} has no feature 'label' that is a floating-point number; it "
+            f"has {dict(builder.info.features.items())}"
+        )
 
 
 Examples = (
@@ -237,10 +252,10 @@ def make_loader(
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008  it is frozen
-    text: TextCard | None = None,
+    text: DataSpec | None = None,
     images: bool | None = None,
     labels: Sequence[str] = (),
-    known: Card | None = None,
+    known: DataSpec | None = None,
     complete: bool = False,
     process_index: int = 0,
     process_count: int = 1,
@@ -267,11 +282,11 @@ def make_loader(
           downloads.
         decoding: how images become pixels; its random parts act with `train` alone, and images are
             then decoded anew each time, whatever in_memory_bytes.
-        text: card by which text becomes tokens; None where there is no text.
+        text: whose feature of kind "text" makes tokens; None where there is no text.
         images: whether batches hold images; None: if there is no text. With text, both of each
           example.
         labels: further features that are class labels, found as `label_NAME` int32 [b].
-        known: card that a model was made for; the data set must have its classes and its shape of
+        known: what a model was made for; the data set must have its classes and its shape of
           images.
         complete: whether every image must have a label; texts and rows must, unless there are
           further labels.
@@ -283,7 +298,7 @@ def make_loader(
 
     Returns:
         An iterator of dict(image=uint8 [b, h, w, c], label=int32 [b], weight=float32 [b]), of a
-        table with features=float32 [b, d] in place of image, of text of what `TextCard.shapes`
+        table with features=float32 [b, d] in place of image, of text of what `Text.shapes`
         says; b is batch_size // process_count. `get_state()` is {"next_index": t}, t being the next
         batch to be returned, whatever is prefetched; `set_state(state)` goes there; `close()` stops
         the background threads.
@@ -321,7 +336,8 @@ def make_loader(
             builder, split, decoding, in_memory_bytes=in_memory_bytes, complete=complete
         )
         row_bytes += math.prod(image_shape(builder, decoding.image_size))
-        examples = pictures if text is None else ImageTextExamples(pictures, texts, text.frame)
+        frame = text.kind("text").frame if text else 0
+        examples = pictures if text is None else ImageTextExamples(pictures, texts, frame)
     if labels:
         examples = MoreLabels(examples, {key: read_labels(builder, split, key) for key in labels})
     local = batch_size // process_count
@@ -346,19 +362,23 @@ def make_loader(
     return iterator
 
 
-def _require_same(builder: tfds.core.DatasetBuilder, known: Card, decoding: Decoding) -> None:
+def _require_same(builder: tfds.core.DatasetBuilder, known: DataSpec, decoding: Decoding) -> None:
     """Raises `DataError` unless the classes of a data set, and the shape of its images, are those
-    of a card."""
+    that are known."""
     name, features = builder.info.full_name, builder.info.features
     again = f"{name} in {builder.data_dir} is not what the run was trained on:"
     if known.label_names and (names := tuple(features["label"].names)) != known.label_names:
         there, then = (shortened(", ".join(x), 150) for x in (names, known.label_names))
         raise DataError(f"{again} its {len(names)} classes are {there}, and then they were {then}")
+    if known.kind("number") and (now := label_of(builder)) != known.label:
+        then = known.label.summary()
+        raise DataError(f"{again} its label is {now and now.summary()}, and then it was {then}")
     for key, count in known.tasks.items():
         if features[key].num_classes != count:
             raise DataError(
                 f"{again} {key} has {features[key].num_classes} classes, and then it had {count}"
             )
-    shape = getattr(known, "image_shape", None)
-    if shape is not None and (now := image_shape(builder, decoding.image_size)) != tuple(shape):
-        raise DataError(f"{again} its images are {now}, and then they were {tuple(shape)}")
+    image = known.kind("image")
+    if image and (now := image_shape(builder, decoding.image_size)) != tuple(image.image_shape):
+        shape = tuple(image.image_shape)
+        raise DataError(f"{again} its images are {now}, and then they were {shape}")

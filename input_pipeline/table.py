@@ -2,79 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from input_pipeline.cards import Shapes, label_shapes
 from input_pipeline.corpus import read_records, split_name
 from input_pipeline.errors import DataError
-from input_pipeline.examples import split_parts, task_sizes
+from input_pipeline.examples import checked_numbers, label_of, split_parts, task_sizes
+from input_pipeline.features.row import Row
+from input_pipeline.features.spec import DataSpec, make_spec
 from input_pipeline.ids import check_labels
 
 
-@dataclasses.dataclass(frozen=True)
-class TableCard:
-    """What a table is, and how a run standardises it.
-
-    Attributes:
-        name: as TFDS knows it.
-        version: "major.minor.patch".
-        splits: split name -> number of examples.
-        feature_names: of the columns.
-        label_names: of the classes; of two, the second is the positive one.
-        mean, std: of each column over the split that is trained on; std is 1 where a column is
-          constant.
-        directory: where it lies on disk.
-        tasks: number of classes of each label that is a task, where there are several.
-    """
-
-    name: str
-    version: str
-    splits: dict[str, int]
-    feature_names: tuple[str, ...]
-    label_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    directory: str
-    tasks: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Texts have lengths; rows do not."""
-        return (0,)
-
-    def shapes(self, size: int, length: int) -> Shapes:
-        """Shape and type of every array of a batch of ``size`` examples."""
-        return {
-            "features": ((size, self.num_features), np.float32),
-            **label_shapes(size, self.tasks),
-        }
-
-    @property
-    def num_features(self) -> int:
-        """Numbers in a row."""
-        return len(self.feature_names)
-
-    @property
-    def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1."""
-        return len(self.label_names)
-
-    def summary(self) -> str:
-        """One line for the header of a run."""
-        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
-        return (
-            f"{self.name} {self.version}: {splits}; {self.num_features} columns, "
-            f"{self.num_classes} classes"
-        )
-
-
 class TableExamples:
-    """Rows held in memory: features float32 [n, d], label int32 [n]; the interface of image
-    examples.
+    """Rows held in memory: features float32 [n, d]; label int32 [n], or float32 [n] or [n, k] of
+    numbers; the interface of image examples.
 
     Raises:
         DataError: unknown split, a number that is not finite, or an example without a label or of
@@ -94,8 +37,12 @@ class TableExamples:
                 f"{source} has {holes.size} row(s) with a number that is missing or not finite, "
                 f"first example {holes[0]}; prepare it without"
             )
-        check_labels(labels, builder.info.features["label"].num_classes, source, complete=True)
-        self.label = labels.astype(np.int32)
+        label = label_of(builder)
+        if label.kind == "number":
+            self.label = checked_numbers(labels, source)
+        else:
+            check_labels(labels, label.num_classes, source, complete=True)
+            self.label = labels.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -119,21 +66,19 @@ def vector_feature(builder: tfds.core.DatasetBuilder) -> str | None:
     found = [
         name
         for name, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Tensor)
+        if name != "label"
+        and isinstance(feature, tfds.features.Tensor)
         and len(feature.shape) == 1
         and feature.shape[0]
         and np.issubdtype(feature.np_dtype, np.floating)
     ]
-    labelled = isinstance(
-        dict(builder.info.features.items()).get("label"), tfds.features.ClassLabel
-    )
-    return found[0] if len(found) == 1 and labelled else None
+    return found[0] if len(found) == 1 and label_of(builder) else None
 
 
 def describe_table(
     builder: tfds.core.DatasetBuilder, name: str, train_split: str, labels: Sequence[str] = ()
-) -> TableCard:
-    """The card of a prepared table.
+) -> DataSpec:
+    """What a prepared table is.
 
     Args:
         builder: of a data set with a `vector_feature`.
@@ -145,19 +90,17 @@ def describe_table(
         DataError: see `TableExamples`.
     """
     rows = TableExamples(builder, train_split).features.astype(np.float64)
-    std = rows.std(0)
+    std, width = rows.std(0), rows.shape[1]
     feature = builder.info.features[vector_feature(builder)]
     named = tuple(filter(None, (feature.doc.desc or "").split(", ")))  # see BreastCancer
-    return TableCard(
-        name=name,
-        version=str(builder.version),
-        splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        feature_names=named
-        if len(named) == rows.shape[1]
-        else tuple(f"column {i}" for i in range(rows.shape[1])),
-        label_names=tuple(builder.info.features["label"].names),
-        mean=tuple(rows.mean(0).tolist()),
-        std=tuple(np.where(std > 0, std, 1.0).tolist()),
-        directory=str(builder.data_dir),
-        tasks=task_sizes(builder, labels),
+    names = named if len(named) == width else tuple(map("column {}".format, range(width)))
+    mean, std = tuple(rows.mean(0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+    return make_spec(
+        name,
+        str(builder.version),
+        {split: info.num_examples for split, info in builder.info.splits.items()},
+        str(builder.data_dir),
+        {"row": Row(names, mean, std)},
+        label_of(builder),
+        task_sizes(builder, labels),
     )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tokenizers import Tokenizer
 
-from input_pipeline.cards import Shapes, label_shapes
+from input_pipeline.cards import text_data
 from input_pipeline.corpus import open_stream, read_records, split_name, text_of, trained_tokenizer
-from input_pipeline.errors import DataError, shortened
+from input_pipeline.errors import DataError
 from input_pipeline.examples import split_parts, task_sizes
+from input_pipeline.features import DataSpec
 from input_pipeline.prepare import open_builder
 from input_pipeline.sentence_pairs import SentencePairs
-from input_pipeline.sequences import LabelledTexts, Ragged, Translations, framed
+from input_pipeline.sequences import LabelledTexts, Translations
 from input_pipeline.tokenizers import (
     END_OF_TEXT,
     KINDS,
@@ -28,92 +27,12 @@ from input_pipeline.tokenizers import (
 from input_pipeline.windows import TokenWindows
 
 Form = Literal["windows", "sentence_pairs", "labels", "numbers", "translation"]
-"""How text is cut: windows of a stream; pairs of spans that follow each other or not; texts with a
-label; texts with a number as label; a text and its translation."""
+"""How text is cut, and the label of whole texts: a class or a number."""
 
 BUCKETED = ("labels", "numbers", "translation")
 """Forms of which a batch may hold examples of about the same length."""
 
 TextExamples = TokenWindows | SentencePairs | LabelledTexts | Translations
-
-
-@dataclasses.dataclass(frozen=True)
-class TextCard:
-    """What a data set of text is, and how it is cut.
-
-    Attributes:
-        name: as TFDS knows it.
-        version: "major.minor.patch".
-        splits: split name -> number of documents or examples.
-        vocab_size: tokens are 0 .. vocab_size - 1.
-        max_len: tokens in an example.
-        tokenizer: JSON text of the tokenizer (``tokenizers.Tokenizer.from_str``).
-        directory: where it lies on disk.
-        form: see `Form`.
-        texts: features with the text or texts.
-        label_names: of the classes; form labels.
-        isolate: whether windows say to which document a token belongs.
-        buckets: lengths to which labelled texts or translations are padded, ascending; the last is
-          max_len.
-        tasks: number of classes of each label that is a task, where there are several.
-    """
-
-    name: str
-    version: str
-    splits: dict[str, int]
-    vocab_size: int
-    max_len: int
-    tokenizer: str
-    directory: str
-    form: Form = "windows"
-    texts: tuple[str, ...] = ("text",)
-    label_names: tuple[str, ...] = ()
-    isolate: bool = False
-    buckets: tuple[int, ...] = ()
-    tasks: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def frame(self) -> int:
-        """Number of tokens that stand around a text."""
-        return Tokenizer.from_str(self.tokenizer).num_special_tokens_to_add(False)
-
-    @property
-    def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1; 1 where they are numbers, which a model has one output
-        for."""
-        return 1 if self.form == "numbers" else len(self.label_names)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Lengths that batches may have."""
-        return self.buckets or (self.max_len,)
-
-    def shapes(self, size: int, length: int) -> Shapes:
-        """Shape and type of every array of a batch of ``size`` examples, padded to ``length``."""
-        tokens, weights = ((size, length), np.int32), ((size, length), np.float32)
-        if self.form == "windows":
-            found = {"tokens": tokens, "target": tokens, "weight": weights, "characters": weights}
-            return found | ({"segments": tokens} if self.isolate else {})
-        if self.form == "translation":
-            names = ("source", "source_segments", "tokens", "segments", "target")
-            return {**dict.fromkeys(names, tokens), "weight": weights}
-        texts = dict.fromkeys(("tokens", "segments", "types"), tokens)
-        numbers = {"label": ((size,), np.float32)} if self.form == "numbers" else {}
-        return {**texts, **label_shapes(size, self.tasks), **numbers}
-
-    def summary(self) -> str:
-        """One line for the header of a run."""
-        splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
-        cut = {
-            "windows": f"windows of {self.max_len}",
-            "sentence_pairs": f"pairs of {self.max_len}",
-            "labels": f"{self.num_classes} classes, padded to {', '.join(map(str, self.lengths))}",
-            "numbers": f"a number each, padded to {', '.join(map(str, self.lengths))}",
-            "translation": (
-                f"{' to '.join(self.texts)}, padded to {', '.join(map(str, self.lengths))}"
-            ),
-        }[self.form]
-        return f"{self.name} {self.version}: {splits}; {self.vocab_size:,} tokens, {cut}"
 
 
 def describe_text(
@@ -131,8 +50,8 @@ def describe_text(
     raw_dir: str | os.PathLike | None = None,
     labels: Sequence[str] = (),
     require: Sequence[str] = (),
-) -> TextCard:
-    """Returns the card of a data set of text, preparing it and training its tokenizer first if need
+) -> DataSpec:
+    """Returns what a data set of text is, preparing it and training its tokenizer first if need
     be.
 
     Args:
@@ -144,7 +63,7 @@ def describe_text(
         train_split: TFDS split string.
         texts: features that hold the text, or the text and its pair, or source and target; empty:
           those there are.
-        isolate, buckets: see `TextCard`.
+        isolate, buckets: see `Text`.
         data_dir: TFDS root.
         raw_dir: raw files of a built-in data set.
         labels: features that are class labels, each a task.
@@ -161,7 +80,7 @@ def describe_text(
         found = trained_tokenizer(builder, tokenizer, vocab_size, train_split, features)
     else:
         found = load_tokenizer(tokenizer)
-    return TextCard(
+    return text_data(
         name=name,
         version=str(builder.version),
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
@@ -178,29 +97,8 @@ def describe_text(
     )
 
 
-def tokenizer_of(card: TextCard) -> Tokenizer:
-    """The tokenizer of a card.
-
-    Raises:
-        DataError: it cannot be read, or has tokens that a model of the card's vocabulary has no
-          place for.
-    """
-    try:
-        found = Tokenizer.from_str(card.tokenizer)
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(
-            f"the tokenizer that the run keeps of {card.name} cannot be read ({shortened(error)})"
-        ) from error
-    if (size := vocabulary_size(found)) > card.vocab_size:
-        raise DataError(
-            f"the tokenizer that the run keeps of {card.name} has {size:,} tokens, and its "
-            f"vocab_size is {card.vocab_size:,}: its dataset.json is damaged"
-        )
-    return found
-
-
 def open_texts(
-    builder: tfds.core.DatasetBuilder, split: str, card: TextCard, *, train: bool
+    builder: tfds.core.DatasetBuilder, split: str, spec: DataSpec, *, train: bool
 ) -> TextExamples:
     """The examples of a split such as "train" or "validation+test".
 
@@ -208,48 +106,32 @@ def open_texts(
         DataError: unknown split, text or a tokenizer that does not suit, or too little of it.
     """
     split_parts(builder, split)
-    tokenizer, source = tokenizer_of(card), split_name(builder, split)
-    if card.form in ("labels", "numbers"):
-        classes = None if card.form == "numbers" else card.num_classes
-        options = {"source": source, "complete": not card.tasks, "classes": classes}
-        return LabelledTexts(builder, split, tokenizer, card.texts, card.lengths, **options)
-    if card.form == "translation":
+    text, source = spec.kind("text"), split_name(builder, split)
+    tokenizer = text.opened_tokenizer(spec.name)
+    if text.cut == "texts":
+        classes = None if spec.kind("number") else spec.num_classes
+        options = {"source": source, "complete": not spec.tasks, "classes": classes}
+        return LabelledTexts(builder, split, tokenizer, text.texts, text.lengths, **options)
+    if text.cut == "translation":
         return Translations(
-            builder, split, tokenizer, card.texts, card.lengths, source=source, train=train
+            builder, split, tokenizer, text.texts, text.lengths, source=source, train=train
         )
-    tokens, starts = open_stream(builder, split, tokenizer, card.texts[0])
-    if card.form == "sentence_pairs":
-        return SentencePairs(tokens, starts, tokenizer, card.max_len, source=source)
+    tokens, starts = open_stream(builder, split, tokenizer, text.texts[0])
+    if text.cut == "sentence_pairs":
+        return SentencePairs(tokens, starts, tokenizer, text.max_len, source=source)
     if len(tokens) < 2:
         raise DataError(f"{source} has {len(tokens)} token(s): at least 2 are needed")
     separated = tokenizer.token_to_id(END_OF_TEXT) is not None
     characters = characters_per_token(tokenizer)
     return TokenWindows(
-        tokens, starts, card.max_len, characters, isolate=card.isolate, separated=separated
-    )
-
-
-def text_arrays(
-    rows: Sequence[tuple[str, ...]], card: TextCard
-) -> tuple[dict[str, np.ndarray], int]:
-    """Tokens, segments and types [k, max_len] of texts or pairs of texts, and how many were cut.
-
-    Raises:
-        DataError: text that the tokenizer does not know.
-    """
-    encodings = framed(tokenizer_of(card), rows, card.max_len, source="the text")
-    every = np.arange(len(encodings))
-    tokens, segments = Ragged(e.ids for e in encodings).padded(every, card.max_len)
-    types, _ = Ragged(e.type_ids for e in encodings).padded(every, card.max_len)
-    return {"tokens": tokens, "segments": segments, "types": types}, sum(
-        bool(e.overflowing) for e in encodings
+        tokens, starts, text.max_len, characters, isolate=text.isolate, separated=separated
     )
 
 
 def translation_texts(
     name: str,
     split: str,
-    card: TextCard,
+    spec: DataSpec,
     *,
     data_dir: str | os.PathLike | None = None,
     raw_dir: str | os.PathLike | None = None,
@@ -258,12 +140,15 @@ def translation_texts(
 
     Args:
         name: of the data set; split: of it; data_dir, raw_dir: see `describe_text`.
-        card: which says what is source and what is target.
+        spec: which says what is source and what is target.
     """
     builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
     split_parts(builder, split)
     source, records = split_name(builder, split), enumerate(read_records(builder, split))
-    pairs = [[text_of(record, text, i, source) for text in card.texts] for i, record in records]
+    pairs = [
+        [text_of(record, text, i, source) for text in spec.kind("text").texts]
+        for i, record in records
+    ]
     sources, targets = zip(*pairs, strict=True)
     return list(sources), list(targets)
 

@@ -1,11 +1,11 @@
 """``dataset.json`` of a workdir: each value is of the type that the card says, or it is damaged."""
 
-import dataclasses
 import json
 
 import pytest
 
 from input_pipeline import DatasetCard, TableCard, TextCard
+from input_pipeline.features import to_json
 from train.workdir import WorkdirError, read_card
 
 CARDS = (
@@ -17,9 +17,9 @@ CARDS = (
 )
 
 
-@pytest.mark.parametrize("card", CARDS, ids=lambda card: type(card).__name__)
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.kinds[0])
 def test_a_card_is_read_as_it_was_written_or_refused(card, tmp_path):
-    path, values = tmp_path / "dataset.json", dataclasses.asdict(card)
+    path, values = tmp_path / "dataset.json", to_json(card)
     path.write_text(json.dumps(values))
     assert read_card(tmp_path) == card
     for name in values:
@@ -40,8 +40,6 @@ def test_a_card_is_read_as_it_was_written_or_refused(card, tmp_path):
 
 @pytest.mark.parametrize("shape", [(8, 8), (0, 8, 1), (8, 8, 10**9), ()])
 def test_no_image_has_such_a_shape(shape, tmp_path):
-    (tmp_path / "dataset.json").write_text(
-        json.dumps(dataclasses.asdict(CARDS[0]) | {"image_shape": shape})
-    )
+    (tmp_path / "dataset.json").write_text(json.dumps(to_json(CARDS[0]) | {"image_shape": shape}))
     with pytest.raises(WorkdirError, match=r"dataset\.json is damaged"):
         read_card(tmp_path)

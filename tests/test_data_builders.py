@@ -245,7 +245,7 @@ def test_features_are_those_of_the_stock_builder(tmp_path, name):
 
 def test_card(data_dir):
     card = describe("digits", data_dir=data_dir)
-    assert (card.name, card.version, card.image_shape, card.num_classes) == (
+    assert (card.name, card.version, card.model_shape, card.num_classes) == (
         "digits",
         "1.0.0",
         (8, 8, 1),
@@ -253,7 +253,7 @@ def test_card(data_dir):
     )
     assert card.splits == {"train": 1438, "test": 359}
     assert card.label_names == tuple("0123456789")
-    assert describe("digits", data_dir=data_dir, decoding=Decoding(16)).image_shape == (16, 16, 1)
+    assert describe("digits", data_dir=data_dir, decoding=Decoding(16)).model_shape == (16, 16, 1)
 
 
 def test_unknown_name_version_and_raw_dir(tmp_path, data_dir):

@@ -22,6 +22,7 @@ from PIL import Image
 import jaxmodels
 from input_pipeline import DataError, DatasetCard, ImageTextCard, TextCard
 from input_pipeline.datasets.emoji import GIVE_AWAY, EmojiName, read_names
+from input_pipeline.features.spec import hide_one
 from input_pipeline.tokenizers import train_tokenizer
 from jaxmodels.adapt.features import features
 from jaxmodels.families.fusion.model import FUSIONS, ContrastiveOutputs
@@ -37,7 +38,6 @@ from train.config import (
     check,
 )
 from train.objectives import classification, contrastive
-from train.preprocessing import hide_one
 from train.step import accumulated_gradients
 
 pytestmark = pytest.mark.usefixtures("two_devices")
@@ -631,7 +631,7 @@ def test_an_image_with_a_text_is_labelled_and_explained(fused, tmp_path, capsys)
 
 def test_batches_have_both_and_say_what_is_missing(font, data_dir):
     run = setup.build(emoji_config(font, data_dir))
-    total = sum(run.card.image.splits.values())
+    total = sum(run.card.splits.values())
     assert total == 36 + 32 + 11  # the melting face is left out
     batch = next(run.loader("train", train=True))
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == run.card.shapes(16, 4)

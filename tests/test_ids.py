@@ -15,7 +15,7 @@ from input_pipeline.__main__ import main as show
 from input_pipeline.examples import read_labels
 from input_pipeline.ids import check_labels
 from input_pipeline.prepare import open_builder
-from input_pipeline.text import text_arrays, tokenizer_of, translation_texts
+from input_pipeline.text import translation_texts
 from tests.test_text import write
 from train import setup
 from train.config import Config, ConfigError, DataConfig
@@ -133,13 +133,21 @@ def test_a_text_whose_label_is_no_class(damaged):
 def test_another_version_of_a_data_set_is_noticed(prepared):
     card = describe("everything", data_dir=prepared, labels=("more",))
     assert len(read(prepared, known=card)) == 2
-    for fields, message in (
-        ({"label_names": ("b", "a", "c")}, "its 3 classes are a, b, c, and then they were b, a, c"),
-        ({"tasks": {"more": 2}}, "more has 3 classes, and then it had 2"),
-        ({"image_shape": (8, 8, 1)}, r"its images are \(4, 4, 1\), and then they were \(8, 8, 1\)"),
+    for kind, fields, message in (
+        (
+            "class_label",
+            {"label_names": ("b", "a", "c")},
+            "its 3 classes are a, b, c, and then they were b, a, c",
+        ),
+        ("class_labels", {"tasks": {"more": 2}}, "more has 3 classes, and then it had 2"),
+        (
+            "image",
+            {"image_shape": (8, 8, 1)},
+            r"its images are \(4, 4, 1\), and then they were \(8, 8, 1\)",
+        ),
     ):
         with pytest.raises(DataError, match=f"is not what the run was trained on: {message}"):
-            read(prepared, known=dataclasses.replace(card, **fields))
+            read(prepared, known=card.changed(kind, **fields))
 
 
 LATIN = r"split 'latin' of everything/1\.0\.0: its text is not UTF-8, byte 0xe9 at offset 3; prepare the data set from"
@@ -177,11 +185,12 @@ def test_tokens_beyond_the_vocabulary_are_found_before_any_device(prepared):
     card = describe_text(
         "everything", form="labels", tokenizer="wordpiece", texts=("text",), **options
     )
-    assert tokenizer_of(card).get_vocab_size() == card.vocab_size
-    smaller = dataclasses.replace(card, vocab_size=card.vocab_size - 1)
+    text = card.kind("text")
+    assert text.opened_tokenizer(card.name).get_vocab_size() == text.vocab_size
+    smaller = card.changed("text", vocab_size=text.vocab_size - 1)
     for function in (
         lambda: read(prepared, text=smaller),
-        lambda: text_arrays([("text 1",)], smaller),
+        lambda: smaller.kind("text").padded([("text 1",)], card.name),
     ):
         with pytest.raises(
             DataError,
@@ -191,7 +200,8 @@ def test_tokens_beyond_the_vocabulary_are_found_before_any_device(prepared):
     with pytest.raises(
         DataError, match="the tokenizer that the run keeps of everything cannot be read"
     ):
-        text_arrays([("text 1",)], dataclasses.replace(card, tokenizer='{"version": "1.0"}'))
+        damaged = card.changed("text", tokenizer='{"version": "1.0"}').kind("text")
+        damaged.padded([("text 1",)], card.name)
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_text_from_a_run_and_from_its_weights(run, tmp_path, data_dir, capsys):
     weights.save(
         tmp_path, built.model, {"params": jax.device_get(state.params)}, format="transformers"
     )
-    (tmp_path / "tokenizer.json").write_text(built.card.tokenizer)
+    (tmp_path / "tokenizer.json").write_text(built.card.kind("text").tokenizer)
     assert generate.main([f"--weights={tmp_path}", *arguments]) == 0
     assert capsys.readouterr().out == found.out
     assert generate.main([f"--workdir={workdir}", "--count=2", "--max_tokens=4"]) == 0
@@ -298,7 +298,7 @@ def test_weights_and_tokenizer_must_belong_together(run, tmp_path, data_dir):
         model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False)
     )
     weights.save(tmp_path, model, variables)
-    (tmp_path / "tokenizer.json").write_text(card.tokenizer)
+    (tmp_path / "tokenizer.json").write_text(card.kind("text").tokenizer)
     with pytest.raises(
         ConfigError, match="the tokenizer has 400 tokens and the weights are for 300"
     ):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from input_pipeline import DataError, DatasetCard, Decoding, ImageTextCard, TextCard
 from input_pipeline.decode import decode_image
+from input_pipeline.features.image import load_image
 from input_pipeline.tokenizers import train_tokenizer
 from tests.test_image_file import COLOUR, encoded, image_header, png
 from train import predict, reading
@@ -37,7 +38,7 @@ def folder(tmp_path):
 
 
 def test_a_folder(folder, capsys):
-    names, arrays, broken = reading.read_images([folder, folder / "no.png"], CONFIG, CARD, False)
+    names, arrays, broken = reading.read([str(folder), str(folder / "no.png")], CONFIG, CARD, False)
     assert names == [str(folder / "a.png"), str(folder / "x.png" / "b.JPG")] and broken == 7
     decoding = Decoding(8, 10)
     for name, pixels in zip(names, arrays["image"], strict=True):
@@ -91,12 +92,12 @@ def test_the_same_pixels_as_in_training(tmp_path, shape, resize_size):
     for name, data in images.items():
         (tmp_path / name).write_bytes(data)
         trained_on = decode_image(data, shape[2], Decoding(size, resize_size))
-        found = reading.load_image(tmp_path / name, shape, resize_size=resize_size)
+        found = load_image(tmp_path / name, shape, resize_size=resize_size)
         np.testing.assert_array_equal(found, trained_on, err_msg=name)
-        inverted = reading.load_image(tmp_path / name, shape, resize_size=resize_size, invert=True)
+        inverted = load_image(tmp_path / name, shape, resize_size=resize_size, invert=True)
         np.testing.assert_array_equal(inverted, 255 - trained_on)
     with pytest.raises(DataError, match=r"nowhere\.png: no such file"):
-        reading.load_image(tmp_path / "nowhere.png", shape)
+        load_image(tmp_path / "nowhere.png", shape)
 
 
 def test_an_animation_is_said(tmp_path, capsys):
@@ -104,7 +105,7 @@ def test_an_animation_is_said(tmp_path, capsys):
     (tmp_path / "a.gif").write_bytes(
         encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     )
-    _, arrays, broken = reading.read_images([tmp_path / "a.gif"], CONFIG, CARD, False)
+    _, arrays, broken = reading.read([str(tmp_path / "a.gif")], CONFIG, CARD, False)
     assert not broken and (arrays["image"] == 200).all()
     assert (
         capsys.readouterr().err

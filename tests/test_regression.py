@@ -194,7 +194,7 @@ def test_weights_of_transformers_regress(finished, tmp_path):
         "bert_tiny",
         head="classification",
         num_classes=1,
-        vocab_size=built.card.vocab_size,
+        vocab_size=built.card.kind("text").vocab_size,
         max_len=12,
         **SMALL,
     ).clone(dtype=jnp.dtype("bfloat16"))

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import jaxmodels
-from input_pipeline import DataError, TableCard, describe, make_loader
+from input_pipeline import DataError, describe, make_loader
 from input_pipeline.__main__ import main as show
 from jaxmodels import weights
 from tests.test_data_builders import finish, run
@@ -133,12 +133,12 @@ def test_splits_hold_every_patient_once_and_both_classes_alike(data_dir):
 def test_card_standardises_by_the_rows_that_are_trained_on(data_dir):
     card = describe("breast_cancer", data_dir=data_dir, train_split="train[:50]")
     first = rows_of(data_dir, "train")[0][:50].astype(np.float64)
-    np.testing.assert_allclose(card.mean, first.sum(0) / 50, rtol=1e-12)
+    np.testing.assert_allclose(card.kind("row").mean, first.sum(0) / 50, rtol=1e-12)
     np.testing.assert_allclose(
-        card.std, np.sqrt(((first - first.sum(0) / 50) ** 2).sum(0) / 50), rtol=1e-9
+        card.kind("row").std, np.sqrt(((first - first.sum(0) / 50) ** 2).sum(0) / 50), rtol=1e-9
     )
     assert card.label_names == ("benign", "malignant")
-    assert card.feature_names == scikit_learns()[2]
+    assert card.kind("row").feature_names == scikit_learns()[2]
     run = setup.build(make_config(data_dir))
     assert run.card == describe("breast_cancer", data_dir=data_dir)
     batch = jax.jit(run.task.eval_batch)(batches(data_dir, "train", batch_size=343)[0])
@@ -217,8 +217,8 @@ def another(tmp_path_factory):
 def test_any_prepared_table_works_by_its_name(another, tmp_path):
     card = describe("another", data_dir=another)
     assert (
-        card.feature_names == ("column 0", "column 1", "column 2")
-        and card.std[1] == 1.0
+        card.kind("row").feature_names == ("column 0", "column 1", "column 2")
+        and card.kind("row").std[1] == 1.0
         and card.num_classes == 3
     )
     data = DataConfig(name="another", data_dir=another)
@@ -271,7 +271,7 @@ def test_a_run_learns_and_leaves_scores_of_two_classes(finished):
     with Image.open(workdir / "two_classes.png") as image:
         assert min(image.size) > 300 and len(np.unique(np.asarray(image.convert("L")))) > 20
     assert read_card(workdir) == setup.build(make_config(None), card=read_card(workdir)).card
-    assert isinstance(read_card(workdir), TableCard)
+    assert read_card(workdir).kinds == ("row",)
 
 
 def test_evaluation_and_resumption_standardise_as_the_run_began(
@@ -307,7 +307,7 @@ def test_eight_devices_count_each_patient_once(finished, data_dir):
         results.append(found[1])
     # the classifier again, in float64 and NumPy
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), state.eval_params)
-    x = (features - np.array(card.mean)) / np.array(card.std)
+    x = (features - np.array(card.kind("row").mean)) / np.array(card.kind("row").std)
     hidden = np.maximum(x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"], 0)
     logits = hidden @ params["head"]["kernel"] + params["head"]["bias"]
     expected = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
@@ -401,7 +401,7 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
     features, _ = rows_of(data_dir, "test")
     order = np.random.default_rng(0).permutation(30)
     lines = [
-        [card.feature_names[i] for i in order],
+        [card.kind("row").feature_names[i] for i in order],
         *([f"{row[i]:.9g}" for i in order] for row in features[:20]),
     ]
     comma, tab = tmp_path / "a.csv", tmp_path / "b.tsv"
@@ -438,7 +438,7 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
             "\n".join(comma.read_text().splitlines()[:2]).rsplit(",", 1)[0],
             r"bad\.csv:2 has \d+ cells for 31 columns",
         ),
-        (",".join(card.feature_names) + "\n", r"no rows in .*bad\.csv"),
+        (",".join(card.kind("row").feature_names) + "\n", r"no rows in .*bad\.csv"),
     ):
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(DataError, match=message):
@@ -450,7 +450,7 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
 def test_no_label_comes_from_an_answer_that_is_no_number(finished, tmp_path, capsys):
     """Numbers that float32 has may be too large for the model."""
     workdir, _ = finished
-    names = read_card(workdir).feature_names
+    names = read_card(workdir).kind("row").feature_names
     rows = [["1"] * len(names), ["3e38"] * len(names), ["2"] * len(names)]
     (tmp_path / "t.csv").write_text("".join(",".join(row) + "\n" for row in [names, *rows]))
     assert predict.main([f"--workdir={workdir}", "--json", str(tmp_path / "t.csv")]) == 1
@@ -468,7 +468,7 @@ def test_a_row_is_explained(finished, data_dir, tmp_path):
     card, page = read_card(workdir), tmp_path / "page.html"
     features, _ = rows_of(data_dir, "test")
     (tmp_path / "rows.csv").write_text(
-        ",".join(card.feature_names) + "\n" + ",".join(map(str, features[0])) + "\n"
+        ",".join(card.kind("row").feature_names) + "\n" + ",".join(map(str, features[0])) + "\n"
     )
     options = ["--method=integrated_gradients", "--target=malignant"]
     assert (
@@ -478,17 +478,19 @@ def test_a_row_is_explained(finished, data_dir, tmp_path):
         == 0
     )
     cells = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td><td>(.*?)</td>", page.read_text())
-    assert sorted(name for name, *_ in cells) == sorted(card.feature_names)
+    assert sorted(name for name, *_ in cells) == sorted(card.kind("row").feature_names)
     numbers = {name: float(number) for name, number, _ in cells}
     np.testing.assert_allclose(
-        [numbers[name] for name in card.feature_names], features[0], rtol=1e-3
+        [numbers[name] for name in card.kind("row").feature_names], features[0], rtol=1e-3
     )
     values = [float(value) for *_, value in cells]
     assert np.all(np.diff(np.abs(values)) <= 0)
     built = setup.build(evaluate.read_config(workdir), card=card)
     params = {"params": evaluate.restore(built, workdir).eval_params}
     scores = built.model.apply(
-        params, jnp.stack([(features[0] - card.mean) / card.std, np.zeros(30)]), train=False
+        params,
+        jnp.stack([(features[0] - card.kind("row").mean) / card.kind("row").std, np.zeros(30)]),
+        train=False,
     )
     # three digits of 30 numbers
     assert sum(values) == pytest.approx(float(scores[0, 1] - scores[1, 1]), abs=0.02)

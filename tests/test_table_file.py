@@ -11,6 +11,7 @@ from input_pipeline import DataError, TableCard
 from input_pipeline.files import read_text
 from input_pipeline.table_file import read_table
 from train import reading
+from train.config import Config
 
 COLUMNS = ("age", "height", "ratio")
 CARD = TableCard("t", "1.0.0", {"train": 4}, COLUMNS, ("no", "yes"), (0.0,) * 3, (1.0,) * 3, ".")
@@ -153,8 +154,8 @@ def test_flipped_bits_are_rows_or_one_line(tmp_path):
 def test_a_file_that_cannot_be_read_ends_only_itself(tmp_path, capsys):
     (tmp_path / "good.csv").write_text("age,height,ratio\n1,2,3\n")
     (tmp_path / "bad.csv").write_text("age,height,ratio\n1,2,3\n1,2,x\n")
-    names, arrays, broken = reading.read_rows(
-        [str(tmp_path / x) for x in ("bad.csv", "good.csv", "no.csv")], CARD
+    names, arrays, broken = reading.read(
+        [str(tmp_path / x) for x in ("bad.csv", "good.csv", "no.csv")], Config(), CARD, False
     )
     assert names == [f"{tmp_path / 'good.csv'}:2"] and broken == 2
     np.testing.assert_array_equal(arrays["features"], [[1, 2, 3]])
@@ -169,7 +170,7 @@ def test_standard_input_is_read_as_a_file_is(monkeypatch):
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BytesIO("\ufeffage,height,ratio\r\n1,2,3\r\n".encode()))
     )
-    names, arrays, _ = reading.read_rows(["-"], CARD)
+    names, arrays, _ = reading.read(["-"], Config(), CARD, False)
     assert names == ["-:2"] and arrays["features"].tolist() == [[1, 2, 3]]
     for data, message in (
         (b"\xff", "standard input is not UTF-8: byte 0xff"),
@@ -177,7 +178,7 @@ def test_standard_input_is_read_as_a_file_is(monkeypatch):
     ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         with pytest.raises(ValueError, match=message):
-            reading.read_rows(["-"], CARD)
+            reading.read(["-"], Config(), CARD, False)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])

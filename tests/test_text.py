@@ -176,7 +176,11 @@ def loader_of(prepared, card, split="train", **options):
 def test_a_corpus_is_a_tfds_data_set(prepared):
     card = card_of(prepared)
     assert card.splits == {"train": 27, "test": 3}
-    assert card.vocab_size == Tokenizer.from_str(card.tokenizer).get_vocab_size() == 300
+    assert (
+        card.kind("text").vocab_size
+        == Tokenizer.from_str(card.kind("text").tokenizer).get_vocab_size()
+        == 300
+    )
     source = tfds.data_source(
         "text_files", data_dir=str(tfds.core.Path(card.directory).parents[1]), split="test"
     )
@@ -187,7 +191,7 @@ def test_a_corpus_is_a_tfds_data_set(prepared):
 
 def test_evaluation_predicts_every_token_once(prepared):
     card = card_of(prepared)
-    tokenizer = Tokenizer.from_str(card.tokenizer)
+    tokenizer = Tokenizer.from_str(card.kind("text").tokenizer)
     end = tokenizer.token_to_id(END_OF_TEXT)
     texts = [f"Document {i} says {'very ' * (i % 5)}little.\n" for i in (9, 19, 29)]
     stream = [token for text in texts for token in (end, *encode(tokenizer, text, source="x"))] + [
@@ -207,7 +211,7 @@ def test_evaluation_predicts_every_token_once(prepared):
 
 def test_isolated_documents_have_segments_of_their_own(prepared):
     card = card_of(prepared, isolate=True)
-    end = Tokenizer.from_str(card.tokenizer).token_to_id(END_OF_TEXT)
+    end = Tokenizer.from_str(card.kind("text").tokenizer).token_to_id(END_OF_TEXT)
     for batch in loader_of(prepared, card):
         real = batch["weight"] > 0
         assert (batch["segments"] > 0)[real].all() and not batch["segments"][~real].any()
@@ -443,7 +447,9 @@ def test_a_stream_of_another_feature_than_text(tmp_path):
             iter(make_loader("text_pairs", "train", text=card, batch_size=1, train=False, **where))
         )
         tokens = [*batch["tokens"][0], batch["target"][0, -1]]
-        found[text] = "".join(map(Tokenizer.from_str(card.tokenizer).id_to_token, tokens))
+        found[text] = "".join(
+            map(Tokenizer.from_str(card.kind("text").tokenizer).id_to_token, tokens)
+        )
     assert found == {"source": "abc", "target": "def"}
 
 

@@ -1,7 +1,6 @@
 """BERT, the Transformer and the LSTM as runs: learning, scores, resumption; translations and labels
 by the trained."""
 
-import dataclasses
 import io
 import json
 import math
@@ -202,7 +201,7 @@ def test_what_a_translation_looks_at(translator, tmp_path, capsys):
     sections = (tmp_path / "page.html").read_text().split("<section>")[1:]
     run = setup.build(translator_config(tmp))
     variables = eval_variables(evaluate.restore(run, tmp / "run"))
-    tokenizer = Tokenizer.from_str(run.card.tokenizer)
+    tokenizer = Tokenizer.from_str(run.card.kind("text").tokenizer)
     number = tokenizer.token_to_id
     assert len(sections) == 4
     source, section = min(
@@ -328,7 +327,7 @@ def test_training_crops_texts_by_the_key_and_evaluation_does_not(labeller):
     ):
         setup.build(
             labeller_config(tmp, crop_text=1.0),
-            card=dataclasses.replace(run.card, texts=("text", "pair")),
+            card=run.card.changed("text", texts=("text", "pair")),
         )
 
 
@@ -466,16 +465,22 @@ def test_a_run_keeps_its_tokenizer(pretrained, data_dir, capsys):
     card = setup.build(pretraining_config(data_dir)).card
     try:
         for path in cached:
-            if Tokenizer.from_str(before[path]).to_str() == card.tokenizer:
+            if Tokenizer.from_str(before[path]).to_str() == card.kind("text").tokenizer:
                 path.write_text(before[path].replace('"##', '"##x'))
                 path.with_name("digests").write_text(
                     digest_lines({path.name: np.fromfile(path, np.uint8)})
                 )
-        assert setup.build(pretraining_config(data_dir)).card.tokenizer != card.tokenizer
+        assert (
+            setup.build(pretraining_config(data_dir)).card.kind("text").tokenizer
+            != card.kind("text").tokenizer
+        )
         assert evaluate.main([f"--workdir={workdir}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == summary["test"]
         loop.train(pretraining_config(data_dir), workdir)
-        assert json.loads((workdir / "dataset.json").read_text())["tokenizer"] == card.tokenizer
+        assert (
+            json.loads((workdir / "dataset.json").read_text())["tokenizer"]
+            == card.kind("text").tokenizer
+        )
     finally:
         for path, text in before.items():
             path.write_text(text)
@@ -484,7 +489,7 @@ def test_a_run_keeps_its_tokenizer(pretrained, data_dir, capsys):
 def test_what_was_pretrained_is_fine_tuned(pretrained, tmp_path, data_dir):
     """The encoder goes on, the heads of pretraining are left behind; the tokenizer comes along."""
     card = setup.build(pretraining_config(data_dir)).card
-    (tmp_path / "tokenizer.json").write_text(card.tokenizer)
+    (tmp_path / "tokenizer.json").write_text(card.kind("text").tokenizer)
     write_labels(tmp_path, ["text"])
     config = labeller_config(tmp_path, "bert_tiny", tokenizer=str(tmp_path / "tokenizer.json"))
     config.data.max_len, config.init_from, config.steps = 32, str(pretrained[0]), 5

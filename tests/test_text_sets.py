@@ -240,7 +240,7 @@ def test_texts_are_framed_cut_and_counted(tmp_path, capsys):
         "split 'train' of text_labels/1.0.0: 1 of 3 texts are cut to max_len 6 tokens"
         in capsys.readouterr().err
     )
-    words = Tokenizer.from_str(card.tokenizer).token_to_id
+    words = Tokenizer.from_str(card.kind("text").tokenizer).token_to_id
     wanted = ["[CLS] good film [SEP]", "[CLS] bad [SEP]", "[CLS] so good a film [SEP]", ""]
     for row, names in enumerate(map(str.split, wanted)):
         padding = [0] * (6 - len(names))
@@ -256,10 +256,10 @@ def test_texts_are_framed_cut_and_counted(tmp_path, capsys):
 def test_pairs_of_texts_have_types_and_the_longer_is_cut(tmp_path, capsys):
     lines = "text\ttext_pair\tlabel\na b\tc\t0\na\tb c d e f g h\t1\na b c d e f\tg\t1\n"
     card, where = labelled(tmp_path, {"train.tsv": lines}, texts=("text", "text_pair"))
-    assert card.texts == ("text", "text_pair")
+    assert card.kind("text").texts == ("text", "text_pair")
     (batch,) = make_loader("text_labels", "train", text=card, batch_size=3, train=False, **where)
     assert "2 of 3 texts are cut to max_len 8 tokens" in capsys.readouterr().err
-    words = Tokenizer.from_str(card.tokenizer).token_to_id
+    words = Tokenizer.from_str(card.kind("text").tokenizer).token_to_id
     for row, (first, second) in enumerate([("a b", "c"), ("a", "b c d e"), ("a b c d", "g")]):
         a, b = ["[CLS]", *first.split(), "[SEP]"], [*second.split(), "[SEP]"]
         padding = [0] * (8 - len(a) - len(b))
@@ -272,7 +272,10 @@ def test_the_order_of_texts_is_the_users(tmp_path):
     lines = "text\ttext_pair\tlabel\na\tb\t0\nc\td\t1\n"
     card, where = labelled(tmp_path, {"train.tsv": lines}, texts=("text_pair", "text"))
     (batch,) = make_loader("text_labels", "train", text=card, batch_size=2, train=False, **where)
-    names = [Tokenizer.from_str(card.tokenizer).id_to_token(i) for i in batch["tokens"][0].tolist()]
+    names = [
+        Tokenizer.from_str(card.kind("text").tokenizer).id_to_token(i)
+        for i in batch["tokens"][0].tolist()
+    ]
     assert names[:5] == ["[CLS]", "b", "[SEP]", "a", "[SEP]"]
 
 
@@ -299,7 +302,7 @@ def test_batches_of_about_the_same_length(tmp_path):
     files = {"train.tsv": "".join(f"{text} n{i}\t{'ab'[i % 2]}\n" for i, text in enumerate(texts))}
     card, where = labelled(tmp_path, files, max_len=16, buckets=(6, 10))
     assert card.lengths == (6, 10, 16) and "padded to 6, 10, 16" in card.summary()
-    tokenizer, seen = Tokenizer.from_str(card.tokenizer), []
+    tokenizer, seen = Tokenizer.from_str(card.kind("text").tokenizer), []
     for batch in make_loader("text_labels", "train", text=card, batch_size=8, train=False, **where):
         length = batch["tokens"].shape[1]
         assert {k: (v.shape, v.dtype) for k, v in batch.items()} == card.shapes(8, length)

@@ -171,7 +171,7 @@ def test_every_pair_is_in_the_shortest_bucket_that_holds_it(prepared, capsys):
         f"{left_out} of {len(texts)} pairs are left out: above max_len {LONGEST} tokens"
         in capsys.readouterr().err
     )
-    tokenizer = Tokenizer.from_str(card.tokenizer)
+    tokenizer = Tokenizer.from_str(card.kind("text").tokenizer)
     floor = 0
     for (length, indices), expected in zip(examples.buckets, card.lengths, strict=True):
         assert length == expected
@@ -196,7 +196,7 @@ def test_evaluation_cuts_what_is_too_long_and_says_so(prepared, capsys):
         f"23 of {len(texts)} pairs are cut: above max_len {LONGEST} tokens"
         in capsys.readouterr().err
     )
-    tokenizer = Tokenizer.from_str(card.tokenizer)
+    tokenizer = Tokenizer.from_str(card.kind("text").tokenizer)
     found = {}
     for batch in batches:
         for row in np.flatnonzero(batch["weight"].any(1)):
@@ -210,7 +210,7 @@ def test_evaluation_cuts_what_is_too_long_and_says_so(prepared, capsys):
 def test_the_decoder_is_given_what_comes_before(prepared):
     where, texts = prepared
     card = card_of(where)
-    tokenizer = Tokenizer.from_str(card.tokenizer)
+    tokenizer = Tokenizer.from_str(card.kind("text").tokenizer)
     examples = open_texts(open_builder("text_pairs", **where), "train", card, train=True)
     kept = [pair for pair in texts if need(pair) <= LONGEST]
     batch = examples.batch(np.arange(len(kept)))
@@ -234,7 +234,7 @@ def test_without_frame_tokens_the_end_of_text_is_both(prepared):
     where, _ = prepared
     card = card_of(where, tokenizer="bpe", vocab_size=400, max_len=64, buckets=())
     assert card.lengths == (64,)
-    end = Tokenizer.from_str(card.tokenizer).token_to_id(END_OF_TEXT)
+    end = Tokenizer.from_str(card.kind("text").tokenizer).token_to_id(END_OF_TEXT)
     batch = next(make_loader("text_pairs", "train", text=card, batch_size=32, train=False, **where))
     last = batch["segments"].sum(1) - 1
     assert last.min() > 0  # such a token with number 0 is not taken for padding

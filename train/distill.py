@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
-from input_pipeline import TableCard, TextCard
-from input_pipeline.image_text import text_card
 from jaxmodels import Module
 from jaxmodels.adapt.features import WithFeatures
 from train import sharding, transfer
@@ -100,7 +98,7 @@ def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, .
     config, card = read_config(workdir), read_card(workdir)
     same = {"config.objective": (config.objective, run.config.objective)}
     same["classes"] = card.label_names, run.card.label_names
-    theirs_text, ours_text = text_card(card), text_card(run.card)
+    theirs_text, ours_text = card.kind("text"), run.card.kind("text")
     if theirs_text and ours_text:
         same |= {
             name: (getattr(theirs_text, name), getattr(ours_text, name))
@@ -111,13 +109,12 @@ def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, .
                 workdir,
                 f"it reads {theirs_text.max_len} tokens and its student {ours_text.max_len}",
             )
-    if isinstance(card, TableCard) and isinstance(run.card, TableCard):
-        same["mean and deviation of the columns"] = (
-            (card.mean, card.std),
-            (run.card.mean, run.card.std),
-        )
-    if not (isinstance(card, TextCard) and isinstance(run.card, TextCard)):
-        same["image shape"] = tuple(getattr(c, "image_shape", ("text",)) for c in (card, run.card))
+    rows = card.kind("row"), run.card.kind("row")
+    if all(rows):
+        same["mean and deviation of the columns"] = tuple((row.mean, row.std) for row in rows)
+    if not card.kinds == run.card.kinds == ("text",):
+        images = card.kind("image"), run.card.kind("image")
+        same["image shape"] = tuple(x.image_shape if x else ("text",) for x in images)
         for name in ("mean", "std"):
             same[f"config.data.{name}"] = getattr(config.data, name), getattr(run.config.data, name)
     for name, (theirs, ours) in same.items():
@@ -144,9 +141,10 @@ def _from_weights(source: str, run: Run) -> tuple[Module, TrainState, tuple[str,
     except weights.WeightsError as e:
         raise _unfit(source, f"it is neither the workdir of a run nor weights: {e}") from e
     variables = jax.device_put(variables, sharding.shardings_of(variables, run.mesh))
-    if isinstance(run.card, TextCard) and getattr(model, "vocab_size", 0) < run.card.vocab_size:
+    text = run.card.kind("text")
+    if run.card.kinds == ("text",) and getattr(model, "vocab_size", 0) < text.vocab_size:
         raise _unfit(
-            source, f"it knows fewer tokens than the {run.card.vocab_size} of config.data.tokenizer"
+            source, f"it knows fewer tokens than the {text.vocab_size} of config.data.tokenizer"
         )
     params = variables.pop("params")
     return model, _bare(params, variables), model_inputs(model, run.card), False

@@ -18,14 +18,11 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard, translation_texts
+from input_pipeline import translation_texts
 from input_pipeline.given import given_texts
-from input_pipeline.image_text import text_card
-from input_pipeline.text import tokenizer_of
 from input_pipeline.tokenizers import encode
 from jaxmodels.adapt.multitask import OneTask
 from jaxmodels.capture import feature_maps
-from jaxmodels.families.fusion.model import MODALITIES
 from train import cli, explain_page, explain_translation, files, strict_json
 from train.config import EXAMPLES, ConfigError
 from train.evaluate import for_this_machine, restore
@@ -125,18 +122,19 @@ def read_inputs(
     card = run.card
     if run.config.objective == "classification":
         return read(inputs, run.config, card, invert)
-    given = given_texts(inputs, card.texts, cli.stdin_lines, warn=cli.warn, documents=True)
+    text = card.kind("text")
+    given = given_texts(inputs, text.texts, cli.stdin_lines, warn=cli.warn, documents=True)
     texts = ["\t".join(parts) for parts in given]
-    tokenizer = tokenizer_of(card)
+    tokenizer = text.opened_tokenizer(card.name)
     rows = [encode(tokenizer, text, source="the text") for text in texts]
     if not all(map(len, rows)):
         raise ConfigError("an empty text has no next token to explain")
-    if cut := sum(len(row) > card.max_len for row in rows):
+    if cut := sum(len(row) > text.max_len for row in rows):
         cli.warn(
-            f"{cut} of {len(texts)} text(s) are longer than {card.max_len} tokens; their "
+            f"{cut} of {len(texts)} text(s) are longer than {text.max_len} tokens; their "
             "beginnings are cut off"
         )
-    rows = [row[-card.max_len :] for row in rows]
+    rows = [row[-text.max_len :] for row in rows]
     longest = max(map(len, rows))
     padded = {"tokens": rows, "segments": [np.ones_like(row) for row in rows]}
     return (
@@ -167,11 +165,10 @@ def _of_task(run: Run, given: str | None) -> Run:
 def _explainers(run: Run) -> dict[str, Callable[..., Explained]]:
     """By what is taken apart: images, texts or rows."""
     card, model = run.card, unwrapped(run.model)
-    if isinstance(card, ImageTextCard):
-        alone = {"image": ("image",), "text": ("text",)}.get(model.fusion, MODALITIES)
-        return {k: EXPLAINERS[k] for k in alone}
-    kind = {TextCard: "text", TableCard: "row", DatasetCard: "image"}[type(card)]
-    return {kind: EXPLAINERS[kind]}
+    kinds = card.kinds
+    if len(kinds) > 1 and model.fusion in kinds:  # it sees that one alone
+        kinds = (model.fusion,)
+    return {kind: EXPLAINERS[kind] for kind in kinds}
 
 
 def _class(run: Run, number: int) -> str:
@@ -182,7 +179,9 @@ def _wanted(run: Run, text: str | None) -> int:
     if text is None:
         return -1
     if run.config.objective == "causal_lm":
-        tokens = encode(Tokenizer.from_str(run.card.tokenizer), text, source=f"--target={text!r}")
+        tokens = encode(
+            Tokenizer.from_str(run.card.kind("text").tokenizer), text, source=f"--target={text!r}"
+        )
         if not len(tokens):
             raise ConfigError("--target is empty: give the text of a token")
         return int(tokens[0])
@@ -198,7 +197,7 @@ def _replacements(run: Run, given: str | None) -> dict[str, str]:
     """What stands for nothing in the images, texts or rows of a run."""
     there = {kind: list(REPLACEMENTS[kind]) for kind in _explainers(run)}
     if "text" in there:
-        tokenizer = Tokenizer.from_str(text_card(run.card).tokenizer)
+        tokenizer = Tokenizer.from_str(run.card.kind("text").tokenizer)
         there["text"] = [
             x for x in there["text"] if x == "drop" or tokenizer.token_to_id(x) is not None
         ]
@@ -364,8 +363,7 @@ def main(argv: list[str] | None = None) -> int:
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
-    if isinstance(card, TextCard):  # examples as they come, not those of one length first
-        card = dataclasses.replace(card, buckets=())
+    card = card.changed("text", buckets=())  # examples as they come, not those of one length first
     run = _of_task(build(config, card=card), args.task)
     if config.objective == "seq2seq":
         return explain_translations(run, args)
@@ -392,7 +390,7 @@ def main(argv: list[str] | None = None) -> int:
     there, found, result = {}, {}, {}
     for kind, explain in _explainers(run).items():
         there[kind] = (
-            arrays["present"][:, MODALITIES.index(kind)]
+            arrays["present"][:, card.kinds.index(kind)]
             if "present" in arrays
             else np.ones(len(names), bool)
         )
@@ -408,7 +406,7 @@ def main(argv: list[str] | None = None) -> int:
                 args.batch_size,
                 args.ig_steps,
             )
-            prefix = f"{kind} " if isinstance(card, ImageTextCard) else ""
+            prefix = f"{kind} " if len(card.inputs) > 1 else ""
             result |= {
                 prefix + method: values
                 for method, values in scores(found[kind], there[kind]).items()
@@ -454,7 +452,9 @@ def explain_translations(run: Run, args: argparse.Namespace) -> int:
         where = {"data_dir": data.data_dir, "raw_dir": data.raw_dir}
         sources = translation_texts(run.card.name, args.split, run.card, **where)[0][: args.count]
     else:
-        given = given_texts(args.inputs, run.card.texts[:1], cli.stdin_lines, warn=cli.warn)
+        given = given_texts(
+            args.inputs, run.card.kind("text").texts[:1], cli.stdin_lines, warn=cli.warn
+        )
         sources = [text for (text,) in given]
     state = restore(run, args.workdir, args.step)
     sections, instead_of = explain_translation.sections(run, state, sources)
@@ -488,7 +488,7 @@ def section(
     for kind, one in found.items():
         target = int(one.target[i])
         if run.config.objective == "causal_lm":
-            word = explain_page.word(Tokenizer.from_str(run.card.tokenizer), target)
+            word = explain_page.word(Tokenizer.from_str(run.card.kind("text").tokenizer), target)
             what = f"next {word!r}"
         else:
             what = (f"{task}: " if (task := _task(run)) else "") + _class(run, target)
@@ -507,7 +507,7 @@ def _image(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) ->
 
 
 def _text(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
-    tokenizer = Tokenizer.from_str(text_card(run.card).tokenizer)
+    tokenizer = Tokenizer.from_str(run.card.kind("text").tokenizer)
     words = [
         explain_page.word(tokenizer, t)
         for t in arrays["tokens"][i][arrays["segments"][i] > 0].tolist()
@@ -528,7 +528,7 @@ def _text(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> 
 
 
 def _row(run: Run, arrays: dict[str, np.ndarray], found: Explained, i: int) -> str:
-    names, row = run.card.feature_names, arrays["features"][i]
+    names, row = run.card.kind("row").feature_names, arrays["features"][i]
     return _figures(
         {k: explain_page.bars(names, row, v[i]) for k, v in found.attributions.items()}, found, i
     )

@@ -30,7 +30,7 @@ def sections(run: Run, state: TrainState, sources: Sequence[str]) -> tuple[list[
     Raises:
       ConfigError: an empty source.
     """
-    tokenizer, longest = Tokenizer.from_str(run.card.tokenizer), run.card.lengths[-1]
+    tokenizer, longest = Tokenizer.from_str(run.card.kind("text").tokenizer), run.card.lengths[-1]
     begin, end = sentence_ends(tokenizer, "translation")
     rows = [
         [*e.ids, end]

@@ -15,7 +15,6 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
-from input_pipeline.image_text import text_card
 from input_pipeline.tokenizers import stands_for_no_text
 from jaxmodels import Module
 from jaxmodels.explain import faithfulness
@@ -174,7 +173,7 @@ def explain_texts(
     model, variables, tokenizer = (
         run.model,
         _variables(run, state),
-        Tokenizer.from_str(text_card(run.card).tokenizer),
+        Tokenizer.from_str(run.card.kind("text").tokenizer),
     )
     batch = run.task.eval_batch(batch)
     tokens, segments = batch["tokens"], batch["segments"]

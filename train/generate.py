@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         run, state = _from_run(config, args)
         variables, tokenizer = (
             jax.device_get(eval_variables(state)),
-            Tokenizer.from_str(run.card.tokenizer),
+            Tokenizer.from_str(run.card.kind("text").tokenizer),
         )
         end = tokenizer.token_to_id(END_OF_TEXT)
         settings = GenerationConfig(
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     if config.objective == "seq2seq":
         run, state = _from_run(config, args)
         tokenizer, settings = (
-            Tokenizer.from_str(run.card.tokenizer),
+            Tokenizer.from_str(run.card.kind("text").tokenizer),
             translate.settings_of(config.beam),
         )
         return write_translations(

@@ -7,7 +7,6 @@ n is written, and resuming repeats nothing and loses nothing.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import signal
 import threading
@@ -21,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from input_pipeline import DatasetCard
+from input_pipeline.features import to_json
 from jaxmodels.plan.chips import mfu
 from train import binary, cli, distributed, memory, pictures, report, strict_json
 from train.checkpoint import Checkpoints
@@ -54,7 +53,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the
         # data give today
         began = read_card(workdir) if _began(workdir) else None
-        run = build(config, card=None if isinstance(began, DatasetCard) else began)
+        run = build(config, card=began if began and began.fitted else None)
         memory.require(run)
         distributed.agree(
             "data",
@@ -62,7 +61,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             "every process needs the same data set and the same versions of packages",
         )
         # what cannot be read is better found now than at an evaluation
-        if not isinstance(run.card, DatasetCard):
+        if run.card.fitted:
             run.loader(config.data.eval_split, train=False).close()
         checkpoints = Checkpoints(
             workdir / "checkpoints",
@@ -118,7 +117,7 @@ def _data(run: Run) -> dict[str, str]:
     examples."""
     if jax.process_count() == 1:
         return {}
-    card = distributed.flat(dataclasses.asdict(run.card), "data set")
+    card = distributed.flat(to_json(run.card), "data set")
     found = {k: v for k, v in card.items() if not k.endswith(".directory")}
     for name, values in run.first_examples(16).items():
         found[f"{name} of the first examples"] = hashlib.sha256(values.tobytes()).hexdigest()[:12]

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.errors import shortened
 from train import cli, files
 from train.config import ConfigError
@@ -80,9 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows "
             "no labels; python -m train.generate --help says what it can draw"
         )
-    kind = {TextCard: "text", TableCard: "row", ImageTextCard: "example", DatasetCard: "file"}[
-        type(card)
-    ]
+    kind = card.named
     names, arrays, broken = read(args.inputs, config, card, args.invert)
     unanswered = 0
     if names:

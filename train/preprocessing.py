@@ -6,33 +6,30 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray
-from tokenizers import Tokenizer
 
-from input_pipeline import Card, DatasetCard, TableCard, TextCard, image
-from input_pipeline.cropping import crop_text
-from input_pipeline.image_text import text_card
-from input_pipeline.text import tokenizer_of
-from input_pipeline.tokenizers import stands_for_no_text
+from input_pipeline import DataSpec
+from input_pipeline.features import Preparation
 from jaxmodels import Fusion, Module
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, OneTask
 from train.config import Config, ConfigError
 from train.step import Batch
 
 
-def check_embeddings(model: Module, card: Card) -> None:
+def check_embeddings(model: Module, card: DataSpec) -> None:
     """Raises `ConfigError` where the texts have a token or a type that the model does not embed: it
     would be NaN."""
-    text = text_card(card)
+    text = card.kind("text")
     if text is None:
         return
-    types = 2 if text.form == "sentence_pairs" else 0
-    if getattr(unwrapped(model), "type_vocab_size", 2) < 2 and text.form in ("labels", "numbers"):
-        types = 1 + max(tokenizer_of(text).encode(*[""] * len(text.texts)).type_ids, default=0)
+    types = 2 if text.cut == "sentence_pairs" else 0
+    if getattr(unwrapped(model), "type_vocab_size", 2) < 2 and text.cut == "texts":
+        tokenizer = text.opened_tokenizer(card.name)
+        types = 1 + max(tokenizer.encode(*[""] * len(text.texts)).type_ids, default=0)
     for name, needed in (("target_vocab_size", text.vocab_size), ("type_vocab_size", types)):
         there = getattr(unwrapped(model), name, None)
         if there and there < needed:  # 0: as large as another
             raise ConfigError(
-                f"config.model_fields.{name} = {there} is below the {needed} of {text.name}; "
+                f"config.model_fields.{name} = {there} is below the {needed} of {card.name}; "
                 f"nearest: {needed}"
             )
 
@@ -51,20 +48,13 @@ def text_inputs(model: Module) -> tuple[str, ...]:
     )
 
 
-def model_inputs(model: Module, card: Card) -> tuple[str, ...]:
-    """Keys of a batch that a model takes, in order."""
-    if isinstance(card, DatasetCard):
-        return ("image",)
-    if isinstance(card, TableCard):
-        return ("features",)
-    if isinstance(card, TextCard):
-        return text_inputs(unwrapped(model))
-    takes_missing = isinstance(unwrapped(model), Fusion)
-    return (
-        ("image", "tokens", "segments", "present")
-        if takes_missing
-        else ("image", "tokens", "segments")
-    )
+def model_inputs(model: Module, card: DataSpec) -> tuple[str, ...]:
+    """Keys of a batch that a model takes, in order: types if it knows them and texts are its only
+    input, and what is missing if it knows that."""
+    model, alone = unwrapped(model), len(card.inputs) == 1
+    typed = alone and hasattr(model, "type_vocab_size")
+    keys = tuple(k for f in card.inputs for k in f.arrays if typed or k != "types")
+    return keys if alone or not isinstance(model, Fusion) else (*keys, "present")
 
 
 def unwrapped(model: Module) -> Module:
@@ -76,71 +66,41 @@ def unwrapped(model: Module) -> Module:
 
 
 def preprocessing(
-    config: Config, model: Module, card: Card
+    config: Config, model: Module, card: DataSpec
 ) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
     """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens
-    are as they are."""
-    if isinstance(card, TextCard):
-        crop = _text_crops(config, card) if config.data.crop_text else lambda key, batch: batch
-        return crop, lambda batch: batch
-    if isinstance(card, TableCard):
+    are as they are.
 
-        def standardise(batch: Batch) -> Batch:
-            features = (batch["features"] - jnp.asarray(card.mean)) / jnp.asarray(card.std)
-            return {**batch, "features": features.astype(config.dtype)}
-
-        return lambda key, batch: standardise(batch), standardise
-    data, dtype = config.data, jnp.dtype(config.dtype)
-    augment = partial(
-        image.preprocess_train,
+    Raises:
+      ConfigError: pairs of texts are to be cropped.
+    """
+    data, text = config.data, card.kind("text")
+    if data.crop_text and text and len(text.texts) > 1:
+        raise ConfigError(
+            f"config.data.crop_text = {data.crop_text} is not for pairs "
+            f"({' and '.join(text.texts)}); nearest: config.data.crop_text = 0.0"
+        )
+    how = Preparation(
         mean=data.mean,
         std=data.std,
-        # soft labels are as wide as the logits
-        num_classes=model.num_classes if data.mixup else card.num_classes,
         crop_padding=data.crop_padding,
         flip=data.flip,
         erasing=data.erasing,
         mixup=data.mixup,
-        dtype=dtype,
+        # soft labels are as wide as the logits
+        soft_labels=model.num_classes if data.mixup else card.num_classes,
+        crop_text=data.crop_text,
+        hide_rate=data.hide_rate,
+        dtype=jnp.dtype(config.dtype),
+    )
+    return (
+        lambda key, batch: card.train_batch(key, batch, how),
+        lambda batch: card.eval_batch(batch, how),
     )
 
-    def hide(key: PRNGKeyArray, batch: Batch) -> Batch:
-        hide_key, key = jax.random.split(key)
-        return augment(
-            key, {**batch, "present": hide_one(hide_key, batch["present"], data.hide_rate)}
-        )
 
-    evaluated = partial(image.preprocess_eval, mean=data.mean, std=data.std, dtype=dtype)
-    return hide if data.hide_rate else augment, evaluated
-
-
-def _text_crops(config: Config, card: TextCard) -> Callable[[PRNGKeyArray, Batch], Batch]:
-    if len(card.texts) > 1:
-        raise ConfigError(
-            f"config.data.crop_text = {config.data.crop_text} is not for pairs "
-            f"({' and '.join(card.texts)}); nearest: config.data.crop_text = 0.0"
-        )
-    ordinary = all_but(stands_for_no_text(Tokenizer.from_str(card.tokenizer), unknown=False), card)
-    crop = jax.vmap(partial(crop_text, rate=config.data.crop_text))
-
-    def cropped(key: PRNGKeyArray, batch: Batch) -> Batch:
-        tokens, segments = batch["tokens"], batch["segments"]
-        words = ordinary[tokens] & (segments > 0)
-        tokens, segments = crop(row_keys(key, len(tokens)), tokens, segments, words)
-        return {**batch, "tokens": tokens, "segments": segments}
-
-    return cropped
-
-
-def all_but(special: list[int], card: TextCard) -> Bool[Array, " v"]:
+def all_but(special: list[int], card: DataSpec) -> Bool[Array, " v"]:
     """Of each number of the vocabulary, whether it is none of these."""
-    return jnp.ones(card.vocab_size, bool).at[jnp.asarray(special, jnp.int32)].set(False)
-
-
-def hide_one(key: PRNGKeyArray, present: Bool[Array, "b 2"], rate: float) -> Bool[Array, "b 2"]:
-    """Takes away one of the two, drawn evenly, with probability ``rate``; never the only one there
-    is."""
-    hide_key, which_key = jax.random.split(key)
-    hidden = jax.random.bernoulli(hide_key, rate, present.shape[:1]) & present.all(1)
-    which = jax.random.bernoulli(which_key, 0.5, present.shape[:1])
-    return present & ~(hidden[:, None] & jnp.stack([which, ~which], 1))
+    return (
+        jnp.ones(card.kind("text").vocab_size, bool).at[jnp.asarray(special, jnp.int32)].set(False)
+    )

@@ -2,7 +2,6 @@
 steps."""
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +19,8 @@ from jax.sharding import PartitionSpec as P
 
 import input_pipeline
 import jaxmodels
-from input_pipeline import Card, DatasetCard, Decoding, ImageTextCard, TableCard, TextCard
-from input_pipeline.image_text import text_card
+from input_pipeline import DataSpec, Decoding
+from input_pipeline.cards import image_text_data
 from input_pipeline.text import Form
 from jaxmodels.adapt.features import WithFeatures
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
@@ -65,7 +64,7 @@ class Run:
     """A config made concrete. ``shapes`` is the abstract TrainState, with its shardings."""
 
     config: Config
-    card: Card
+    card: DataSpec
     mesh: Mesh
     model: jaxmodels.Module
     task: Task
@@ -91,7 +90,7 @@ class Run:
         _ = self.teacher  # a mistake in it shall be found now
         options: dict[str, Any] = {
             "skip": config.init_skip,
-            "image_shape": _input_shape(self.card),
+            "image_shape": self.card.model_shape,
             "warn": warn,
         }
         if config.init_from is not None:
@@ -281,12 +280,8 @@ class Run:
         Texts are in their own order, whatever their lengths, and padded to the greatest. Where
         there are fewer, rows of weight 0 follow.
         """
-        text = text_card(self.card)
-        options = {
-            "batch_size": count,
-            "train": False,
-            "text": text and dataclasses.replace(text, buckets=()),
-        }
+        whole = self.card.changed("text", buckets=())
+        options = {"batch_size": count, "train": False, "card": whole}
         with contextlib.closing(self._make_loader(split, **options)) as loader:
             return next(loader)
 
@@ -305,8 +300,10 @@ class Run:
         real = batch["weight"].reshape(count, -1).any(1)
         return {k: v[real] for k, v in batch.items()}
 
-    def _make_loader(self, split: str, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
-        data, card = self.config.data, self.card
+    def _make_loader(
+        self, split: str, *, card: DataSpec | None = None, **kwargs: Any
+    ) -> Iterator[dict[str, np.ndarray]]:
+        data, card = self.config.data, card or self.card
         return input_pipeline.make_loader(
             data.name,
             split,
@@ -314,11 +311,12 @@ class Run:
             data_dir=data.data_dir,
             raw_dir=data.raw_dir,
             decoding=_decoding(data),
-            images=isinstance(card, DatasetCard | ImageTextCard),
+            images="image" in card.kinds,
             labels=self.config.tasks.labels,
             known=card,
             complete=self.config.objective == "classification" and not self.config.tasks.labels,
-            **{"text": text_card(card)} | kwargs,
+            text=card if "text" in card.kinds else None,
+            **kwargs,
         )
 
     def batch_shapes(self, size: int) -> list[dict[str, jax.ShapeDtypeStruct]]:
@@ -342,7 +340,7 @@ def _by_length(batches: list[dict[str, jax.ShapeDtypeStruct]], compiled: list[An
 
 
 def build(
-    config: Config, *, card: Card | None = None, devices: list[jax.Device] | None = None
+    config: Config, *, card: DataSpec | None = None, devices: list[jax.Device] | None = None
 ) -> Run:
     """Makes a config concrete; prepares the data set unless its card is given.
 
@@ -379,7 +377,9 @@ def build(
     return Run(config, card, mesh, model, task, tx, shapes)
 
 
-def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[str, str] | None:
+def attention_backend(
+    model: jaxmodels.Module, card: DataSpec, mesh: Mesh
+) -> tuple[str, str] | None:
     """The backend by which the model's longest self-attention trains on a mesh, and why; None: it
     has no choice.
 
@@ -389,10 +389,10 @@ def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[
     model = unwrapped(model)
     if not hasattr(model, "attention"):
         return None
-    if isinstance(card, TextCard):
+    if card.kinds == ("text",):
         length = max(card.lengths)
     else:
-        length = math.prod(size // model.patch_size for size in card.image_shape[:2]) + (
+        length = math.prod(size // model.patch_size for size in card.model_shape[:2]) + (
             model.pool == "cls"
         )
     device = mesh.devices.flat[0]
@@ -413,7 +413,7 @@ def attention_backend(model: jaxmodels.Module, card: Card, mesh: Mesh) -> tuple[
         raise ConfigError(f"config.model_fields.attention = {model.attention!r}: {e}") from e
 
 
-def _make_model(config: Config, card: Card) -> jaxmodels.Module:
+def _make_model(config: Config, card: DataSpec) -> jaxmodels.Module:
     """The model that the config names, with a head for each of several labels, and learned weights
     of tasks."""
     dtype = jnp.dtype(config.dtype)
@@ -425,7 +425,7 @@ def _make_model(config: Config, card: Card) -> jaxmodels.Module:
     return model
 
 
-def describe(config: Config) -> Card:
+def describe(config: Config) -> DataSpec:
     """What the data of a config are, preparing them first if need be."""
     data = config.data
     where = {
@@ -437,7 +437,11 @@ def describe(config: Config) -> Card:
     text = image = None
     if reads_images(config):
         image = input_pipeline.describe(
-            data.name, decoding=_decoding(data), train_split=data.train_split, **where
+            data.name,
+            decoding=_decoding(data),
+            train_split=data.train_split,
+            numbers=config.objective == "regression",
+            **where,
         )
     if reads_text(config):
         text = input_pipeline.describe_text(
@@ -452,7 +456,7 @@ def describe(config: Config) -> Card:
             buckets=data.buckets,
             **where,
         )
-    return ImageTextCard(image, text) if image and text else image or text
+    return image_text_data(image, text) if image and text else image or text
 
 
 def _tokenizer(name: str) -> str:
@@ -467,27 +471,17 @@ def _tokenizer(name: str) -> str:
         raise ConfigError(f"config.data.tokenizer = {name!r}: {e}") from e
 
 
-def _resolve_fields(config: Config, card: Card) -> dict[str, Any]:
-    if isinstance(card, TextCard):
-        return resolve_text_fields(config, card.vocab_size, card.num_classes)
-    if isinstance(card, TableCard):
+def _resolve_fields(config: Config, card: DataSpec) -> dict[str, Any]:
+    text, image, mean = card.kind("text"), card.kind("image"), config.data.mean
+    if card.kind("row"):
         check_table(config)
-        return resolve_model_fields(config, card.num_classes, _input_shape(card))
-    mean, channels = config.data.mean, card.image_shape[-1]
-    if len(mean) not in (1, channels):
+    if image and len(mean) not in (1, channels := image.image_shape[-1]):
         raise ConfigError(
             f"config.data.mean = {mean} has {len(mean)} values for {channels} channel(s)"
         )
-    if isinstance(card, ImageTextCard):
-        return resolve_text_fields(config, card.text.vocab_size, card.num_classes)
-    return resolve_model_fields(config, card.num_classes, card.image_shape)
-
-
-def _input_shape(card: Card) -> tuple[int, ...]:
-    """Of one image or row as the model takes it; () of text."""
-    if isinstance(card, TableCard):
-        return (card.num_features,)
-    return () if isinstance(card, TextCard) else card.image_shape
+    if text:
+        return resolve_text_fields(config, text.vocab_size, card.num_classes)
+    return resolve_model_fields(config, card.num_classes, card.model_shape)
 
 
 def _decoding(data: DataConfig) -> Decoding:
@@ -502,7 +496,7 @@ def _decoding(data: DataConfig) -> Decoding:
 
 def _initialiser(
     config: Config,
-    card: Card,
+    card: DataSpec,
     model: jaxmodels.Module,
     task: Task,
     tx: optax.GradientTransformation,
@@ -513,7 +507,7 @@ def _initialiser(
 
 
 def _batch_shapes(
-    card: Card, size: int, mesh: Mesh | None = None
+    card: DataSpec, size: int, mesh: Mesh | None = None
 ) -> list[dict[str, jax.ShapeDtypeStruct]]:
     """Batches as loaded: of images one shape, of text one for each length that batches may have."""
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from input_pipeline import Card, DatasetCard, ImageTextCard, TextCard, image
+from input_pipeline import DataSpec, image
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
 from jaxmodels import Module
@@ -75,7 +75,7 @@ class Task:
     final_step: Callable[[TrainState, Batch], Metrics] | None = None
 
 
-def make_task(config: Config, model: Module, card: Card) -> Task:
+def make_task(config: Config, model: Module, card: DataSpec) -> Task:
     """The task that ``config.objective`` names.
 
     Raises:
@@ -100,7 +100,7 @@ def _fixed_key(config: Config, use: int) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1), use)
 
 
-def _classification(config: Config, model: Module, card: Card) -> Task:
+def _classification(config: Config, model: Module, card: DataSpec) -> Task:
     if config.tasks.labels:
         return _labels(config, model, card)
     train_batch, eval_batch = preprocessing(config, model, card)
@@ -130,7 +130,7 @@ def _classification(config: Config, model: Module, card: Card) -> Task:
     )
 
 
-def _regression(config: Config, model: Module, card: TextCard) -> Task:
+def _regression(config: Config, model: Module, card: DataSpec) -> Task:
     if model.num_classes != 1:
         raise ConfigError(
             f"config.model_fields.num_classes = {model.num_classes}, and objective regression has "
@@ -149,7 +149,7 @@ def _regression(config: Config, model: Module, card: TextCard) -> Task:
     )
 
 
-def _labels(config: Config, model: Module, card: Card) -> Task:
+def _labels(config: Config, model: Module, card: DataSpec) -> Task:
     train_batch, eval_batch = preprocessing(config, model, card)
     names, weights = config.tasks.labels, config.tasks.weights
 
@@ -184,7 +184,7 @@ def share(weight: Float[Array, " b"], counted: Float[Array, "b ..."]) -> Float[A
     return jnp.broadcast_to(weight.sum() / jnp.maximum(counted.sum(), 1), weight.shape)
 
 
-def _contrastive(config: Config, model: Module, card: ImageTextCard) -> Task:
+def _contrastive(config: Config, model: Module, card: DataSpec) -> Task:
     train_batch, eval_batch = preprocessing(config, model, card)
     return Task(
         train_objective=contrastive,
@@ -198,13 +198,13 @@ def _contrastive(config: Config, model: Module, card: ImageTextCard) -> Task:
     )
 
 
-def _causal_lm(config: Config, model: Module, card: TextCard) -> Task:
+def _causal_lm(config: Config, model: Module, card: DataSpec) -> Task:
     return Task(
         train_objective=partial(causal_lm, label_smoothing=config.label_smoothing),
         eval_objective=causal_lm,
         train_batch=lambda key, batch: batch,
         eval_batch=lambda batch: batch,
-        inputs=("tokens", "segments") if card.isolate else ("tokens",),
+        inputs=("tokens", "segments") if card.kind("text").isolate else ("tokens",),
         score="loss",
         lower_is_better=True,
         unit="tokens",
@@ -212,7 +212,7 @@ def _causal_lm(config: Config, model: Module, card: TextCard) -> Task:
     )
 
 
-def _seq2seq(config: Config, model: Module, card: TextCard) -> Task:
+def _seq2seq(config: Config, model: Module, card: DataSpec) -> Task:
     return Task(
         train_objective=partial(causal_lm, label_smoothing=config.label_smoothing),
         eval_objective=causal_lm,
@@ -231,13 +231,13 @@ def _perplexity(means: dict[str, float]) -> dict[str, float]:
     return {"perplexity": math.exp(min(means["cross_entropy"], 700.0))}
 
 
-def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
+def _masked_lm(config: Config, model: Module, card: DataSpec) -> Task:
     if not getattr(model, "next_sentence", True):
         raise ConfigError(
             "config.model_fields.next_sentence = False, and objective masked_lm learns the next "
             "sentence too: leave the field out"
         )
-    special, mask_token = special_tokens(card.tokenizer)
+    special, mask_token = special_tokens(card.kind("text").tokenizer)
     ordinary = all_but(special, card)
 
     def masked(key: PRNGKeyArray, batch: Batch) -> Batch:
@@ -245,7 +245,7 @@ def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
             mask_tokens,
             rate=config.data.mask_rate,
             mask_token=mask_token,
-            vocab_size=card.vocab_size,
+            vocab_size=card.kind("text").vocab_size,
         )
         maskable = ordinary[batch["tokens"]] & (batch["segments"] > 0)
         found = jax.vmap(mask)(row_keys(key, len(maskable)), batch["tokens"], maskable)
@@ -273,7 +273,7 @@ def _masked_lm(config: Config, model: Module, card: TextCard) -> Task:
     )
 
 
-def _elbo(config: Config, model: Module, card: DatasetCard) -> Task:
+def _elbo(config: Config, model: Module, card: DataSpec) -> Task:
     data = config.data
     low, high = (
         [(x - m) / s for m, s in zip(data.mean, data.std, strict=True)] for x in (0.0, 1.0)

@@ -116,7 +116,7 @@ def measure(
     variables = eval_variables(state)
     if jax.process_count() > 1:
         variables = multihost_utils.process_allgather(variables, tiled=True)
-    tokenizer = Tokenizer.from_str(card.tokenizer)
+    tokenizer = Tokenizer.from_str(card.kind("text").tokenizer)
     settings = settings_of(run.config.beam)
     found = translate(
         run.model, variables, tokenizer, sources, card.lengths, settings, stopping=stopping

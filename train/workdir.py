@@ -2,12 +2,10 @@
 ``dataset.json``)."""
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
 import os
-import typing
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Any, BinaryIO, NoReturn
 
 import jax
 
-from input_pipeline import Card, DatasetCard, ImageTextCard, TableCard, TextCard
+from input_pipeline import DataSpec
+from input_pipeline.features import from_json, to_json
 from train import config as config_lib
 from train import distributed, files
 from train.config import Config
@@ -160,12 +159,10 @@ def _require_same_config(workdir: Path, config: Config) -> None:
         )
 
 
-def write_identity(workdir: Path, config: Config, card: Card) -> None:
+def write_identity(workdir: Path, config: Config, card: DataSpec) -> None:
     """Writes ``config.json`` and ``dataset.json``: only once the config is known to be good."""
     write_atomically(workdir / "config.json", config_lib.to_json(config))
-    write_atomically(
-        workdir / "dataset.json", json.dumps(dataclasses.asdict(card), indent=2) + "\n"
-    )
+    write_atomically(workdir / "dataset.json", json.dumps(to_json(card), indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> Config:
@@ -180,39 +177,27 @@ def read_config(workdir: Path) -> Config:
         ) from e
 
 
-def read_card(workdir: Path) -> Card:
+def read_card(workdir: Path) -> DataSpec:
     """What the run in ``workdir`` was trained on: image shape, columns or tokenizer; label names;
     not the data."""
     text = _read(workdir, "dataset.json")
     try:
-        values = json.loads(text)
-        if "image" in values:
-            return ImageTextCard(_card(values["image"]), _card(values["text"]))
-        return _card(values)
-    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        return from_json(json.loads(text), _require)
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as e:
         raise WorkdirError(
             f"{workdir}/dataset.json is damaged or of another version of this program "
             f"({one_line(str(e), 200)})"
         ) from e
 
 
-def _card(values: dict[str, Any]) -> DatasetCard | TableCard | TextCard:
-    cls = (
-        TextCard
-        if "tokenizer" in values
-        else TableCard
-        if "feature_names" in values
-        else DatasetCard
-    )
-    card = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    for name, hint in typing.get_type_hints(cls).items():
-        value = getattr(card, name)
-        wrong = not fits(value, hint)
-        if name == "image_shape" and not wrong:
-            wrong = len(value) != 3 or not all(0 < n <= config_lib.PIXELS for n in value)
-        if wrong:
-            raise ValueError(f"{name} is {shown(value)}")
-    return card
+def _require(name: str, value: Any, hint: Any) -> None:
+    """Raises `ValueError` unless a value is of its type, and an image has a shape that it can
+    have."""
+    wrong = not fits(value, hint)
+    if name == "image_shape" and not wrong:
+        wrong = len(value) != 3 or not all(0 < n <= config_lib.PIXELS for n in value)
+    if wrong:
+        raise ValueError(f"{name} is {shown(value)}")
 
 
 def _read(workdir: Path, name: str) -> str:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from input_pipeline import DatasetCard
+from input_pipeline.features import to_json
 from jaxmodels.nn.paths import path_name
 from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, Refused, put, refusing, require_same
@@ -135,7 +136,7 @@ def _require_card(place: Path, content: bytes) -> None:
     with refusing():
         found = read_card(place)
     said = json.loads(content)
-    for key, value in json.loads(json.dumps(dataclasses.asdict(found))).items():
+    for key, value in json.loads(json.dumps(to_json(found))).items():
         if key in said:
             require_same(value, said[key], key)
     with refusing():

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import torch
 
-from input_pipeline import DatasetCard
 from jaxmodels import weights
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.sides import torch_batch, torch_loss
@@ -45,9 +44,9 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
     """
     require_plain(config)
     run = build(config)
-    if not isinstance(run.card, DatasetCard):
+    if run.card.kinds != ("image",):
         raise ConfigError(f"the PyTorch twin is trained on images, and {config.data.name} has none")
-    shape, model = run.card.image_shape, run.model
+    shape, model = run.card.model_shape, run.model
     case = Case(config.model, shape, classes=run.card.num_classes, objective=config.objective)
     state = run.init()
     with deterministic_torch(config.seed):

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from input_pipeline import Card, DataError, DatasetCard, ImageTextCard, TableCard, TextCard
+from input_pipeline import DataError, DataSpec
+from input_pipeline.cards import image_data, image_text_data, table_data, text_data
 from input_pipeline.prepare import data_root
 from input_pipeline.tokenizers import KINDS, load_tokenizer, train_tokenizer, vocabulary_size
 from train.config import Config, ConfigError, DataConfig, reads_images, reads_text
@@ -39,7 +40,7 @@ class Given:
     vocab: int | None = None
 
 
-def card_of(config: Config, given: Given) -> tuple[Card, str]:
+def card_of(config: Config, given: Given) -> tuple[DataSpec, str]:
     """Shapes of the data, and in words where they are from.
 
     Data that are prepared are asked themselves; nothing is downloaded or prepared.
@@ -56,7 +57,7 @@ def card_of(config: Config, given: Given) -> tuple[Card, str]:
     if data.name in TABLES:
         columns, classes = TABLES[data.name]
         ones, names = (1.0,) * columns, tuple(map(str, range(columns)))
-        return TableCard(
+        return table_data(
             data.name, "0.0.0", {}, names, _names(classes), ones, ones, ""
         ), "known sizes"
     if config.tasks.labels:
@@ -75,19 +76,19 @@ def card_of(config: Config, given: Given) -> tuple[Card, str]:
             raise ConfigError(_missing(data, "the classes", "--classes=NUMBER"))
         if data.image_size is not None:
             shape = (data.image_size, data.image_size, shape[2])
-        image = DatasetCard(data.name, "0.0.0", {}, shape, classes, _names(classes), "")
+        image = image_data(data.name, "0.0.0", {}, shape, classes, _names(classes), "")
     if reads_text(config):
-        text = _text_card(config, given)
+        text = _texts(config, given)
     where = "sizes from the config and the command line; the data are not here"
-    return (ImageTextCard(image, text) if image and text else image or text), where
+    return (image_text_data(image, text) if image and text else image or text), where
 
 
-def _text_card(config: Config, given: Given) -> TextCard:
+def _texts(config: Config, given: Given) -> DataSpec:
     data, form = config.data, FORMS[config.objective]
     classes = given.classes or LABELS.get(data.name) or config.model_fields.get("num_classes")
     if form == "labels" and not reads_images(config) and classes is None:
         raise ConfigError(_missing(data, "the classes", "--classes=NUMBER"))
-    return TextCard(
+    return text_data(
         name=data.name,
         version="0.0.0",
         splits={},

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from input_pipeline import Card
+from input_pipeline import DataSpec
 from jaxmodels.nn.paths import path_name
 from jaxmodels.plan import Plan, Topology, plan
 from train.config import Config
@@ -18,7 +18,7 @@ LARGE = 2**20
 
 
 def make_plan(
-    config: Config, card: Card, topology: Topology, settings: dict[str, Any] | None = None
+    config: Config, card: DataSpec, topology: Topology, settings: dict[str, Any] | None = None
 ) -> Plan:
     """Compiles the training step of a config for a topology, with its longest batches.
 

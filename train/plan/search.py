@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jaxmodels
-from input_pipeline import Card
+from input_pipeline import DataSpec
 from jaxmodels.plan import Plan, Topology
 from jaxmodels.plan.search import (
     Settings,
@@ -102,7 +102,7 @@ def ways_out(config: Config, topology: Topology) -> list[Settings]:
 
 
 def find_way_out(
-    config: Config, card: Card, topology: Topology, say: Callable[[str], None]
+    config: Config, card: DataSpec, topology: Topology, say: Callable[[str], None]
 ) -> tuple[Plan | None, list[Plan]]:
     """The first change that makes a step fit, on this topology or else on a larger one, and all
     that were tried.
@@ -134,7 +134,7 @@ def _unique(candidates: list[Settings]) -> list[Settings]:
 
 
 def search(
-    config: Config, card: Card, topology: Topology, *, limit: int, say: Callable[[str], None]
+    config: Config, card: DataSpec, topology: Topology, *, limit: int, say: Callable[[str], None]
 ) -> tuple[list[Plan], int]:
     """Plans that fit, the fastest by the roofline first, and the number of groups of candidates not
     tried.
@@ -187,7 +187,11 @@ def _value(config: Config, key: str) -> Any:
 
 
 def attempt(
-    config: Config, card: Card, topology: Topology, settings: Settings, say: Callable[[str], None]
+    config: Config,
+    card: DataSpec,
+    topology: Topology,
+    settings: Settings,
+    say: Callable[[str], None],
 ) -> Plan | None:
     """The plan of a config with some fields set; None where the batch or the model does not divide
     so."""

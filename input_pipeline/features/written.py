@@ -1,0 +1,142 @@
+"""A `DataSpec` as JSON, and back.
+
+Two forms are read. The flat form has a fixed list of keys for images, rows or texts. Images with
+texts have one of each. A data set that the flat form can express is written so; any other is
+written as features by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+from input_pipeline.features.feature import Feature
+from input_pipeline.features.image import Image
+from input_pipeline.features.labels import ClassLabel, ClassLabels, Number
+from input_pipeline.features.row import Row
+from input_pipeline.features.spec import DataSpec, make_spec
+from input_pipeline.features.text import Text
+
+KINDS: dict[str, Any] = {c.kind: c for c in (Image, Text, Row, ClassLabel, ClassLabels, Number)}
+"""Kind -> class of the feature."""
+
+_SET = {"name": str, "version": str, "splits": dict[str, int], "directory": str}
+
+_FLAT = {
+    "image": ("name version splits image_shape num_classes label_names directory tasks").split(),
+    "row": ("name version splits feature_names label_names mean std directory tasks").split(),
+    "text": (
+        "name version splits vocab_size max_len tokenizer directory form texts label_names isolate "
+        "buckets tasks"
+    ).split(),
+}
+"""Kind -> keys of the flat form, in order."""
+
+_DEFAULTS = {
+    "image": {"tasks": {}},
+    "row": {"tasks": {}},
+    "text": {
+        **{"form": "windows", "texts": ("text",), "label_names": (), "isolate": False},
+        **{"buckets": (), "tasks": {}},
+    },
+}
+
+Require = Callable[[str, Any, Any], None]
+"""(name, value, type): raises `ValueError` unless the value is of the type."""
+
+
+def to_json(spec: DataSpec) -> dict[str, Any]:
+    """What a file keeps of a data set: JSON's types alone, but for tuples."""
+    classes = not isinstance(spec.label, Number)
+    if spec.kinds in (("image",), ("row",)) and spec.label and classes:
+        return _flat(spec, spec.kinds[0])
+    if spec.kinds == ("text",) and (classes or spec.label.size == 1):
+        return _flat(spec, "text")
+    if spec.kinds == ("image", "text") and spec.label and classes:
+        return {kind: _flat(spec, kind) for kind in spec.kinds}
+    features = {
+        name: {"kind": feature.kind, **dataclasses.asdict(feature)}
+        for name, feature in spec.features.items()
+    }
+    return {**{key: getattr(spec, key) for key in _SET}, "features": features}
+
+
+def from_json(values: Any, require: Require) -> DataSpec:
+    """The data set that a file keeps.
+
+    Args:
+        values: see `to_json`.
+        require: checks each value.
+
+    Raises:
+        ValueError, TypeError, AttributeError: something is missing, unknown or of another type.
+    """
+    if "features" in values:
+        return _new(values, require)
+    if "image" in values:
+        image, text = (_old(values[kind], kind, require) for kind in ("image", "text"))
+        inputs = {kind: one.features[kind] for kind, one in (("image", image), ("text", text))}
+        return dataclasses.replace(image, features={**inputs, **image.features})
+    kinds = {"tokenizer": "text", "feature_names": "row"}
+    return _old(values, next((k for key, k in kinds.items() if key in values), "image"), require)
+
+
+def _flat(spec: DataSpec, kind: str) -> dict[str, Any]:
+    found = {
+        **{key: getattr(spec, key) for key in (*_SET, "label_names", "num_classes", "tasks")},
+        **dataclasses.asdict(spec.kind(kind)),
+    }
+    if kind == "text":
+        found["form"] = _form(found["cut"], spec.label)
+    return {key: found[key] for key in _FLAT[kind]}
+
+
+def _form(cut: str, label: Feature | None) -> str:
+    if cut != "texts":
+        return cut
+    return "numbers" if isinstance(label, Number) else "labels"
+
+
+def _old(values: Any, kind: str, require: Require) -> DataSpec:
+    if unknown := [key for key in values.keys() if key not in _FLAT[kind]]:
+        raise TypeError(f"{unknown[0]!r} is unknown")
+    found = {**_DEFAULTS[kind], **{key: _tuple(value) for key, value in values.items()}}
+    if missing := [key for key in _FLAT[kind] if key not in found]:
+        raise TypeError(f"{missing[0]!r} is missing")
+    forms = Literal["windows", "sentence_pairs", "labels", "numbers", "translation"]
+    hints = {**_SET, "tasks": dict[str, int], "form": forms}
+    hints |= {**typing.get_type_hints(KINDS[kind]), **typing.get_type_hints(ClassLabel)}
+    for key in _FLAT[kind]:
+        require(key, found[key], hints[key])
+    if kind == "text":
+        found["cut"] = {"labels": "texts", "numbers": "texts"}.get(found["form"], found["form"])
+    cls = KINDS[kind]
+    own = cls(**{f.name: found[f.name] for f in dataclasses.fields(cls)})
+    names = found["label_names"]
+    if found.get("form", "labels") == "labels":
+        label = ClassLabel(found.get("num_classes", len(names)), names)
+    else:
+        label = Number() if found["form"] == "numbers" else None
+    return make_spec(*(found[key] for key in _SET), {kind: own}, label, found["tasks"])
+
+
+def _new(values: Any, require: Require) -> DataSpec:
+    for key, hint in _SET.items():
+        require(key, values[key], hint)
+    features = {}
+    for name, fields in values["features"].items():
+        cls = KINDS.get(fields["kind"])
+        if cls is None:
+            raise ValueError(f"{name} is of the unknown kind {fields['kind']!r}")
+        found = {key: _tuple(value) for key, value in fields.items() if key != "kind"}
+        features[name] = cls(**found)
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            require(field.name, getattr(features[name], field.name), hints[field.name])
+    return DataSpec(*(values[key] for key in _SET), features)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
