@@ -317,9 +317,7 @@ def test_what_a_quantised_run_predicts_is_explained(kind, request, data_dir):
             EXPLAINERS[kind], run, state, arrays, 0, ("input_gradient",), replace, 8
         )
         with jax.set_mesh(run.mesh):
-            probabilities.append(
-                jax.jit(run.probabilities)(state, put_batch(arrays, run.mesh))[:, 0]
-            )
+            probabilities.append(jax.jit(run.answers)(state, put_batch(arrays, run.mesh))[:, 0])
         np.testing.assert_allclose(found.probability, probabilities[-1], rtol=1e-5)
     assert not np.allclose(*probabilities, rtol=1e-3, atol=0)
 

@@ -27,7 +27,7 @@ from input_pipeline.tokenizers import train_tokenizer
 from jaxmodels.adapt.features import features
 from jaxmodels.families.fusion.model import FUSIONS, ContrastiveOutputs
 from tests.conftest import ALL_DEVICES
-from train import evaluate, explain, loop, predict, retrieval, setup, sharding
+from train import evaluate, explain, loop, predict, setup, sharding
 from train.config import (
     CheckpointConfig,
     Config,
@@ -39,6 +39,7 @@ from train.config import (
 )
 from train.objectives import classification, contrastive
 from train.step import accumulated_gradients
+from train.tasks import retrieval
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -157,7 +157,7 @@ def test_steps_of_training_under_an_explicit_mesh(family, objective, x64):
 
     def steps(state, batch):
         state, metrics = train_step(state, batch, tx=tx, accumulate=2, ema_decay=0.9, **options)
-        return state, metrics, eval_step(state, batch, confusion=False, **options)
+        return state, metrics, eval_step(state, batch, **options)
 
     expected = jax.device_get(jax.jit(steps)(jax.jit(init)(jax.random.key(0)), batch))
     mesh = jax.make_mesh((8,), ("data",))

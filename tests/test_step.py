@@ -176,9 +176,9 @@ def test_evaluation_uses_no_dropout_and_counts_classes():
     state, step = make(dropout_rate=0.9)
     batch = make_batch(32)
     module = step.keywords["model"]
-    metrics, confusion = jax.jit(partial(eval_step, model=module, objective=classification))(
-        state, batch
-    )
+    metrics, confusion = jax.jit(
+        partial(eval_step, model=module, objective=classification, count=confusion_counts)
+    )(state, batch)
     logits = module.apply({"params": state.params}, batch["image"], train=False)
     predicted = np.asarray(logits.argmax(-1))
     np.testing.assert_allclose(

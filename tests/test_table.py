@@ -30,6 +30,7 @@ from train.config import (
     load_config,
 )
 from train.loop import train
+from train.tasks import two_classes
 from train.workdir import read_card
 
 CONFIG = ROOT / "configs" / "breast_cancer_mlp.py"
@@ -302,7 +303,7 @@ def test_eight_devices_count_each_patient_once(finished, data_dir):
         built = setup.build(config, card=card)
         assert built.mesh.size == 8
         state = evaluate.restore(built, workdir)
-        found = evaluate.outcomes(built, state, "validation")
+        found = two_classes.outcomes(built, state, "validation")
         np.testing.assert_array_equal(found[0], label)
         results.append(found[1])
     # the classifier again, in float64 and NumPy
@@ -332,7 +333,7 @@ def test_two_processes_count_each_patient_once(data_dir, tmp_path):
     assert [p.returncode for p in two] == [0, 0], results
     found = json.loads((tmp_path / "w" / "summary.json").read_text())["test"]["two_classes"]
     built = setup.build(evaluate.for_this_machine(evaluate.read_config(tmp_path / "w")))
-    label, probability = evaluate.outcomes(
+    label, probability = two_classes.outcomes(
         built, evaluate.restore(built, tmp_path / "w"), "validation"
     )
     expected = binary.scores(label, probability)
@@ -344,7 +345,7 @@ def test_threshold_is_chosen_on_the_evaluation_split(finished, data_dir, capsys)
     workdir, _ = finished
     built = setup.build(evaluate.read_config(workdir), card=read_card(workdir))
     state = evaluate.restore(built, workdir)
-    label, probability = evaluate.outcomes(built, state, "validation")
+    label, probability = two_classes.outcomes(built, state, "validation")
     command = [f"--workdir={workdir}", "--split=test", "--sensitivity=0.95"]
     assert evaluate.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["two_classes"]
@@ -352,7 +353,7 @@ def test_threshold_is_chosen_on_the_evaluation_split(finished, data_dir, capsys)
     assert reached[label == 1].mean() >= 0.95
     higher = probability > found["threshold"]
     assert higher[label == 1].mean() < 0.95
-    label, probability = evaluate.outcomes(built, state, "test")
+    label, probability = two_classes.outcomes(built, state, "test")
     hits = int(((probability >= found["threshold"]) & (label == 1)).sum())
     assert found["confusion"][1] == [42 - hits, hits]
     assert evaluate.main(command) == 0
@@ -417,7 +418,7 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
     assert [r["row"] for r in found[:2]] == [f"{comma}:2", f"{comma}:3"] and len(found) == 40
     assert [r["labels"] for r in found[:20]] == [r["labels"] for r in found[20:]]
     built = setup.build(evaluate.read_config(workdir), card=card)
-    _, probability = evaluate.outcomes(built, evaluate.restore(built, workdir), "test")
+    _, probability = two_classes.outcomes(built, evaluate.restore(built, workdir), "test")
     by_name = [{x["label"]: x["probability"] for x in r["labels"]} for r in found]
     np.testing.assert_allclose([r["malignant"] for r in by_name[:20]], probability[:20], atol=1e-6)
     for text, message in (

@@ -20,7 +20,7 @@ from jaxmodels.explain.attention import attention_maps
 from jaxmodels.families.bert.model import PretrainingLogits
 from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import evaluate, explain, generate, loop, predict, setup, translate
+from train import evaluate, explain, generate, loop, predict, setup
 from train.config import (
     BeamConfig,
     CheckpointConfig,
@@ -32,6 +32,7 @@ from train.config import (
 )
 from train.objectives import masked_lm
 from train.step import accumulated_gradients, eval_variables
+from train.tasks import translate
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -22,13 +22,15 @@ from jaxmodels.compress.quantize import executing, int8_share, quantize
 from jaxmodels.compress.surgeon import prune_model
 from train import cli, report, strict_json
 from train.config import EXAMPLES, Config, ConfigError
-from train.evaluate import evaluate, for_this_machine, restore
+from train.evaluate import for_this_machine
 from train.files import given, given_text, write_atomically
+from train.restore import restore
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import PyTree, TrainState
 from train.step import eval_step, predict_step
 from train.surgeon import calibration
+from train.tasks import bundle_of
 from train.workdir import read_card, read_config
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
@@ -101,14 +103,12 @@ def make_bench(run: Run, batch_size: int, split: str) -> Bench:
             objective=task.eval_objective,
             inputs=task.inputs,
             preprocess=task.eval_batch,
-            confusion=False,
         )
     )
 
     def accuracy(state: TrainState) -> float:
         with jax.set_mesh(run.mesh), executing():
             found = evaluate(run, step, state, split)
-        assert found is not None
         return found.means["accuracy"]
 
     batch = task.eval_batch(put_batch(run.examples(split, batch_size), run.mesh))
@@ -205,7 +205,7 @@ def table(rows: list[Row]) -> str:
 
 def _open(workdir: Path, step: str, args: argparse.Namespace) -> tuple[Run, TrainState]:
     config: Config = for_this_machine(read_config(workdir))
-    if config.objective != "classification" or config.tasks.labels:
+    if bundle_of(config).score != "accuracy":
         raise ConfigError(
             f"{workdir} is of a run with config.objective = {config.objective!r}, not of a "
             "classifier"

@@ -11,3 +11,7 @@ class CheckpointError(RuntimeError):
 
 class SaveError(CheckpointError):
     """A checkpoint could not be written: no save is in flight any more."""
+
+
+class Stopped(Exception):
+    """A signal cut an evaluation short. Nobody sees it: the loop saves and leaves."""

@@ -25,15 +25,16 @@ from jaxmodels.adapt.multitask import OneTask
 from jaxmodels.capture import feature_maps
 from train import cli, explain_page, explain_translation, files, strict_json
 from train.config import EXAMPLES, ConfigError
-from train.evaluate import for_this_machine, restore
+from train.evaluate import for_this_machine
 from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
 from train.files import is_disk_full, write_atomically
-from train.predict import class_name
 from train.preprocessing import unwrapped
 from train.reading import read
+from train.restore import restore
 from train.setup import Run, build
 from train.sharding import batch_shards, put_batch
 from train.state import TrainState
+from train.tasks.names import class_name
 from train.workdir import read_card, read_config
 
 TOKENS = 48
@@ -120,7 +121,7 @@ def read_inputs(
       DataError: see :func:`train.predict.read`.
     """
     card = run.card
-    if run.config.objective == "classification":
+    if run.task.bundle.explains == "class":
         return read(inputs, run.config, card, invert)
     text = card.kind("text")
     given = given_texts(inputs, text.texts, cli.stdin_lines, warn=cli.warn, documents=True)
@@ -178,7 +179,7 @@ def _class(run: Run, number: int) -> str:
 def _wanted(run: Run, text: str | None) -> int:
     if text is None:
         return -1
-    if run.config.objective == "causal_lm":
+    if run.task.bundle.explains == "next token":
         tokens = encode(
             Tokenizer.from_str(run.card.kind("text").tokenizer), text, source=f"--target={text!r}"
         )
@@ -210,7 +211,7 @@ def _replacements(run: Run, given: str | None) -> dict[str, str]:
 def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     """Methods that suit a run's model; of these the given ones, if any are."""
     model, objective = run.model, run.config.objective
-    if objective not in ("classification", "causal_lm"):
+    if run.task.bundle.explains is None:
         raise ConfigError(
             f"a run with config.objective = {objective!r} has no class or next token to explain; "
             "give the workdir of a classifier, a language model or a translator"
@@ -225,7 +226,7 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
             else []
         )
     there += ["rollout", "attention"] if hasattr(unwrapped(model), "attention") else []
-    there += ["logit_lens"] if objective == "causal_lm" else []
+    there += ["logit_lens"] if run.task.bundle.explains == "next token" else []
     for method in given or ():
         if method not in there:
             raise ConfigError(
@@ -365,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
     config.data.raw_dir = args.raw_dir or config.data.raw_dir
     card = card.changed("text", buckets=())  # examples as they come, not those of one length first
     run = _of_task(build(config, card=card), args.task)
-    if config.objective == "seq2seq":
+    if run.task.bundle.explains == "translation":
         return explain_translations(run, args)
     methods, wanted = _methods(run, args.method), _wanted(run, args.target)
     if args.faithfulness:  # of which these have none
@@ -487,7 +488,7 @@ def section(
     content, says = "", "nothing of it is there"
     for kind, one in found.items():
         target = int(one.target[i])
-        if run.config.objective == "causal_lm":
+        if run.task.bundle.explains == "next token":
             word = explain_page.word(Tokenizer.from_str(run.card.kind("text").tokenizer), target)
             what = f"next {word!r}"
         else:

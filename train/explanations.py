@@ -177,7 +177,7 @@ def explain_texts(
     )
     batch = run.task.eval_batch(batch)
     tokens, segments = batch["tokens"], batch["segments"]
-    language = run.config.objective == "causal_lm"
+    language = run.task.bundle.explains == "next token"
     embedding = "text/token_embed" if has_text_encoder(unwrapped(model)) else "token_embed"
     of_tokens = [k for k in ("tokens", "segments", "types") if k in (*run.task.inputs, "segments")]
     inputs = _inputs(run, batch)

@@ -26,13 +26,15 @@ from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels.decode import generate as generation
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
-from train import cli, files, pictures, report, translate
+from train import cli, files, report
 from train.config import Config, ConfigError
-from train.evaluate import for_this_machine, restore
+from train.evaluate import for_this_machine
 from train.files import is_disk_full
+from train.restore import restore
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import eval_variables
+from train.tasks import bundle_of, pictures, translate
 from train.workdir import read_card, read_config
 
 SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -142,9 +144,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.weights:
         return from_weights(args.weights, given, args)
     config = for_this_machine(read_config(args.workdir))
-    if config.objective == "elbo":
+    writes = bundle_of(config).writes
+    if writes == "images":
         return draw_images(config, args)
-    if config.objective == "causal_lm":
+    if writes == "text":
         run, state = _from_run(config, args)
         variables, tokenizer = (
             jax.device_get(eval_variables(state)),
@@ -155,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
             do_sample=True, top_k=0, bos=end, stop=() if end is None else (end,)
         )
         return write_text(run.model, variables, tokenizer, over(settings, given), args)
-    if config.objective == "seq2seq":
+    if writes == "translations":
         run, state = _from_run(config, args)
         tokenizer, settings = (
             Tokenizer.from_str(run.card.kind("text").tokenizer),
@@ -263,7 +266,7 @@ def write_translations(
 ) -> int:
     """Prints the translation of the prompt, or of every line of standard input.
 
-    Args: as of :func:`train.translate.translate`; ``given`` goes over the settings.
+    Args: as of :func:`train.tasks.translate.translate`; ``given`` goes over the settings.
     """
     if args.stop:
         raise ConfigError(

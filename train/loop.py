@@ -22,15 +22,17 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.features import to_json
 from jaxmodels.plan.chips import mfu
-from train import binary, cli, distributed, memory, pictures, report, strict_json
+from train import cli, distributed, header, memory, report, strict_json
 from train.checkpoint import Checkpoints
 from train.config import Config
-from train.evaluate import Evaluation, evaluate, final_means, outcomes, scores, table
+from train.errors import Stopped
+from train.evaluate import means_of, measured, scores
 from train.files import write_atomically
 from train.metrics import Sums, Writers, read_records
 from train.nonfinite import NonFiniteError
 from train.nonfinite import report as report_nonfinite
 from train.optim import make_schedule
+from train.passes import Evaluation, evaluate
 from train.setup import Run, build
 from train.state import TrainState
 from train.workdir import claimed, read_card, write_identity
@@ -88,7 +90,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             warn=cli.warn,
         )
         stack.callback(writers.close)
-        writers.line(report.header(run, workdir, int(state.step), origin))
+        writers.line(header.header(run, workdir, int(state.step), origin))
         loop = _Loop(run, workdir, checkpoints, writers, stop, progress)
         try:
             state = loop.run_steps(state)
@@ -162,7 +164,7 @@ class _Loop:
         self.eval_step = run.compile_eval_step()
         self.started = time.perf_counter() - progress.seconds
         self.last_evaluation: tuple[int, Evaluation] | None = None
-        self.draw = pictures.compile_pictures(run) if run.task.pictures else None
+        self.draws = [one.draw(run) for one in run.task.reports if one.draw is not None]
         self.flops = self.compile_seconds = 0.0
 
     def run_steps(self, state: TrainState) -> TrainState:
@@ -233,25 +235,23 @@ class _Loop:
     def finish(self, state: TrainState) -> dict[str, Any] | None:
         """Final scores, summary and pictures; None if a signal came first."""
         config, split = self.config, self.config.data.eval_split
-        if self.last_evaluation is not None and self.last_evaluation[0] == config.steps:
-            held_out = self.last_evaluation[1]
-        else:
-            held_out = self._measure(state, split)
-        extra = final_means(
-            self.run, state, split, stopping=self._may_leave, keep=self._keep_translations
-        )
-        found = outcomes(self.run, state, split, stopping=self._may_leave)
-        train = self._measure(state, config.data.train_split)
-        if train is None or held_out is None or extra is None or found is None:
+        try:
+            if self.last_evaluation is not None and self.last_evaluation[0] == config.steps:
+                held_out = self.last_evaluation[1]
+            else:
+                held_out = self._measure(state, split)
+            findings = measured(self.run, state, split, held_out, stopping=self._may_leave)
+            train = self._measure(state, config.data.train_split)
+        except Stopped:
             return None
         if jax.process_index() != 0:
             return {}
-        examples = config.steps * config.batch_size
+        examples, unit = config.steps * config.batch_size, self.run.task.bundle.unit
         splits = {"train": config.data.train_split, "test": split}
-        result = scores(self.run, held_out, found) | extra
+        result = scores(self.run, held_out, findings)
         summary = {
             split: result,
-            "train": train.means | {self.run.task.unit: train.examples},
+            "train": train.means | {unit: train.examples},
             "test": result,  # the name that every split had here once
             "splits": splits,
             "steps": config.steps,
@@ -263,34 +263,20 @@ class _Loop:
             read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png", legend
         )
         written = "summary.json, metrics.jsonl, curves.png, tensorboard/"
-        if held_out.confusion is not None:
-            report.plot_confusion(
-                held_out.confusion, list(result["per_class"]), self.workdir / "confusion.png", split
-            )
-            self.writers.line(table(result))
-            written += ", confusion.png"
-        if found:
-            report.plot_two_classes(*found, self.workdir / "two_classes.png", split)
-            self.writers.line(binary.table(result["two_classes"]))
-            written += ", two_classes.png"
-        if self.draw:
-            written += ", samples/"
-        if self.run.task.translates:
-            written += ", translations.tsv"
-            self.writers.line(f"BLEU as sacrebleu's {result['bleu_signature']}")
+        for one, finding in findings.items():
+            for name in one.files(self.run, finding, result, self.workdir, split):
+                written += f", {name}"
+            for line in one.lines(result):
+                self.writers.line(line)
         write_atomically(self.workdir / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
-        for name, one in ((config.data.train_split, train), (split, held_out)):
-            means = one.means | (extra if one is held_out else {})
+        for name, means, count in (
+            (config.data.train_split, train.means, train.examples),
+            (split, means_of(held_out, findings), held_out.examples),
+        ):
             numbers = "  ".join(f"{k} {v:.4f}" for k, v in means.items())
-            self.writers.line(f"final {name:<5} {numbers}  ({one.examples:,} {self.run.task.unit})")
+            self.writers.line(f"final {name:<5} {numbers}  ({count:,} {unit})")
         self.writers.line(f"wrote {self.workdir}/{written}")
         return summary
-
-    def _keep_translations(self, texts: list[tuple[str, str, str]]) -> None:
-        if jax.process_index() == 0:
-            rows = [("source", "reference", "translation"), *texts]
-            lines = ("\t".join(" ".join(text.split()) for text in row) + "\n" for row in rows)
-            write_atomically(self.workdir / "translations.tsv", "".join(lines))
 
     def _settle(
         self, pending: tuple[int, Any, list[dict[str, np.ndarray]]] | None, state: TrainState
@@ -336,7 +322,7 @@ class _Loop:
             "step_ms": 1e3 * seconds / self.window_steps,
             "data_wait_percent": 100 * self.window_wait / seconds,
         }
-        if self.run.task.unit == "tokens":
+        if self.run.task.bundle.unit == "tokens":
             tokens, steps = self.window.values["loss"][1], self.window.values["grad_norm"][1]
             timings["tokens_per_second"] = tokens / steps * self.window_steps / seconds
         use = mfu(
@@ -366,26 +352,26 @@ class _Loop:
     def _evaluate(self, state: TrainState, step: int) -> bool:
         """Records the scores on eval_split, and pictures; False if a signal cut it short."""
         start = time.perf_counter()
-        found = self._measure(state, self.config.data.eval_split)
-        if found is None:
+        try:
+            found = self._measure(state, self.config.data.eval_split)
+        except Stopped:
             return False
-        timings = {
-            f"{self.run.task.unit}_per_second": found.examples / (time.perf_counter() - start)
-        }
+        bundle = self.run.task.bundle
+        timings = {f"{bundle.unit}_per_second": found.examples / (time.perf_counter() - start)}
         self.writers.record(step, "eval", found.means, timings)
-        if self.draw:
-            drawn = self.draw(state)
+        for draw in self.draws:
+            drawn = draw(state)
             if jax.process_index() == 0:
                 report.write_pictures(drawn, self.workdir / "samples", step)
         self.progress.evaluated = step
         self.last_evaluation = (step, found)
-        score, prune = found.means[self.run.task.score], self.config.prune
+        score, prune = found.means[bundle.score], self.config.prune
         # the best of a run that prunes is one that is pruned
         if not prune.sparsity or step > prune.end_step:
-            self.checkpoints.score(step, -score if self.run.task.lower_is_better else score)
+            self.checkpoints.score(step, -score if bundle.lower_is_better else score)
         return True
 
-    def _measure(self, state: TrainState, split: str) -> Evaluation | None:
+    def _measure(self, state: TrainState, split: str) -> Evaluation:
         return evaluate(self.run, self.eval_step, state, split, stopping=self._may_leave)
 
     def _may_leave(self) -> bool:

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import sys
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,6 +26,7 @@ from train.evaluate import for_this_machine, opened
 from train.reading import read
 from train.setup import build
 from train.sharding import put_batch
+from train.tasks import bundle_of
 from train.workdir import read_card, read_config
 
 EXIT_CODES = (
@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.top < 1 or args.batch_size < 1:
         parser.error("--top and --batch_size must be at least 1")
     config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
-    if config.objective not in ("classification", "regression"):
+    show = bundle_of(config).show
+    if show is None:
         raise ConfigError(
             f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows "
             "no labels; python -m train.generate --help says what it can draw"
@@ -103,16 +104,11 @@ def main(argv: list[str] | None = None) -> int:
                 if not all(np.isfinite(x).all() for x in jax.tree.leaves(answer)):
                     cli.warn(f"skipped {shortened(name, 200)}: the model's answer is not a number")
                     unanswered += 1
-                elif config.objective == "regression":
-                    value = float(answer[0])
-                    print(
-                        json.dumps({kind: name, "value": value})
-                        if args.json
-                        else f"{_shown(name)}  {value:.4f}"
-                    )
                 else:
-                    row = {task: answer[task] for task in config.tasks.labels} or answer
-                    _print(kind, name, row, card.label_names, args.top, args.json)
+                    found, line = show(run, answer, args.top)
+                    print(
+                        json.dumps({kind: name} | found) if args.json else f"{_shown(name)}  {line}"
+                    )
     if broken:
         total = (
             f"{broken + len(names)} file(s)"
@@ -123,43 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if broken or unanswered else 0
 
 
-def class_name(names: tuple[str, ...], number: int) -> str:
-    """Of a class: its number where there are fewer names."""
-    return names[number] if number < len(names) else str(number)
-
-
 def _shown(name: str) -> str:
     """A name that can be printed: that of a file need not be UTF-8."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _print(
-    kind: str, name: str, probabilities: Any, names: tuple[str, ...], top: int, as_json: bool
-) -> None:
-    """One line; of several tasks, whose probabilities come by name, only those of the task label
-    have named classes."""
-
-    def best(values: np.ndarray, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        order = np.argsort(-values, kind="stable")[:top]
-        return [
-            {"label": class_name(names, int(i)), "probability": float(values[i])} for i in order
-        ]
-
-    def text(labels: list[dict[str, Any]]) -> str:
-        return "  ".join(f"{x['label']} {x['probability']:.4f}" for x in labels)
-
-    if isinstance(probabilities, dict):
-        tasks = {
-            task: best(x, names if task == "label" else ()) for task, x in probabilities.items()
-        }
-        found, line = (
-            {"tasks": tasks},
-            "  ".join(f"{task}: {text(labels)}" for task, labels in tasks.items()),
-        )
-    else:
-        labels = best(probabilities, names)
-        found, line = {"labels": labels}, text(labels)
-    print(json.dumps({kind: name} | found) if as_json else f"{_shown(name)}  {line}")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ import jaxmodels
 from input_pipeline import DataSpec, Decoding
 from input_pipeline.cards import image_text_data
 from input_pipeline.text import Form
-from jaxmodels.adapt.features import WithFeatures
-from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
+from jaxmodels.adapt.multitask import LearnedWeights, MultiHead
 from jaxmodels.families.fusion.model import encoder_of
 from jaxmodels.nn.attention import KERNELS, choose_backend, exact_attention, gpu_capability
 from jaxmodels.plan.flops import count_flops
@@ -41,12 +40,12 @@ from train.config import (
     task_names,
 )
 from train.fields import shown
-from train.objectives import distillation
 from train.optim import make_optimizer
 from train.preprocessing import unwrapped
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step, train_steps
-from train.task import Task, make_task
+from train.tasks import Task, make_task
+from train.tasks.distillation import Teacher, load_teacher, student
 
 FORMS: dict[str, Form] = {
     "causal_lm": "windows",
@@ -113,29 +112,16 @@ class Run:
         return state, "; ".join(origins)
 
     @cached_property
-    def teacher(self) -> Any:
-        """The :class:`train.distill.Teacher` of ``config.distill`` or None; read when training, and
-        only it, asks."""
-        if self.config.distill.teacher is None:
-            return None
-        from train.distill import load_teacher  # here: it builds a run itself
-
-        return load_teacher(self)
+    def teacher(self) -> Teacher | None:
+        """The teacher of ``config.distill``; read when training, and only it, asks."""
+        return None if self.config.distill.teacher is None else load_teacher(self, build)
 
     def step_function(self) -> partial:
         """:func:`train.step.train_step` with everything but (state, batch, the state of a teacher
         if any) bound."""
         config, objective, model = self.config, self.task.train_objective, self.model
         if self.teacher is not None:
-            model = WithFeatures(model) if config.distill.hidden else model
-            objective = partial(
-                distillation,
-                teacher_outputs=self.teacher.outputs,
-                temperature=config.distill.temperature,
-                alpha=config.distill.alpha,
-                hidden=config.distill.hidden,
-                label_smoothing=config.label_smoothing,
-            )
+            model, objective = student(model, self.teacher, config.distill, config.label_smoothing)
         return partial(
             train_step,
             model=model,
@@ -212,8 +198,10 @@ class Run:
         return count_flops(traced.jaxpr)
 
     def compile_eval_step(self) -> Any:
-        """The compiled evaluation step: (state, batch) -> metrics, confusion matrix or None."""
+        """The compiled evaluation step: (state, batch) -> metrics, counts of the task's reports by
+        their names."""
         task = self.task
+        counts = {report.name: report.count for report in task.reports if report.count is not None}
         return self._compile_eval(
             partial(
                 eval_step,
@@ -221,15 +209,15 @@ class Run:
                 objective=task.eval_objective,
                 inputs=task.inputs,
                 preprocess=task.eval_batch,
-                confusion=task.confusion,
+                count=lambda outputs, batch: {k: f(outputs, batch) for k, f in counts.items()},
                 quantized=self.config.quantization_aware,
             )
         )
 
-    def compile_final_step(self) -> Any:
-        """The compiled ``task.final_step`` in the form of an evaluation step: (state, batch) ->
-        metrics, None."""
-        return self._compile_eval(lambda state, batch: (self.task.final_step(state, batch), None))
+    def compile_sums(self, step: Callable[[TrainState, Any], Any]) -> Any:
+        """The compiled (state, batch as loaded) -> sums and counts, in the form of an evaluation
+        step: (state, batch) -> metrics, None."""
+        return self._compile_eval(lambda state, batch: (step(state, batch), None))
 
     def _compile_eval(self, step: Callable[..., Any], **options: Any) -> Any:
         batches = self.batch_shapes(self.config.eval_batch_size)
@@ -241,23 +229,19 @@ class Run:
         return _by_length(batches, [memory.fitting(one, what) for one in compiled])
 
     def compile_predict_step(self, batch_size: int) -> Any:
-        """The compiled (state, batch as loaded, of the greatest length) -> :meth:`probabilities`,
-        or numbers [b, 1]."""
-        predict = self.outputs if self.task.correlates else self.probabilities
+        """The compiled (state, batch as loaded, of the greatest length) -> :meth:`answers`."""
+        batch = self.batch_shapes(batch_size)[-1]
         with jax.set_mesh(self.mesh):
-            return jax.jit(predict).lower(self.shapes, self.batch_shapes(batch_size)[-1]).compile()
+            return jax.jit(self.answers).lower(self.shapes, batch).compile()
 
     def compile_collecting(self, step: Callable[[TrainState, Any], Any]) -> Any:
         """The compiled (state, batch as loaded) -> arrays [b, ...], whole on every process."""
         return self._compile_eval(step, out_shardings=NamedSharding(self.mesh, P()))
 
-    def probabilities(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
-        """Of the classes [b, classes], or of those of each task by its name, for a batch as loaded.
-        Pure."""
-        outputs = self.outputs(state, batch)
-        return jax.tree.map(
-            jax.nn.softmax, outputs.outputs if isinstance(outputs, WeightedOutputs) else outputs
-        )
+    def answers(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+        """The task's answers for a batch as loaded, as ``train.predict`` shows them: for classes
+        their probabilities [b, classes]. Pure."""
+        return self.task.bundle.answer(self.outputs(state, batch))
 
     def outputs(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
         """Of the model in evaluation, for a batch as loaded. Pure."""

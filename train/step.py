@@ -13,19 +13,19 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxmodels import Module
 from jaxmodels.adapt.frozen import evaluating
 from jaxmodels.compress.quantize import fake_activations, fake_quantize
 from jaxmodels.nn.meshes import under_auto_axes
-from train.objectives import Metric, confusion_counts
 from train.prune import mask_average
 from train.sharding import gather_fsdp, gathering_layers
 from train.state import PyTree, TrainState
 from train.transfer import frozen_modules, merge, split
 
 Batch = dict[str, Array]
+Metric = tuple[Float[Array, ""], Float[Array, ""]]  # sum, count
 Metrics = dict[str, Metric]
 Objective = Callable[[Any, Batch], Metrics]
 """(model outputs, batch) -> sums and counts; ``"loss"`` is what training minimises."""
@@ -191,19 +191,19 @@ def eval_step(
     objective: Objective,
     inputs: tuple[str, ...] = ("image",),
     preprocess: Callable[[Batch], Batch] = lambda batch: batch,
-    confusion: bool = True,
+    count: Callable[[Any, Batch], Any] | None = None,
     quantized: bool = False,
-) -> tuple[Metrics, Array | None]:
-    """Sums and counts of the objective's metrics over one batch, and its confusion matrix [classes,
-    classes] or None.
+) -> tuple[Metrics, Any]:
+    """Sums and counts of the objective's metrics over one batch, and what ``count`` counts in it,
+    or None.
 
     Args:
-      confusion: count by true and predicted class; only for a model whose outputs are logits.
+      count: (model outputs, batch) -> arrays of counts.
       quantized: see :func:`train_step`.
     """
     batch = preprocess(batch)
     outputs = predict_step(state, *(batch[k] for k in inputs), model=model, quantized=quantized)
-    return objective(outputs, batch), confusion_counts(outputs, batch) if confusion else None
+    return objective(outputs, batch), None if count is None else count(outputs, batch)
 
 
 @under_auto_axes

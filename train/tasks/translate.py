@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,12 +17,17 @@ from jaxmodels.decode.beam import beam_search
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train.cli import warn
 from train.config import BeamConfig
-from train.setup import Run
+from train.errors import Stopped
+from train.files import write_atomically
 from train.state import TrainState
 from train.step import eval_variables
+from train.tasks.task import Report
 
 BATCH = 64
 """Sources translated at once."""
+
+Translated = tuple[dict[str, float], list[tuple[str, str, str]]]
+"""BLEU and share of exact matches; source, reference and translation of each example."""
 
 
 def translate(
@@ -35,8 +41,8 @@ def translate(
     max_len: int | None = None,
     seed: int = 0,
     stopping: Callable[[], bool] = lambda: False,
-) -> list[str] | None:
-    """Translations in the order of the sources; None if ``stopping`` said so.
+) -> list[str]:
+    """Translations in the order of the sources.
 
     Args:
       tokenizer: of sources and translations.
@@ -50,6 +56,9 @@ def translate(
 
     Returns:
       As many for each source as ``settings.num_return_sequences`` says, or 1, the best first.
+
+    Raises:
+      Stopped: ``stopping`` said so.
     """
     begin, end = ends(tokenizer, "translation")
     settings = dataclasses.replace(
@@ -72,7 +81,7 @@ def translate(
     found, size = [[""] * count for _ in rows], min(BATCH, 1 << (len(rows) - 1).bit_length())
     for indices, length in _batches([len(row) for row in rows], lengths):
         if stopping():
-            return None
+            raise Stopped
         tokens, segments = np.zeros((2, size, length), np.int32)
         segments[:, 0] = 1  # rows that only fill up have one token
         for i, index in enumerate(indices):
@@ -104,11 +113,12 @@ def _batches(sizes: list[int], lengths: Sequence[int]) -> Iterator[tuple[list[in
             yield indices[start : start + BATCH], length
 
 
-def measure(
-    run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
-) -> tuple[dict[str, float], list[tuple[str, str, str]]] | None:
-    """BLEU and share of exact matches on a split, and its sources, references and translations;
-    None if stopped."""
+def measure(run: Any, state: TrainState, split: str, stopping: Callable[[], bool]) -> Translated:
+    """Scores of a split, and its sources, references and translations.
+
+    Raises:
+      Stopped: ``stopping`` said so.
+    """
     card = run.card
     sources, references = translation_texts(
         card.name, split, card, data_dir=run.config.data.data_dir, raw_dir=run.config.data.raw_dir
@@ -121,8 +131,6 @@ def measure(
     found = translate(
         run.model, variables, tokenizer, sources, card.lengths, settings, stopping=stopping
     )
-    if found is None:
-        return None
     exact = np.mean([a.strip() == b.strip() for a, b in zip(found, references, strict=True)])
     scores = {
         "bleu": bleu(found, references, run.config.beam.bleu_tokenizer),
@@ -145,3 +153,23 @@ def bleu_signature(tokenizer: str) -> str:
 
 def _metric(tokenizer: str) -> sacrebleu.metrics.BLEU:
     return sacrebleu.metrics.BLEU(tokenize=tokenizer)
+
+
+def _write(
+    run: Any, found: Translated, values: dict[str, Any], workdir: Path, split: str
+) -> tuple[str, ...]:
+    rows = [("source", "reference", "translation"), *found[1]]
+    lines = ("\t".join(" ".join(text.split()) for text in row) + "\n" for row in rows)
+    write_atomically(workdir / "translations.tsv", "".join(lines))
+    return ("translations.tsv",)
+
+
+REPORT = Report(
+    "translations",
+    measure=measure,
+    means=lambda found: found[0],
+    values=lambda run, found: {"bleu_signature": bleu_signature(run.config.beam.bleu_tokenizer)},
+    lines=lambda values: [f"BLEU as sacrebleu's {values['bleu_signature']}"],
+    files=_write,
+)
+"""BLEU of the translations of a split, and ``translations.tsv``."""

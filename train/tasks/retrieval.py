@@ -1,30 +1,31 @@
-"""How well images and texts find each other over a whole split: recall among all of its
-examples."""
+"""Recall of images and texts that look for each other among all examples of a split."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from train.evaluate import collect
-from train.setup import Run
+from train.passes import collect
 from train.state import TrainState
+from train.tasks.task import Report
 
 RANKS = (1, 5, 10)
 
 
 def measure(
-    run: Run, state: TrainState, split: str, *, stopping: Callable[[], bool] = lambda: False
-) -> dict[str, float] | None:
-    """Recall both ways on a split, with what chance gives; None if ``stopping`` said so."""
+    run: Any, state: TrainState, split: str, stopping: Callable[[], bool]
+) -> dict[str, float]:
+    """Recall both ways on a split, with what chance gives.
+
+    Raises:
+      Stopped: ``stopping`` said so.
+    """
 
     def embeddings(state, batch):
         outputs = run.outputs(state, batch)
         return outputs.image, outputs.text
 
-    found = collect(run, embeddings, state, split, stopping=stopping)
-    if found is None:
-        return None
-    image, text = found
+    image, text = collect(run, embeddings, state, split, stopping=stopping)
     similarity = image @ text.T
     scores = {}
     for name, matrix in (("text_of_image", similarity), ("image_of_text", similarity.T)):
@@ -38,3 +39,6 @@ def recall(similarity: np.ndarray, k: int) -> float:
     own = np.diag(similarity)[:, None]
     better = (~(similarity < own)).sum(1) - 1
     return float(((better < k) & ~np.isnan(own[:, 0])).mean())
+
+
+REPORT = Report("retrieval", measure=measure, means=lambda found: found)

@@ -1,6 +1,7 @@
-"""What a variational autoencoder draws: samples, reconstructions and walks, as grids of pixels."""
+"""Samples, reconstructions and walks of a variational autoencoder, as grids of pixels."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,15 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
 from input_pipeline import image
-from train.setup import Run
 from train.state import TrainState
+from train.tasks.task import Report
 
 COLUMNS = 8  # of every grid
 SAMPLES = COLUMNS**2
 
 
 def decode(
-    run: Run, state: TrainState, latent: Float[Array, "b latent"]
+    run: Any, state: TrainState, latent: Float[Array, "b latent"]
 ) -> Float[Array, "b h w c"]:
     """The decoder's means for draws of z, as pixels in [0, 1]."""
     decoded = run.model.apply(_variables(run, state), latent, method="decode")
@@ -29,14 +30,14 @@ def decode(
 
 
 def encode(
-    run: Run, state: TrainState, images: UInt8[Array, "b h w c"]
+    run: Any, state: TrainState, images: UInt8[Array, "b h w c"]
 ) -> Float[Array, "b latent"]:
     """The means of q(z | x)."""
     normalised = image.normalize(images, run.config.data.mean, run.config.data.std)
     return run.model.apply(_variables(run, state), normalised, method="encode")[0]
 
 
-def samples(run: Run, state: TrainState, seed: int, count: int) -> Float[Array, "b h w c"]:
+def samples(run: Any, state: TrainState, seed: int, count: int) -> Float[Array, "b h w c"]:
     """Pixels of ``count`` draws of z from the prior; the first few do not depend on how many are
     drawn."""
     return decode(
@@ -52,7 +53,7 @@ def grid(images: Float[Array, "b h w c"]) -> UInt8[Array, "height width c"]:
     return jnp.round(255 * pixels).astype(jnp.uint8)
 
 
-def compile_pictures(run: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
+def compile_pictures(run: Any) -> Callable[[TrainState], dict[str, np.ndarray]]:
     """A function that draws ``samples`` (from the same z every time), ``reconstructions`` and a
     latent ``walk``.
 
@@ -85,8 +86,12 @@ def compile_pictures(run: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
     return lambda state: jax.device_get(compiled(state, images))
 
 
-def _variables(run: Run, state: TrainState) -> dict:
+def _variables(run: Any, state: TrainState) -> dict:
     # every device draws everything, and jax.set_mesh is not in force: so the number of images need
     # not suit the mesh
     params = jax.lax.with_sharding_constraint(state.eval_params, NamedSharding(run.mesh, P()))
     return {"params": params, **state.model_state}
+
+
+REPORT = Report("pictures", draw=compile_pictures, files=lambda *found: ("samples/",))
+"""Pictures in ``samples/`` at every evaluation."""

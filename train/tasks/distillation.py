@@ -1,4 +1,5 @@
-"""A teacher for a classifier: where it comes from, and whether it reads what its student reads."""
+"""Distillation: a classifier that learns from a teacher as well (Hinton et al. 2015,
+arXiv:1503.02531)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +9,79 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax.errors import FlaxError
+from jaxtyping import Array, Float
 
-from jaxmodels import Module
-from jaxmodels.adapt.features import WithFeatures
+from jaxmodels import Module, weights
+from jaxmodels.adapt.features import FeatureOutputs, WithFeatures
+from jaxmodels.nn.layers import AuxiliaryLogits, at_least_float32
 from train import sharding, transfer
-from train.config import ConfigError
-from train.evaluate import restore
+from train.config import ConfigError, DistillConfig
 from train.preprocessing import model_inputs
-from train.setup import Run, build
+from train.restore import restore
 from train.state import TrainState
-from train.step import Batch, predict_step
+from train.step import Batch, Metric, Objective, predict_step
+from train.tasks.classification import classification
 from train.workdir import read_card, read_config
+
+
+def distillation(
+    outputs: Float[Array, "b classes"] | AuxiliaryLogits | FeatureOutputs,
+    batch: dict[str, Array],
+    *,
+    teacher: Any,
+    teacher_outputs: Callable[[Any, dict[str, Array]], Float[Array, "b classes"] | FeatureOutputs],
+    temperature: float,
+    alpha: float,
+    hidden: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> dict[str, Metric]:
+    """Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531, section 2).
+
+    ``loss = (1 - alpha) classification
+    + alpha T^2 sum_b w_b KL(softmax(teacher_b / T) || softmax(logits_b / T))``;
+    ``distillation`` is the second term without alpha, ``cross_entropy`` the first. The rest is as
+    in :func:`classification`. With ``hidden``,
+    ``hidden sum_b w_b (1 - cos(teacher's features_b, features_b))`` is added (Sanh et al. 2019,
+    arXiv:1910.01108), and ``hidden`` among the metrics is that without the factor.
+
+    Args:
+      teacher: what ``teacher_outputs`` takes besides the batch.
+      hidden: if not 0, student and teacher give :class:`FeatureOutputs` of the same width.
+    """
+    found, features = teacher_outputs(teacher, batch), {}
+    if hidden:
+        (outputs, ours), (found, theirs) = outputs, found
+        distance = optax.losses.cosine_distance(
+            at_least_float32(ours), at_least_float32(theirs), epsilon=1e-12
+        )
+        features = {
+            "hidden": (
+                (distance * batch["weight"].astype(distance.dtype)).sum(),
+                batch["weight"].sum(),
+            )
+        }
+    logits = outputs.logits if isinstance(outputs, AuxiliaryLogits) else outputs
+    metrics = classification(outputs, batch, label_smoothing=label_smoothing)
+    cross_entropy, count = metrics["loss"]
+    target = jax.nn.log_softmax(found.astype(logits.dtype) / temperature)
+    divergence = optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(logits / temperature), target
+    )
+    distilled = temperature**2 * (divergence * batch["weight"].astype(logits.dtype)).sum()
+    loss = (1 - alpha) * cross_entropy + alpha * distilled
+    if hidden:
+        loss += hidden * features["hidden"][0]
+    return (
+        metrics
+        | features
+        | {
+            "loss": (loss, count),
+            "cross_entropy": (cross_entropy, count),
+            "distillation": (distilled, count),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -39,8 +101,28 @@ class Teacher:
     origin: str
 
 
-def load_teacher(run: Run) -> Teacher:
+def student(
+    model: Module, teacher: Teacher, options: DistillConfig, label_smoothing: float
+) -> tuple[Module, Objective]:
+    """The model that learns from a teacher, and its objective, which takes the teacher's state as
+    ``teacher``."""
+    objective = partial(
+        distillation,
+        teacher_outputs=teacher.outputs,
+        temperature=options.temperature,
+        alpha=options.alpha,
+        hidden=options.hidden,
+        label_smoothing=label_smoothing,
+    )
+    return WithFeatures(model) if options.hidden else model, objective
+
+
+def load_teacher(run: Any, build: Callable[..., Any]) -> Teacher:
     """The teacher that ``config.distill.teacher`` names, for the student of ``run``.
+
+    Args:
+      run: a ``train.setup.Run``.
+      build: ``train.setup.build``, which makes the run of the teacher.
 
     Raises:
       ConfigError: it cannot be read, or reads other data or knows other classes.
@@ -50,7 +132,9 @@ def load_teacher(run: Run) -> Teacher:
     assert source is not None
     checkpoints = transfer.checkpoints_of(source, "config.distill.teacher")
     model, state, inputs, quantized = (
-        _from_run(checkpoints.parent, run) if checkpoints.is_dir() else _from_weights(source, run)
+        _from_run(checkpoints.parent, run, build)
+        if checkpoints.is_dir()
+        else _from_weights(source, run)
     )
 
     hidden = run.config.distill.hidden > 0
@@ -94,7 +178,9 @@ def load_teacher(run: Run) -> Teacher:
     )
 
 
-def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:
+def _from_run(
+    workdir: Path, run: Any, build: Callable[..., Any]
+) -> tuple[Module, TrainState, tuple[str, ...], bool]:
     config, card = read_config(workdir), read_card(workdir)
     same = {"config.objective": (config.objective, run.config.objective)}
     same["classes"] = card.label_names, run.card.label_names
@@ -133,9 +219,7 @@ def _from_run(workdir: Path, run: Run) -> tuple[Module, TrainState, tuple[str, .
     )
 
 
-def _from_weights(source: str, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:
-    from jaxmodels import weights  # here: most teachers are runs
-
+def _from_weights(source: str, run: Any) -> tuple[Module, TrainState, tuple[str, ...], bool]:
     try:
         model, variables = weights.load(source, cast=True)
     except weights.WeightsError as e:
