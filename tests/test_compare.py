@@ -85,6 +85,15 @@ LIGHT = {  # id -> (case, steps of each optimiser)
         case("resnet50", (12, 12, 1), batch_size=3, stage_sizes=(1, 2, 1, 1), stem="small"),
         0,
     ),
+    "convnext": (
+        case(
+            "convnext_tiny",
+            (40, 24, 3),
+            stage_sizes=(1, 2, 1),
+            stage_features=(8, 12, 16),
+        ),
+        5,
+    ),
     "resnet-cifar": (case("resnet20", (13, 15, 1), stage_sizes=(1, 2, 1), width=4), 5),
     "vit": (case("vit_ti_16", (24, 24, 3), patch_size=8, **SMALL, representation_size=20), 0),
     "vit-scan": (case("vit_ti_16", (24, 24, 1), patch_size=8, **SMALL, scan=True), 5),
@@ -425,6 +434,7 @@ INITIAL = {  # the project's own choice for mlp and cnn is He's
     "googlenet": ((224, 224, 3), {}),
     "inception_v3": ((299, 299, 3), {}),
     "resnet18": ((64, 64, 3), {"zero_init_residual": True}),
+    "convnext_tiny": ((64, 64, 3), {"stage_sizes": (1, 1, 1, 1)}),
     "vit_ti_16": ((32, 32, 3), {"num_layers": 2, "representation_size": 64}),
     "gpt2_tiny": ((), {}),
     "bert_tiny": ((), {}),

@@ -35,7 +35,7 @@ FORMATS = {f.cls: f.formats for f in jaxmodels.FAMILIES.values() if f.formats is
 # a shape or a name of a tensor shows them, or nothing that is computed depends on them
 NOT_SILENT = {
     "attention", "aux_heads", "batch_norm", "bidirectional", "dtype", "embed_size", "features", "head", "hidden_size",
-    "hidden_sizes", "image_shape", "latent_size", "logits_bias", "max_len", "mlp_dim", "num_classes", "num_layers",
+    "hidden_sizes", "image_shape", "latent_size", "layer_scale", "logits_bias", "max_len", "mlp_dim", "num_classes", "num_layers",
     "next_sentence", "origin", "param_dtype", "patch_size", "pooled_size", "pooler", "remat", "representation_size",
     "scan", "share_embeddings", "stage_features", "stage_sizes", "target_vocab_size", "type_vocab_size", "vocab_size",
     "width", "zero_init_residual",

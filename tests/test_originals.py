@@ -114,6 +114,21 @@ FAMILIES = {  # preset, fields, shape of an image or (), and for each field anot
             "zero_init_residual": True,
         },
     ),
+    "convnext": (
+        (
+            "convnext_tiny",
+            {"num_classes": 4, "stage_sizes": (1, 2), "stage_features": (6, 8)},
+            SQUARE,
+        ),
+        {
+            "num_classes": 3,
+            "stage_sizes": (2, 1),
+            "stage_features": (5, 8),
+            "patch_size": 2,
+            "layer_scale": 0.5,
+            "depth_dropout_rate": 0.5,
+        },
+    ),
     "cifar_resnet": (
         ("resnet20", {"num_classes": 4, "stage_sizes": (1, 1), "width": 4}, GREY),
         {

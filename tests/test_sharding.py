@@ -87,6 +87,12 @@ FAMILIES = {  # name, fields, objective, inputs; dropout is on where the model h
     ),
     "googlenet": ("googlenet", {"stem": "small"}, classification, IMAGE),
     "resnet": ("resnet20", {"stage_sizes": (1, 1), "width": 16}, classification, IMAGE),
+    "convnext": (
+        "convnext_tiny",
+        {"stage_sizes": (1, 1), "stage_features": (16, 32), "patch_size": 2},
+        classification,
+        IMAGE,
+    ),
     "vit": (
         "vit_ti_16",
         SMALL | {"patch_size": 2, "scan": True, "dropout_rate": 0.1},

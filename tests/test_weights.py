@@ -49,6 +49,7 @@ CASES = [  # model, image shape, fields
     ("resnet18", (32, 32, 3), {}),
     ("resnet50", (32, 32, 1), {"stage_sizes": (1, 2, 1, 1), "stem": "small"}),
     ("resnet20", (8, 8, 1), {"stage_sizes": (1, 2, 1), "width": 4}),
+    ("convnext_tiny", (32, 16, 2), {"stage_sizes": (1, 2, 1), "stage_features": (4, 6, 8)}),
     ("vit_ti_16", (32, 32, 3), {"num_layers": 2, "representation_size": 24}),
     ("vit_ti_16", (32, 32, 1), {"num_layers": 3, "scan": True}),
     (

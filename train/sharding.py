@@ -79,8 +79,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(^|/)((token|source|target)_embed|head)/embedding$", P("tensor", None)),
     (r"(^|/)(logits|head)_bias$", P("tensor")),
     (r"(^|/)(position|type)_embed/embedding$", P(None, None)),
-    # of two modalities, of several tasks
-    (r"(^|/)(missing_(image|text)|weights|log_variances)$", P(None)),
+    # of two modalities, of several tasks, of residual branches
+    (r"(^|/)(missing_(image|text)|weights|log_variances|layer_scale)$", P(None)),
     (r"(^|/)log_scale$", P()),
     # recurrence: every step would wait for the other devices
     (r"(^|/)lstm_\d+/kernel_(ih|hh)(_reverse)?$", P(None, None)),

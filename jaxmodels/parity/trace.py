@@ -93,6 +93,8 @@ def differences(pairs: dict[str, Pair], theirs: Traced, ours: dict[str, Any]) ->
         for what, a, b in zip(("input", "output"), mine, values, strict=True):
             reference = _channels_last(b, pair, what)
             value = np.asarray(a)
+            if reference.shape != value.shape == np.shape(b):
+                reference = np.asarray(b)  # its map has channels last too
             if value.size != reference.size or value.shape[-1] != reference.shape[-1]:
                 continue  # patches, cut out on one side only
             norm = float(np.linalg.norm(reference))
