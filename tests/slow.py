@@ -40,7 +40,7 @@ EXPLAINED = (
     "the pages of images here and of images with texts in test_fusion; methods in test_explain"
 )
 PROCESSES = "two processes stay in test_loop and, with the coordinator killed, in test_distributed"
-MESHES = "meshes stay in test_sharding for nearly every family, and here for small ones"
+MESHES = "meshes stay in test_sharding for nine families, and here for small ones"
 
 TABLE: dict[str, tuple[Slow, ...]] = {
     "test_compare": (

@@ -518,7 +518,7 @@ def test_the_saved_preset_is_the_nearest(tmp_path):
     model = jaxmodels.create("resnet34", num_classes=3, width=4)
     image, rng = jnp.zeros((1, 32, 32, 3)), np.random.default_rng(0)
     variables = jax.tree.map(
-        lambda x: rng.normal(size=x.shape).astype(x.dtype),
+        lambda x: rng.random(x.shape).astype(x.dtype),
         jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image),
     )
     weights.save(tmp_path, model, variables, image_shape=(32, 32, 3))
