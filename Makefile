@@ -10,10 +10,10 @@ ARGS   ?=
 train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train ARGS="--config.steps=500"
 	$(BIN)/python -m train --config=configs/digits_cnn.py --workdir=runs/digits_cnn $(ARGS)
 
-test: $(VENV)/.dev  ## runs the tests but the long ones that tests/slow.py lists; nine minutes on two cores
+test: $(VENV)/.dev  ## runs the tests but the long ones, which tests/slow.py lists
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.dev  ## runs every test; forty minutes on two cores
+test-all: $(VENV)/.dev  ## runs every test; most of an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-meshes: $(VENV)/.dev  ## compares eight devices with one, every family on every mesh, as in docs/meshes.md; ten minutes

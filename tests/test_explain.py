@@ -200,7 +200,7 @@ def test_the_kernel_that_auto_chooses_is_said(length, kernel, scan, monkeypatch)
 
 def test_a_model_without_attention():
     model, images = jaxmodels.create("cnn", num_classes=3), jnp.zeros((1, 4, 4, 1))
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
     with pytest.raises(
         ValueError, match=r"CNN has no attention; ViT, BERT, GPT2 and Transformer have"
     ):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import jaxmodels
+from tests import house
 from tests.conftest import UNKNOWN
 
 ROOT = Path(__file__).parent.parent
@@ -161,3 +162,8 @@ def test_the_wheel_holds_jaxmodels_only(tmp_path):
 
 def test_the_table_of_slow_tests_names_tests_that_exist(request):
     assert not request.config.stash[UNKNOWN]
+
+
+def test_the_house_is_no_further_from_its_plan():
+    """What is over a limit is printed; limits are in tests/house.py and may only fall."""
+    assert house.main() == 0

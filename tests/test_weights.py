@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -518,8 +519,10 @@ def test_gpt2_as_openai_published_it():
 
 def test_the_saved_preset_is_the_nearest(tmp_path):
     model = jaxmodels.create("resnet34", num_classes=3, width=4)
+    image, rng = jnp.zeros((1, 32, 32, 3)), np.random.default_rng(0)
     variables = jax.tree.map(
-        np.asarray, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+        lambda x: rng.random(x.shape).astype(x.dtype),
+        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image),
     )
     weights.save(tmp_path, model, variables, image_shape=(32, 32, 3))
     config = json.loads((tmp_path / "config.json").read_text())["jaxmodels"]
@@ -721,6 +724,7 @@ def test_weights_need_no_torch(tmp_path, small):
     weights.save(tmp_path, model, weights.from_torch(model, tensors))
     code = f"""
 import sys
+from functools import partial
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "transformers", "tensorflow"):
