@@ -15,10 +15,12 @@ from transformers import AutoTokenizer
 from input_pipeline import Decoding, TableCard
 from input_pipeline.datasets.local import read_records
 from input_pipeline.decode import decode_image
+from input_pipeline.features.image import load_image
 from input_pipeline.tokenizers import encode, load_tokenizer, train_tokenizer
 from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, Refused, put, refusing, require_same
-from train import predict
+from train import reading
+from train.config import Config
 
 TEXTS = (
     "The cat sat on the mat.",
@@ -181,7 +183,7 @@ def _require_pixels(path: Path, content: bytes, channels: int) -> None:
     height, width = trained.shape[:2]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        predicted = predict.load_image(path, (height, width, channels))
+        predicted = load_image(path, (height, width, channels))
         expected = _pixels(content, channels)
     if not np.array_equal(trained, predicted):
         raise Fault("training and prediction read other pixels")
@@ -276,7 +278,7 @@ def rows(context: list[tuple[str, bytes]], rng: Rng, place: Path) -> None:
 def _require_rows(path: Path, content: bytes) -> None:
     if path.suffix == ".csv":
         with refusing():
-            _, arrays, *broken = predict.read_rows([str(path)], CARD)
+            _, arrays, *broken = reading.read([str(path)], Config(), CARD, False)
         if broken and broken[0]:
             raise Refused
         expected = _numbers(content.decode("utf-8-sig"))
