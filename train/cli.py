@@ -12,9 +12,8 @@ from pathlib import Path
 import absl.logging
 
 from train import files
-from train.config import ConfigError
 from train.errors import CheckpointError, SaveError, WorkdirError
-from train.fields import one_line
+from train.fields import ConfigError, one_line
 from train.hardware import (
     choose_libraries,
     keep_compiled_programs,

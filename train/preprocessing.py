@@ -15,7 +15,8 @@ from input_pipeline.text import tokenizer_of
 from input_pipeline.tokenizers import stands_for_no_text
 from jaxmodels import Fusion, Module
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, OneTask
-from train.config import Config, ConfigError
+from train.fields import ConfigError
+from train.options import Config
 from train.step import Batch
 
 

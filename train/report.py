@@ -5,17 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from train import binary
 from train.files import write_atomically
-
-# a dollar in the name of a class or split is a dollar
-matplotlib.rcParams["text.parse_math"] = False
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, str]) -> None:
@@ -29,8 +23,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, 
     parts = ("masked_loss", "next_loss", "masked_accuracy", "next_accuracy", "reconstruction", "kl")
     names = ("loss", "accuracy", *parts, "learning_rate", "grad_norm")
     panels = [k for k in names if any(k in r for r in records)]
-    figure = Figure(figsize=(5 * max(1, len(panels)), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(5 * max(1, len(panels)), 3.6)
     for i, name in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for kind in dict.fromkeys(r["kind"] for r in records):
@@ -57,8 +50,7 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path, split: s
     20 classes)."""
     classes = len(confusion)
     side = min(12.0, 2.5 + 0.5 * classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(side, side)
     axes = figure.add_subplot()
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -89,8 +81,7 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, spl
     """
     from sklearn.metrics import roc_curve  # here: seconds, and most runs have no use for it
 
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(10, 4.6)
     reliability, roc = figure.subplots(1, 2)
     bins = binary.calibration(label, probability)
     count, positives, total = (x[bins[0] > 0] for x in bins)
@@ -125,8 +116,7 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
       rows: with ``name``, ``accuracy``, ``bytes`` and ``latency_ms``.
       split: that accuracy is of.
     """
-    figure = Figure(figsize=(14, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(14, 5)
     for i, cost in enumerate(("bytes", "latency_ms")):
         axes = figure.add_subplot(1, 2, i + 1)
         best, front = -1.0, []
@@ -148,7 +138,20 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
     _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of this size in inches."""
+    import matplotlib  # here: it takes a second, and most commands draw nothing
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # a dollar in the name of a class or split is a dollar
+    matplotlib.rcParams["text.parse_math"] = False
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, dpi=110)
     write_atomically(path, file.getvalue())
