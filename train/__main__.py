@@ -9,7 +9,7 @@ from train.config import ConfigError, load_config
 EPILOG = """\
 Any field of the config can be set: --config.steps=2000 --config.optim.learning_rate=3e-4
 --config.model_fields.hidden_size=256 --config.mesh.fsdp=8 --config.data.raw_dir=DIR. The fields
-are documented in train/config.py. Running the same command again goes on from the newest
+are documented in train/options.py. Running the same command again goes on from the newest
 checkpoint in the workdir. Scores of a checkpoint: python -m train.evaluate --help. Labels for
 images: python -m train.predict --help.
 """

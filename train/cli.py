@@ -13,9 +13,8 @@ import absl.logging
 
 from jaxmodels.nn.cpu import for_onednn
 from train import files
-from train.config import ConfigError
 from train.errors import CheckpointError, SaveError, WorkdirError
-from train.fields import one_line
+from train.fields import ConfigError, one_line
 from train.hardware import (
     choose_libraries,
     keep_compiled_programs,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.config import OptimConfig, PruneConfig
+from train.options import OptimConfig, PruneConfig
 from train.prune import pruned
 from train.sharding import path_name
 from train.transfer import rate_of, split

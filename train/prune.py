@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxmodels.compress import prune
-from train.config import PruneConfig
+from train.options import PruneConfig
 from train.state import PyTree
 
 

@@ -1,21 +1,29 @@
 """Plots and pictures that a run leaves for people."""
 
+import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from train import binary
 from train.files import write_atomically
 
-# a dollar in the name of a class or split is a dollar
-_literally = matplotlib.rc_context({"text.parse_math": False})
+
+def _literally(plot: Callable[..., None]) -> Callable[..., None]:
+    """The plot with every dollar in a class name or split name as a dollar."""
+
+    @functools.wraps(plot)
+    def drawn(*args: Any, **kwargs: Any) -> None:
+        import matplotlib  # here: it takes a second, and most commands draw nothing
+
+        with matplotlib.rc_context({"text.parse_math": False}):
+            plot(*args, **kwargs)
+
+    return drawn
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, str]) -> None:
@@ -29,8 +37,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, 
     parts = ("masked_loss", "next_loss", "masked_accuracy", "next_accuracy", "reconstruction", "kl")
     names = ("loss", "accuracy", *parts, "learning_rate", "grad_norm")
     panels = [k for k in names if any(k in r for r in records)]
-    figure = Figure(figsize=(5 * max(1, len(panels)), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(5 * max(1, len(panels)), 3.6)
     for i, name in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for kind in dict.fromkeys(r["kind"] for r in records):
@@ -58,8 +65,7 @@ def plot_confusion(confusion: np.ndarray, names: list[str], path: Path, split: s
     20 classes)."""
     classes = len(confusion)
     side = min(12.0, 2.5 + 0.5 * classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(side, side)
     axes = figure.add_subplot()
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -91,8 +97,7 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, spl
     """
     from sklearn.metrics import roc_curve  # here: seconds, and most runs have no use for it
 
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(10, 4.6)
     reliability, roc = figure.subplots(1, 2)
     bins = binary.calibration(label, probability)
     count, positives, total = (x[bins[0] > 0] for x in bins)
@@ -128,8 +133,7 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
       rows: with ``name``, ``accuracy``, ``bytes`` and ``latency_ms``.
       split: that accuracy is of.
     """
-    figure = Figure(figsize=(14, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(14, 5)
     for i, cost in enumerate(("bytes", "latency_ms")):
         axes = figure.add_subplot(1, 2, i + 1)
         best, front = -1.0, []
@@ -151,7 +155,18 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
     _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of this size in inches."""
+    # here: they take a second, and most commands draw nothing
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, dpi=110)
     write_atomically(path, file.getvalue())

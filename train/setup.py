@@ -44,17 +44,11 @@ from train.optim import make_optimizer
 from train.preprocessing import unwrapped
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step, train_steps
-from train.tasks import Task, make_task
+from train.tasks import TASKS, Task, make_task
 from train.tasks.distillation import Teacher, load_teacher, student
+from train.workdir import read_card, read_config
 
-FORMS: dict[str, Form] = {
-    "causal_lm": "windows",
-    "masked_lm": "sentence_pairs",
-    "classification": "labels",
-    "regression": "numbers",
-    "seq2seq": "translation",
-    "contrastive": "labels",
-}
+FORMS: dict[str, Form] = {name: task.form for name, task in TASKS.items() if task.form is not None}
 """Objective -> how text is cut for it."""
 
 
@@ -114,7 +108,11 @@ class Run:
     @cached_property
     def teacher(self) -> Teacher | None:
         """The teacher of ``config.distill``; read when training, and only it, asks."""
-        return None if self.config.distill.teacher is None else load_teacher(self, build)
+        return (
+            None
+            if self.config.distill.teacher is None
+            else load_teacher(self, build, lambda w: (read_config(w), read_card(w)))
+        )
 
     def step_function(self) -> partial:
         """:func:`train.step.train_step` with everything but (state, batch, the state of a teacher

@@ -18,7 +18,8 @@ from flax import traverse_util
 from jaxmodels import Module
 from train import files
 from train.checkpoint import CheckpointError, Checkpoints
-from train.config import ConfigError, OptimConfig
+from train.fields import ConfigError
+from train.options import OptimConfig
 from train.sharding import path_name
 from train.state import PyTree, TrainState
 

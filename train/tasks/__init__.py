@@ -6,7 +6,7 @@ its name: they ask the bundle of a run.
 
 from input_pipeline import DataSpec
 from jaxmodels import Module
-from train.config import Config
+from train.options import Config
 from train.preprocessing import check_embeddings
 from train.tasks import (
     causal_lm,
@@ -37,6 +37,27 @@ def bundle_of(config: Config) -> Bundle:
     return multitask.BUNDLE if config.tasks.labels else TASKS[config.objective]
 
 
+def fitting(model: type) -> tuple[str, ...]:
+    """Names of the tasks that a class of this library's models is for."""
+    named = tuple(name for name, task in TASKS.items() if model in task.models)
+    return named or tuple(name for name, task in TASKS.items() if task.any_classifier)
+
+
+def suiting(option: str) -> str:
+    """In words, the tasks that take an option."""
+    return "objective " + " or ".join(n for n, task in TASKS.items() if option in task.suits)
+
+
+def options_of_others(objective: str) -> dict[str, str]:
+    """Options, or sections, of the config that belong to other tasks -> those tasks in words."""
+    return {
+        option: f"objective {name}"
+        for name, task in TASKS.items()
+        for option in task.options
+        if name != objective
+    }
+
+
 def make_task(config: Config, model: Module, card: DataSpec) -> Task:
     """The task of a run.
 
@@ -47,4 +68,14 @@ def make_task(config: Config, model: Module, card: DataSpec) -> Task:
     return bundle_of(config).make(config, model, card)
 
 
-__all__ = ["TASKS", "Bundle", "Report", "Task", "bundle_of", "make_task"]
+__all__ = [
+    "TASKS",
+    "Bundle",
+    "Report",
+    "Task",
+    "bundle_of",
+    "fitting",
+    "make_task",
+    "options_of_others",
+    "suiting",
+]

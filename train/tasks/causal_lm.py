@@ -6,10 +6,10 @@ from functools import partial
 from jaxtyping import Array
 
 from input_pipeline import DataSpec
-from jaxmodels import Module
+from jaxmodels import GPT2, Module
 from jaxmodels.nn.layers import TokenLogits
-from train.config import Config
 from train.cross_entropy import token_cross_entropy
+from train.options import Config
 from train.step import Metric
 from train.tasks.task import Bundle, Task
 
@@ -66,4 +66,13 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     )
 
 
-BUNDLE = Bundle("causal_lm", _make, unit="tokens", explains="next token", writes="text")
+BUNDLE = Bundle(
+    "causal_lm",
+    _make,
+    models=(GPT2,),
+    form="windows",
+    suits=("prune.method", "data.isolate_documents"),
+    unit="tokens",
+    explains="next token",
+    writes="text",
+)

@@ -11,13 +11,13 @@ import optax
 from jaxtyping import Array, Float
 
 from input_pipeline import DataSpec
-from jaxmodels import Module
+from jaxmodels import BERT, LSTMClassifier, Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.fusion.model import MODALITIES
 from jaxmodels.nn.layers import AuxiliaryLogits
 from train import report
-from train.config import Config
 from train.metrics import macro_f1, matthews, per_class
+from train.options import Config
 from train.preprocessing import model_inputs, preprocessing
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
@@ -180,6 +180,18 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 BUNDLE = Bundle(
     "classification",
     _make,
+    models=(BERT, LSTMClassifier),
+    any_classifier=True,
+    head="classification",
+    form="labels",
+    suits=(
+        "distill",
+        "prune.method",
+        "tasks.labels",
+        "data.buckets",
+        "data.crop_text",
+        "data.hide_rate",
+    ),
     score="accuracy",
     lower_is_better=False,
     answer=probabilities,

@@ -6,13 +6,13 @@ import optax
 from jaxtyping import Array
 
 from input_pipeline import DataSpec
-from jaxmodels import Module
+from jaxmodels import DualEncoder, Module
 from jaxmodels.families.fusion.model import ContrastiveOutputs
-from train.config import Config
+from train.options import Config
 from train.preprocessing import model_inputs, preprocessing
 from train.step import Metric
 from train.tasks import retrieval
-from train.tasks.task import Bundle, Task
+from train.tasks.task import Bundle, Task, without_labels
 
 
 def contrastive(outputs: ContrastiveOutputs, batch: dict[str, Array]) -> dict[str, Metric]:
@@ -53,4 +53,11 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     )
 
 
-BUNDLE = Bundle("contrastive", _make)
+BUNDLE = Bundle(
+    "contrastive",
+    _make,
+    models=(DualEncoder,),
+    form="labels",
+    suits=("prune.method",),
+    check=without_labels,
+)

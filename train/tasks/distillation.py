@@ -17,13 +17,13 @@ from jaxmodels import Module, weights
 from jaxmodels.adapt.features import FeatureOutputs, WithFeatures
 from jaxmodels.nn.layers import AuxiliaryLogits, at_least_float32
 from train import sharding, transfer
-from train.config import ConfigError, DistillConfig
+from train.fields import ConfigError
+from train.options import DistillConfig
 from train.preprocessing import model_inputs
 from train.restore import restore
 from train.state import TrainState
 from train.step import Batch, Metric, Objective, predict_step
 from train.tasks.classification import classification
-from train.workdir import read_card, read_config
 
 
 def distillation(
@@ -117,12 +117,13 @@ def student(
     return WithFeatures(model) if options.hidden else model, objective
 
 
-def load_teacher(run: Any, build: Callable[..., Any]) -> Teacher:
+def load_teacher(run: Any, build: Callable[..., Any], read: Callable[[Path], Any]) -> Teacher:
     """The teacher that ``config.distill.teacher`` names, for the student of ``run``.
 
     Args:
       run: a ``train.setup.Run``.
       build: ``train.setup.build``, which makes the run of the teacher.
+      read: workdir -> its config and its data.
 
     Raises:
       ConfigError: it cannot be read, or reads other data or knows other classes.
@@ -132,7 +133,7 @@ def load_teacher(run: Any, build: Callable[..., Any]) -> Teacher:
     assert source is not None
     checkpoints = transfer.checkpoints_of(source, "config.distill.teacher")
     model, state, inputs, quantized = (
-        _from_run(checkpoints.parent, run, build)
+        _from_run(checkpoints.parent, run, build, read)
         if checkpoints.is_dir()
         else _from_weights(source, run)
     )
@@ -179,9 +180,9 @@ def load_teacher(run: Any, build: Callable[..., Any]) -> Teacher:
 
 
 def _from_run(
-    workdir: Path, run: Any, build: Callable[..., Any]
+    workdir: Path, run: Any, build: Callable[..., Any], read: Callable[[Path], Any]
 ) -> tuple[Module, TrainState, tuple[str, ...], bool]:
-    config, card = read_config(workdir), read_card(workdir)
+    config, card = read(workdir)
     same = {"config.objective": (config.objective, run.config.objective)}
     same["classes"] = card.label_names, run.card.label_names
     theirs_text, ours_text = card.kind("text"), run.card.kind("text")

@@ -10,14 +10,15 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from input_pipeline import DataSpec, image
-from jaxmodels import Module
+from jaxmodels import VAE, Module
 from jaxmodels.families.vae.model import VAEOutputs
-from train.config import Config, ConfigError
+from train.fields import ConfigError
+from train.options import Config
 from train.preprocessing import row_keys
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
 from train.tasks import pictures
-from train.tasks.task import Bundle, Task, averaged, fixed_key
+from train.tasks.task import Bundle, Task, averaged, fixed_key, without_labels
 
 
 def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> dict[str, Metric]:
@@ -156,4 +157,14 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     )
 
 
-BUNDLE = Bundle("elbo", _make, score="elbo", lower_is_better=False, writes="images")
+BUNDLE = Bundle(
+    "elbo",
+    _make,
+    models=(VAE,),
+    options=("vae",),
+    suits=("prune.method",),
+    check=without_labels,
+    score="elbo",
+    lower_is_better=False,
+    writes="images",
+)

@@ -11,16 +11,20 @@ from jaxtyping import Array, PRNGKeyArray
 from input_pipeline import DataSpec
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
-from jaxmodels import Module
+from jaxmodels import BERT, Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.bert.model import PretrainingLogits
-from train.config import Config, ConfigError, task_names
 from train.cross_entropy import token_cross_entropy
+from train.fields import ConfigError
+from train.options import Config
 from train.preprocessing import all_but, row_keys
 from train.step import Batch, Metric
 from train.tasks.classification import classification
 from train.tasks.multitask import multi_task, multi_task_loss, share
 from train.tasks.task import Bundle, Task, fixed_key
+
+PARTS = ("masked", "next")
+"""Masked tokens, and whether the second text follows the first."""
 
 
 def masked_lm(
@@ -112,8 +116,17 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
         train_batch=masked,
         eval_batch=partial(masked, fixed_key(config.seed, 0)),
         inputs=("tokens", "segments", "types", "positions"),
-        derive=lambda means: {"loss": multi_task_loss(means, task_names(config), weights)},
+        derive=lambda means: {"loss": multi_task_loss(means, PARTS, weights)},
     )
 
 
-BUNDLE = Bundle("masked_lm", _make)
+BUNDLE = Bundle(
+    "masked_lm",
+    _make,
+    models=(BERT,),
+    head="pretraining",
+    form="sentence_pairs",
+    options=("data.mask_rate",),
+    suits=("prune.method",),
+    parts=PARTS,
+)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from input_pipeline import DataSpec
 from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
-from train.config import Config
+from train.options import Config
 from train.preprocessing import model_inputs, preprocessing
 from train.step import Batch, Metric, Objective
 from train.tasks.classification import best, classification, line, probabilities

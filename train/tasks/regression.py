@@ -8,14 +8,15 @@ import optax
 from jaxtyping import Array, Float
 
 from input_pipeline import DataSpec
-from jaxmodels import Module
-from train.config import Config, ConfigError
+from jaxmodels import BERT, LSTMClassifier, Module
+from train.fields import ConfigError
 from train.metrics import correlations
+from train.options import Config
 from train.passes import collect
 from train.preprocessing import model_inputs, preprocessing
 from train.state import TrainState
 from train.step import Metric
-from train.tasks.task import Bundle, Report, Task
+from train.tasks.task import Bundle, Report, Task, without_labels
 
 
 def regression(outputs: Float[Array, "b 1"], batch: dict[str, Array]) -> dict[str, Metric]:
@@ -61,4 +62,14 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     )
 
 
-BUNDLE = Bundle("regression", _make, answer=lambda outputs: outputs, show=_show)
+BUNDLE = Bundle(
+    "regression",
+    _make,
+    models=(BERT, LSTMClassifier),
+    head="classification",
+    form="numbers",
+    suits=("prune.method", "data.buckets"),
+    check=without_labels,
+    answer=lambda outputs: outputs,
+    show=_show,
+)

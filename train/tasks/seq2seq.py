@@ -3,8 +3,8 @@
 from functools import partial
 
 from input_pipeline import DataSpec
-from jaxmodels import Module
-from train.config import Config
+from jaxmodels import Module, Transformer
+from train.options import Config
 from train.tasks import translate
 from train.tasks.causal_lm import causal_lm, perplexity
 from train.tasks.task import Bundle, Task
@@ -23,4 +23,14 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     )
 
 
-BUNDLE = Bundle("seq2seq", _make, unit="tokens", explains="translation", writes="translations")
+BUNDLE = Bundle(
+    "seq2seq",
+    _make,
+    models=(Transformer,),
+    form="translation",
+    options=("beam",),
+    suits=("data.buckets",),
+    unit="tokens",
+    explains="translation",
+    writes="translations",
+)

@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from input_pipeline import DataSpec
+from input_pipeline.text import Form
 from jaxmodels import Module
-from train.config import Config
+from train.fields import ConfigError, shown
+from train.options import Config
 from train.passes import evaluate
 from train.state import TrainState
 from train.step import Batch, Metrics, Objective
@@ -84,6 +86,14 @@ class Bundle:
       name: as ``config.objective`` says it.
       make: (config, model, data) -> the task of a run. Raises ``ConfigError`` where they do not
         suit each other.
+      models: classes of models that it is for, beside those that ``any_classifier`` brings.
+      any_classifier: whether it takes logits of classes, as every model gives that no task names.
+      head: field ``head`` of the models that have one.
+      form: how text is cut for it; None: it takes none.
+      options: options, or sections, of the config that are its own: they have no effect on others.
+      suits: options that it takes and some tasks refuse.
+      parts: names of its parts, if it adds several losses.
+      check: checks a config; raises ``ConfigError``.
       score: metric by which a checkpoint is the best: the higher, or the lower if
         ``lower_is_better``.
       unit: what the metrics count.
@@ -97,6 +107,14 @@ class Bundle:
 
     name: str
     make: Callable[[Config, Module, DataSpec], Task]
+    models: tuple[type, ...] = ()
+    any_classifier: bool = False
+    head: str | None = None
+    form: Form | None = None
+    options: tuple[str, ...] = ()
+    suits: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    check: Callable[[Config], None] = lambda config: None
     score: str = "loss"
     lower_is_better: bool = True
     unit: str = "examples"
@@ -119,6 +137,19 @@ def averaged(name: str, step: Callable[[TrainState, Batch], Metrics]) -> Report:
         return evaluate(run, run.compile_sums(step), state, split, stopping=stopping).means
 
     return Report(name, measure=measure, means=lambda found: found)
+
+
+def without_labels(config: Config) -> None:
+    """Raises ConfigError for options of labels, where a task has none."""
+    for name, value in (
+        ("label_smoothing", config.label_smoothing),
+        ("data.mixup", config.data.mixup),
+    ):
+        if value:
+            what = f"objective {config.objective} has none"
+            raise ConfigError(
+                f"config.{name} = {shown(value)} is for labels, and {what}; nearest: 0"
+            )
 
 
 def fixed_key(seed: int, use: int) -> PRNGKeyArray:

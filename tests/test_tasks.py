@@ -1,0 +1,91 @@
+"""The bundles of tasks: their names and options, and reports that are measured, merged and said."""
+
+import dataclasses
+import typing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from train.config import Config, load_config
+from train.errors import Stopped
+from train.evaluate import means_of, measured, scores
+from train.passes import Evaluation
+from train.tasks import TASKS, Report, bundle_of, fitting
+
+
+def test_the_config_knows_every_task_by_its_name():
+    (choices,) = (f.type for f in dataclasses.fields(Config) if f.name == "objective")
+    assert set(typing.get_args(choices)) == {*TASKS}
+    assert all(bundle.name == name for name, bundle in TASKS.items())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_options_of_a_task_are_options_of_the_config(name):
+    for option in (*TASKS[name].options, *TASKS[name].suits):
+        value = Config()
+        for part in option.split("."):
+            assert hasattr(value, part), option
+            value = getattr(value, part)
+
+
+def test_a_model_that_no_task_names_is_a_classifier():
+    class Unknown:
+        pass
+
+    assert fitting(Unknown) == ("classification",)
+    assert all(fitting(model)[0] == "causal_lm" for model in TASKS["causal_lm"].models)
+
+
+def test_several_labels_are_shown_task_by_task():
+    config = load_config("configs/digits_cnn.py")
+    config.tasks.labels = ("band", "label")
+    run = SimpleNamespace(config=config, card=SimpleNamespace(label_names=("no", "yes")))
+    answer = {"label": np.array([0.25, 0.75]), "band": np.array([0.5, 0.125, 0.375])}
+    found, line = bundle_of(config).show(run, answer, 2)
+    assert line == "band: 0 0.5000  2 0.3750  label: yes 0.7500  no 0.2500"
+    assert found["tasks"]["label"][0] == {"label": "yes", "probability": 0.75}
+
+
+def run_with(*reports):
+    bundle = SimpleNamespace(unit="examples")
+    return SimpleNamespace(task=SimpleNamespace(bundle=bundle, reports=reports))
+
+
+def test_reports_are_measured_merged_and_left_out_where_they_find_nothing():
+    """Numbers of an end join the means after everything else; values of later reports come first."""
+    run = run_with(
+        Report("late", measure=lambda *given: {"late": 3.0}, means=lambda found: found),
+        Report(
+            "counted", count=lambda *given: None, values=lambda run, x: {"counted": int(x.sum())}
+        ),
+        Report("nothing", measure=lambda *given: None, values=lambda run, x: {"nothing": x}),
+        Report("first", measure=lambda *given: 5, values=lambda run, x: {"first": x}),
+        Report("drawn", draw=lambda run: None),
+    )
+    found = Evaluation({"loss": 1.0}, 7, {"counted": np.ones((2, 2), int)})
+    findings = measured(run, None, "test", found)
+    assert [report.name for report in findings] == ["late", "counted", "first", "drawn"]
+    assert list(scores(run, found, findings).items()) == [
+        ("loss", 1.0),
+        ("examples", 7),
+        ("first", 5),
+        ("counted", 4),
+        ("late", 3.0),
+    ]
+    assert means_of(found, findings) == {"loss": 1.0, "late": 3.0}
+
+
+def test_a_signal_ends_the_reports():
+    def stopped(run, state, split, stopping):
+        assert stopping()
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        measured(
+            run_with(Report("long", measure=stopped)),
+            None,
+            "test",
+            Evaluation({}, 0, {}),
+            stopping=lambda: True,
+        )
