@@ -24,6 +24,7 @@ from train import cli, report, strict_json
 from train.config import EXAMPLES, Config, ConfigError
 from train.evaluate import for_this_machine
 from train.files import given, given_text, write_atomically
+from train.passes import evaluate
 from train.restore import restore
 from train.setup import Run, build
 from train.sharding import put_batch

@@ -38,7 +38,7 @@ class Calibration(NamedTuple):
     """
 
     inputs: tuple[Any, ...]
-    weight: Float[Array, "b"] | Float[Array, "b l"]
+    weight: Float[Array, " b"] | Float[Array, "b l"]
 
 
 def prune_kernel(

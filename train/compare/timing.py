@@ -4,6 +4,7 @@ All contenders start from the same weights, take the same batches in the same pr
 with AdamW.
 """
 
+import os
 import pickle
 import subprocess
 import sys
