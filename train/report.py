@@ -37,7 +37,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path, splits: Mapping[str, 
     parts = ("masked_loss", "next_loss", "masked_accuracy", "next_accuracy", "reconstruction", "kl")
     names = ("loss", "accuracy", *parts, "learning_rate", "grad_norm")
     panels = [k for k in names if any(k in r for r in records)]
-    figure = _figure(5 * max(1, len(panels)), 3.6)
+    figure = _figure(5.0 * max(1, len(panels)), 3.6)
     for i, name in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for kind in dict.fromkeys(r["kind"] for r in records):
@@ -97,7 +97,7 @@ def plot_two_classes(label: np.ndarray, probability: np.ndarray, path: Path, spl
     """
     from sklearn.metrics import roc_curve  # here: seconds, and most runs have no use for it
 
-    figure = _figure(10, 4.6)
+    figure = _figure(10.0, 4.6)
     reliability, roc = figure.subplots(1, 2)
     bins = binary.calibration(label, probability)
     count, positives, total = (x[bins[0] > 0] for x in bins)
@@ -133,7 +133,7 @@ def plot_pareto(rows: list[dict[str, Any]], path: Path, split: str) -> None:
       rows: with ``name``, ``accuracy``, ``bytes`` and ``latency_ms``.
       split: that accuracy is of.
     """
-    figure = _figure(14, 5)
+    figure = _figure(14.0, 5.0)
     for i, cost in enumerate(("bytes", "latency_ms")):
         axes = figure.add_subplot(1, 2, i + 1)
         best, front = -1.0, []
