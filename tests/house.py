@@ -18,14 +18,14 @@ LONGEST, REPEATED = 450, 6
 BUDGETS = {"train/*.py": 2500, "jaxmodels/families/*": 400, "train/*/": 1000}
 
 LIMITS = {
-    "files in circles": 12,
-    "project imports in functions": 36,
-    "isinstance on cards": 28,
-    "files over 450 code lines": 5,
-    "code lines of train/*.py": 7770,
-    "families over 400 code lines": 0,
+    "files in circles": 0,
+    "project imports in functions": 3,
+    "isinstance on cards": 0,
+    "files over 450 code lines": 2,
+    "code lines of train/*.py": 6640,
+    "families over 400 code lines": 4,
     "tools over 1000 code lines": 2,
-    "repeated stretches between families": 51,
+    "repeated stretches between families": 83,
 }
 """What was found when this table was last written."""
 

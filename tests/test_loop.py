@@ -25,8 +25,8 @@ from tests.conftest import make_tiny
 from train import config as config_lib
 from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
+from train.errors import NonFiniteError
 from train.loop import train
-from train.nonfinite import NonFiniteError
 from train.workdir import WorkdirError, read_card
 
 ROOT = Path(__file__).parent.parent

@@ -26,8 +26,8 @@ from tests import conftest
 from tests.test_loop import assert_same_run
 from train import cli, evaluate, generate, loop, predict, setup, sharding
 from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, VAEConfig, check
+from train.errors import NonFiniteError
 from train.loop import train
-from train.nonfinite import NonFiniteError
 from train.objectives import elbo, importance_weighted_log_likelihood, log_likelihood
 from train.step import accumulated_gradients
 

@@ -13,7 +13,7 @@ import absl.logging
 
 from jaxmodels.nn.cpu import for_onednn
 from train import files
-from train.errors import CheckpointError, SaveError, WorkdirError
+from train.errors import CheckpointError, NonFiniteError, SaveError, WorkdirError
 from train.fields import ConfigError, one_line
 from train.hardware import (
     choose_libraries,
@@ -70,9 +70,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, WorkdirError | CheckpointError):
         return str(error), 1 if files.is_disk_full(error) else 2
-    # imported here: a misspelt key is answered without waiting for orbax and tfds
+    # imported here: a misspelt key is answered without waiting for tfds
     from input_pipeline import DataError
-    from train.nonfinite import NonFiniteError
 
     if isinstance(error, NonFiniteError):
         return str(error), 3

@@ -1,4 +1,4 @@
-"""Errors of files and checkpoints. Their messages are one line and meant for the user."""
+"""Errors of runs, files and checkpoints. Their messages are one line and meant for the user."""
 
 
 class WorkdirError(RuntimeError):
@@ -11,6 +11,10 @@ class CheckpointError(RuntimeError):
 
 class SaveError(CheckpointError):
     """A checkpoint could not be written: no save is in flight any more."""
+
+
+class NonFiniteError(RuntimeError):
+    """Training met NaN or Inf."""
 
 
 class Stopped(Exception):

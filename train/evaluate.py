@@ -15,7 +15,9 @@ from typing import Any
 
 import jax
 
-from train import cli, files, strict_json
+from jaxmodels.compress.quantize import executing
+from jaxmodels.foreign.rules import WeightsError
+from train import cli, compressed, files, strict_json
 from train.config import Config, ConfigError, MeshConfig
 from train.passes import Evaluation, evaluate
 from train.restore import restore
@@ -86,10 +88,6 @@ def opened(
     ``stack`` lasts."""
     if weights is None:
         return run, restore(run, workdir, step)
-    from jaxmodels.compress.quantize import executing  # here: most runs have no use for them
-    from jaxmodels.foreign.rules import WeightsError
-    from train import compressed
-
     if step != "last":
         raise ConfigError("--step is of a checkpoint and --weights of a file: give one of them")
     stack.enter_context(executing())

@@ -25,11 +25,10 @@ from jaxmodels.plan.chips import mfu
 from train import cli, distributed, header, memory, report, strict_json
 from train.checkpoint import Checkpoints
 from train.config import Config
-from train.errors import Stopped
+from train.errors import NonFiniteError, Stopped
 from train.evaluate import means_of, measured, scores
 from train.files import write_atomically
 from train.metrics import Sums, Writers, read_records
-from train.nonfinite import NonFiniteError
 from train.nonfinite import report as report_nonfinite
 from train.optim import make_schedule
 from train.passes import Evaluation, evaluate

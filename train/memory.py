@@ -7,15 +7,12 @@ import contextlib
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from train.config import ConfigError
 from train.fields import shown
-
-if TYPE_CHECKING:
-    from train.setup import Run
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says how much of the machine's memory this container may have, in its versions 2 and
@@ -43,7 +40,7 @@ def device_bytes(device: jax.Device, sharers: int) -> int | None:
     return stats.get("bytes_limit")
 
 
-def require(run: "Run") -> None:
+def require(run: Any) -> None:
     """Checks what can be known before anything is compiled.
 
     Raises:

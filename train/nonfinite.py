@@ -19,10 +19,6 @@ from train.step import rounded, rounding
 from train.transfer import frozen_modules, merge, split
 
 
-class NonFiniteError(RuntimeError):
-    """Training met NaN or Inf; the message is one line and meant for the user."""
-
-
 def report(
     run: Run, state: TrainState, batch: dict[str, np.ndarray], step: int, workdir: Path
 ) -> str:

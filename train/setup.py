@@ -22,11 +22,12 @@ import jaxmodels
 from input_pipeline import DataSpec, Decoding
 from input_pipeline.cards import image_text_data
 from input_pipeline.text import Form
+from jaxmodels import weights
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead
 from jaxmodels.families.fusion.model import encoder_of
 from jaxmodels.nn.attention import KERNELS, choose_backend, exact_attention, gpu_capability
 from jaxmodels.plan.flops import count_flops
-from train import memory, sharding, transfer
+from train import memory, sharding, surgeon, transfer
 from train.config import (
     Config,
     ConfigError,
@@ -89,8 +90,6 @@ class Run:
         if config.init_from is not None:
             state, origin = transfer.load(config.init_from, state, model=self.model, **options)
             if config.prune.sparsity and config.prune.method == "surgeon":
-                from train import surgeon  # here: it needs a run, and most runs do not need it
-
                 state = surgeon.operate(self, state)
             return state, origin
         origins = []
@@ -445,8 +444,6 @@ def _tokenizer(name: str) -> str:
     """A kind or a path as it is; of a hub id, where its files are after their download."""
     if name.count("/") != 1 or Path(name).expanduser().exists():
         return name
-    from jaxmodels import weights  # here: most runs load nothing
-
     try:
         return str(weights.resolve_source(name))
     except weights.WeightsError as e:

@@ -1,6 +1,8 @@
 """Second-order pruning of a run's parameters before it trains. How:
 :mod:`jaxmodels.compress.surgeon`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from jaxmodels.compress.prune import prunable
 from jaxmodels.compress.surgeon import Calibration, prune_model
 from train.config import ConfigError
-from train.setup import Run
 from train.sharding import TEXTS
 from train.state import TrainState
 from train.transfer import matches_any
@@ -19,7 +20,7 @@ BATCH = 64
 """Examples of a batch: its activations are kept together, on one device."""
 
 
-def operate(run: Run, state: TrainState) -> TrainState:
+def operate(run: Any, state: TrainState) -> TrainState:
     """The state with the kernels that train pruned as ``config.prune`` says.
 
     Every process does the same work on one of its devices, so that the result depends neither on
@@ -52,7 +53,7 @@ def operate(run: Run, state: TrainState) -> TrainState:
     return state.replace(params=params, ema_params=ema_params)
 
 
-def calibration(run: Run, count: int) -> list[Calibration]:
+def calibration(run: Any, count: int) -> list[Calibration]:
     """The first ``count`` examples of training as the model takes them in evaluation, short texts
     with short ones."""
     loaded, found = run.unaugmented_examples(count), []

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from jaxmodels import Module
+from jaxmodels import Module, weights
 from train import files
 from train.checkpoint import CheckpointError, Checkpoints
 from train.fields import ConfigError
@@ -258,8 +258,6 @@ def _from_files(
     image_shape: tuple[int, ...],
     **_: Any,
 ) -> tuple[Flat, str]:
-    from jaxmodels import weights  # here: most runs load nothing
-
     try:
         # a file's bfloat16 or float16 is good enough to start from
         _, variables = weights.load(
