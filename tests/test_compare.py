@@ -133,7 +133,16 @@ LIGHT = {  # id -> (case, steps of each optimiser)
     ),
 }
 ONE_EACH = (
-    *("mlp", "cnn-none", "alexnet-small", "vgg-bn", "resnet-basic", "resnet-cifar", "vit-scan"),
+    *(
+        "mlp",
+        "cnn-none",
+        "alexnet-small",
+        "vgg-bn",
+        "resnet-basic",
+        "resnet-cifar",
+        "vit-scan",
+        "convnext",
+    ),
     *("gpt2-scan", "bert-scan", "transformer", "marian", "bilstm", "vae-conv"),
 )
 DEEP = ("googlenet", "inception_v3")

@@ -10,7 +10,7 @@ import pytest
 
 import jaxmodels
 from input_pipeline import DatasetCard
-from train import cli, evaluate, memory, setup
+from train import cli, memory, restore, setup
 from train.config import SIZES, Config, ConfigError, check, from_json, load_config
 from train.fields import LENGTH, LINE, one_line, shown
 
@@ -201,4 +201,4 @@ def test_deep_json_of_a_config_is_one_line():
 )
 def test_steps_are_numbers_that_a_step_may_have(step):
     with pytest.raises(ConfigError, match="is not last, best or the number of a step"):
-        evaluate._step_number(step)
+        restore._step_number(step)

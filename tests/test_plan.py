@@ -510,7 +510,7 @@ def test_data_that_are_not_here_ask_for_flags():
         card_of(images, Given(classes=3))
     with pytest.raises(ConfigError, match=r"say the classes with --classes=NUMBER"):
         card_of(images, Given(image=(8, 8, 1)))
-    assert card_of(images, IMAGES)[0].image_shape == (16, 16, 1)
+    assert card_of(images, IMAGES)[0].kind("image").image_shape == (16, 16, 1)
     text = gpt_config()
     text.data.tokenizer, text.data.vocab_size = "characters", 8192
     with pytest.raises(ConfigError, match=r"say the characters with --vocab=NUMBER"):
@@ -519,7 +519,7 @@ def test_data_that_are_not_here_ask_for_flags():
     del text.model_fields["vocab_size"]
     with pytest.raises(ConfigError, match=r"say it with --vocab=NUMBER"):
         card_of(text, Given())
-    assert card_of(text, Given(vocab=99))[0].vocab_size == 99
+    assert card_of(text, Given(vocab=99))[0].kind("text").vocab_size == 99
 
 
 def test_data_that_are_here_speak_for_themselves(tiny):

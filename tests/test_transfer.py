@@ -633,7 +633,7 @@ def test_parameters_from_safetensors(tiny, tmp_path):
     run = setup.build(config, card=CARD, devices=jax.devices()[:1])
     fresh, there = run.init(), perturbed(run, 1.5)
     variables = jax.tree.map(np.asarray, {"params": there.params, **there.model_state})
-    weights.save(tmp_path, run.model, variables, image_shape=CARD.image_shape)
+    weights.save(tmp_path, run.model, variables, image_shape=CARD.kind("image").image_shape)
     file, half = tmp_path / "model.safetensors", tmp_path / "half" / "model.safetensors"
     tensors = {
         k: x.astype(np.float16) if x.dtype == np.float32 else x

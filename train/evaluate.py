@@ -29,7 +29,7 @@ from train.workdir import read_card, read_config
 
 
 def measured(
-    run: Run,
+    run: Any,
     state: TrainState,
     split: str,
     found: Evaluation,
@@ -63,7 +63,7 @@ def means_of(found: Evaluation, findings: dict[Report, Any]) -> dict[str, float]
     return means
 
 
-def scores(run: Run, found: Evaluation, findings: dict[Report, Any]) -> dict[str, Any]:
+def scores(run: Any, found: Evaluation, findings: dict[Report, Any]) -> dict[str, Any]:
     """JSON values of a split: means, the number of examples, and what the reports say."""
     result = {**found.means, run.task.bundle.unit: found.examples}
     for report, finding in reversed(findings.items()):
