@@ -11,7 +11,10 @@ from train.config import Config, load_config
 from train.errors import Stopped
 from train.evaluate import means_of, measured, scores
 from train.passes import Evaluation
+from train.state import TrainState
 from train.tasks import TASKS, Report, bundle_of, fitting
+
+STATE = TrainState(0, {}, {}, (), None, True)
 
 
 def test_the_config_knows_every_task_by_its_name():
@@ -64,7 +67,7 @@ def test_reports_are_measured_merged_and_left_out_where_they_find_nothing():
         Report("drawn", draw=lambda run: None),
     )
     found = Evaluation({"loss": 1.0}, 7, {"counted": np.ones((2, 2), int)})
-    findings = measured(run, None, "test", found)
+    findings = measured(run, STATE, "test", found)
     assert [report.name for report in findings] == ["late", "counted", "first", "drawn"]
     assert list(scores(run, found, findings).items()) == [
         ("loss", 1.0),
@@ -84,7 +87,7 @@ def test_a_signal_ends_the_reports():
     with pytest.raises(Stopped):
         measured(
             run_with(Report("long", measure=stopped)),
-            None,
+            STATE,
             "test",
             Evaluation({}, 0, {}),
             stopping=lambda: True,

@@ -99,9 +99,8 @@ def translator_config(tmp) -> Config:
         },
         beam=BeamConfig(beams=2, bleu_tokenizer="none"),
         label_smoothing=0.1,
-        checkpoint=CheckpointConfig(every=80),
         steps=160,
-        eval_every=80,
+        eval_every=40,
     )
 
 
