@@ -56,11 +56,12 @@ import numpy as np
 
 from tests import processes
 from tests.processes import flip_bit, flip_bit_of
-from train import cli, setup
+from train import setup
 from train.checkpoint import Checkpoints
 from train.evaluate import restore
+from train.launch import cli
+from train.launch.workdir import read_config
 from train.metrics import read_records
-from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 3600.0

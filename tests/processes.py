@@ -20,8 +20,8 @@ import numpy as np
 
 from train import setup
 from train.evaluate import restore
+from train.launch.workdir import read_config
 from train.metrics import read_records
-from train.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
 FAULTS = (

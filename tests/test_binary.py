@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from train import binary, report
+from train import report
+from train.tasks import binary
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from input_pipeline import DatasetCard, TableCard, TextCard
 from input_pipeline.features import to_json
-from train.workdir import WorkdirError, read_card
+from train.launch.workdir import WorkdirError, read_card
 
 CARDS = (
     DatasetCard("digits", "1.0.0", {"train": 3}, (8, 8, 1), 2, ("a", "b"), "/x", {"label": 2}),

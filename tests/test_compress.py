@@ -20,15 +20,16 @@ from jaxmodels.foreign.rules import WeightsError
 from tests import test_models
 from tests.conftest import ALL_DEVICES, NEW_EMITTER, make_tiny
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import compress, config, evaluate, loop, predict, setup, sharding
+from train import config, evaluate, loop, predict, setup, sharding
 from train.checkpoint import Checkpoints
+from train.compress import command as compress
 from train.config import ConfigError, MeshConfig, OptimConfig, PruneConfig
+from train.launch.workdir import read_config
 from train.optim import make_optimizer
 from train.sharding import put_batch
 from train.state import TrainState
 from train.step import predict_step
 from train.transfer import split
-from train.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -13,8 +13,8 @@ import pytest
 
 from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.tokenizers import train_tokenizer
-from train import cli, setup
 from train import config as config_lib
+from train import setup
 from train.__main__ import main
 from train.config import (
     Config,
@@ -26,6 +26,7 @@ from train.config import (
     reads_text,
     to_json,
 )
+from train.launch import cli
 from train.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent

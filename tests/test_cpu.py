@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxmodels.nn import cpu
 from jaxmodels.nn.layers import conv, max_pool
-from train import hardware
+from train.launch import hardware
 
 
 def random(seed, *shape):
@@ -401,7 +401,7 @@ import jax, numpy as np
 from jax import lax
 from jaxmodels.nn.cpu import for_onednn
 from jaxmodels.nn.layers import conv
-from train.hardware import choose_libraries
+from train.launch.hardware import choose_libraries
 assert choose_libraries(onednn=True)
 
 def random(seed, *shape):
@@ -440,7 +440,7 @@ def test_freed_memory_is_kept_whatever_thread_allocates_it():
     script = """
 import resource, threading
 import numpy as np
-from train.hardware import keep_freed_memory
+from train.launch.hardware import keep_freed_memory
 keep_freed_memory()
 
 def fill():  # 7 of 24 MiB: more than two need a heap each, were heaps the thread's own, which goes as it is freed

@@ -23,8 +23,8 @@ from jaxmodels.families.vit.model import packed_xavier_uniform
 from jaxmodels.nn import layers
 from jaxmodels.nn.attention import AttentionMask, attention
 from train.config import OptimConfig
-from train.objectives import classification
 from train.optim import make_optimizer, make_schedule
+from train.tasks.classification import classification
 
 pytestmark = pytest.mark.usefixtures("x64")
 

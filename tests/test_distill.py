@@ -18,10 +18,11 @@ from tests.test_text_runs import labeller_config, write_labels
 from train import loop, setup
 from train.config import Config, ConfigError, DistillConfig, MeshConfig, OptimConfig, load_config
 from train.evaluate import restore
-from train.objectives import classification, distillation
+from train.launch.workdir import read_config
 from train.sharding import put_batch
 from train.step import accumulated_gradients, predict_step
-from train.workdir import read_config
+from train.tasks.classification import classification
+from train.tasks.distillation import distillation
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

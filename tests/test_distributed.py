@@ -9,10 +9,10 @@ import time
 import pytest
 
 from tests import processes
-from train import distributed, link
 from train.config import Config, ConfigError
-from train.distributed import Place, find_place, roll_call
-from train.link import Link, Peer, ProcessesDifferError
+from train.launch import distributed, link
+from train.launch.distributed import Place, find_place, roll_call
+from train.launch.link import Link, Peer, ProcessesDifferError
 
 SLURM = {
     "SLURM_JOB_ID": "4711",

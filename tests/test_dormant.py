@@ -15,7 +15,7 @@ from train.config import (
     VAEConfig,
     load_config,
 )
-from train.dormant import default, dormant
+from train.options.dormant import default, dormant
 
 DIGITS = "configs/digits_cnn.py"
 OTHER = {  # field -> a value that is not the default

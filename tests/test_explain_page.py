@@ -17,11 +17,13 @@ from jaxmodels.explain.attention import attention_maps
 from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_table import make_config
 from tests.test_text_runs import SMALL, config_of, labeller_config, write_labels
-from train import explain, explain_page, loop, setup
+from train import loop, setup
 from train.config import ConfigError, check
-from train.explanations import EXPLAINERS, REPLACEMENTS, Explained, explain_images
+from train.explain import command as explain
+from train.explain import page as explain_page
+from train.explain.methods import EXPLAINERS, REPLACEMENTS, Explained, explain_images
+from train.launch.workdir import read_config
 from train.sharding import put_batch
-from train.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from input_pipeline import DataError, describe, make_loader
 from input_pipeline.features import Given, Image, Number, Row, from_json, to_json
 from input_pipeline.features.spec import make_spec
-from train.fields import fits
+from train.options.fields import fits
 
 SPLIT = {"train": 6}
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), np.uint8)

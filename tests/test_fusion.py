@@ -27,7 +27,7 @@ from input_pipeline.tokenizers import train_tokenizer
 from jaxmodels.adapt.features import features
 from jaxmodels.families.fusion.model import FUSIONS, ContrastiveOutputs
 from tests.conftest import ALL_DEVICES
-from train import evaluate, explain, loop, predict, setup, sharding
+from train import evaluate, loop, predict, setup, sharding
 from train.config import (
     CheckpointConfig,
     Config,
@@ -37,9 +37,11 @@ from train.config import (
     OptimConfig,
     check,
 )
-from train.objectives import classification, contrastive
+from train.explain import command as explain
 from train.step import accumulated_gradients
 from train.tasks import retrieval
+from train.tasks.classification import classification
+from train.tasks.contrastive import contrastive
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -137,7 +137,7 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
         "jaxmodels.weights",
         "input_pipeline",
         "train.loop",
-        "train.plan.search, train.predict, train.generate, train.explain",
+        "train.plan.search, train.predict, train.generate, train.explain.command",
     ],
 )
 def test_imports_without_warnings_and_without_what_is_foreign(module):

@@ -19,8 +19,8 @@ from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, generate, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
-from train.cross_entropy import token_cross_entropy
-from train.objectives import causal_lm
+from train.tasks.causal_lm import causal_lm
+from train.tasks.cross_entropy import token_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -43,7 +43,7 @@ def outputs_of(batch=3, length=12, vocabulary=50, *, bias=False, seed=0):
 def test_cross_entropy_in_parts_is_the_whole(x64, monkeypatch, platform, bias, label_smoothing):
     """In value and gradient, by the logits' own formula; on GPUs with rows added to the
     vocabulary."""
-    monkeypatch.setattr("train.cross_entropy.target_platform", lambda: platform)
+    monkeypatch.setattr("train.tasks.cross_entropy.target_platform", lambda: platform)
     outputs = outputs_of(bias=bias)
     rng = np.random.default_rng(1)
     target, weight = (

@@ -26,8 +26,8 @@ from train import config as config_lib
 from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
 from train.errors import NonFiniteError
+from train.launch.workdir import WorkdirError, read_card
 from train.loop import train
-from train.workdir import WorkdirError, read_card
 
 ROOT = Path(__file__).parent.parent
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
@@ -517,7 +517,7 @@ def test_signals_that_ask_to_stop(monkeypatch):
 
 PRINTING = """
 import contextlib, os, sys
-from train import console
+from train.launch import console
 console.outlive()
 file = open(sys.argv[1], "w")
 for stream in (sys.stdout, sys.stderr):

@@ -23,10 +23,11 @@ from jaxmodels.nn.meshes import constrain_batch, under_auto_axes
 from tests.test_sharding import FAMILIES, SMALL, TASKS, batch_of, few_blocks, relative
 from train import sharding
 from train.config import OptimConfig
-from train.objectives import causal_lm, classification
 from train.optim import make_optimizer
 from train.state import init_state
 from train.step import eval_step, train_step
+from train.tasks.causal_lm import causal_lm
+from train.tasks.classification import classification
 
 TYPES = {"explicit": {}, "auto": {"axis_types": (AxisType.Auto,)}}
 

@@ -16,12 +16,12 @@ from input_pipeline import DataError
 from input_pipeline.datasets.builder import ArrayBuilder
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
 from tests.test_text_runs import pretraining_config
-from train import evaluate, explain, loop, setup
+from train import evaluate, loop, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
-from train.objectives import labelled, multi_task, multi_task_loss
+from train.explain import command as explain
 from train.predict import main as predict
 from train.step import accumulated_gradients
-from train.task import share
+from train.tasks.multitask import labelled, multi_task, multi_task_loss, share
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -18,7 +18,7 @@ from tests.test_text_runs import SMALL, config_of
 from train import evaluate, loop, predict, setup
 from train.config import ConfigError, check
 from train.metrics import correlations
-from train.objectives import regression
+from train.tasks.regression import regression
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

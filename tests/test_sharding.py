@@ -24,17 +24,14 @@ from tests import test_models
 from train import setup, sharding
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig
-from train.cross_entropy import token_cross_entropy
-from train.objectives import (
-    causal_lm,
-    classification,
-    contrastive,
-    elbo,
-    labelled,
-    masked_lm,
-    multi_task,
-)
 from train.step import accumulated_gradients
+from train.tasks.causal_lm import causal_lm
+from train.tasks.classification import classification
+from train.tasks.contrastive import contrastive
+from train.tasks.cross_entropy import token_cross_entropy
+from train.tasks.elbo import elbo
+from train.tasks.masked_lm import masked_lm
+from train.tasks.multitask import labelled, multi_task
 
 CARD = DatasetCard(
     "digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), ""

@@ -11,10 +11,10 @@ import pytest
 import jaxmodels
 from train import setup
 from train.config import OptimConfig
-from train.objectives import classification, confusion_counts
 from train.optim import make_optimizer
 from train.state import init_state
 from train.step import accumulated_gradients, eval_step, train_step
+from train.tasks.classification import classification, confusion_counts
 
 SHAPE, CLASSES = (6, 6, 2), 7
 

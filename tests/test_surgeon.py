@@ -16,10 +16,10 @@ from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_compress import drawn
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import config, loop, setup
+from train.compress.surgeon import calibration, operate
 from train.config import ConfigError, MeshConfig, PruneConfig
 from train.evaluate import restore
-from train.surgeon import calibration, operate
-from train.workdir import read_config
+from train.launch.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -230,7 +230,8 @@ def test_zeros_stay_through_training_and_after_a_resumption(base, tmp_path, monk
     with monkeypatch.context() as patch:
         calls = []
         patch.setattr(
-            "train.surgeon.operate", lambda run, state: calls.append(run) or operate(run, state)
+            "train.compress.surgeon.operate",
+            lambda run, state: calls.append(run) or operate(run, state),
         )
         stopped_and_resumed(c, tmp_path / "cut", monkeypatch, 5)
     assert len(calls) == 1, "what goes on is not pruned again"

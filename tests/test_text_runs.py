@@ -20,7 +20,7 @@ from jaxmodels.explain.attention import attention_maps
 from jaxmodels.families.bert.model import PretrainingLogits
 from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import evaluate, explain, generate, loop, predict, setup
+from train import evaluate, generate, loop, predict, setup
 from train.config import (
     BeamConfig,
     CheckpointConfig,
@@ -30,9 +30,10 @@ from train.config import (
     OptimConfig,
     check,
 )
-from train.objectives import masked_lm
+from train.explain import command as explain
 from train.step import accumulated_gradients, eval_variables
 from train.tasks import translate
+from train.tasks.masked_lm import masked_lm
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

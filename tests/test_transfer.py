@@ -24,13 +24,13 @@ from train import loop, nonfinite, setup, transfer
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig, load_config
 from train.evaluate import restore
+from train.launch.workdir import read_config
 from train.loop import train
-from train.objectives import classification
 from train.optim import make_optimizer
 from train.sharding import put_batch
 from train.state import TrainState, init_state
 from train.step import train_step
-from train.workdir import read_config
+from train.tasks.classification import classification
 
 CARD = DatasetCard(
     "digits", "1.0.0", {"train": 1438, "test": 359}, (8, 8, 1), 10, tuple("0123456789"), ""

@@ -17,11 +17,12 @@ from input_pipeline import DataError
 from input_pipeline.prepare import data_root
 from jaxmodels.weights import WeightsError
 from jaxmodels.weights import files as weights_files
-from train import cli, files, loop, report
+from train import files, loop, report
 from train.config import Config
 from train.errors import WorkdirError
+from train.launch import cli
+from train.launch.workdir import DIRECTORIES, FILES, claimed, read_card, read_config
 from train.metrics import Writers, read_records
-from train.workdir import DIRECTORIES, FILES, claimed, read_card, read_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,7 +62,13 @@ def test_home_is_expanded(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["train.evaluate", "train.predict", "train.generate", "train.explain", "train.compress"],
+    [
+        "train.evaluate",
+        "train.predict",
+        "train.generate",
+        "train.explain.command",
+        "train.compress.command",
+    ],
 )
 def test_an_empty_workdir_is_an_error_of_every_command(module):
     with pytest.raises(WorkdirError, match="--workdir is empty"):

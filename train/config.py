@@ -17,22 +17,7 @@ from typing import Any
 
 import jaxmodels
 from jaxmodels.families.fusion.model import MODALITIES
-from train import dormant, tasks
-from train.fields import (
-    COUNT,
-    ConfigError,
-    check_limits,
-    check_section,
-    check_type,
-    coerce,
-    fill,
-    limit,
-    nearest_multiples,
-    nearest_name,
-    section_differences,
-    set_field,
-    shown,
-)
+from train import tasks
 from train.options import (
     EXAMPLES,
     PIXELS,
@@ -47,6 +32,22 @@ from train.options import (
     PruneConfig,
     TasksConfig,
     VAEConfig,
+    dormant,
+)
+from train.options.fields import (
+    COUNT,
+    ConfigError,
+    check_limits,
+    check_section,
+    check_type,
+    coerce,
+    fill,
+    limit,
+    nearest_multiples,
+    nearest_name,
+    section_differences,
+    set_field,
+    shown,
 )
 
 __all__ = [

@@ -17,15 +17,17 @@ import jax
 
 from jaxmodels.compress.quantize import executing
 from jaxmodels.foreign.rules import WeightsError
-from train import cli, compressed, files, strict_json
+from train import files, strict_json
+from train.compress import weights as compressed
 from train.config import Config, ConfigError, MeshConfig
+from train.launch import cli
+from train.launch.workdir import read_card, read_config
 from train.passes import Evaluation, evaluate
 from train.restore import restore
 from train.setup import Run, build
 from train.sharding import batch_shards, make_mesh
 from train.state import TrainState
 from train.tasks import Report
-from train.workdir import read_card, read_config
 
 
 def measured(

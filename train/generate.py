@@ -26,16 +26,17 @@ from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels.decode import generate as generation
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
-from train import cli, files, report
+from train import files, report
 from train.config import Config, ConfigError
 from train.evaluate import for_this_machine
 from train.files import is_disk_full
+from train.launch import cli
+from train.launch.workdir import read_card, read_config
 from train.restore import restore
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import eval_variables
 from train.tasks import bundle_of, pictures, translate
-from train.workdir import read_card, read_config
 
 SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 """Flags of how the next token is drawn."""

@@ -22,19 +22,20 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.features import to_json
 from jaxmodels.plan.chips import mfu
-from train import cli, distributed, header, memory, report, strict_json
+from train import header, memory, report, strict_json
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.errors import NonFiniteError, Stopped
 from train.evaluate import means_of, measured, scores
 from train.files import write_atomically
+from train.launch import cli, distributed
+from train.launch.workdir import claimed, read_card, write_identity
 from train.metrics import Sums, Writers, read_records
 from train.nonfinite import report as report_nonfinite
 from train.optim import make_schedule
 from train.passes import Evaluation, evaluate
 from train.setup import Run, build
 from train.state import TrainState
-from train.workdir import claimed, read_card, write_identity
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any] | None:
@@ -414,8 +415,8 @@ class _Stop:
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
     stop = _Stop()
-    # of several processes jax takes SIGTERM, to which the others are passed on (train.distributed),
-    # and Ctrl-C stays what it is: one process cannot stop alone
+    # With several processes jax takes SIGTERM, and train.launch.distributed passes other signals on
+    # to it. Ctrl-C stays what it is: one process cannot stop alone.
     handled = (
         () if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM, *distributed.passed_on())
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from train.config import ConfigError
-from train.fields import shown
+from train.options.fields import shown
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says how much of the machine's memory this container may have, in its versions 2 and

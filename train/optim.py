@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train.compress.prune import pruned
 from train.options import OptimConfig, PruneConfig
-from train.prune import pruned
 from train.sharding import path_name
 from train.transfer import rate_of, split
 

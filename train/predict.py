@@ -20,14 +20,15 @@ import jax
 import numpy as np
 
 from input_pipeline.errors import shortened
-from train import cli, files
+from train import files
 from train.config import ConfigError
 from train.evaluate import for_this_machine, opened
+from train.launch import cli
+from train.launch.workdir import read_card, read_config
 from train.reading import read
 from train.setup import build
 from train.sharding import put_batch
 from train.tasks import bundle_of
-from train.workdir import read_card, read_config
 
 EXIT_CODES = (
     "exit codes: 0 everything is labelled; 1 something could not be read, or the model's answer "

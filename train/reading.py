@@ -4,8 +4,8 @@ import numpy as np
 
 from input_pipeline import DataSpec
 from input_pipeline.features import Given
-from train import cli
 from train.config import Config
+from train.launch import cli
 
 
 def read(

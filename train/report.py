@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from train import binary
 from train.files import write_atomically
+from train.tasks import binary
 
 
 def _literally(plot: Callable[..., None]) -> Callable[..., None]:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from train import cli
 from train.checkpoint import CheckpointError, Checkpoints
-from train.fields import ConfigError, shown
+from train.launch import cli
+from train.options.fields import ConfigError, shown
 from train.state import TrainState
 
 

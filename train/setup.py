@@ -27,7 +27,8 @@ from jaxmodels.adapt.multitask import LearnedWeights, MultiHead
 from jaxmodels.families.fusion.model import encoder_of
 from jaxmodels.nn.attention import KERNELS, choose_backend, exact_attention, gpu_capability
 from jaxmodels.plan.flops import count_flops
-from train import memory, sharding, surgeon, transfer
+from train import memory, sharding, transfer
+from train.compress import surgeon
 from train.config import (
     Config,
     ConfigError,
@@ -40,14 +41,14 @@ from train.config import (
     resolve_text_fields,
     task_names,
 )
-from train.fields import shown
+from train.launch.workdir import read_card, read_config
 from train.optim import make_optimizer
-from train.preprocessing import unwrapped
+from train.options.fields import shown
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step, train_steps
 from train.tasks import TASKS, Task, make_task
 from train.tasks.distillation import Teacher, load_teacher, student
-from train.workdir import read_card, read_config
+from train.tasks.preprocessing import unwrapped
 
 FORMS: dict[str, Form] = {name: task.form for name, task in TASKS.items() if task.form is not None}
 """Objective -> how text is cut for it."""

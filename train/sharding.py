@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmodels.nn.paths import in_stack, is_stacked, path_name
 from jaxmodels.nn.stack import preparing_layers
-from train.fields import ConfigError
 from train.options import MeshConfig
+from train.options.fields import ConfigError
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH = P(("data", "fsdp"))

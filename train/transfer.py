@@ -18,8 +18,8 @@ from flax import traverse_util
 from jaxmodels import Module, weights
 from train import files
 from train.checkpoint import CheckpointError, Checkpoints
-from train.fields import ConfigError
 from train.options import OptimConfig
+from train.options.fields import ConfigError
 from train.sharding import path_name
 from train.state import PyTree, TrainState
 

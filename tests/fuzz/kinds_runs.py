@@ -18,9 +18,9 @@ from train import config as config_lib
 from train import memory, setup
 from train.checkpoint import Checkpoints
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
-from train.fields import literal
+from train.launch.workdir import claimed, read_card, read_config, write_identity
 from train.metrics import Writers, read_records
-from train.workdir import claimed, read_card, read_config, write_identity
+from train.options.fields import literal
 
 DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits_cnn.py"
 CARD = DatasetCard(

@@ -12,7 +12,7 @@ from input_pipeline import DataError
 from jaxmodels.weights import WeightsError
 from train.checkpoint import CheckpointError
 from train.config import ConfigError
-from train.workdir import WorkdirError
+from train.launch.workdir import WorkdirError
 
 SECONDS = 10.0
 BYTES = 2**30

@@ -6,7 +6,8 @@ import sys
 
 import jax
 
-from train import cli, files
+from train import files
+from train.launch import cli
 
 DTYPES = ("float64", "float32", "bfloat16")
 

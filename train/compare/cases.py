@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import jaxmodels
 from jaxmodels.foreign.original import Case
 from train.config import ConfigError
-from train.objectives import causal_lm, classification, elbo, masked_lm
-from train.preprocessing import text_inputs
 from train.step import Objective
+from train.tasks.causal_lm import causal_lm
+from train.tasks.classification import classification
+from train.tasks.elbo import elbo
+from train.tasks.masked_lm import masked_lm
+from train.tasks.preprocessing import text_inputs
 
 CASES: dict[str, Case] = {
     case.key: case for family in jaxmodels.FAMILIES.values() for case in family.cases

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 
 from jaxmodels.parity import Certificate, report, timing
-from train import cli
 from train.compare import speed, tables
 from train.compare.cases import CASES, Case, require_possible
 from train.compare.certificate import certify
 from train.compare.timing import measure
 from train.config import ConfigError
 from train.files import write_atomically
+from train.launch import cli
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,9 +21,10 @@ from jaxmodels import weights
 from jaxmodels.decode.generate import generate
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.timing import alternate
-from train import cli, files
+from train import files
 from train.compare import originals
 from train.files import write_atomically
+from train.launch import cli
 
 VOCABULARY = 50_257
 """Size of GPT-2's vocabulary, whatever the preset."""

@@ -23,16 +23,17 @@ import torch
 from jaxmodels import weights
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.sides import torch_batch, torch_loss
-from train import cli, files
+from train import files
 from train.compare import originals
 from train.compare.cases import Case, inputs_of
 from train.compare.optimizers import torch_optimizer
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, final_means, for_this_machine
 from train.files import write_atomically
+from train.launch import cli
+from train.launch.workdir import read_config
 from train.optim import make_schedule
 from train.setup import build
-from train.workdir import read_config
 
 
 def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[str, float]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
-from train import cli, files
+from train import files
 from train.config import Config, ConfigError, load_config
+from train.launch import cli
 from train.plan import report, search
 from train.plan.cards import Given, card_of
 from train.plan.compiling import make_plan

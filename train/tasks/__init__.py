@@ -7,7 +7,6 @@ its name: they ask the bundle of a run.
 from input_pipeline import DataSpec
 from jaxmodels import Module
 from train.options import Config
-from train.preprocessing import check_embeddings
 from train.tasks import (
     causal_lm,
     classification,
@@ -18,6 +17,7 @@ from train.tasks import (
     regression,
     seq2seq,
 )
+from train.tasks.preprocessing import check_embeddings
 from train.tasks.task import Bundle, Report, Task
 
 TASKS: dict[str, Bundle] = {

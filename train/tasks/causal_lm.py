@@ -8,9 +8,9 @@ from jaxtyping import Array
 from input_pipeline import DataSpec
 from jaxmodels import GPT2, Module
 from jaxmodels.nn.layers import TokenLogits
-from train.cross_entropy import token_cross_entropy
 from train.options import Config
 from train.step import Metric
+from train.tasks.cross_entropy import token_cross_entropy
 from train.tasks.task import Bundle, Task
 
 
@@ -30,7 +30,7 @@ def causal_lm(
     Args:
       batch: ``target`` int32 [b, l]; ``weight`` float [b, l], 0 for padding; ``characters`` float
         [b, l], optional.
-      chunk: see :func:`train.cross_entropy.token_cross_entropy`.
+      chunk: see :func:`train.tasks.cross_entropy.token_cross_entropy`.
     """
     weight = batch["weight"]
     loss, cross_entropy, correct = token_cross_entropy(

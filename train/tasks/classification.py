@@ -18,11 +18,11 @@ from jaxmodels.nn.layers import AuxiliaryLogits
 from train import report
 from train.metrics import macro_f1, matthews, per_class
 from train.options import Config
-from train.preprocessing import model_inputs, preprocessing
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
 from train.tasks import two_classes
 from train.tasks.names import class_name
+from train.tasks.preprocessing import model_inputs, preprocessing
 from train.tasks.task import Bundle, Report, Task, averaged
 
 

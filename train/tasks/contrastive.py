@@ -9,9 +9,9 @@ from input_pipeline import DataSpec
 from jaxmodels import DualEncoder, Module
 from jaxmodels.families.fusion.model import ContrastiveOutputs
 from train.options import Config
-from train.preprocessing import model_inputs, preprocessing
 from train.step import Metric
 from train.tasks import retrieval
+from train.tasks.preprocessing import model_inputs, preprocessing
 from train.tasks.task import Bundle, Task, without_labels
 
 

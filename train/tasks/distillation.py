@@ -17,13 +17,13 @@ from jaxmodels import Module, weights
 from jaxmodels.adapt.features import FeatureOutputs, WithFeatures
 from jaxmodels.nn.layers import AuxiliaryLogits, at_least_float32
 from train import sharding, transfer
-from train.fields import ConfigError
 from train.options import DistillConfig
-from train.preprocessing import model_inputs
+from train.options.fields import ConfigError
 from train.restore import restore
 from train.state import TrainState
 from train.step import Batch, Metric, Objective, predict_step
 from train.tasks.classification import classification
+from train.tasks.preprocessing import model_inputs
 
 
 def distillation(

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from input_pipeline import DataSpec, image
 from jaxmodels import VAE, Module
 from jaxmodels.families.vae.model import VAEOutputs
-from train.fields import ConfigError
 from train.options import Config
-from train.preprocessing import row_keys
+from train.options.fields import ConfigError
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
 from train.tasks import pictures
+from train.tasks.preprocessing import row_keys
 from train.tasks.task import Bundle, Task, averaged, fixed_key, without_labels
 
 

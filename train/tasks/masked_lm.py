@@ -14,13 +14,13 @@ from input_pipeline.tokenizers import special_tokens
 from jaxmodels import BERT, Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.bert.model import PretrainingLogits
-from train.cross_entropy import token_cross_entropy
-from train.fields import ConfigError
 from train.options import Config
-from train.preprocessing import all_but, row_keys
+from train.options.fields import ConfigError
 from train.step import Batch, Metric
 from train.tasks.classification import classification
+from train.tasks.cross_entropy import token_cross_entropy
 from train.tasks.multitask import multi_task, multi_task_loss, share
+from train.tasks.preprocessing import all_but, row_keys
 from train.tasks.task import Bundle, Task, fixed_key
 
 PARTS = ("masked", "next")

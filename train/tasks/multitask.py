@@ -13,9 +13,9 @@ from input_pipeline import DataSpec
 from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from train.options import Config
-from train.preprocessing import model_inputs, preprocessing
 from train.step import Batch, Metric, Objective
 from train.tasks.classification import best, classification, line, probabilities
+from train.tasks.preprocessing import model_inputs, preprocessing
 from train.tasks.task import Bundle, Task
 
 

@@ -12,8 +12,8 @@ from jaxtyping import PRNGKeyArray
 from input_pipeline import DataSpec
 from input_pipeline.text import Form
 from jaxmodels import Module
-from train.fields import ConfigError, shown
 from train.options import Config
+from train.options.fields import ConfigError, shown
 from train.passes import evaluate
 from train.state import TrainState
 from train.step import Batch, Metrics, Objective

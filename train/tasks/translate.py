@@ -15,9 +15,9 @@ from input_pipeline import translation_texts
 from input_pipeline.marian import Marian, ends, source_tokens, written
 from jaxmodels.decode.beam import beam_search
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
-from train.cli import warn
 from train.errors import Stopped
 from train.files import write_atomically
+from train.launch.cli import warn
 from train.options import BeamConfig
 from train.state import TrainState
 from train.step import eval_variables

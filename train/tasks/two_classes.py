@@ -1,5 +1,5 @@
 """Scores of two classes by the probability of class 1, with their intervals; see
-:mod:`train.binary`."""
+:mod:`train.tasks.binary`."""
 
 import dataclasses
 from functools import partial
@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from train import binary, cli, report
+from train import report
+from train.launch import cli
 from train.passes import collect
 from train.state import TrainState
+from train.tasks import binary
 from train.tasks.names import class_name
 from train.tasks.task import Report
 

@@ -9,7 +9,6 @@ translation looks at)
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,19 +22,22 @@ from input_pipeline.given import given_texts
 from input_pipeline.tokenizers import encode
 from jaxmodels.adapt.multitask import OneTask
 from jaxmodels.capture import feature_maps
-from train import cli, explain_page, explain_translation, files, strict_json
+from train import files, strict_json
 from train.config import EXAMPLES, ConfigError
 from train.evaluate import for_this_machine
-from train.explanations import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
+from train.explain import page as explain_page
+from train.explain import translation as explain_translation
+from train.explain.methods import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
 from train.files import is_disk_full, write_atomically
-from train.preprocessing import unwrapped
+from train.launch import cli
+from train.launch.workdir import read_card, read_config
 from train.reading import read
 from train.restore import restore
 from train.setup import Run, build
 from train.sharding import batch_shards, put_batch
 from train.state import TrainState
 from train.tasks.names import class_name
-from train.workdir import read_card, read_config
+from train.tasks.preprocessing import unwrapped
 
 TOKENS = 48
 """Of a window of a language model's split so many are explained."""
@@ -58,8 +60,10 @@ def explained(
     size: int,
     steps: int = STEPS,
 ) -> Explained:
-    """Explanations of all examples by a function of :mod:`train.explanations`, ``size`` at a time,
-    on the host."""
+    """Explanations of all examples by a function of :mod:`train.explain.methods`, on the host.
+
+    ``size`` examples are explained at a time.
+    """
     count, size = (
         len(next(iter(arrays.values()))),
         -(-size // batch_shards(run.mesh)) * batch_shards(run.mesh),
@@ -547,7 +551,3 @@ def _figures(pictures: dict[str, str], found: Explained, i: int) -> str:
             caption.append(f"{kind} {areas[method][i]:.3f} ({areas['random'][i]:.3f})")
         figures.append(explain_page.figure(picture, caption))
     return "".join(figures)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from train.fields import COUNT, limit
+from train.options.fields import COUNT, limit
 
 EXAMPLES = 2**20
 """The most examples of a batch."""

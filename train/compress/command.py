@@ -6,7 +6,6 @@ Writes ``report.txt``, ``report.json``, ``pareto.png`` and the variables of each
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,19 +19,20 @@ from jaxmodels.compress import files
 from jaxmodels.compress.prune import prune, sparsity
 from jaxmodels.compress.quantize import executing, int8_share, quantize
 from jaxmodels.compress.surgeon import prune_model
-from train import cli, report, strict_json
+from train import report, strict_json
+from train.compress.surgeon import calibration
 from train.config import EXAMPLES, Config, ConfigError
 from train.evaluate import for_this_machine
 from train.files import given, given_text, write_atomically
+from train.launch import cli
+from train.launch.workdir import read_card, read_config
 from train.passes import evaluate
 from train.restore import restore
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import PyTree, TrainState
 from train.step import eval_step, predict_step
-from train.surgeon import calibration
 from train.tasks import bundle_of
-from train.workdir import read_card, read_config
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 """Of the kernels, of all together."""
@@ -314,7 +314,3 @@ def _require_same_data(workdir: Path, other: Run, run: Run) -> None:
             raise ConfigError(
                 f"--add={workdir} is of a run with config.data.{name} = {theirs!r}, not {ours!r}"
             )
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, long=True))

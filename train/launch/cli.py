@@ -14,13 +14,13 @@ import absl.logging
 from jaxmodels.nn.cpu import for_onednn
 from train import files
 from train.errors import CheckpointError, NonFiniteError, SaveError, WorkdirError
-from train.fields import ConfigError, one_line
-from train.hardware import (
+from train.launch.hardware import (
     choose_libraries,
     keep_compiled_programs,
     keep_freed_memory,
     quiet_without_tpu,
 )
+from train.options.fields import ConfigError, one_line
 
 
 def run(main: Callable[[], int], *, long: bool = False) -> int:
@@ -104,7 +104,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 def config_files() -> list[Path]:
     """The configs that there are, by name."""
-    return sorted((Path(__file__).parent.parent / "configs").glob("[!_]*.py"))
+    return sorted((Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
 
 
 def overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:

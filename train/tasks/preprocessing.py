@@ -11,8 +11,8 @@ from input_pipeline import DataSpec
 from input_pipeline.features import Preparation
 from jaxmodels import Fusion, Module
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, OneTask
-from train.fields import ConfigError
 from train.options import Config
+from train.options.fields import ConfigError
 from train.step import Batch
 
 

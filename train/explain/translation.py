@@ -10,8 +10,9 @@ from input_pipeline.sequences import Ragged
 from input_pipeline.tokenizers import encode_all, sentence_ends
 from jaxmodels.decode.beam import beam_search
 from jaxmodels.explain.attention import attention_maps
-from train import cli, explain_page
 from train.config import ConfigError
+from train.explain import page as explain_page
+from train.launch import cli
 from train.setup import Run
 from train.state import TrainState
 from train.step import eval_variables

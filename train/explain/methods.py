@@ -32,11 +32,11 @@ from jaxmodels.explain.gradients import (
 )
 from jaxmodels.explain.logit_lens import logit_lens
 from jaxmodels.families.fusion.model import has_text_encoder
-from train.preprocessing import unwrapped
 from train.setup import Run
 from train.sharding import gathering_layers
 from train.state import PyTree, TrainState
 from train.step import Batch, eval_variables, rounding
+from train.tasks.preprocessing import unwrapped
 
 GRADIENTS: dict[str, Callable[..., Attribution]] = {
     "integrated_gradients": integrated_gradients,

@@ -5,7 +5,7 @@ Before jax knows of the others, every process connects to the first one at the c
 address, so that no other port is needed: a wrong count, an index given twice, a coordinator that
 cannot be reached and programs that differ become one line on every process (jax's coordination
 service aborts instead, and a second process with an index that a run has already would end that
-run). The connections stay, see :mod:`train.link`.
+run). The connections stay, see :mod:`train.launch.link`.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ import jax
 # what jax.distributed.initialize() asks; the answer is needed before it
 from jax._src.clusters import ClusterEnv
 
-from train import cli
 from train.config import Config, ConfigError
 from train.errors import SaveError
-from train.link import GRACE_SECONDS, Link, Peer, ProcessesDifferError, numbered, say
+from train.launch import cli
+from train.launch.link import GRACE_SECONDS, Link, Peer, ProcessesDifferError, numbered, say
 
 _GREETING = b"jaxmodels processes 1\n"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _OF_ONE_HOST = ("config.data.data_dir", "config.data.raw_dir")  # may lie elsewhere on each
 
 _link: Link | None = None
@@ -115,7 +115,7 @@ def passed_on() -> list[signal.Signals]:
 
 
 def agree(what: str, mine: Mapping[str, str], hint: str = "") -> None:
-    """:meth:`train.link.Link.agree`; nothing where there is one process."""
+    """:meth:`train.launch.link.Link.agree`; nothing where there is one process."""
     if _link is not None:
         _link.agree(what, mine, hint)
 
@@ -132,7 +132,7 @@ def failed(error: BaseException) -> None:
     process.
 
     Does not return where another process is the cause: this one is ended with the reason, see
-    :mod:`train.link`.
+    :mod:`train.launch.link`.
     """
     link = _link
     if link is None or link.failed:

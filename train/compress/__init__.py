@@ -1,0 +1,1 @@
+"""Compression of a finished classifier, and pruning while it trains."""

@@ -1,0 +1,1 @@
+"""Processes, the workdir and the command line of a run."""
