@@ -22,8 +22,8 @@ from tensorboardX.proto.event_pb2 import Event
 from input_pipeline import DataError
 from tests.chaos import flip_bit
 from tests.conftest import make_tiny
+from train import batches, evaluate, loop, predict, setup
 from train import config as config_lib
-from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
 from train.errors import NonFiniteError
 from train.launch.workdir import WorkdirError, read_card
@@ -154,7 +154,7 @@ def test_predict_labels_files_and_folders_and_names_broken_ones(
 ):
     workdir, _ = finished
     run = setup.build(evaluate.read_config(workdir))
-    batch = next(iter(run.loader("test", train=False)))
+    batch = next(iter(batches.loader(run, "test", train=False)))
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     for i in range(20):
@@ -387,7 +387,7 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
         train(config, tmp_path / "w")
     monkeypatch.undo()
     with np.load(tmp_path / "w" / "nonfinite" / f"step_{bad_step}.npz") as saved:
-        loader = setup.build(config).loader("train", train=True)
+        loader = batches.loader(setup.build(config), "train", train=True)
         expected = [next(loader) for _ in range(bad_step)][-1]
         np.testing.assert_array_equal(saved["image"], expected["image"])
     assert train(config, tmp_path / "w") is not None
@@ -428,7 +428,7 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
     assert report["first_nonfinite"] in message
     run = setup.build(tiny)
     with np.load(tmp_path / "w" / "nonfinite" / f"step_{bad_step}.npz") as saved:
-        loader = run.loader("train", train=True)
+        loader = batches.loader(run, "train", train=True)
         expected = [next(loader) for _ in range(bad_step)][-1]
         np.testing.assert_array_equal(saved["image"], expected["image"])
     monkeypatch.undo()

@@ -17,14 +17,15 @@ import jax
 
 from jaxmodels.compress.quantize import executing
 from jaxmodels.foreign.rules import WeightsError
-from train import files, strict_json
+from train import compiling, files, strict_json
 from train.compress import weights as compressed
 from train.config import Config, ConfigError, MeshConfig
 from train.launch import cli
 from train.launch.workdir import read_card, read_config
 from train.passes import Evaluation, evaluate
 from train.restore import restore
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build
 from train.sharding import batch_shards, make_mesh
 from train.state import TrainState
 from train.tasks import Report
@@ -186,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
         run, state = opened(run, args.workdir, args.step, args.weights, stack)
         if args.sensitivity is not None:
             run = _tuned(run, state, split, args.sensitivity)
-        found = evaluate(run, run.compile_eval_step(), state, split)
+        found = evaluate(run, compiling.compile_eval_step(run), state, split)
         findings = measured(run, state, split, found)
     result = scores(run, found, findings)
     if args.json:

@@ -33,7 +33,8 @@ from train.files import is_disk_full
 from train.launch import cli
 from train.launch.workdir import read_card, read_config
 from train.restore import restore
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build
 from train.state import TrainState
 from train.step import eval_variables
 from train.tasks import bundle_of, pictures, translate

@@ -15,7 +15,7 @@ from jaxmodels.nn.paths import path_name
 from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, Refused, put, refusing, require_same
 from train import config as config_lib
-from train import memory, setup
+from train import initial, memory, setup
 from train.checkpoint import Checkpoints
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 from train.launch.workdir import claimed, read_card, read_config, write_identity
@@ -171,7 +171,7 @@ def _require_metrics(place: Path, files: dict[str, bytes], changed: str, lines: 
 def prepare_checkpoints(directory: Path) -> Any:
     """Two checkpoints of a small state."""
     run = setup.build(tiny(), card=CARD)
-    state = run.init()
+    state = initial.init(run)
     checkpoints = Checkpoints(directory / "checkpoints", keep_last=3)
     saved = {}
     for step in (3, 7):

@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 from input_pipeline import translation_texts
 from input_pipeline.given import given_texts
 from input_pipeline.tokenizers import encode
-from jaxmodels.adapt.multitask import OneTask
+from jaxmodels.adapt.multitask import OneTask, unwrapped
 from jaxmodels.capture import feature_maps
-from train import files, strict_json
+from train import batches, files, strict_json
 from train.config import EXAMPLES, ConfigError
 from train.evaluate import for_this_machine
 from train.explain import page as explain_page
@@ -33,11 +33,11 @@ from train.launch import cli
 from train.launch.workdir import read_card, read_config
 from train.reading import read
 from train.restore import restore
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build
 from train.sharding import batch_shards, put_batch
 from train.state import TrainState
 from train.tasks.names import class_name
-from train.tasks.preprocessing import unwrapped
 
 TOKENS = 48
 """Of a window of a language model's split so many are explained."""
@@ -95,7 +95,7 @@ def explained(
 def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names and arrays of the first examples of a split; of windows of text, the first few
     tokens."""
-    arrays = run.examples(split, count)
+    arrays = batches.examples(run, split, count)
     weight, label = (
         arrays["weight"],
         arrays.get(f"label_{task}" if (task := _task(run)) else "label"),
@@ -223,7 +223,9 @@ def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     there = [*GRADIENTS]
     if "image" in _explainers(run):
         variables = {"params": run.shapes.params, **run.shapes.model_state}
-        batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(batch_shards(run.mesh))[-1])
+        batch = jax.eval_shape(
+            run.task.eval_batch, batches.batch_shapes(run, batch_shards(run.mesh))[-1]
+        )
         there += (
             ["grad_cam"]
             if feature_maps(model, variables, *(batch[k] for k in run.task.inputs))

@@ -20,10 +20,11 @@ from train.metrics import macro_f1, matthews, per_class
 from train.options import Config
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
+from train.task import Bundle, Report, Task
 from train.tasks import two_classes
+from train.tasks.averaged import averaged
 from train.tasks.names import class_name
 from train.tasks.preprocessing import model_inputs, preprocessing
-from train.tasks.task import Bundle, Report, Task, averaged
 
 
 def classification(
@@ -184,6 +185,7 @@ BUNDLE = Bundle(
     any_classifier=True,
     head="classification",
     form="labels",
+    complete=True,
     suits=(
         "distill",
         "prune.method",
