@@ -1,6 +1,7 @@
 """From a config to a run: data, mesh, model, task, optimiser and the shapes of the state."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from input_pipeline.text import Form
 from jaxmodels import weights
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead
 from train import sharding, transfer
-from train.batches import decoding
+from train.batches import decoding, shapes_of
 from train.compiling import attention_backend
 from train.config import (
     Config,
@@ -33,6 +34,9 @@ from train.launch.workdir import read_card, read_config
 from train.optim import make_optimizer
 from train.options.fields import shown
 from train.run import Run
+from train.state import TrainState
+from train.step import predict_step
+from train.task import Task
 from train.tasks import TASKS, make_task
 from train.tasks.distillation import load_teacher
 
@@ -71,6 +75,8 @@ def build(
         raise ConfigError(
             f"config.model = {config.model!r} with {shown(config.model_fields, 150)}: {e}"
         ) from e
+    if ":" in f"{config.model}{config.data.name}{config.objective}":
+        _check_objective(config, card, model, task, shapes)
     transfer.check_patterns(config.optim, shapes.params)
     attention_backend(model, card, mesh)
     where = sharding.shardings_of(shapes, mesh)
@@ -93,11 +99,42 @@ def with_teacher(run: Run) -> Run:
     return dataclasses.replace(run, teacher=teacher)
 
 
+def _check_objective(
+    config: Config, card: DataSpec, model: jaxmodels.Module, task: Task, shapes: TrainState
+) -> None:
+    """Raises ConfigError where the losses of a task cannot take a batch and the model's outputs."""
+    (*_, batch) = shapes_of(card, config.batch_size)
+    what = f"config.model = {config.model!r}, config.data.name = {config.data.name!r}"
+    try:
+        batch = jax.eval_shape(task.eval_batch, batch)
+        step = partial(predict_step, model=model)
+        outputs = jax.eval_shape(step, shapes, *(batch[key] for key in task.inputs))
+        metrics = jax.eval_shape(task.eval_objective, outputs, batch)
+    except Exception as e:  # of code that is not the project's: it may raise anything
+        raise ConfigError(
+            f"config.objective = {config.objective!r} does not suit {what}: {type(e).__name__}: {e}"
+        ) from e
+    wrong = [k for k, v in metrics.items() if [getattr(x, "shape", None) for x in v] != [(), ()]]
+    if "loss" not in metrics or wrong:
+        raise ConfigError(
+            f"config.objective = {config.objective!r}: metrics are (sum, count) of one number each "
+            f"and have a 'loss'; it gives {', '.join(metrics)}"
+            + (f", and {wrong[0]} is {metrics[wrong[0]]}" if wrong else "")
+        )
+
+
 def _make_model(config: Config, card: DataSpec) -> jaxmodels.Module:
     """The model that the config names, with a head for each of several labels, and learned weights
     of tasks."""
-    dtype = jnp.dtype(config.dtype)
-    model = jaxmodels.create(config.model, **_resolve_fields(config, card), dtype=dtype)
+    dtype, fields = jnp.dtype(config.dtype), _resolve_fields(config, card)
+    if "dtype" in jaxmodels.model_fields(config.model):
+        fields["dtype"] = dtype
+    elif dtype != jnp.float32:
+        raise ConfigError(
+            f"config.dtype = {config.dtype!r}: config.model = {config.model!r} has no field dtype; "
+            "nearest: 'float32'"
+        )
+    model = jaxmodels.create(config.model, **fields)
     if config.tasks.labels:
         model = MultiHead(model, card.tasks, dtype=dtype)
     if config.tasks.learned:
@@ -108,6 +145,14 @@ def _make_model(config: Config, card: DataSpec) -> jaxmodels.Module:
 def describe(config: Config) -> DataSpec:
     """What the data of a config are, preparing them first if need be."""
     data = config.data
+    if input_pipeline.is_own(data.name):
+        spec = input_pipeline.describe_own(data.name, (data.train_split, data.eval_split))
+        if missing := [name for name in config.tasks.labels if name not in spec.tasks]:
+            raise ConfigError(
+                f"config.tasks.labels = {shown(config.tasks.labels)}: {data.name} has no label "
+                f"{missing[0]!r}; it has {', '.join(spec.tasks) or 'none'}"
+            )
+        return spec
     where = {
         "data_dir": data.data_dir,
         "raw_dir": data.raw_dir,
@@ -120,7 +165,7 @@ def describe(config: Config) -> DataSpec:
             data.name,
             decoding=decoding(data),
             train_split=data.train_split,
-            numbers=config.objective == "regression",
+            numbers=FORMS.get(config.objective) == "numbers",
             **where,
         )
     if reads_text(config):
