@@ -206,8 +206,10 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "name", nargs="?", help="a built-in data set, name[/config][:version] of a prepared one, or "
-        "package.module:attribute of your own"
+        "name",
+        nargs="?",
+        help="a built-in data set, name[/config][:version] of a prepared one, or "
+        "package.module:attribute of your own",
     )
     parser.add_argument(
         "--data_dir", help="TFDS root (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"

@@ -6,7 +6,6 @@ import dataclasses
 from functools import partial
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -200,7 +199,6 @@ def angle_loss(
 
 def _within(outputs: Array, batch: dict[str, Array]) -> Array:
     """Number of examples whose error is below 5 degrees, and of all."""
-
 
     turn = 2.0
     angle = jnp.arctan2(outputs[:, 1], outputs[:, 0]) / turn

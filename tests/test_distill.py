@@ -145,7 +145,7 @@ def test_a_student_learns_from_its_teacher(teacher, tmp_path):
     assert losses[-1] < 0.8 * losses[0] and "distillation" not in summary["test"]
     # the student's checkpoint holds nothing of the teacher, and evaluation does not ask for it
     c.distill.teacher = str(tmp_path / "gone")
-    run = setup.with_teacher(setup.build(c))
+    run = setup.build(c)
     state = restore(run, tmp_path / "run")
     assert (
         sum(x.size for x in jax.tree.leaves(state))

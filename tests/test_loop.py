@@ -22,7 +22,7 @@ from tensorboardX.proto.event_pb2 import Event
 from input_pipeline import DataError
 from tests.chaos import flip_bit
 from tests.conftest import make_tiny
-from train import batches, evaluate, loop, predict, setup
+from train import batches, compiling, evaluate, loop, predict, setup
 from train import config as config_lib
 from train.checkpoint import Checkpoints
 from train.errors import NonFiniteError
@@ -364,7 +364,7 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
     """The first or the second of the two steps of a call; its batch has an image that is not
     finite."""
     config = dataclasses.replace(tiny, steps_per_execution=2)
-    original, calls = setup.Run.loader, iter(range(1, 17))
+    original, calls = batches.loader, iter(range(1, 17))
 
     def poisoned(self, split, *, train):
         loader = original(self, split, train=train)
@@ -382,7 +382,7 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
             loader.__class__ = Poisoned
         return loader
 
-    monkeypatch.setattr(setup.Run, "loader", poisoned)
+    monkeypatch.setattr(batches, "loader", poisoned)
     with pytest.raises(NonFiniteError, match=f"step {bad_step} "):
         train(config, tmp_path / "w")
     monkeypatch.undo()
@@ -397,7 +397,7 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
 def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad_step):
     """Dense layer 0 gets infinite weights just before a step; its output is the first tensor that
     is not finite."""
-    original = setup.Run.compile_train_step
+    original = compiling.compile_train_step
 
     def broken(self):
         step, seconds, flops = original(self)
@@ -415,7 +415,7 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
 
         return poisoned, seconds, flops
 
-    monkeypatch.setattr(setup.Run, "compile_train_step", broken)
+    monkeypatch.setattr(compiling, "compile_train_step", broken)
     with pytest.raises(NonFiniteError) as e:
         train(tiny, tmp_path / "w")
     message = str(e.value)

@@ -35,7 +35,7 @@ from jaxmodels.plan.flops import count_flops, meeting
 from jaxmodels.plan.hlo import Collective, Program, read_groups, read_program
 from jaxmodels.plan.topologies import larger
 from train.batches import batch_shapes
-from train.compiling import trace_train_step
+from train.compiling import model_flops, trace_train_step
 from train.config import (
     Config,
     ConfigError,
@@ -881,7 +881,7 @@ class Compiled:
         gpt.model_fields["attention"] = "auto"
         run = build(gpt, card=card_of(gpt, Given())[0], devices=self.where.devices)
         traced = trace_train_step(run)[-1]
-        self.found["kernel"] = [count_flops(traced.jaxpr), run.model_flops(traced)]
+        self.found["kernel"] = [count_flops(traced.jaxpr), model_flops(run, traced)]
         file, overrides = SEVEN_BILLION
         self.add("7B", load_config(file, overrides), Given())
         for name in FEW:

@@ -21,6 +21,7 @@ from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 from train.launch.workdir import claimed, read_card, read_config, write_identity
 from train.metrics import Writers, read_records
 from train.options.fields import literal
+from train.run import Run
 
 DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits_cnn.py"
 CARD = DatasetCard(
@@ -205,7 +206,7 @@ def checkpoints(context: Any, rng: Rng, place: Path) -> None:
     _require_state(run, copy, saved)
 
 
-def _require_state(run: setup.Run, directory: Path, saved: dict[int, Any]) -> None:
+def _require_state(run: Run, directory: Path, saved: dict[int, Any]) -> None:
     with refusing():
         opened = Checkpoints(directory)
         try:
