@@ -52,7 +52,10 @@ class Compass(nn.Module):
         norm, dense = partial(LayerNorm, 1e-6, **dtypes), partial(Dense, **dtypes)
         x = conv(self.width, 4, stride=4, name="stem", **dtypes)(x)
         for i in range(self.depth):
-            y = conv(self.width, 3, padding=1, groups=self.width, name=f"mix_{i}", **dtypes)(x)
+            mix = nn.Conv(
+                self.width, (3, 3), feature_group_count=self.width, name=f"mix_{i}", **dtypes
+            )
+            y = mix(x)
             y = dense(4 * self.width, name=f"in_{i}")(norm(name=f"norm_{i}")(y))
             x = x + dense(self.width, name=f"out_{i}")(gelu(y))
         x = norm(name="norm")(x.mean((1, 2)))
