@@ -53,7 +53,7 @@ def own_data(name: str) -> DataSet:
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(
             f"data set {name!r} cannot be imported ({type(error).__name__}: {error}); it must be "
-            "package.module:attribute, and the package on Python's path"
+            "package.module:attribute, and its folder in PYTHONPATH"
         ) from error
     if not isinstance(found, DataSet):
         raise DataError(f"{name} is a {type(found).__name__}, not an input_pipeline.DataSet")

@@ -142,7 +142,7 @@ def _own(name: str) -> tuple[Family, Callable[..., Module]]:
     except (ImportError, AttributeError, ValueError) as e:
         raise ValueError(
             f"model {name!r} is neither in jaxmodels.list_models() nor package.module:attribute "
-            f"({type(e).__name__}: {e})"
+            f"({type(e).__name__}: {e}; is its folder in PYTHONPATH?)"
         ) from e
     if isinstance(found, Family):
         presets = found.presets
