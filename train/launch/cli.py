@@ -11,6 +11,7 @@ from pathlib import Path
 
 import absl.logging
 
+from input_pipeline import DataError
 from jaxmodels.nn.cpu import for_onednn
 from train import files
 from train.errors import CheckpointError, NonFiniteError, SaveError, WorkdirError
@@ -70,9 +71,6 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, WorkdirError | CheckpointError):
         return str(error), 1 if files.is_disk_full(error) else 2
-    # imported here: a misspelt key is answered without waiting for tfds
-    from input_pipeline import DataError
-
     if isinstance(error, NonFiniteError):
         return str(error), 3
     if isinstance(error, DataError):
