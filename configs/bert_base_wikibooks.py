@@ -21,7 +21,7 @@ def get_config() -> Config:
     return Config(
         model="bert_base",
         model_fields={"max_len": 512, "scan": True},
-        objective="masked_lm",
+        task="masked_lm",
         data=DataConfig(
             name="text_files",
             eval_split="validation",

@@ -18,7 +18,7 @@ from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 def get_config() -> Config:
     return Config(
         model="bert_tiny",
-        objective="masked_lm",
+        task="masked_lm",
         data=DataConfig(name="pydoc", tokenizer="wordpiece", vocab_size=2048, max_len=64),
         optim=OptimConfig(
             name="adamw",

@@ -21,7 +21,7 @@ from train.pretrained import minilm
 def get_config() -> Config:
     return Config(
         model="dual_encoder",
-        objective="contrastive",
+        task="contrastive",
         model_fields={
             "image_encoder": "cnn",
             "text_encoder": "minilm_l6",

@@ -21,7 +21,7 @@ def get_config() -> Config:
     return Config(
         model="vae",
         model_fields={"hidden_sizes": (400,), "latent_size": 20},
-        objective="elbo",
+        task="elbo",
         data=DataConfig(name="fashion_mnist", mean=(0.0,), std=(1.0,)),
         optim=OptimConfig(name="adamw", learning_rate=1e-3, schedule="constant", weight_decay=0.0),
         checkpoint=CheckpointConfig(every=2000),

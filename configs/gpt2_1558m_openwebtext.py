@@ -25,7 +25,7 @@ def get_config() -> Config:
             "scan": True,
             "remat": True,
         },
-        objective="causal_lm",
+        task="causal_lm",
         data=DataConfig(
             name="openwebtext",
             train_split="train[:99%]",

@@ -17,7 +17,7 @@ from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 def get_config() -> Config:
     return Config(
         model="gpt2_tiny",
-        objective="causal_lm",
+        task="causal_lm",
         data=DataConfig(name="pydoc", tokenizer="bpe", vocab_size=2048, max_len=128),
         optim=OptimConfig(
             name="adamw",

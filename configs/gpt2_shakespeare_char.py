@@ -27,7 +27,7 @@ def get_config() -> Config:
             "attention_dropout_rate": 0.2,
             "scan": True,
         },
-        objective="causal_lm",
+        task="causal_lm",
         data=DataConfig(
             name="tiny_shakespeare",
             eval_split="validation+test",

@@ -28,7 +28,7 @@ def get_config() -> Config:
             "dropout_rate": 0.0,
             "attention_dropout_rate": 0.0,
         },
-        objective="causal_lm",
+        task="causal_lm",
         data=DataConfig(
             name="tiny_shakespeare",
             eval_split="validation+test",

@@ -19,7 +19,7 @@ def get_config() -> Config:
     return Config(
         model="bilstm",
         model_fields={"embed_size": 128, "hidden_size": 128, "num_layers": 1, "dropout_rate": 0.5},
-        objective="classification",
+        task="classification",
         data=DataConfig(
             name="sst2", eval_split="validation", tokenizer="words", vocab_size=6_000, max_len=64
         ),
@@ -32,7 +32,7 @@ def get_config() -> Config:
             ema_decay=0.99,
         ),
         checkpoint=CheckpointConfig(every=500),
-        label_smoothing=0.1,
+        options={"label_smoothing": 0.1},
         steps=1_100,
         batch_size=64,
         eval_batch_size=256,

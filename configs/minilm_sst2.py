@@ -35,7 +35,7 @@ from train.pretrained import minilm
 def get_config() -> Config:
     return Config(
         model="minilm_l6",
-        objective="classification",
+        task="classification",
         # 512 positions and the mean are what the weights come with
         model_fields={"max_len": 512, "pool": "mean"},
         init_from=minilm(),

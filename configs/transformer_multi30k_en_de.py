@@ -39,7 +39,7 @@ def get_config() -> Config:
             "attention_dropout_rate": 0.0,
             "activation_dropout_rate": 0.1,
         },
-        objective="seq2seq",
+        task="seq2seq",
         data=DataConfig(
             name="multi30k",
             eval_split="validation",
@@ -59,7 +59,7 @@ def get_config() -> Config:
             clip_norm=1.0,
         ),
         checkpoint=CheckpointConfig(every=500),
-        label_smoothing=0.1,
+        options={"label_smoothing": 0.1},
         steps=5_000,
         batch_size=128,
         eval_batch_size=128,

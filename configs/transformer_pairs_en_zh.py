@@ -21,7 +21,7 @@ Measured   BLEU 36.5 on the 500 of test.tsv (sacrebleu:
 Model      as in configs/transformer_multi30k_en_de.py
 """
 
-from train.config import BeamConfig, CheckpointConfig, Config, DataConfig, OptimConfig
+from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 
 
 def get_config() -> Config:
@@ -37,7 +37,7 @@ def get_config() -> Config:
             "attention_dropout_rate": 0.0,
             "activation_dropout_rate": 0.1,
         },
-        objective="seq2seq",
+        task="seq2seq",
         data=DataConfig(
             name="text_pairs",
             tokenizer="bpe",
@@ -46,7 +46,6 @@ def get_config() -> Config:
             texts=("source", "target"),
             buckets=(12, 24, 40),
         ),
-        beam=BeamConfig(bleu_tokenizer="zh"),
         optim=OptimConfig(
             name="adamw",
             learning_rate=4e-3,
@@ -57,7 +56,7 @@ def get_config() -> Config:
             clip_norm=1.0,
         ),
         checkpoint=CheckpointConfig(every=500),
-        label_smoothing=0.1,
+        options={"label_smoothing": 0.1, "bleu_tokenizer": "zh"},
         steps=3_000,
         batch_size=128,
         eval_batch_size=128,

@@ -13,7 +13,7 @@ Model      post-norm, learning rate 512^-0.5 step^-0.5 after 4,000 steps, about 
            each side a step
 """
 
-from train.config import BeamConfig, CheckpointConfig, Config, DataConfig, OptimConfig
+from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 
 
 def get_config() -> Config:
@@ -25,7 +25,7 @@ def get_config() -> Config:
             "final_norm": False,
             "scan": True,
         },
-        objective="seq2seq",
+        task="seq2seq",
         data=DataConfig(
             name="wmt14_translate/de-en",
             eval_split="test",
@@ -35,7 +35,6 @@ def get_config() -> Config:
             texts=("en", "de"),
             buckets=(24, 40, 64),
         ),
-        beam=BeamConfig(beams=4, length_penalty=0.6),
         optim=OptimConfig(
             name="adamw",
             learning_rate=7e-4,
@@ -46,7 +45,7 @@ def get_config() -> Config:
             ema_decay=0.999,
         ),
         checkpoint=CheckpointConfig(every=2_500),
-        label_smoothing=0.1,
+        options={"label_smoothing": 0.1, "beams": 4, "length_penalty": 0.6},
         steps=100_000,
         batch_size=896,
         eval_batch_size=256,

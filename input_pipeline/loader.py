@@ -92,10 +92,10 @@ def describe(
 
 
 def _require_label(builder: tfds.core.DatasetBuilder, numbers: bool) -> None:
-    """Raises `DataError` unless the label is of the kind that an objective reads."""
+    """Raises `DataError` unless the label is of the kind that a task reads."""
     found = label_of(builder).kind == "number"
     if found and not numbers:
-        raise no_class(builder, "; it is a number, for objective regression")
+        raise no_class(builder, "; it is a number, for task regression")
     if numbers and not found:
         raise DataError(
             f"{builder.info.full_name} has no feature 'label' that is a floating-point number; it "

@@ -176,7 +176,7 @@ def _features(
             label.np_dtype, np.floating
         )
         if form == "labels" and not isinstance(label, tfds.features.ClassLabel):
-            hint = "; it is a number, for objective regression" if number else ""
+            hint = "; it is a number, for task regression" if number else ""
             raise DataError(
                 f"{name} has no feature 'label' that is a ClassLabel{hint}; it has {features}"
             )

@@ -715,7 +715,8 @@ def test_the_report_is_for_classifiers_of_the_same_data(base, tmp_path):
     text = (
         (base / "config.json")
         .read_text()
-        .replace('"objective": "classification"', '"objective": "elbo"')
+        .replace('"task": "classification"', '"task": "elbo"')
+        .replace('"label_smoothing": 0.0', '"beta": 1.0')
     )
     (tmp_path / "other" / "config.json").write_text(
         text.replace('"mlp"', '"vae"').replace('"hidden_sizes"', '"features"')

@@ -16,19 +16,12 @@ from input_pipeline.tokenizers import train_tokenizer
 from train import batches, compiling, setup
 from train import config as config_lib
 from train.__main__ import main
-from train.config import (
-    Config,
-    ConfigError,
-    check_batch,
-    from_json,
-    load_config,
-    reads_images,
-    reads_text,
-    to_json,
-)
+from train.checks import check_batch, reads_images, reads_text
+from train.config import Config, ConfigError, from_json, load_config, to_json
 from train.launch import cli
 from train.run import parameter_count
 from train.sharding import make_mesh
+from train.tasks import bundle_named
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
@@ -77,7 +70,7 @@ def test_every_config_builds(path):
             config.data.name, "1.0.0", splits, shape, classes, tuple(map(str, range(classes))), ""
         )
     if reads_text(config):
-        form = setup.FORMS[config.objective]
+        form = bundle_named(config.task).form
         text = TextCard(
             name=config.data.name,
             version="1.0.0",
@@ -142,7 +135,7 @@ def test_overrides_are_read_by_annotation():
         ("optim.learning_rate=fast", ["config.optim.learning_rate", "'fast'", "float"]),
         ("optim.learning_rate=nan", ["config.optim.learning_rate"]),
         ("optim.learning_rate=0", ["config.optim.learning_rate", "above 0"]),
-        ("beam.beams=0", ["config.beam.beams", "nearest: 1"]),
+        ("task=seq2seq beam.beams=0", ["config.options.beams", "nearest: 1"]),
         ("optim.name=adamm", ["config.optim.name", "'adamm'", "'adamw'"]),
         ("optim.schedule=cosin", ["'cosin'", "'cosine'"]),
         ("optim.nesterov=2", ["config.optim.nesterov", "True or False"]),

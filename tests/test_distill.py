@@ -243,7 +243,7 @@ def test_teachers_that_do_not_fit(teacher, tmp_path, change, words):
 
 def test_only_classifiers_have_teachers():
     with pytest.raises(
-        ConfigError, match=r"config\.distill\.teacher = 'x' is for objective classification"
+        ConfigError, match=r"config\.distill\.teacher = 'x' is for task classification"
     ):
         load_config("configs/gpt2_pydoc.py", ["distill.teacher=x"])
 

@@ -6,15 +6,7 @@ import dataclasses
 import pytest
 
 from train import config as config_lib
-from train.config import (
-    BeamConfig,
-    Config,
-    ConfigError,
-    DistillConfig,
-    PruneConfig,
-    VAEConfig,
-    load_config,
-)
+from train.config import Config, ConfigError, DistillConfig, PruneConfig, load_config
 from train.options.dormant import default, dormant
 
 DIGITS = "configs/digits_cnn.py"
@@ -24,14 +16,8 @@ OTHER = {  # field -> a value that is not the default
     "data.vocab_size": 100,
     "data.max_len": 16,
     "data.texts": ("a",),
-    "data.mask_rate": 0.2,
     "optim.momentum": 0.5,
     "optim.nesterov": True,
-    "vae.beta": 2.0,
-    "vae.importance_samples": 8,
-    "beam.beams": 2,
-    "beam.length_penalty": 0.0,
-    "beam.bleu_tokenizer": "intl",
     "prune.scope": "2:4",
     "prune.method": "surgeon",
     "prune.begin_step": 1,
@@ -61,8 +47,6 @@ def test_an_option_without_its_switch_is_a_mistake(name):
 
 def test_no_option_of_a_section_with_a_switch_escapes():
     sections = {
-        "vae": VAEConfig,
-        "beam": BeamConfig,
         "prune": PruneConfig,
         "distill": DistillConfig,
     }

@@ -89,7 +89,7 @@ def language(tmp_path_factory):
     data = {"name": "text_files", "tokenizer": "bpe", "vocab_size": 300, "max_len": 24}
     fields = {**SMALL, "num_layers": 2, "scan": True}
     config = config_of(
-        tmp, model="gpt2_tiny", model_fields=fields, objective="causal_lm", data=data, steps=40
+        tmp, model="gpt2_tiny", model_fields=fields, task="causal_lm", data=data, steps=40
     )
     loop.train(config, tmp / "run")
     return tmp / "run"

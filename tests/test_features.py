@@ -129,7 +129,7 @@ def test_rows_with_a_number(tmp_path):
     np.testing.assert_allclose(spec.kind("row").mean, ROWS.mean(0), rtol=1e-5)
     (batch,) = make_loader("measured", "train", batch_size=6, train=False, data_dir=root)
     np.testing.assert_array_equal(batch["label"], INK.astype(np.float32))
-    with pytest.raises(DataError, match="it is a number, for objective regression"):
+    with pytest.raises(DataError, match="it is a number, for task regression"):
         describe("measured", data_dir=root)
 
 

@@ -648,7 +648,7 @@ def test_a_run_of_the_dual_encoder(font, data_dir, tmp_path):
         font,
         data_dir,
         model="dual_encoder",
-        objective="contrastive",
+        task="contrastive",
         model_fields={
             "image_fields": {"features": (8,)},
             "text_fields": {"hidden_size": 8},

@@ -238,7 +238,7 @@ def test_a_model_has_an_embedding_for_every_token_and_type(
     )
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_size": 4, "mlp_dim": 4}
     config = Config(
-        model=model, objective=objective, data=data, model_fields=sizes | fields, batch_size=8
+        model=model, task=objective, data=data, model_fields=sizes | fields, batch_size=8
     )
     with pytest.raises(ConfigError, match=message):
         setup.build(config)

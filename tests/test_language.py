@@ -196,7 +196,7 @@ def config_of(data_dir, **fields) -> Config:
         **{
             "model": "gpt2_tiny",
             "model_fields": {**SMALL, "dropout_rate": 0.1},
-            "objective": "causal_lm",
+            "task": "causal_lm",
             "data": DataConfig(
                 name="pydoc", data_dir=data_dir, tokenizer="bpe", vocab_size=400, max_len=32
             ),
@@ -310,7 +310,7 @@ def test_weights_and_tokenizer_must_belong_together(run, tmp_path, data_dir):
     [
         (
             {"model": "cnn", "model_fields": {}},
-            "does not fit model 'cnn'; nearest: config.objective = 'classification'",
+            "does not fit model 'cnn'; nearest: config.task = 'classification'",
         ),
         ({"data": DataConfig(name="pydoc", flip=True)}, "config.data.flip = True is for images"),
         ({"model_fields": {"vocab_size": 30}}, "vocab_size = 30 is below the 400 tokens"),

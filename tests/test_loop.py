@@ -83,7 +83,7 @@ def full_config(data_dir):
         eval_every=75,
         eval_batch_size=128,
         log_every=30,
-        label_smoothing=0.05,
+        options={"label_smoothing": 0.05},
     )
 
 

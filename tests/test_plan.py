@@ -35,16 +35,9 @@ from jaxmodels.plan.flops import count_flops, meeting
 from jaxmodels.plan.hlo import Collective, Program, read_groups, read_program
 from jaxmodels.plan.topologies import larger
 from train.batches import batch_shapes
+from train.checks import check_batch
 from train.compiling import model_flops, trace_train_step
-from train.config import (
-    Config,
-    ConfigError,
-    DataConfig,
-    MeshConfig,
-    OptimConfig,
-    check_batch,
-    load_config,
-)
+from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, load_config
 from train.plan import compiling, report, search, topology
 from train.plan.__main__ import main
 from train.plan.cards import Given, card_of
@@ -77,7 +70,7 @@ def gpt_config(**fields) -> Config:
     return Config(
         model="gpt2_tiny",
         model_fields=sizes | rates | fields,
-        objective="causal_lm",
+        task="causal_lm",
         data=DataConfig(name="mine", max_len=128, tokenizer="bpe", vocab_size=512),
         batch_size=16,
         eval_batch_size=16,
@@ -772,12 +765,12 @@ def dropout_free(model, **fields):
     return rates | fields
 
 
-def family(model, objective="classification", batch=32, **fields) -> Config:
+def family(model, task="classification", batch=32, **fields) -> Config:
     text = "vocab_size" in jaxmodels.model_fields(model)
     return Config(
         model=model,
         model_fields=dropout_free(model, **fields),
-        objective=objective,
+        task=task,
         data=DataConfig(name="mine", tokenizer="wordpiece", vocab_size=256, max_len=64)
         if text
         else DataConfig(name="mine"),

@@ -70,7 +70,7 @@ def stsb_config(tmp, **fields):
     options = {
         "model": "bilstm",
         "model_fields": embedding,
-        "objective": "regression",
+        "task": "regression",
         "steps": 80,
         "eval_every": 80,
     }
@@ -136,12 +136,12 @@ def test_what_does_not_fit_a_regression(finished):
             "num_classes = 3, .* has one; nearest: 1",
         ),
         (
-            {"objective": "classification"},
-            "'label' that is a ClassLabel; it is a number, for objective regression",
+            {"task": "classification"},
+            "'label' that is a ClassLabel; it is a number, for task regression",
         ),
         (
-            {"label_smoothing": 0.1},
-            "label_smoothing = 0.1 is for labels, and objective regression has none",
+            {"options": {"label_smoothing": 0.1}},
+            "config.options.label_smoothing does not exist",
         ),
         ({"model": "cnn", "model_fields": {}}, "'regression' does not fit model 'cnn'"),
     ):
@@ -156,7 +156,7 @@ def test_what_does_not_fit_a_regression(finished):
         setup.build(config)
     config = stsb_config(tmp)
     config.distill.teacher = "runs/teacher"
-    with pytest.raises(ConfigError, match="is for objective classification, not for 'regression'"):
+    with pytest.raises(ConfigError, match="is for task classification, not for 'regression'"):
         check(config)
 
 

@@ -1,7 +1,5 @@
 """The bundles of tasks: their names and options, and reports that are measured, merged and said."""
 
-import dataclasses
-import typing
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,22 +8,23 @@ import pytest
 from train.config import Config, load_config
 from train.errors import Stopped
 from train.evaluate import means_of, measured, scores
+from train.options.fields import check_section
 from train.passes import Evaluation
 from train.state import TrainState
-from train.tasks import TASKS, Report, bundle_of, fitting
+from train.tasks import TASKS, Report, bundle_named, bundle_of, fitting
 
 STATE = TrainState(0, {}, {}, (), None, True)
 
 
 def test_the_config_knows_every_task_by_its_name():
-    (choices,) = (f.type for f in dataclasses.fields(Config) if f.name == "objective")
-    assert set(typing.get_args(choices)) == {*TASKS}
-    assert all(bundle.name == name for name, bundle in TASKS.items())
+    for name, bundle in TASKS.items():
+        assert bundle.name == name and bundle_named(name) is bundle
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_options_of_a_task_are_options_of_the_config(name):
-    for option in (*TASKS[name].options, *TASKS[name].suits):
+    check_section(TASKS[name].options(), "config.options")
+    for option in TASKS[name].suits:
         value = Config()
         for part in option.split("."):
             assert hasattr(value, part), option

@@ -21,15 +21,7 @@ from jaxmodels.families.bert.model import PretrainingLogits
 from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import batches, evaluate, generate, initial, loop, predict, setup
-from train.config import (
-    BeamConfig,
-    CheckpointConfig,
-    Config,
-    ConfigError,
-    DataConfig,
-    OptimConfig,
-    check,
-)
+from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.explain import command as explain
 from train.step import accumulated_gradients, eval_variables
 from train.tasks import translate
@@ -91,15 +83,14 @@ def translator_config(tmp) -> Config:
             "dropout_rate": 0.0,
             "activation_dropout_rate": 0.0,
         },
-        objective="seq2seq",
+        task="seq2seq",
         data={
             "name": "text_pairs",
             "texts": ("source", "target"),
             "buckets": (4,),
             "eval_split": "validation",
         },
-        beam=BeamConfig(beams=2, bleu_tokenizer="none"),
-        label_smoothing=0.1,
+        options={"label_smoothing": 0.1, "beams": 2, "bleu_tokenizer": "none"},
         steps=160,
         eval_every=40,
     )
@@ -394,9 +385,7 @@ def test_buckets_that_cannot_be(tmp_path, fields, words):
     with pytest.raises(
         ConfigError, match=r"config.data.crop_text = 0.5 is for labelled texts; nearest: .* = 0.0"
     ):
-        check(
-            config_of(tmp_path, model="gpt2_tiny", objective="causal_lm", data={"crop_text": 0.5})
-        )
+        check(config_of(tmp_path, model="gpt2_tiny", task="causal_lm", data={"crop_text": 0.5}))
     with pytest.raises(
         ConfigError, match=r"config.data.buckets = \(4,\) is for labelled texts and for pairs"
     ):
@@ -411,7 +400,7 @@ def pretraining_config(data_dir, **fields) -> Config:
         **{
             "model": "bert_tiny",
             "model_fields": {**SMALL, "dropout_rate": 0.1},
-            "objective": "masked_lm",
+            "task": "masked_lm",
             "data": DataConfig(
                 name="pydoc", data_dir=data_dir, tokenizer="wordpiece", vocab_size=400, max_len=32
             ),

@@ -25,7 +25,7 @@ from jaxmodels.families.vae.model import VAE, VAEOutputs
 from tests import conftest
 from tests.test_loop import assert_same_run
 from train import batches, evaluate, generate, initial, loop, predict, setup, sharding
-from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, VAEConfig, check
+from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, check
 from train.errors import NonFiniteError
 from train.launch import cli
 from train.loop import train
@@ -371,7 +371,7 @@ def make_tiny(data_dir, *, model="vae", fields=None, **kwargs) -> Config:
         conftest.make_tiny(data_dir),
         model=model,
         model_fields=fields or {"hidden_sizes": (32,), "latent_size": 4},
-        objective="elbo",
+        task="elbo",
         data=DataConfig(name="digits", data_dir=data_dir or None, mean=(0.0,), std=(1.0,)),
         optim=OptimConfig(learning_rate=3e-3, ema_decay=0.9),
         **kwargs,
@@ -493,12 +493,12 @@ def test_mistakes_are_one_line(whole, tiny, tmp_path, capsys):
         (
             generate.main,
             [f"--workdir={tmp_path / 'classes'}"],
-            "config.objective = 'classification'",
+            "config.task = 'classification'",
         ),
         (generate.main, [f"--workdir={tmp_path / 'none'}"], "not the workdir of a run"),
         (generate.main, [f"--workdir={workdir}", "--step=3"], "no checkpoint of step 3"),
         (generate.main, [f"--workdir={workdir}", "--out=/dev/null/x.png"], "--out=FILE.png"),
-        (predict.main, [f"--workdir={workdir}", "x.png"], "config.objective = 'elbo'"),
+        (predict.main, [f"--workdir={workdir}", "x.png"], "config.task = 'elbo'"),
     ):
         assert cli.run(partial(main, args)) == 2
         captured = capsys.readouterr()
@@ -526,14 +526,14 @@ def test_mistakes_are_one_line(whole, tiny, tmp_path, capsys):
             "pixels to [-1, 1], and the Bernoulli likelihood is for [0, 1]",
         ),
         (
-            {"objective": "classification"},
-            "does not fit model 'vae'; nearest: config.objective = 'elbo'",
+            {"task": "classification"},
+            "does not fit model 'vae'; nearest: config.task = 'elbo'",
         ),
         (
             {"model": "cnn", "model_fields": {}},
-            "does not fit model 'cnn'; nearest: config.objective = 'classification'",
+            "does not fit model 'cnn'; nearest: config.task = 'classification'",
         ),
-        ({"label_smoothing": 0.1}, "config.label_smoothing = 0.1"),
+        ({"options": {"label_smoothing": 0.1}}, "config.options.label_smoothing does not exist"),
         ({"model_fields": {"image_shape": (28, 28, 1)}}, "nearest: (8, 8, 1)"),
         ({"model": "vae_conv", "model_fields": {"features": (4, 4, 4, 4)}}, "multiples of 16"),
     ],
@@ -553,7 +553,7 @@ def test_a_gaussian_convolutional_run_in_bfloat16_may_shift_its_pixels(data_dir,
         model="vae_conv",
         fields=fields,
         dtype="bfloat16",
-        vae=VAEConfig(importance_samples=2),
+        options={"importance_samples": 2},
     )
     config.data = DataConfig(name="digits", data_dir=data_dir)
     config.steps = config.eval_every = 4

@@ -1,4 +1,4 @@
-"""Labels images, texts, images with a text, or rows of tables; a run with objective regression
+"""Labels images, texts, images with a text, or rows of tables; a run with task regression
 gives a number.
 
 python -m train.predict --workdir=DIR FILES_OR_FOLDERS...
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     show = bundle_of(config).show
     if show is None:
         raise ConfigError(
-            f"{args.workdir} is of a run with config.objective = {config.objective!r}, which knows "
+            f"{args.workdir} is of a run with config.task = {config.task!r}, which knows "
             "no labels; python -m train.generate --help says what it can draw"
         )
     kind = card.named

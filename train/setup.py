@@ -12,15 +12,11 @@ import input_pipeline
 import jaxmodels
 from input_pipeline import DataSpec
 from input_pipeline.cards import image_text_data
-from input_pipeline.text import Form
 from jaxmodels import weights
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead
 from train import sharding, transfer
 from train.batches import decoding, shapes_of
-from train.compiling import attention_backend
-from train.config import (
-    Config,
-    ConfigError,
+from train.checks import (
     check_batch,
     check_table,
     reads_images,
@@ -29,6 +25,8 @@ from train.config import (
     resolve_text_fields,
     task_names,
 )
+from train.compiling import attention_backend
+from train.config import Config, ConfigError
 from train.initial import initialiser
 from train.launch.workdir import read_card, read_config
 from train.optim import make_optimizer
@@ -37,11 +35,8 @@ from train.run import Run
 from train.state import TrainState
 from train.step import predict_step
 from train.task import Task
-from train.tasks import TASKS, make_task
+from train.tasks import bundle_named, make_task
 from train.tasks.distillation import load_teacher
-
-FORMS: dict[str, Form] = {name: task.form for name, task in TASKS.items() if task.form is not None}
-"""Objective -> how text is cut for it."""
 
 
 def build(
@@ -75,7 +70,7 @@ def build(
         raise ConfigError(
             f"config.model = {config.model!r} with {shown(config.model_fields, 150)}: {e}"
         ) from e
-    if ":" in f"{config.model}{config.data.name}{config.objective}":
+    if ":" in f"{config.model}{config.data.name}{config.task}":
         _check_objective(config, card, model, task, shapes)
     transfer.check_patterns(config.optim, shapes.params)
     attention_backend(model, card, mesh)
@@ -112,12 +107,12 @@ def _check_objective(
         metrics = jax.eval_shape(task.eval_objective, outputs, batch)
     except Exception as e:  # of code that is not the project's: it may raise anything
         raise ConfigError(
-            f"config.objective = {config.objective!r} does not suit {what}: {type(e).__name__}: {e}"
+            f"config.task = {config.task!r} does not suit {what}: {type(e).__name__}: {e}"
         ) from e
     wrong = [k for k, v in metrics.items() if [getattr(x, "shape", None) for x in v] != [(), ()]]
     if "loss" not in metrics or wrong:
         raise ConfigError(
-            f"config.objective = {config.objective!r}: metrics are (sum, count) of one number each "
+            f"config.task = {config.task!r}: metrics are (sum, count) of one number each "
             f"and have a 'loss'; it gives {', '.join(metrics)}"
             + (f", and {wrong[0]} is {metrics[wrong[0]]}" if wrong else "")
         )
@@ -159,20 +154,25 @@ def describe(config: Config) -> DataSpec:
         "labels": config.tasks.labels,
         "require": (data.train_split, data.eval_split),
     }
-    text = image = None
+    text, image, form = None, None, bundle_named(config.task).form
     if reads_images(config):
         image = input_pipeline.describe(
             data.name,
             decoding=decoding(data),
             train_split=data.train_split,
-            numbers=FORMS.get(config.objective) == "numbers",
+            numbers=form == "numbers",
             **where,
         )
     if reads_text(config):
+        if form is None:
+            raise ConfigError(
+                f"config.task = {config.task!r} takes no text, which config.model = "
+                f"{config.model!r} reads"
+            )
         text = input_pipeline.describe_text(
             data.name,
             max_len=data.max_len,
-            form=FORMS[config.objective],
+            form=form,
             tokenizer=_tokenizer(data.tokenizer),
             vocab_size=data.vocab_size,
             train_split=data.train_split,

@@ -77,12 +77,17 @@ class Task:
     reports: tuple[Report, ...] = ()
 
 
+@dataclass
+class NoOptions:
+    """Options of a task that has none."""
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """Everything that distinguishes an objective from the others.
+    """Everything that distinguishes a task from the others.
 
     Attributes:
-      name: as ``config.objective`` says it.
+      name: as ``config.task`` says it.
       make: (config, model, data) -> the task of a run. Raises ``ConfigError`` where they do not
         suit each other.
       models: classes of models that it is for, beside those that ``any_classifier`` brings.
@@ -90,7 +95,7 @@ class Bundle:
       head: field ``head`` of the models that have one.
       form: how text is cut for it; None: it takes none.
       complete: whether every example must have its label.
-      options: options, or sections, of the config that are its own: they have no effect on others.
+      options: dataclass of its options, ``config.options``.
       suits: options that it takes and some tasks refuse.
       parts: names of its parts, if it adds several losses.
       check: checks a config; raises ``ConfigError``.
@@ -102,7 +107,8 @@ class Bundle:
       show: (run, answer of one example, how many labels) -> its JSON values, and its line.
       explains: what ``train.explain`` explains of a run: its class, its next token, its
         translation, or nothing.
-      writes: what ``train.generate`` writes with a run: a text, translations, images, or nothing.
+      writes: what ``train.generate`` does with a run, its state, the settings of the command line
+        and its other flags; returns the exit code. None: nothing.
     """
 
     name: str
@@ -112,7 +118,7 @@ class Bundle:
     head: str | None = None
     form: Form | None = None
     complete: bool = False
-    options: tuple[str, ...] = ()
+    options: type = NoOptions
     suits: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     check: Callable[[Config], None] = lambda config: None
@@ -122,20 +128,16 @@ class Bundle:
     answer: Callable[[Any], Any] | None = None
     show: Callable[[Any, Any, int], tuple[dict[str, Any], str]] | None = None
     explains: Literal["class", "next token", "translation"] | None = None
-    writes: Literal["text", "translations", "images"] | None = None
+    writes: Callable[[Any, TrainState, dict[str, Any], Any], int] | None = None
 
 
 def without_labels(config: Config) -> None:
-    """Raises ConfigError for options of labels, where a task has none."""
-    for name, value in (
-        ("label_smoothing", config.label_smoothing),
-        ("data.mixup", config.data.mixup),
-    ):
-        if value:
-            what = f"objective {config.objective} has none"
-            raise ConfigError(
-                f"config.{name} = {shown(value)} is for labels, and {what}; nearest: 0"
-            )
+    """Raises ConfigError for mixup, where a task has no classes."""
+    if config.data.mixup:
+        raise ConfigError(
+            f"config.data.mixup = {shown(config.data.mixup)} is for labels of classes, and task "
+            f"{config.task} has none; nearest: 0"
+        )
 
 
 def fixed_key(seed: int, use: int) -> PRNGKeyArray:

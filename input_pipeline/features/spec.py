@@ -31,8 +31,8 @@ class DataSpec:
         version: "major.minor.patch".
         splits: split name -> number of examples or documents.
         directory: where it lies on disk.
-        features: inputs in the order in which a model takes them, then labels. The label that an
-          objective reads is named "label".
+        features: inputs in the order in which a model takes them, then labels. The label that a
+          task reads is named "label".
     """
 
     name: str

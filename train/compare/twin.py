@@ -48,7 +48,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
     if run.card.kinds != ("image",):
         raise ConfigError(f"the PyTorch twin is trained on images, and {config.data.name} has none")
     shape, model = run.card.model_shape, run.model
-    case = Case(config.model, shape, classes=run.card.num_classes, objective=config.objective)
+    case = Case(config.model, shape, classes=run.card.num_classes, objective=config.task)
     state = initial.init(run)
     with deterministic_torch(config.seed):
         original = originals.build(model, shape)
@@ -110,7 +110,7 @@ FOLLOWED = frozenset(
         *(
             "model",
             "model_fields",
-            "objective",
+            "task",
             "seed",
             "steps",
             "batch_size",
@@ -134,7 +134,7 @@ FOLLOWED = frozenset(
             f"optim.{name}"
             for name in ("weight_decay", "clip_norm", "b1", "b2", "eps", "momentum", "nesterov")
         ),
-        "vae.importance_samples",
+        "options.importance_samples",
     }
 )
 """Fields of a config by which the twin is trained, or its weights are evaluated."""
@@ -143,7 +143,6 @@ HARMLESS = {
     "mesh": "devices of ours; losses do not depend on them",
     "checkpoint": "what is kept",
     "processes": "how they find each other",
-    "beam": "of translations, which have no twin here",
     "eval_every": "evaluations change nothing",
     "steps_per_execution": "of one call to the device",
     "init_skip": "of init_from",
@@ -157,7 +156,6 @@ HARMLESS = {
             "isolate_documents",
             "texts",
             "buckets",
-            "mask_rate",
         )
     },
     **{f"data.{name}": "of texts" for name in ("crop_text", "hide_rate")},
@@ -167,7 +165,7 @@ HARMLESS = {
 
 def require_plain(config: Config) -> None:
     """Raises ConfigError for options that the twin is not trained with, unless they are off."""
-    plain = Config()
+    plain = Config(task=config.task, options=type(config.options)())
     wrong = [
         f"config.{name} = {value!r}"
         for (name, value), (_, default) in zip(_leaves(config), _leaves(plain), strict=True)

@@ -209,8 +209,7 @@ def _open(workdir: Path, step: str, args: argparse.Namespace) -> tuple[Run, Trai
     config: Config = for_this_machine(read_config(workdir))
     if bundle_of(config).score != "accuracy":
         raise ConfigError(
-            f"{workdir} is of a run with config.objective = {config.objective!r}, not of a "
-            "classifier"
+            f"{workdir} is of a run with config.task = {config.task!r}, not of a classifier"
         )
     config.data.data_dir = args.data_dir or config.data.data_dir
     config.data.raw_dir = args.raw_dir or config.data.raw_dir

@@ -214,10 +214,10 @@ def _replacements(run: Run, given: str | None) -> dict[str, str]:
 
 def _methods(run: Run, given: list[str] | None) -> tuple[str, ...]:
     """Methods that suit a run's model; of these the given ones, if any are."""
-    model, objective = run.model, run.config.objective
+    model, task = run.model, run.config.task
     if run.task.bundle.explains is None:
         raise ConfigError(
-            f"a run with config.objective = {objective!r} has no class or next token to explain; "
+            f"a run with config.task = {task!r} has no class or next token to explain; "
             "give the workdir of a classifier, a language model or a translator"
         )
     there = [*GRADIENTS]

@@ -178,7 +178,7 @@ def program(config: Config) -> dict[str, str]:
     for room in ("jaxmodels", "train", "input_pipeline"):
         for path in sorted((_ROOT / room).rglob("*.py")):
             source.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
-    for name in (config.model, config.objective, config.data.name):  # package.module:attribute
+    for name in (config.model, config.task, config.data.name):  # package.module:attribute
         module, separator, attribute = name.partition(":")
         if separator and attribute[:1].isidentifier() and (spec := find_spec(module)):
             source.update(Path(spec.origin).read_bytes() if spec.origin else b"")

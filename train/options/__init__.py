@@ -24,7 +24,9 @@ class DataConfig:
     """Where examples come from and what is done to them. Images are uint8 until they are on the
     device."""
 
-    name: str = "digits"  # a built-in data set, or any prepared TFDS data set in data_dir
+    # a built-in data set, any prepared TFDS data set in data_dir, or package.module:attribute of
+    # your own
+    name: str = "digits"
     train_split: str = "train"  # TFDS split strings, slices allowed: "train[:90%]"
     eval_split: str = "test"
     # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
@@ -62,8 +64,6 @@ class DataConfig:
     texts: tuple[str, ...] = ()
     # labels, pairs: lengths below max_len to which batches of shorter texts are padded
     buckets: tuple[int, ...] = ()
-    # masked_lm: share of the tokens
-    mask_rate: float = field(default=0.15, metadata=limit(above=0, below=1))
     # labelled texts, training: probability that a text is cut to a span of its tokens; for what a
     # teacher labels
     crop_text: float = field(default=0.0, metadata=limit(low=0, high=1))
@@ -135,35 +135,14 @@ class ProcessesConfig:
 
 
 @dataclass
-class VAEConfig:
-    """Of objective elbo."""
-
-    # weight of the Kullback-Leibler divergence in the loss
-    beta: float = field(default=1.0, metadata=limit(low=0))
-    # draws per image for log p(x) at the end
-    importance_samples: int = field(default=64, metadata=limit(low=1, high=2**20))
-
-
-@dataclass
 class TasksConfig:
-    """Several tasks at once: ``loss = sum_i w_i L_i``. Objective masked_lm has the tasks masked and
+    """Several tasks at once: ``loss = sum_i w_i L_i``. Task masked_lm has the parts masked and
     next."""
 
     # classification: features that are class labels, each a task; empty: label alone
     labels: tuple[str, ...] = ()
     weights: dict[str, float] = field(default_factory=dict)  # w_i; 1 of those that are not named
     learned: bool = False  # weights are learned too, as the inverse of each task's variance
-
-
-@dataclass
-class BeamConfig:
-    """Of the translations by which objective seq2seq is measured when a run ends."""
-
-    beams: int = field(default=4, metadata=limit(low=1, high=2**10))
-    # scores are divided by length to this power
-    length_penalty: float = field(default=1.0, metadata=limit(low=-100, high=100))
-    # sacrebleu's; BLEU counts what it gives
-    bleu_tokenizer: Literal["13a", "intl", "char", "zh", "none"] = "13a"
 
 
 @dataclass
@@ -220,23 +199,19 @@ class Config:
     rate; ``--config.optim.rates.head=10`` sets one.
     """
 
-    model: str = "cnn"  # a name of jaxmodels.list_models()
+    # a name of jaxmodels.list_models(), or package.module:attribute of your own
+    model: str = "cnn"
     # of that module; the data say num_classes, image_shape
     model_fields: dict[str, Any] = field(default_factory=dict)
-    # elbo: for the models vae and vae_conv; causal_lm: next tokens, for the models gpt2_*;
-    # masked_lm: masked tokens and the next sentence, for bert_* and minilm_*; seq2seq: translation,
-    # for transformer_*; contrastive: images and their texts find each other, for dual_encoder;
-    # regression: a number of a text, for bert_*, minilm_*, lstm and bilstm
-    objective: Literal[
-        "classification", "regression", "elbo", "causal_lm", "masked_lm", "seq2seq", "contrastive"
-    ] = "classification"
+    # what it learns: a name of train.tasks.TASKS, or package.module:attribute of your own
+    task: str = "classification"
+    # of that task: a dataclass in its file, train/tasks/NAME.py; {}: its defaults
+    options: Any = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     processes: ProcessesConfig = field(default_factory=ProcessesConfig)
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    beam: BeamConfig = field(default_factory=BeamConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -262,7 +237,6 @@ class Config:
     eval_batch_size: int = field(default=512, metadata=limit(low=1, high=EXAMPLES))
     eval_every: int = field(default=500, metadata=limit(low=1))  # steps
     log_every: int = field(default=50, metadata=limit(low=1))  # steps
-    label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
     # of the computation; parameters are stored in float32
     dtype: Literal["float32", "bfloat16"] = "float32"
     # trains and evaluates with the rounding of int8, see jaxmodels.compress.quantize

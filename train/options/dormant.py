@@ -2,26 +2,22 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 TEXT_OPTIONS = ("tokenizer", "vocab_size", "max_len", "texts")
 """Options of ``config.data`` that only models of text read."""
 
 
-def dormant(
-    config: Any, *, text: bool, others: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, str]:
+def dormant(config: Any, *, text: bool) -> dict[str, str]:
     """Fields that differ from their default and have no effect: dotted name -> what they lack.
 
     Args:
       config: a ``train.config.Config``.
       text: whether its model reads text.
-      others: options, or sections, of the tasks that it does not have -> those tasks.
     """
     return {
         name: lack
-        for names, on, lack in _groups(config, text, others)
+        for names, on, lack in _groups(config, text)
         if not on
         for name in names
         if _value(config, name) != default(config, name)
@@ -61,9 +57,7 @@ def _value(config: Any, name: str) -> Any:
     return config
 
 
-def _groups(
-    config: Any, text: bool, others: Mapping[str, str]
-) -> Iterator[tuple[list[str], bool, str]]:
+def _groups(config: Any, text: bool) -> Iterator[tuple[list[str], bool, str]]:
     """(fields, whether they have an effect, what they need)."""
     data, optim, prune = config.data, config.optim, config.prune
 
@@ -90,10 +84,6 @@ def _groups(
         optim.schedule in ("cosine", "linear"),
         "config.optim.schedule = 'cosine'",
     )
-    for option, task in others.items():
-        value = _value(config, option)
-        inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-        yield of(option, *(f.name for f in inner)) or [option], False, task
     pruning = of("prune", "scope", "method", "begin_step", "end_step", "every", "examples")
     yield pruning, prune.sparsity > 0, "config.prune.sparsity"
     yield of("prune", "examples"), prune.method == "surgeon", "config.prune.method = 'surgeon'"

@@ -99,7 +99,7 @@ def set_field(config: Any, key: str, text: str) -> None:
         holder = getattr(holder, parent)
     require_field(holder, name, full)
     hint = typing.get_type_hints(type(holder))[name]
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(getattr(holder, name)):
         raise ConfigError(
             f"{full} is a section; set one of its fields: "
             f"{', '.join(_names(getattr(holder, name)))}"

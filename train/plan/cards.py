@@ -7,8 +7,10 @@ from input_pipeline import DataError, DataSpec, is_own
 from input_pipeline.cards import image_data, image_text_data, table_data, text_data
 from input_pipeline.prepare import data_root
 from input_pipeline.tokenizers import KINDS, load_tokenizer, train_tokenizer, vocabulary_size
-from train.config import Config, ConfigError, DataConfig, reads_images, reads_text
-from train.setup import FORMS, describe
+from train.checks import reads_images, reads_text
+from train.config import Config, ConfigError, DataConfig
+from train.setup import describe
+from train.tasks import bundle_named
 
 IMAGES: dict[str, tuple[tuple[int, int, int], int]] = {
     "digits": ((8, 8, 1), 10),
@@ -86,7 +88,7 @@ def card_of(config: Config, given: Given) -> tuple[DataSpec, str]:
 
 
 def _texts(config: Config, given: Given) -> DataSpec:
-    data, form = config.data, FORMS[config.objective]
+    data, form = config.data, bundle_named(config.task).form
     classes = given.classes or LABELS.get(data.name) or config.model_fields.get("num_classes")
     if form == "labels" and not reads_images(config) and classes is None:
         raise ConfigError(_missing(data, "the classes", "--classes=NUMBER"))

@@ -21,7 +21,8 @@ from jaxmodels.plan.search import (
     time_of,
 )
 from jaxmodels.plan.topologies import larger
-from train.config import Config, ConfigError, check, reads_images, reads_text
+from train.checks import reads_images, reads_text
+from train.config import Config, ConfigError, check
 from train.plan.compiling import make_plan
 from train.plan.topology import find_topology
 

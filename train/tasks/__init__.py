@@ -1,12 +1,16 @@
-"""The objectives of runs: one file each, and helpers that several share.
+"""The tasks of runs: one file each, and helpers that several share.
 
 The loop, ``evaluate``, ``predict``, ``generate``, ``explain`` and ``compress`` know none of them by
 its name: they ask the bundle of a run.
 """
 
+import difflib
+import pkgutil
+
 from input_pipeline import DataSpec
 from jaxmodels import Module
 from train.options import Config
+from train.options.fields import ConfigError, shown
 from train.task import Bundle, Report, Task
 from train.tasks import (
     causal_lm,
@@ -29,12 +33,41 @@ TASKS: dict[str, Bundle] = {
     "contrastive": contrastive.BUNDLE,
     "elbo": elbo.BUNDLE,
 }
-"""``config.objective`` -> its bundle."""
+"""``config.task`` -> its bundle."""
+
+
+def bundle_named(name: str) -> Bundle:
+    """The bundle of a built-in task by its short name, or one's own by
+    ``"package.module:attribute"``.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if ":" not in name:
+        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.3)
+        raise ConfigError(
+            f"config.task = {shown(name)} is neither one of {', '.join(TASKS)} nor "
+            f"package.module:attribute" + (f"; nearest: {near[0]!r}" if near else "")
+        )
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ConfigError(
+            f"config.task = {shown(name)} cannot be imported ({type(e).__name__}: {e}); is its "
+            "folder in PYTHONPATH?"
+        ) from e
+    if not isinstance(found, Bundle):
+        raise ConfigError(
+            f"config.task = {shown(name)} is a {type(found).__name__}, not a train.task.Bundle"
+        )
+    return found
 
 
 def bundle_of(config: Config) -> Bundle:
     """The bundle that a config names, or that of several labels."""
-    return multitask.BUNDLE if config.tasks.labels else TASKS[config.objective]
+    return multitask.BUNDLE if config.tasks.labels else bundle_named(config.task)
 
 
 def fitting(model: type) -> tuple[str, ...]:
@@ -45,17 +78,7 @@ def fitting(model: type) -> tuple[str, ...]:
 
 def suiting(option: str) -> str:
     """In words, the tasks that take an option."""
-    return "objective " + " or ".join(n for n, task in TASKS.items() if option in task.suits)
-
-
-def options_of_others(objective: str) -> dict[str, str]:
-    """Options, or sections, of the config that belong to other tasks -> those tasks in words."""
-    return {
-        option: f"objective {name}"
-        for name, task in TASKS.items()
-        for option in task.options
-        if name != objective
-    }
+    return "task " + " or ".join(n for n, task in TASKS.items() if option in task.suits)
 
 
 def make_task(config: Config, model: Module, card: DataSpec) -> Task:
@@ -73,9 +96,9 @@ __all__ = [
     "Bundle",
     "Report",
     "Task",
+    "bundle_named",
     "bundle_of",
     "fitting",
     "make_task",
-    "options_of_others",
     "suiting",
 ]

@@ -1,6 +1,7 @@
 """Language modelling: the next token of a text, by cross-entropy."""
 
 import math
+from dataclasses import dataclass, field
 from functools import partial
 
 from jaxtyping import Array
@@ -9,8 +10,10 @@ from input_pipeline import DataSpec
 from jaxmodels import GPT2, Module
 from jaxmodels.nn.layers import TokenLogits
 from train.options import Config
+from train.options.fields import limit
 from train.step import Metric
 from train.task import Bundle, Task
+from train.tasks import writing
 from train.tasks.cross_entropy import token_cross_entropy
 
 
@@ -54,10 +57,17 @@ def perplexity(means: dict[str, float]) -> dict[str, float]:
     return {"perplexity": math.exp(min(means["cross_entropy"], 700.0))}
 
 
+@dataclass
+class CausalLMOptions:
+    """Options of the task."""
+
+    label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
+
+
 def _make(config: Config, model: Module, card: DataSpec) -> Task:
     return Task(
         BUNDLE,
-        train_objective=partial(causal_lm, label_smoothing=config.label_smoothing),
+        train_objective=partial(causal_lm, label_smoothing=config.options.label_smoothing),
         eval_objective=causal_lm,
         train_batch=lambda key, batch: batch,
         eval_batch=lambda batch: batch,
@@ -71,8 +81,9 @@ BUNDLE = Bundle(
     _make,
     models=(GPT2,),
     form="windows",
+    options=CausalLMOptions,
     suits=("prune.method", "data.isolate_documents"),
     unit="tokens",
     explains="next token",
-    writes="text",
+    writes=writing.write,
 )

@@ -1,5 +1,6 @@
 """Classification: one label of each example, by softmax over the classes."""
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jaxmodels.nn.layers import AuxiliaryLogits
 from train import report
 from train.metrics import macro_f1, matthews, per_class
 from train.options import Config
+from train.options.fields import limit
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
 from train.task import Bundle, Report, Task
@@ -149,6 +151,13 @@ CONFUSION = Report(
 """Confusion matrix, and the scores of each class."""
 
 
+@dataclass
+class ClassificationOptions:
+    """Options of the task."""
+
+    label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
+
+
 def _make(config: Config, model: Module, card: DataSpec) -> Task:
     train_batch, eval_batch = preprocessing(config, model, card)
     inputs = model_inputs(model, card)
@@ -169,7 +178,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     reports += (CONFUSION, two_classes.REPORT) if model.num_classes == 2 else (CONFUSION,)
     return Task(
         BUNDLE,
-        train_objective=partial(classification, label_smoothing=config.label_smoothing),
+        train_objective=partial(classification, label_smoothing=config.options.label_smoothing),
         eval_objective=classification,
         train_batch=train_batch,
         eval_batch=eval_batch,
@@ -186,6 +195,7 @@ BUNDLE = Bundle(
     head="classification",
     form="labels",
     complete=True,
+    options=ClassificationOptions,
     suits=(
         "distill",
         "prune.method",

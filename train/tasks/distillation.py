@@ -152,7 +152,7 @@ def load_teacher(run: Run, build: Callable[..., Any], read: Callable[[Path], Any
             temperature=options.temperature,
             alpha=options.alpha,
             hidden=options.hidden,
-            label_smoothing=run.config.label_smoothing,
+            label_smoothing=run.config.options.label_smoothing,
         ),
     )
 
@@ -161,7 +161,7 @@ def _from_run(
     workdir: Path, run: Run, build: Callable[..., Any], read: Callable[[Path], Any]
 ) -> tuple[Module, TrainState, tuple[str, ...], bool]:
     config, card = read(workdir)
-    same = {"config.objective": (config.objective, run.config.objective)}
+    same = {"config.task": (config.task, run.config.task)}
     same["classes"] = card.label_names, run.card.label_names
     theirs_text, ours_text = card.kind("text"), run.card.kind("text")
     if theirs_text and ours_text:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -13,7 +14,7 @@ from input_pipeline import DataSpec, image
 from jaxmodels import VAE, Module
 from jaxmodels.families.vae.model import VAEOutputs
 from train.options import Config
-from train.options.fields import ConfigError
+from train.options.fields import ConfigError, limit
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
 from train.task import Bundle, Task, fixed_key, without_labels
@@ -91,6 +92,16 @@ def importance_weighted_log_likelihood(
     return jax.nn.logsumexp(jax.lax.map(log_weight, noise), axis=0) - math.log(len(noise))
 
 
+@dataclass
+class ELBOOptions:
+    """Options of the task."""
+
+    # weight of the Kullback-Leibler divergence in the loss
+    beta: float = field(default=1.0, metadata=limit(low=0))
+    # draws per image for log p(x) at the end
+    importance_samples: int = field(default=64, metadata=limit(low=1, high=2**20))
+
+
 def _make(config: Config, model: Module, card: DataSpec) -> Task:
     data = config.data
     low, high = (
@@ -135,7 +146,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 
     def likelihood(state: TrainState, batch: Batch) -> Metrics:
         batch = eval_batch(batch)
-        keys = jax.random.split(fixed_key(config.seed, 1), config.vae.importance_samples)
+        keys = jax.random.split(fixed_key(config.seed, 1), config.options.importance_samples)
         noise = jax.vmap(draw, (0, None))(keys, batch)
         forward = partial(predict_step, state, model=model)
         values = importance_weighted_log_likelihood(forward, batch["image"], noise)
@@ -146,7 +157,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
             )
         }
 
-    objective = partial(elbo, beta=config.vae.beta)
+    objective = partial(elbo, beta=config.options.beta)
     return Task(
         BUNDLE,
         train_objective=objective,
@@ -162,10 +173,10 @@ BUNDLE = Bundle(
     "elbo",
     _make,
     models=(VAE,),
-    options=("vae",),
+    options=ELBOOptions,
     suits=("prune.method",),
     check=without_labels,
     score="elbo",
     lower_is_better=False,
-    writes="images",
+    writes=pictures.write,
 )

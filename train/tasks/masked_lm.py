@@ -2,6 +2,7 @@
 arXiv:1810.04805)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
@@ -15,7 +16,7 @@ from jaxmodels import BERT, Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.bert.model import PretrainingLogits
 from train.options import Config
-from train.options.fields import ConfigError
+from train.options.fields import ConfigError, limit
 from train.step import Batch, Metric
 from train.task import Bundle, Task, fixed_key
 from train.tasks.classification import classification
@@ -79,10 +80,19 @@ def next_sentence(outputs: PretrainingLogits, batch: dict[str, Array]) -> dict[s
     return classification(outputs.next_sentence, batch)
 
 
+@dataclass
+class MaskedLMOptions:
+    """Options of the task."""
+
+    # share of the tokens
+    mask_rate: float = field(default=0.15, metadata=limit(above=0, below=1))
+    label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
+
+
 def _make(config: Config, model: Module, card: DataSpec) -> Task:
     if not getattr(model, "next_sentence", True):
         raise ConfigError(
-            "config.model_fields.next_sentence = False, and objective masked_lm learns the next "
+            "config.model_fields.next_sentence = False, and task masked_lm learns the next "
             "sentence too: leave the field out"
         )
     special, mask_token = special_tokens(card.kind("text").tokenizer)
@@ -91,7 +101,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     def masked(key: PRNGKeyArray, batch: Batch) -> Batch:
         mask = partial(
             mask_tokens,
-            rate=config.data.mask_rate,
+            rate=config.options.mask_rate,
             mask_token=mask_token,
             vocab_size=card.kind("text").vocab_size,
         )
@@ -111,7 +121,9 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     weights = config.tasks.weights
     return Task(
         BUNDLE,
-        train_objective=partial(masked_lm, label_smoothing=config.label_smoothing, weights=weights),
+        train_objective=partial(
+            masked_lm, label_smoothing=config.options.label_smoothing, weights=weights
+        ),
         eval_objective=partial(masked_lm, weights=weights),
         train_batch=masked,
         eval_batch=partial(masked, fixed_key(config.seed, 0)),
@@ -126,7 +138,7 @@ BUNDLE = Bundle(
     models=(BERT,),
     head="pretraining",
     form="sentence_pairs",
-    options=("data.mask_rate",),
+    options=MaskedLMOptions,
     suits=("prune.method",),
     parts=PARTS,
 )

@@ -122,7 +122,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 
     return Task(
         BUNDLE,
-        train_objective=objective(config.label_smoothing),
+        train_objective=objective(config.options.label_smoothing),
         eval_objective=objective(0.0),
         train_batch=lambda key, batch: shared(train_batch(key, batch)),
         eval_batch=lambda batch: shared(eval_batch(batch)),

@@ -1,6 +1,6 @@
 """Samples, reconstructions and walks of a variational autoencoder, as grids of pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
 from input_pipeline import image
-from train import batches
+from train import batches, report
+from train.files import is_disk_full
+from train.options.fields import ConfigError
+from train.run import Run
 from train.state import TrainState
 from train.task import Report
 
@@ -21,7 +24,7 @@ SAMPLES = COLUMNS**2
 
 
 def decode(
-    run: Any, state: TrainState, latent: Float[Array, "b latent"]
+    run: Run, state: TrainState, latent: Float[Array, "b latent"]
 ) -> Float[Array, "b h w c"]:
     """The decoder's means for draws of z, as pixels in [0, 1]."""
     decoded = run.model.apply(_variables(run, state), latent, method="decode")
@@ -31,14 +34,14 @@ def decode(
 
 
 def encode(
-    run: Any, state: TrainState, images: UInt8[Array, "b h w c"]
+    run: Run, state: TrainState, images: UInt8[Array, "b h w c"]
 ) -> Float[Array, "b latent"]:
     """The means of q(z | x)."""
     normalised = image.normalize(images, run.config.data.mean, run.config.data.std)
     return run.model.apply(_variables(run, state), normalised, method="encode")[0]
 
 
-def samples(run: Any, state: TrainState, seed: int, count: int) -> Float[Array, "b h w c"]:
+def samples(run: Run, state: TrainState, seed: int, count: int) -> Float[Array, "b h w c"]:
     """Pixels of ``count`` draws of z from the prior; the first few do not depend on how many are
     drawn."""
     return decode(
@@ -54,7 +57,7 @@ def grid(images: Float[Array, "b h w c"]) -> UInt8[Array, "height width c"]:
     return jnp.round(255 * pixels).astype(jnp.uint8)
 
 
-def compile_pictures(run: Any) -> Callable[[TrainState], dict[str, np.ndarray]]:
+def compile_pictures(run: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
     """A function that draws ``samples`` (from the same z every time), ``reconstructions`` and a
     latent ``walk``.
 
@@ -87,11 +90,33 @@ def compile_pictures(run: Any) -> Callable[[TrainState], dict[str, np.ndarray]]:
     return lambda state: jax.device_get(compiled(state, images))
 
 
-def _variables(run: Any, state: TrainState) -> dict:
+def _variables(run: Run, state: TrainState) -> dict:
     # every device draws everything, and jax.set_mesh is not in force: so the number of images need
     # not suit the mesh
     params = jax.lax.with_sharding_constraint(state.eval_params, NamedSharding(run.mesh, P()))
     return {"params": params, **state.model_state}
+
+
+def write(run: Run, state: TrainState, given: Mapping[str, Any], args: Any) -> int:
+    """Writes a grid of samples as a PNG file.
+
+    Args:
+      given: settings of the command line for texts, of which none matters.
+      args: its other flags.
+    """
+    count = args.count or SAMPLES
+    pixels = jax.jit(lambda state: grid(samples(run, state, args.seed, count)))(state)
+    out = args.out or args.workdir / "samples" / f"generated_{int(state.step)}_seed_{args.seed}.png"
+    try:
+        report.write_png(out, np.asarray(pixels))
+    except OSError as e:
+        if is_disk_full(e):
+            raise
+        raise ConfigError(
+            f"{out} cannot be written: {e.strerror}; give another --out=FILE.png"
+        ) from e
+    print(f"wrote {out}: {count} samples of step {int(state.step)}")
+    return 0
 
 
 REPORT = Report("pictures", draw=compile_pictures, files=lambda *found: ("samples/",))

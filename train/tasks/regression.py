@@ -52,7 +52,7 @@ def _show(run: Any, answer: np.ndarray, top: int) -> tuple[dict[str, Any], str]:
 def _make(config: Config, model: Module, card: DataSpec) -> Task:
     if model.num_classes != 1:
         raise ConfigError(
-            f"config.model_fields.num_classes = {model.num_classes}, and objective regression has "
+            f"config.model_fields.num_classes = {model.num_classes}, and task regression has "
             "one; nearest: 1"
         )
     train_batch, eval_batch = preprocessing(config, model, card)

@@ -1,7 +1,9 @@
 """Translations by beam search, and how good they are: BLEU as sacrebleu computes it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from jaxmodels.decode.beam import beam_search
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train.errors import Stopped
 from train.files import write_atomically
-from train.launch.cli import warn
-from train.options import BeamConfig
+from train.launch.cli import stdin_lines, warn
+from train.options.fields import ConfigError
+from train.run import Run
 from train.state import TrainState
 from train.step import eval_variables
 from train.task import Report
+from train.tasks.writing import over
 
 BATCH = 64
 """Sources translated at once."""
@@ -99,9 +103,9 @@ def translate(
     return [text for texts in found for text in texts]
 
 
-def settings_of(beam: BeamConfig) -> GenerationConfig:
-    """The search by which a run is measured."""
-    return GenerationConfig(beams=beam.beams, length_penalty=beam.length_penalty)
+def settings_of(options: Any) -> GenerationConfig:
+    """The search by which a run is measured, by the options of its task."""
+    return GenerationConfig(beams=options.beams, length_penalty=options.length_penalty)
 
 
 def _batches(sizes: list[int], lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
@@ -127,16 +131,66 @@ def measure(run: Any, state: TrainState, split: str, stopping: Callable[[], bool
     if jax.process_count() > 1:
         variables = multihost_utils.process_allgather(variables, tiled=True)
     tokenizer = Tokenizer.from_str(card.kind("text").tokenizer)
-    settings = settings_of(run.config.beam)
+    settings = settings_of(run.config.options)
     found = translate(
         run.model, variables, tokenizer, sources, card.lengths, settings, stopping=stopping
     )
     exact = np.mean([a.strip() == b.strip() for a, b in zip(found, references, strict=True)])
     scores = {
-        "bleu": bleu(found, references, run.config.beam.bleu_tokenizer),
+        "bleu": bleu(found, references, run.config.options.bleu_tokenizer),
         "exact_match": float(exact),
     }
     return scores, list(zip(sources, references, found, strict=True))
+
+
+def write(run: Run, state: TrainState, given: Mapping[str, Any], args: Any) -> int:
+    """Translates with a run; see :func:`write_translations`.
+
+    Args:
+      given: settings of the command line.
+      args: its other flags.
+    """
+    return write_translations(
+        run.model,
+        eval_variables(state),
+        Tokenizer.from_str(run.card.kind("text").tokenizer),
+        run.card.lengths,
+        settings_of(run.config.options),
+        args,
+        given=given,
+    )
+
+
+def write_translations(
+    model: Any,
+    variables: Any,
+    tokenizer: Tokenizer | Marian,
+    lengths: Sequence[int],
+    settings: GenerationConfig,
+    args: Any,
+    *,
+    given: Mapping[str, Any],
+) -> int:
+    """Prints the translation of the prompt, or of every line of standard input.
+
+    Args: as of :func:`translate`; ``given`` goes over the settings.
+    """
+    if args.stop:
+        raise ConfigError(
+            f"--stop={args.stop[0]} is for language models: a translation ends with its end token "
+            "alone"
+        )
+    settings = over(settings, given)
+    sources = [args.prompt] if args.prompt else stdin_lines()
+    start = time.perf_counter()
+    try:
+        found = translate(model, variables, tokenizer, sources, lengths, settings, seed=args.seed)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+    print("\n".join(found))
+    seconds = time.perf_counter() - start
+    print(f"{len(found)} texts in {seconds:.2f} s, compilation included", file=sys.stderr)
+    return 0
 
 
 def bleu(translations: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> float:
@@ -168,7 +222,7 @@ REPORT = Report(
     "translations",
     measure=measure,
     means=lambda found: found[0],
-    values=lambda run, found: {"bleu_signature": bleu_signature(run.config.beam.bleu_tokenizer)},
+    values=lambda run, found: {"bleu_signature": bleu_signature(run.config.options.bleu_tokenizer)},
     lines=lambda values: [f"BLEU as sacrebleu's {values['bleu_signature']}"],
     files=_write,
 )
