@@ -185,7 +185,7 @@ def preprocess_train(
 
     Args:
         key: random key of this step.
-        batch: dict with image uint8 [b, h, w, c] and label int32 [b].
+        batch: dict with image uint8 [b, h, w, c] and, to be mixed, label int32 [b].
         mean: see `normalize`, as for `std` and `dtype`.
         std: see `normalize`.
         num_classes: size of the soft labels that mixup makes.
@@ -196,16 +196,17 @@ def preprocess_train(
         dtype: of the image.
 
     Returns:
-        The batch with `image` of `dtype` and `label` int32 [b], or float32 [b, num_classes] if
-        mixup > 0; other entries as they were.
+        The batch with `image` of `dtype` and, if mixup > 0, `label` float32 [b, num_classes];
+        other entries as they were.
     """
     augment_key, mixup_key = jax.random.split(key)
     image = augment(
         augment_key, batch["image"], crop_padding=crop_padding, flip=flip, erasing=erasing
     )
-    image, label = normalize(image, mean, std, dtype), batch["label"]
-    if mixup:
-        image, label = _mix_labels(mixup_key, image, label, num_classes, mixup)
+    image = normalize(image, mean, std, dtype)
+    if not mixup:
+        return {**batch, "image": image}
+    image, label = _mix_labels(mixup_key, image, batch["label"], num_classes, mixup)
     return {**batch, "image": image, "label": label}
 
 

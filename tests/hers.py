@@ -125,7 +125,7 @@ FAMILY = Family(
     outputs=("logits",),
     formats=Formats({"torch": _rules}),
     original=_original,
-    cases=(Case("tests.hers:FAMILY.small", (8, 12, 1), full_shape=(16, 16, 1), full_classes=10),),
+    cases=(Case("small", (8, 12, 1), full_shape=(16, 16, 1), full_classes=10),),
 )
 
 

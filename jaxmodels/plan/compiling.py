@@ -191,7 +191,7 @@ def plan(
         collectives=found,
         loops=list(program.loops),
         kernels=program.kernels,
-        roofline=chip and roofline(program, found, chip, model_flops, len(devices)),
+        roofline=chip and roofline(program, found, chip, float(model_flops), len(devices)),
         warnings=warnings + rematerialisations(said[0]),
     )
 

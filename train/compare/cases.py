@@ -3,6 +3,7 @@
 Each family says in ``jaxmodels/families/*/original.py`` at which size its presets are compared.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,27 @@ CASES: dict[str, Case] = {
     case.key: case for family in jaxmodels.FAMILIES.values() for case in family.cases
 }
 """What is compared, by name."""
+
+
+def own_case(name: str) -> Case:
+    """The case of a model of one's own, ``"package.module:FAMILY.preset"``: that of the preset's
+    name among the cases of its family.
+
+    Raises:
+      ConfigError: there is no such model, or it has no original or no case.
+    """
+    try:
+        family = jaxmodels.family_of(name)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+    preset = name.partition(":")[2].partition(".")[2] or next(iter(family.presets))
+    found = [case for case in family.cases if case.key == preset]
+    if family.original is None or not found:
+        raise ConfigError(
+            f"{name} has no certificate: its jaxmodels.families.Family needs an original and "
+            f"Case({preset!r}, ...) among its cases"
+        )
+    return dataclasses.replace(found[0], model=name, name=name)
 
 
 def inputs_of(case: Case) -> tuple[str, ...]:

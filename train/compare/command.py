@@ -13,7 +13,7 @@ import jax
 
 from jaxmodels.parity import Certificate, report, timing
 from train.compare import speed, tables
-from train.compare.cases import CASES, Case, require_possible
+from train.compare.cases import CASES, Case, own_case, require_possible
 from train.compare.certificate import certify
 from train.compare.timing import measure
 from train.config import ConfigError
@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints a certificate, or timings, of each model. Exit code 1 if a bar fails."""
     cases = speed.CASES_ON[args.device] if args.speed_only else CASES
     names = list(cases) if args.all else args.models
+    cases = cases | {name: own_case(name) for name in names if ":" in name}
     for name in names:
         if name not in cases:
             what = (

@@ -1,7 +1,7 @@
 """The PyTorch originals of all families, gathered; see ``jaxmodels/families/*/original.py``."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jaxmodels
@@ -13,13 +13,6 @@ from train.config import ConfigError
 WHOLE_TEXTS = "sdpa_of_whole_texts"
 """SDPA registered under a second name, so that transformers builds no mask for it."""
 
-BUILDERS: dict[type, Callable[[Any, Shape], Original]] = {
-    family.cls: family.original
-    for family in jaxmodels.FAMILIES.values()
-    if family.original is not None
-}
-"""Class of our model -> the function that builds its original."""
-
 
 def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
     """The PyTorch original of a model, dropout and all, in training mode, with its own random
@@ -28,14 +21,18 @@ def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
     Raises:
       ConfigError: there is no original with these fields, or its library is not installed.
     """
-    cls = type(model)
-    if cls not in BUILDERS:
-        raise ConfigError(f"{cls.__name__} has no PyTorch original here")
+    name = type(model).__name__
+    try:
+        builder = jaxmodels.family_of(model).original
+    except ValueError:
+        builder = None
+    if builder is None:
+        raise ConfigError(f"{name} has no PyTorch original here")
     try:
         with _as_config_error():
-            return BUILDERS[cls](model, image_shape)
+            return builder(model, image_shape)
     except WeightsError as e:  # transformers' config has no place for a field
-        raise ConfigError(f"{cls.__name__} has no original with these fields: {e}") from e
+        raise ConfigError(f"{name} has no original with these fields: {e}") from e
 
 
 def torchvision() -> Any:
@@ -81,7 +78,6 @@ def _as_config_error() -> Iterator[None]:
 
 
 __all__ = [
-    "BUILDERS",
     "SDPA",
     "WHOLE_TEXTS",
     "Original",

@@ -20,6 +20,7 @@ from train import files
 from train.config import Config
 from train.files import WorkdirError, is_disk_full, write_atomically
 from train.launch import distributed
+from train.options import PIXELS
 from train.options.fields import fits, one_line, shown
 
 FILES = (
@@ -196,7 +197,7 @@ def _require(name: str, value: Any, hint: Any) -> None:
     have."""
     wrong = not fits(value, hint)
     if name == "image_shape" and not wrong:
-        wrong = len(value) != 3 or not all(0 < n <= config_lib.PIXELS for n in value)
+        wrong = len(value) != 3 or not all(0 < n <= PIXELS for n in value)
     if wrong:
         raise ValueError(f"{name} is {shown(value)}")
 
