@@ -39,8 +39,26 @@ def label_of(builder: tfds.core.DatasetBuilder) -> ClassLabel | Number | None:
         return ClassLabel(found.num_classes, tuple(found.names))
     is_tensor = isinstance(found, tfds.features.Tensor)
     if is_tensor and len(found.shape) < 2 and np.issubdtype(found.np_dtype, np.floating):
-        return Number(*found.shape)
+        size = found.shape[0] if found.shape else 1
+        names = tuple(filter(None, (found.doc.desc or "").split(", ")))  # see Diabetes
+        return Number(size, names if len(names) == size else ())
     return None
+
+
+def standardised(builder: tfds.core.DatasetBuilder, split: str) -> ClassLabel | Number | None:
+    """Returns the label; of numbers, with their mean and deviation over a split.
+
+    Raises:
+        DataError: see `checked_numbers`.
+    """
+    label = label_of(builder)
+    if label is None or label.kind != "number":
+        return label
+    numbers = checked_numbers(_read(builder, split, "label"), f"{builder.info.full_name}/{split}")
+    numbers = numbers.reshape(len(numbers), -1).astype(np.float64)
+    std = numbers.std(0)
+    mean, std = numbers.mean(0).tolist(), np.where(std > 0, std, 1.0).tolist()
+    return dataclasses.replace(label, mean=tuple(mean), std=tuple(std))
 
 
 def checked_numbers(labels: np.ndarray, source: str) -> np.ndarray:
@@ -115,6 +133,13 @@ def read_labels(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.n
     Raises:
         DataError: a label that is no class.
     """
+    found = _read(builder, split, key)
+    check_labels(found, builder.info.features[key].num_classes, f"{builder.info.full_name}/{split}")
+    return found.astype(np.int32)
+
+
+def _read(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.ndarray:
+    """Returns one feature of all examples of a split; decodes no images."""
     features = builder.info.features.items()
     images = {
         name: tfds.decode.SkipDecoding()
@@ -127,10 +152,7 @@ def read_labels(builder: tfds.core.DatasetBuilder, split: str, key: str) -> np.n
         for start in range(0, len(source), _CHUNK)
         for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
     ]
-    check_labels(
-        np.array(found), builder.info.features[key].num_classes, f"{builder.info.full_name}/{split}"
-    )
-    return np.array(found, np.int32)
+    return np.array(found)
 
 
 def image_shape(builder: tfds.core.DatasetBuilder, image_size: int | None) -> tuple[int, int, int]:

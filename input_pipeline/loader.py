@@ -31,6 +31,7 @@ from input_pipeline.examples import (
     open_examples,
     read_labels,
     split_parts,
+    standardised,
     task_sizes,
 )
 from input_pipeline.features.image import Image
@@ -72,7 +73,7 @@ def describe(
     if vector_feature(builder) is not None:
         _require_label(builder, numbers)
         return describe_table(builder, name, train_split, labels)
-    _, _, label = image_and_label(builder)
+    image_and_label(builder)
     _require_label(builder, numbers)
     shape = image_shape(builder, decoding.image_size)
     if decoding.randaugment_layers and shape[2] not in (1, 3):
@@ -86,7 +87,7 @@ def describe(
         {split: info.num_examples for split, info in builder.info.splits.items()},
         str(builder.data_dir),
         {"image": Image(shape)},
-        label,
+        standardised(builder, train_split),
         task_sizes(builder, labels),
     )
 
@@ -397,9 +398,11 @@ def _require_same(builder: tfds.core.DatasetBuilder, known: DataSpec, decoding: 
     if known.label_names and (names := tuple(features["label"].names)) != known.label_names:
         there, then = (shortened(", ".join(x), 150) for x in (names, known.label_names))
         raise DataError(f"{again} its {len(names)} classes are {there}, and then they were {then}")
-    if known.kind("number") and (now := label_of(builder)) != known.label:
-        then = known.label.summary()
-        raise DataError(f"{again} its label is {now and now.summary()}, and then it was {then}")
+    if known.kind("number"):
+        now, then = label_of(builder), known.label
+        if now is None or (now.kind, now.num_classes) != (then.kind, then.size):
+            said = now and now.summary()
+            raise DataError(f"{again} its label is {said}, and then it was {then.summary()}")
     for key, count in known.tasks.items():
         if features[key].num_classes != count:
             raise DataError(

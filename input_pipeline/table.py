@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline.corpus import read_records, split_name
 from input_pipeline.errors import DataError
-from input_pipeline.examples import checked_numbers, label_of, split_parts, task_sizes
+from input_pipeline.examples import checked_numbers, label_of, split_parts, standardised, task_sizes
 from input_pipeline.features.row import Row
 from input_pipeline.features.spec import DataSpec, make_spec
 from input_pipeline.ids import check_labels
@@ -101,6 +101,6 @@ def describe_table(
         {split: info.num_examples for split, info in builder.info.splits.items()},
         str(builder.data_dir),
         {"row": Row(names, mean, std)},
-        label_of(builder),
+        standardised(builder, train_split),
         task_sizes(builder, labels),
     )

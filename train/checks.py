@@ -398,11 +398,11 @@ def _check_model(config: Config) -> None:
         value = config.model_fields[key] = coerce(value, known[key])
         check_type(value, known[key], name)
         _check_size(value, key, name)
-    fitting, own = tasks.fitting(jaxmodels.model_class(config.model)), ":" in config.task
-    if config.task not in fitting and not own and ":" not in config.model:
+    family = jaxmodels.family_of(config.model)
+    if not tasks.fits(tasks.bundle_named(config.task), family):
+        near = "".join(f"; nearest: config.task = {name!r}" for name in tasks.fitting(family)[:1])
         raise ConfigError(
-            f"config.task = {config.task!r} does not fit model {config.model!r}; "
-            f"nearest: config.task = {fitting[0]!r}"
+            f"config.task = {config.task!r} does not fit model {config.model!r}{near}"
         )
     head = tasks.bundle_named(config.task).head
     if (

@@ -90,8 +90,8 @@ class Bundle:
       name: as ``config.task`` says it.
       make: (config, model, data) -> the task of a run. Raises ``ConfigError`` where they do not
         suit each other.
-      models: classes of models that it is for, beside those that ``any_classifier`` brings.
-      any_classifier: whether it takes logits of classes, as every model gives that no task names.
+      outputs: kinds of model outputs that it takes, of :class:`jaxmodels.families.Family`; ():
+        any model may try.
       head: field ``head`` of the models that have one.
       form: how text is cut for it; None: it takes none.
       complete: whether every example must have its label.
@@ -105,7 +105,7 @@ class Bundle:
       answer: model outputs of a batch -> arrays that ``train.predict`` shows; pure. None: the task
         has no answer.
       show: (run, answer of one example, how many labels) -> its JSON values, and its line.
-      explains: what ``train.explain`` explains of a run: its class, its next token, its
+      explains: what ``train.explain`` explains of a run: its class, its number, its next token, its
         translation, or nothing.
       writes: what ``train.generate`` does with a run, its state, the settings of the command line
         and its other flags; returns the exit code. None: nothing.
@@ -113,8 +113,7 @@ class Bundle:
 
     name: str
     make: Callable[[Config, Module, DataSpec], Task]
-    models: tuple[type, ...] = ()
-    any_classifier: bool = False
+    outputs: tuple[str, ...] = ()
     head: str | None = None
     form: Form | None = None
     complete: bool = False
@@ -127,7 +126,7 @@ class Bundle:
     unit: str = "examples"
     answer: Callable[[Any], Any] | None = None
     show: Callable[[Any, Any, int], tuple[dict[str, Any], str]] | None = None
-    explains: Literal["class", "next token", "translation"] | None = None
+    explains: Literal["class", "number", "next token", "translation"] | None = None
     writes: Callable[[Any, TrainState, dict[str, Any], Any], int] | None = None
 
 

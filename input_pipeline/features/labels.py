@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from input_pipeline.features.feature import Feature, Shapes
+from input_pipeline.features.feature import Batch, Feature, Preparation, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +60,22 @@ class Number(Feature):
 
     Attributes:
         size: numbers of an example; of one the label is [b], of more [b, size].
+        names: of the numbers; () where nobody names them.
+        mean, std: of each number over the split that is trained on; a model learns the standardised
+          numbers. (): it learns them as they are.
     """
 
     kind: ClassVar[str] = "number"
 
     size: int = 1
+    names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def fitted(self) -> bool:  # type: ignore[override]
+        """Whether mean and std were taken of a split."""
+        return bool(self.mean)
 
     @property
     def num_classes(self) -> int:
@@ -73,7 +84,7 @@ class Number(Feature):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Numbers have no classes, and so no names."""
+        """Numbers have no classes, and so no names of classes."""
         return ()
 
     def shapes(self, size: int, length: int) -> Shapes:
@@ -82,4 +93,20 @@ class Number(Feature):
 
     def summary(self, label: str = "", *, alone: bool = True) -> str:
         """See `Feature.summary`."""
-        return "a number each" if self.size == 1 else f"{self.size} numbers each"
+        what = "a number each" if self.size == 1 else f"{self.size} numbers each"
+        return f"{what} ({', '.join(self.names)})" if self.names else what
+
+    def eval_batch(self, batch: Batch, how: Preparation) -> Batch:
+        """Standardises the numbers, in training too."""
+        if not self.mean:
+            return batch
+        mean, std = (np.asarray(x, np.float32) for x in (self.mean, self.std))
+        if self.size == 1:
+            mean, std = mean[0], std[0]
+        return {**batch, "label": (batch["label"] - mean) / std}
+
+    def in_units(self, values: Any) -> Any:
+        """Outputs of a model [..., size] in the units of the data."""
+        if not self.mean:
+            return values
+        return values * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)

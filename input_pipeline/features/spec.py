@@ -87,7 +87,7 @@ class DataSpec:
     @property
     def fitted(self) -> bool:
         """Whether something in it was learned from the training split."""
-        return any(f.fitted for f in self.inputs)
+        return any(f.fitted for f in self.features.values())
 
     @property
     def named(self) -> str:

@@ -9,6 +9,7 @@ import pkgutil
 
 from input_pipeline import DataSpec
 from jaxmodels import Module
+from jaxmodels.families import Family
 from train.options import Config
 from train.options.fields import ConfigError, shown
 from train.task import Bundle, Report, Task
@@ -70,10 +71,15 @@ def bundle_of(config: Config) -> Bundle:
     return multitask.BUNDLE if config.tasks.labels else bundle_named(config.task)
 
 
-def fitting(model: type) -> tuple[str, ...]:
-    """Names of the tasks that a class of this library's models is for."""
-    named = tuple(name for name, task in TASKS.items() if model in task.models)
-    return named or tuple(name for name, task in TASKS.items() if task.any_classifier)
+def fits(task: Bundle, family: Family) -> bool:
+    """Whether a task takes what the models of a family give; True where one of them does not say
+    what it is."""
+    return not (task.outputs and family.outputs) or bool({*task.outputs} & {*family.outputs})
+
+
+def fitting(family: Family) -> tuple[str, ...]:
+    """Names of the built-in tasks that a family of models is for."""
+    return tuple(name for name, task in TASKS.items() if fits(task, family))
 
 
 def suiting(option: str) -> str:
@@ -98,6 +104,7 @@ __all__ = [
     "Task",
     "bundle_named",
     "bundle_of",
+    "fits",
     "fitting",
     "make_task",
     "suiting",

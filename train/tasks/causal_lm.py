@@ -7,7 +7,7 @@ from functools import partial
 from jaxtyping import Array
 
 from input_pipeline import DataSpec
-from jaxmodels import GPT2, Module
+from jaxmodels import Module
 from jaxmodels.nn.layers import TokenLogits
 from train.options import Config
 from train.options.fields import limit
@@ -79,7 +79,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 BUNDLE = Bundle(
     "causal_lm",
     _make,
-    models=(GPT2,),
+    outputs=("token_logits",),
     form="windows",
     options=CausalLMOptions,
     suits=("prune.method", "data.isolate_documents"),

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from input_pipeline import DataSpec
-from jaxmodels import BERT, LSTMClassifier, Module
+from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.fusion.model import MODALITIES
 from jaxmodels.nn.layers import AuxiliaryLogits
@@ -190,8 +190,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 BUNDLE = Bundle(
     "classification",
     _make,
-    models=(BERT, LSTMClassifier),
-    any_classifier=True,
+    outputs=("logits",),
     head="classification",
     form="labels",
     complete=True,

@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array
 
 from input_pipeline import DataSpec
-from jaxmodels import DualEncoder, Module
+from jaxmodels import Module
 from jaxmodels.families.fusion.model import ContrastiveOutputs
 from train.options import Config
 from train.step import Metric
@@ -56,7 +56,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 BUNDLE = Bundle(
     "contrastive",
     _make,
-    models=(DualEncoder,),
+    outputs=("pair",),
     form="labels",
     suits=("prune.method",),
     check=without_labels,

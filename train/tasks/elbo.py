@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from input_pipeline import DataSpec, image
-from jaxmodels import VAE, Module
+from jaxmodels import Module
 from jaxmodels.families.vae.model import VAEOutputs
 from train.options import Config
 from train.options.fields import ConfigError, limit
@@ -172,7 +172,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 BUNDLE = Bundle(
     "elbo",
     _make,
-    models=(VAE,),
+    outputs=("vae",),
     options=ELBOOptions,
     suits=("prune.method",),
     check=without_labels,

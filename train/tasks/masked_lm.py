@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 from input_pipeline import DataSpec
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
-from jaxmodels import BERT, Module
+from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.bert.model import PretrainingLogits
 from train.options import Config
@@ -135,7 +135,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 BUNDLE = Bundle(
     "masked_lm",
     _make,
-    models=(BERT,),
+    outputs=("pretraining",),
     head="pretraining",
     form="sentence_pairs",
     options=MaskedLMOptions,

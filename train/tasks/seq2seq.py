@@ -5,7 +5,7 @@ from functools import partial
 from typing import Literal
 
 from input_pipeline import DataSpec
-from jaxmodels import Module, Transformer
+from jaxmodels import Module
 from train.options import Config
 from train.options.fields import limit
 from train.task import Bundle, Task
@@ -42,7 +42,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 BUNDLE = Bundle(
     "seq2seq",
     _make,
-    models=(Transformer,),
+    outputs=("target_logits",),
     form="translation",
     options=Seq2SeqOptions,
     suits=("data.buckets",),

@@ -22,7 +22,7 @@ FAMILY = Family(
     Transformer,
     PRESETS,
     inputs=("source_target",),
-    outputs=("token_logits",),
+    outputs=("target_logits",),
     formats=FORMATS,
     hub=HUB,
     original=original,
