@@ -17,7 +17,7 @@ CARDS = ("DatasetCard", "TextCard", "TableCard", "ImageTextCard")
 LONGEST, REPEATED = 450, 6
 BUDGETS = {"train/*.py": 2500, "jaxmodels/families/*": 400, "tools": 1000, "tasks, features": 250}
 TOOLS = (
-    *("jaxmodels.parity", "jaxmodels.plan"),
+    *("jaxmodels.parity", "jaxmodels.originals", "jaxmodels.bench", "jaxmodels.plan"),
     *("train.compare", "train.plan", "train.explain", "train.compress", "train.launch"),
 )
 

@@ -12,10 +12,10 @@ import torch
 from flax import linen as nn
 
 import jaxmodels
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.subject import main_output
-from train.compare import originals, twin
+from train.compare import twin
 from train.compare.certificate import randomise
 from train.config import Config, ConfigError
 

@@ -162,7 +162,7 @@ def test_what_does_not_fit_a_regression(finished):
 def test_weights_of_transformers_regress(finished, tmp_path):
     """BertForSequenceClassification with one label: the same numbers and, given labels, the same
     loss."""
-    from train.compare.originals import transformers
+    from jaxmodels.foreign.original import transformers
 
     tmp, _ = finished
     sizes = {

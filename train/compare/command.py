@@ -11,9 +11,12 @@ from typing import Any
 
 import jax
 
-from jaxmodels.parity import Certificate, report, timing
+from jaxmodels.bench.sizes import CASES_ON
+from jaxmodels.bench.timing import SETTINGS
+from jaxmodels.foreign.original import Case
+from jaxmodels.originals.cases import CASES, require_possible
+from jaxmodels.parity import Certificate, report
 from train.compare import speed, tables
-from train.compare.cases import CASES, Case, require_possible
 from train.compare.certificate import certify
 from train.compare.timing import measure
 from train.config import ConfigError
@@ -23,7 +26,7 @@ from train.launch import cli
 
 def run(args: argparse.Namespace) -> int:
     """Prints a certificate, or timings, of each model. Exit code 1 if a bar fails."""
-    cases = speed.CASES_ON[args.device] if args.speed_only else CASES
+    cases = CASES_ON[args.device] if args.speed_only else CASES
     names = list(cases) if args.all else args.models
     for name in names:
         if name not in cases:
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     (name,) = names
     if args.speed_only:
         speed.prepare(args.device)
-        setting = timing.SETTINGS[args.device]
+        setting = SETTINGS[args.device]
         found = [
             speed.measure_one(
                 cases[name], full=args.timing == "full", seed=args.seed, setting=setting

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import absl.logging
 
+from jaxmodels.foreign.original import OriginalError
 from jaxmodels.nn.cpu import for_onednn
 from train import files
 from train.errors import CheckpointError, NonFiniteError, SaveError, WorkdirError
@@ -62,7 +63,7 @@ def run(main: Callable[[], int], *, long: bool = False) -> int:
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """Line and exit code of what a user can mend; None for anything else."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | OriginalError):
         return str(error), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
