@@ -20,7 +20,7 @@ from jaxmodels.explain.attention import attention_maps
 from jaxmodels.families.bert.model import PretrainingLogits
 from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import evaluate, generate, loop, predict, setup
+from train import evaluate, generate, loop, opening, predict, setup
 from train.config import (
     BeamConfig,
     CheckpointConfig,
@@ -201,7 +201,7 @@ def test_what_a_translation_looks_at(translator, tmp_path, capsys):
     assert "4 examples" in capsys.readouterr().out
     sections = (tmp_path / "page.html").read_text().split("<section>")[1:]
     run = setup.build(translator_config(tmp))
-    variables = eval_variables(evaluate.restore(run, tmp / "run"))
+    variables = eval_variables(opening.restore(run, tmp / "run"))
     tokenizer = Tokenizer.from_str(run.card.kind("text").tokenizer)
     number = tokenizer.token_to_id
     assert len(sections) == 4
@@ -500,7 +500,7 @@ def test_what_was_pretrained_is_fine_tuned(pretrained, tmp_path, data_dir):
         config.init_from, built.init(), skip=None, model=built.model, image_shape=(), warn=print
     )
     assert text.endswith("fresh: head")
-    theirs = evaluate.restore(
+    theirs = opening.restore(
         setup.build(pretraining_config(data_dir)), pretrained[0], "best"
     ).params
     np.testing.assert_array_equal(state.params["pooler"]["kernel"], theirs["pooler"]["kernel"])

@@ -24,7 +24,7 @@ from input_pipeline import DatasetCard
 from jaxmodels.families.vae.model import VAE, VAEOutputs
 from tests import conftest
 from tests.test_loop import assert_same_run
-from train import evaluate, generate, loop, predict, setup, sharding
+from train import evaluate, generate, loop, opening, predict, setup, sharding
 from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, VAEConfig, check
 from train.errors import NonFiniteError
 from train.launch import cli
@@ -416,7 +416,7 @@ def test_a_run_leaves_scores_and_pictures(whole, capsys):
         f"{name}_{step}.png" for name in ("samples", "reconstructions", "walk") for step in (8, 16)
     }
     assert {p.name for p in (workdir / "samples").iterdir()} == names
-    run = setup.build(evaluate.read_config(workdir))
+    run = setup.build(opening.read_config(workdir))
     originals = run.examples("test", 16)["image"][..., 0]
     picture = pixels(workdir / "samples" / "reconstructions_16.png")
     assert picture.shape == (4 * 8, 8 * 8) and pixels(

@@ -28,10 +28,10 @@ from jaxmodels.decode import generate as generation
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train import files, report
 from train.config import Config, ConfigError
-from train.evaluate import for_this_machine
 from train.files import is_disk_full
 from train.launch import cli
 from train.launch.workdir import read_card, read_config
+from train.opening import for_this_machine
 from train.restore import restore
 from train.setup import Run, build
 from train.state import TrainState

@@ -28,10 +28,11 @@ from jaxmodels.parity.sides import torch_batch, torch_loss
 from train import files
 from train.compare.optimizers import torch_optimizer
 from train.config import Config, ConfigError
-from train.evaluate import evaluate, final_means, for_this_machine
+from train.evaluate import evaluate, final_means
 from train.files import write_atomically
 from train.launch import cli
 from train.launch.workdir import read_config
+from train.opening import for_this_machine
 from train.optim import make_schedule
 from train.setup import build
 
