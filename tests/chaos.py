@@ -60,8 +60,8 @@ from train import setup
 from train.checkpoint import Checkpoints
 from train.launch import cli
 from train.launch.workdir import read_config
-from train.metrics import read_records
-from train.restore import restore
+from train.records.restore import restore
+from train.records.writers import read_records
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 3600.0

@@ -15,7 +15,7 @@ import pytest
 
 from tests.chaos import flip_bit
 from train.checkpoint import CheckpointError, Checkpoints, digest
-from train.files import is_disk_full
+from train.records.files import is_disk_full
 from train.state import TrainState
 
 

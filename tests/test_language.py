@@ -17,8 +17,9 @@ from input_pipeline import TextCard
 from jaxmodels import weights
 from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import evaluate, generate, loop, opening, predict, setup
+from train import evaluate, generate, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
+from train.records import opening
 from train.tasks.causal_lm import causal_lm
 from train.tasks.cross_entropy import token_cross_entropy
 

@@ -23,11 +23,12 @@ from input_pipeline import DataError
 from tests.chaos import flip_bit
 from tests.conftest import make_tiny
 from train import config as config_lib
-from train import evaluate, loop, opening, predict, setup
+from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
 from train.errors import NonFiniteError
 from train.launch.workdir import WorkdirError, read_card
 from train.loop import train
+from train.records import opening
 
 ROOT = Path(__file__).parent.parent
 FAST_COMPILATION = "--xla_backend_optimization_level=0"

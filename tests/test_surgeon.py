@@ -19,7 +19,7 @@ from train import config, loop, setup
 from train.compress.surgeon import calibration, operate
 from train.config import ConfigError, MeshConfig, PruneConfig
 from train.launch.workdir import read_config
-from train.restore import restore
+from train.records.restore import restore
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -19,7 +19,7 @@ from input_pipeline.__main__ import main as show
 from jaxmodels import weights
 from tests.test_data_builders import finish, run
 from tests.test_loop import ROOT, assert_same_run, command_line, stopped_and_resumed
-from train import evaluate, opening, predict, setup
+from train import evaluate, predict, setup
 from train.config import (
     CheckpointConfig,
     Config,
@@ -32,6 +32,7 @@ from train.config import (
 from train.explain import command as explain
 from train.launch.workdir import read_card
 from train.loop import train
+from train.records import opening
 from train.tasks import binary, two_classes
 
 CONFIG = ROOT / "configs" / "breast_cancer_mlp.py"

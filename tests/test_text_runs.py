@@ -20,7 +20,7 @@ from jaxmodels.explain.attention import attention_maps
 from jaxmodels.families.bert.model import PretrainingLogits
 from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import evaluate, generate, loop, opening, predict, setup
+from train import evaluate, generate, loop, predict, setup
 from train.config import (
     BeamConfig,
     CheckpointConfig,
@@ -31,6 +31,7 @@ from train.config import (
     check,
 )
 from train.explain import command as explain
+from train.records import opening
 from train.step import accumulated_gradients, eval_variables
 from train.tasks import translate
 from train.tasks.masked_lm import masked_lm

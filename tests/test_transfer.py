@@ -20,13 +20,14 @@ from jaxmodels import weights
 from jaxmodels.adapt.frozen import evaluating
 from tests.conftest import make_tiny
 from train import config as config_lib
-from train import loop, nonfinite, setup, transfer
+from train import loop, setup, transfer
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig, load_config
 from train.launch.workdir import read_config
 from train.loop import train
 from train.optim import make_optimizer
-from train.restore import restore
+from train.records import nonfinite
+from train.records.restore import restore
 from train.sharding import put_batch
 from train.state import TrainState, init_state
 from train.step import train_step

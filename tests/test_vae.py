@@ -24,11 +24,12 @@ from input_pipeline import DatasetCard
 from jaxmodels.families.vae.model import VAE, VAEOutputs
 from tests import conftest
 from tests.test_loop import assert_same_run
-from train import evaluate, generate, loop, opening, predict, setup, sharding
+from train import evaluate, generate, loop, predict, setup, sharding
 from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, VAEConfig, check
 from train.errors import NonFiniteError
 from train.launch import cli
 from train.loop import train
+from train.records import opening
 from train.step import accumulated_gradients
 from train.tasks.elbo import elbo, importance_weighted_log_likelihood, log_likelihood
 

@@ -26,9 +26,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
-from train import files
 from train.errors import CheckpointError, SaveError, WorkdirError
 from train.launch import abandoned
+from train.records import files
 from train.sharding import path_name
 from train.state import TrainState
 

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from train import files, opening, strict_json
 from train.config import ConfigError
 from train.launch import cli
 from train.passes import Evaluation, evaluate
+from train.records import files, opening, strict_json
 from train.setup import Run, build
 from train.state import TrainState
 from train.tasks import Report

@@ -26,13 +26,13 @@ from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels.decode import generate as generation
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
-from train import files, report
 from train.config import Config, ConfigError
-from train.files import is_disk_full
 from train.launch import cli
 from train.launch.workdir import read_card, read_config
-from train.opening import for_this_machine
-from train.restore import restore
+from train.records import figures, files
+from train.records.files import is_disk_full
+from train.records.opening import for_this_machine
+from train.records.restore import restore
 from train.setup import Run, build
 from train.state import TrainState
 from train.step import eval_variables
@@ -379,7 +379,7 @@ def draw_images(config: Config, args: Any) -> int:
     )
     out = args.out or args.workdir / "samples" / f"generated_{int(state.step)}_seed_{args.seed}.png"
     try:
-        report.write_png(out, np.asarray(pixels))
+        figures.write_png(out, np.asarray(pixels))
     except OSError as e:
         if is_disk_full(e):
             raise

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from input_pipeline.errors import shortened
-from train import files, opening
 from train.config import ConfigError
 from train.launch import cli
-from train.reading import read
+from train.records import files, opening
+from train.records.reading import read
 from train.setup import build
 from train.sharding import put_batch
 from train.tasks import bundle_of

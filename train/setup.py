@@ -27,7 +27,7 @@ from jaxmodels.adapt.multitask import LearnedWeights, MultiHead
 from jaxmodels.families.fusion.model import encoder_of
 from jaxmodels.nn.attention import KERNELS, choose_backend, exact_attention, gpu_capability
 from jaxmodels.plan.flops import count_flops
-from train import memory, sharding, transfer
+from train import sharding, transfer
 from train.compress import surgeon
 from train.config import (
     Config,
@@ -44,6 +44,7 @@ from train.config import (
 from train.launch.workdir import read_card, read_config
 from train.optim import make_optimizer
 from train.options.fields import shown
+from train.plan import memory
 from train.state import TrainState, init_state
 from train.step import eval_step, predict_step, train_step, train_steps
 from train.tasks import TASKS, Task, make_task

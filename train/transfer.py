@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from jaxmodels import Module, weights
-from train import files
 from train.checkpoint import CheckpointError, Checkpoints
 from train.options import OptimConfig
 from train.options.fields import ConfigError
+from train.records import files
 from train.sharding import path_name
 from train.state import PyTree, TrainState
 

@@ -6,8 +6,8 @@ import sys
 
 import jax
 
-from train import files
 from train.launch import cli
+from train.records import files
 
 DTYPES = ("float64", "float32", "bfloat16")
 

@@ -20,8 +20,8 @@ from train.compare import speed, tables
 from train.compare.certificate import certify
 from train.compare.timing import measure
 from train.config import ConfigError
-from train.files import write_atomically
 from train.launch import cli
+from train.records.files import write_atomically
 
 
 def run(args: argparse.Namespace) -> int:

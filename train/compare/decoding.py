@@ -11,9 +11,9 @@ from typing import Any
 
 import jaxmodels
 from jaxmodels.bench import decoding
-from train import files
-from train.files import write_atomically
 from train.launch import cli
+from train.records import files
+from train.records.files import write_atomically
 
 
 def line(found: dict[str, Any]) -> str:

@@ -25,15 +25,15 @@ from jaxmodels.foreign.original import Case
 from jaxmodels.originals.cases import inputs_of
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.sides import torch_batch, torch_loss
-from train import files
 from train.compare.optimizers import torch_optimizer
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, final_means
-from train.files import write_atomically
 from train.launch import cli
 from train.launch.workdir import read_config
-from train.opening import for_this_machine
 from train.optim import make_schedule
+from train.records import files
+from train.records.files import write_atomically
+from train.records.opening import for_this_machine
 from train.setup import build
 
 

@@ -19,13 +19,14 @@ from jaxmodels.compress import files
 from jaxmodels.compress.prune import prune, sparsity
 from jaxmodels.compress.quantize import executing, int8_share, quantize
 from jaxmodels.compress.surgeon import prune_model
-from train import opening, report, strict_json
+from train.compress.figures import plot_pareto
 from train.compress.surgeon import calibration
 from train.config import EXAMPLES, ConfigError
-from train.files import given, write_atomically
 from train.launch import cli
 from train.passes import evaluate
-from train.restore import restore
+from train.records import opening, strict_json
+from train.records.files import given, write_atomically
+from train.records.restore import restore
 from train.setup import Run, build
 from train.sharding import put_batch
 from train.state import PyTree, TrainState
@@ -285,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     write_atomically(
         out / "report.json", strict_json.dumps(about | {"rows": rows}, indent=2) + "\n"
     )
-    report.plot_pareto(rows, out / "pareto.png", split)
+    plot_pareto(rows, out / "pareto.png", split)
     print(f"wrote {out}/report.txt, report.json, pareto.png and {len(measured)} files of weights")
     return 0
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from input_pipeline import translation_texts
 from input_pipeline.given import given_texts
-from train import files, opening, strict_json
 from train.config import EXAMPLES, ConfigError
 from train.explain import page as explain_page
 from train.explain import translation as explain_translation
@@ -22,9 +21,10 @@ from train.explain.explaining import STEPS, explained, remarks, scores, table
 from train.explain.inputs import first_examples, read_inputs
 from train.explain.methods import REPLACEMENTS
 from train.explain.sections import section
-from train.files import is_disk_full, write_atomically
 from train.launch import cli
-from train.restore import restore
+from train.records import files, opening, strict_json
+from train.records.files import is_disk_full, write_atomically
+from train.records.restore import restore
 from train.setup import Run, build
 
 

@@ -7,7 +7,7 @@ from input_pipeline.tokenizers import encode
 from train.config import ConfigError
 from train.explain.choices import shown_class, task_of
 from train.launch import cli
-from train.reading import read
+from train.records.reading import read
 from train.setup import Run
 
 TOKENS = 48

@@ -13,7 +13,6 @@ import absl.logging
 
 from jaxmodels.foreign.original import OriginalError
 from jaxmodels.nn.cpu import for_onednn
-from train import files
 from train.errors import CheckpointError, NonFiniteError, SaveError, WorkdirError
 from train.launch.hardware import (
     choose_libraries,
@@ -22,6 +21,7 @@ from train.launch.hardware import (
     quiet_without_tpu,
 )
 from train.options.fields import ConfigError, one_line
+from train.records import files
 
 
 def run(main: Callable[[], int], *, long: bool = False) -> int:

@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 
-from train import files
 from train.config import Config, ConfigError, load_config
 from train.launch import cli
 from train.plan import report, search
 from train.plan.cards import Given, card_of
 from train.plan.compiling import make_plan
 from train.plan.topology import find_topology
+from train.records import files
 
 EPILOG = """\
 The training step that `python -m train` would run is compiled for devices that are not here, with

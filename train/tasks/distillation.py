@@ -19,7 +19,7 @@ from jaxmodels.nn.layers import AuxiliaryLogits, at_least_float32
 from train import sharding, transfer
 from train.options import DistillConfig
 from train.options.fields import ConfigError
-from train.restore import restore
+from train.records.restore import restore
 from train.state import TrainState
 from train.step import Batch, Metric, Objective, predict_step
 from train.tasks.classification import classification

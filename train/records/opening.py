@@ -10,11 +10,11 @@ import jax
 from input_pipeline import DataSpec
 from jaxmodels.compress.quantize import executing
 from jaxmodels.foreign.rules import WeightsError
-from train import files
 from train.compress import weights as compressed
 from train.config import Config, ConfigError, MeshConfig
 from train.launch.workdir import read_card, read_config
-from train.restore import restore
+from train.records import files
+from train.records.restore import restore
 from train.setup import Run
 from train.sharding import batch_shards, make_mesh
 from train.state import TrainState
