@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax
 
-from train import setup, transfer
+from jaxmodels.adapt.patterns import frozen_size
+from train import setup
 from train.config import PruneConfig
 from train.setup import Run
 
@@ -35,7 +36,7 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
     precision = jax.config.jax_default_matmul_precision or f"{device.platform}'s default"
     stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
     optim, prune = config.optim, config.prune
-    frozen = transfer.frozen_size(run.shapes.params, optim.freeze)
+    frozen = frozen_size(run.shapes.params, optim.freeze)
     attention = setup.attention_backend(run.model, card, run.mesh)
     rows = {
         "devices": (
