@@ -17,8 +17,8 @@ from jaxmodels import weights
 from tests.test_text_runs import SMALL, config_of
 from train import evaluate, loop, predict, setup
 from train.config import ConfigError, check
-from train.metrics import correlations
 from train.tasks.regression import regression
+from train.tasks.scores import correlations
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

@@ -15,13 +15,13 @@ from jaxmodels import BERT, LSTMClassifier, Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.fusion.model import MODALITIES
 from jaxmodels.nn.layers import AuxiliaryLogits
-from train.metrics import macro_f1, matthews, per_class
 from train.options import Config
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
 from train.tasks import figures, two_classes
 from train.tasks.names import class_name
 from train.tasks.preprocessing import model_inputs, preprocessing
+from train.tasks.scores import macro_f1, matthews, per_class
 from train.tasks.task import Bundle, Report, Task, averaged
 
 

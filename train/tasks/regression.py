@@ -9,13 +9,13 @@ from jaxtyping import Array, Float
 
 from input_pipeline import DataSpec
 from jaxmodels import BERT, LSTMClassifier, Module
-from train.metrics import correlations
 from train.options import Config
 from train.options.fields import ConfigError
 from train.passes import collect
 from train.state import TrainState
 from train.step import Metric
 from train.tasks.preprocessing import model_inputs, preprocessing
+from train.tasks.scores import correlations
 from train.tasks.task import Bundle, Report, Task, without_labels
 
 
