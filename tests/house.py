@@ -25,10 +25,10 @@ LIMITS = {
     "files in circles": 0,
     "project imports in functions": 3,
     "isinstance on cards": 0,
-    "files over 450 code lines": 2,
-    "code lines of train/*.py": 3610,
+    "files over 450 code lines": 1,
+    "code lines of train/*.py": 2828,
     "families over 400 code lines": 4,
-    "tools over 1000 code lines": 3,
+    "tools over 1000 code lines": 0,
     "tasks and features over 250 code lines": 0,
     "repeated stretches between families": 83,
 }

@@ -71,12 +71,11 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, WorkdirError | CheckpointError):
         return str(error), 1 if files.is_disk_full(error) else 2
-    # imported here: a misspelt key is answered without waiting for tfds
-    from input_pipeline import DataError
-
+    # looked up, not imported: whoever raised it has loaded its module, and others need not wait
+    data_errors = sys.modules.get("input_pipeline.errors")
     if isinstance(error, NonFiniteError):
         return str(error), 3
-    if isinstance(error, DataError):
+    if data_errors is not None and isinstance(error, data_errors.DataError):
         return str(error), 1 if files.is_disk_full(error) else 2
     if isinstance(error, OSError) and (full := files.disk_full(error)):
         return (
