@@ -310,9 +310,7 @@ def test_errors_of_the_file_system_are_one_line_with_the_cause(number):
 def test_libtpu_is_quiet_where_there_is_no_tpu():
     """It would say what it misses as soon as jax looks for devices."""
     pytest.importorskip("libtpu")
-    program = (
-        "import jax\nfrom train import cli\ncli.run(lambda: print(jax.default_backend()) or 0)"
-    )
+    program = "import jax\nfrom train.launch import cli\ncli.run(lambda: print(jax.default_backend()) or 0)"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_PLATFORMS"))}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True
