@@ -31,52 +31,7 @@ from train.setup import Run, build
 def main(argv: list[str] | None = None) -> int:
     """Writes one HTML page, or prints how faithful the methods are; 1 if a file could not be read,
     the rest done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.explain",
-        description="Explains what a trained model says.",
-        allow_abbrev=False,
-    )
-    opening.add_flags(parser, workdir="workdir of a classifier, a language model or a translator")
-    parser.add_argument("--task", help="which of several to explain; default: the first")
-    parser.add_argument(
-        "--method", action="append", help="may be given several times; default: all that suit"
-    )
-    parser.add_argument(
-        "--target", help="class, or next token, to explain; default: the one predicted"
-    )
-    parser.add_argument(
-        "--replace",
-        choices=sum(REPLACEMENTS.values(), ()),
-        help="what stands for nothing: black (default) or blur; of texts the mask token (default, "
-        "if there is one), the padding token, or drop: tokens are taken out, and gradients are "
-        "measured from zero embeddings; of rows the mean of the column",
-    )
-    parser.add_argument("--split", help="explain the first examples of this split")
-    parser.add_argument("--count", type=int, default=8, help="with --split: how many; default 8")
-    parser.add_argument(
-        "--ig_steps", type=int, default=STEPS, help="steps of integrated gradients; default 64"
-    )
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument(
-        "--invert", action="store_true", help="dark on light, for a model trained on light on dark"
-    )
-    parser.add_argument(
-        "--faithfulness", action="store_true", help="print mean scores, write no page"
-    )
-    parser.add_argument("--json", action="store_true", help="with --faithfulness: print JSON")
-    parser.add_argument(
-        "--out", type=files.given("--out"), help="HTML file; default: explained.html in the workdir"
-    )
-    parser.add_argument(
-        "inputs", nargs="*", metavar="FILE_OR_TEXT", help="as python -m train.predict takes them"
-    )
-    args = parser.parse_args(argv)
-    if bool(args.inputs) == bool(args.split):
-        parser.error("give files or texts, or --split")
-    if not all(1 <= n <= EXAMPLES for n in (args.count, args.batch_size, args.ig_steps)):
-        parser.error(
-            f"--count, --batch_size and --ig_steps must be at least 1, and at most {EXAMPLES}"
-        )
+    args = _parse(argv)
     config, card = opening.read(args)
     card = card.changed("text", buckets=())  # examples as they come, not those of one length first
     run = one_task(build(config, card=card), args.task)
@@ -152,6 +107,56 @@ def main(argv: list[str] | None = None) -> int:
     ]
     print("\n".join([table(result), *notes, _write(args, about, explain_page.NOTE, sections)]))
     return 1 if broken else 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.explain",
+        description="Explains what a trained model says.",
+        allow_abbrev=False,
+    )
+    opening.add_flags(parser, workdir="workdir of a classifier, a language model or a translator")
+    parser.add_argument("--task", help="which of several to explain; default: the first")
+    parser.add_argument(
+        "--method", action="append", help="may be given several times; default: all that suit"
+    )
+    parser.add_argument(
+        "--target", help="class, or next token, to explain; default: the one predicted"
+    )
+    parser.add_argument(
+        "--replace",
+        choices=sum(REPLACEMENTS.values(), ()),
+        help="what stands for nothing: black (default) or blur; of texts the mask token (default, "
+        "if there is one), the padding token, or drop: tokens are taken out, and gradients are "
+        "measured from zero embeddings; of rows the mean of the column",
+    )
+    parser.add_argument("--split", help="explain the first examples of this split")
+    parser.add_argument("--count", type=int, default=8, help="with --split: how many; default 8")
+    parser.add_argument(
+        "--ig_steps", type=int, default=STEPS, help="steps of integrated gradients; default 64"
+    )
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument(
+        "--invert", action="store_true", help="dark on light, for a model trained on light on dark"
+    )
+    parser.add_argument(
+        "--faithfulness", action="store_true", help="print mean scores, write no page"
+    )
+    parser.add_argument("--json", action="store_true", help="with --faithfulness: print JSON")
+    parser.add_argument(
+        "--out", type=files.given("--out"), help="HTML file; default: explained.html in the workdir"
+    )
+    parser.add_argument(
+        "inputs", nargs="*", metavar="FILE_OR_TEXT", help="as python -m train.predict takes them"
+    )
+    args = parser.parse_args(argv)
+    if bool(args.inputs) == bool(args.split):
+        parser.error("give files or texts, or --split")
+    if not all(1 <= n <= EXAMPLES for n in (args.count, args.batch_size, args.ig_steps)):
+        parser.error(
+            f"--count, --batch_size and --ig_steps must be at least 1, and at most {EXAMPLES}"
+        )
+    return args
 
 
 def explain_translations(run: Run, args: argparse.Namespace) -> int:
