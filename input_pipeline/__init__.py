@@ -6,6 +6,7 @@ from input_pipeline.decode import Decoding
 from input_pipeline.errors import DataError
 from input_pipeline.features import DataSpec
 from input_pipeline.loader import describe, make_loader
+from input_pipeline.own import DataSet, describe_own, is_own
 from input_pipeline.text import describe_text, translation_texts
 
 Card = DataSpec
@@ -13,6 +14,7 @@ Card = DataSpec
 __all__ = [
     "Card",
     "DataError",
+    "DataSet",
     "DataSpec",
     "DatasetCard",
     "Decoding",
@@ -20,7 +22,9 @@ __all__ = [
     "TableCard",
     "TextCard",
     "describe",
+    "describe_own",
     "describe_text",
+    "is_own",
     "make_loader",
     "translation_texts",
 ]

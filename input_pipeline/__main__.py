@@ -23,6 +23,7 @@ from input_pipeline.errors import DataError, shortened
 from input_pipeline.examples import ArrayExamples, RecordExamples, open_examples
 from input_pipeline.ids import check_labels
 from input_pipeline.loader import describe, make_loader
+from input_pipeline.own import describe_own, is_own
 from input_pipeline.prepare import open_builder
 from input_pipeline.table import TableExamples, describe_table, vector_feature
 from input_pipeline.text import text_features
@@ -141,7 +142,13 @@ def show_table(builder: tfds.core.DatasetBuilder, name: str) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Prints the card of a data set, and writes its sample sheet."""
+    """Prints what a data set is, and writes its sample sheet."""
+    if is_own(args.name):
+        spec = describe_own(args.name)
+        print(spec.summary())
+        for key, (shape, dtype) in spec.shapes(1, spec.lengths[-1]).items():
+            print(f"  {key:<24} {np.dtype(dtype)} {list(shape[1:])}")
+        return
     builder = open_builder(args.name, data_dir=args.data_dir, raw_dir=args.raw_dir)
     if texts := text_features(builder):
         show_text(builder, texts)
@@ -199,7 +206,10 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "name", nargs="?", help="a built-in data set, or name[/config][:version] of a prepared one"
+        "name",
+        nargs="?",
+        help="a built-in data set, name[/config][:version] of a prepared one, or "
+        "package.module:attribute of your own",
     )
     parser.add_argument(
         "--data_dir", help="TFDS root (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"

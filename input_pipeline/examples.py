@@ -361,12 +361,16 @@ def open_examples(
 
 def split_parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str, int, int]]:
     """Returns the absolute slices (whole split's name, start, stop) that `split` stands for."""
-    splits = builder.info.splits
+    return slices_of(split, builder.info.splits, builder.info.full_name)
+
+
+def slices_of(split: str, splits: tfds.core.SplitDict, name: str) -> list[tuple[str, int, int]]:
+    """Returns the same by the splits of data set `name`."""
     try:
         instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         raise DataError(
-            f"{builder.info.full_name} has no split {split!r} ({str(error).strip()}). "
+            f"{name} has no split {split!r} ({str(error).strip()}). "
             f"Splits: {', '.join(splits)}, and slices such as 'train[:90%]'."
         ) from error
     parts = [
@@ -378,7 +382,7 @@ def split_parts(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[str
         for part in instructions
     ]
     if not any(stop > start for _, start, stop in parts):
-        raise DataError(f"split {split!r} of {builder.info.full_name} has no examples")
+        raise DataError(f"split {split!r} of {name} has no examples")
     return parts
 
 

@@ -36,6 +36,7 @@ from input_pipeline.examples import (
 from input_pipeline.features.image import Image
 from input_pipeline.features.spec import DataSpec, make_spec
 from input_pipeline.image_text import ImageTextExamples
+from input_pipeline.own import OwnExamples, describe_own, is_own
 from input_pipeline.prepare import open_builder
 from input_pipeline.sequences import LabelledTexts, Translations
 from input_pipeline.table import TableExamples, describe_table, vector_feature
@@ -103,7 +104,13 @@ def _require_label(builder: tfds.core.DatasetBuilder, numbers: bool) -> None:
 
 
 Examples = (
-    ArrayExamples | RecordExamples | TableExamples | TextExamples | ImageTextExamples | MoreLabels
+    ArrayExamples
+    | RecordExamples
+    | TableExamples
+    | TextExamples
+    | ImageTextExamples
+    | MoreLabels
+    | OwnExamples
 )
 """What has a length and ``batch(indices, draws)``."""
 
@@ -271,8 +278,9 @@ def make_loader(
     instead, and in training the last batch of an epoch is filled up with others.
 
     Args:
-        name: a built-in data set, or `name[/config][:version]` of one that TFDS has prepared in
-          `data_dir`.
+        name: a built-in data set, `name[/config][:version]` of one that TFDS has prepared in
+          `data_dir`, or `package.module:attribute` of a `DataSet` of one's own, for which of the
+          following only batch_size, seed, train, known and what is about processes count.
         split: TFDS split string, such as "test" or "train[:90%]".
         batch_size: examples in a global batch, over all processes.
         seed: of the order, 0 <= seed < 2**64; unused without `train`.
@@ -318,28 +326,20 @@ def make_loader(
         )
     if not 0 <= seed < 2**64:
         raise DataError(f"seed {seed} is not in 0 .. 2**64 - 1")
-    builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
-    if known is not None:
-        _require_same(builder, known, decoding)
-    row_bytes = 0
-    if text is not None:
-        texts = open_texts(builder, split, text, train=train)
-        examples: Examples = texts
-        row_bytes += texts.row_bytes
-    elif vector_feature(builder) is not None:
-        examples = table = TableExamples(builder, split)
-        row_bytes += table.row_bytes
-        images = False
-    if images or (images is None and text is None):
+    if is_own(name):
+        examples: Examples = OwnExamples(name, split, known or describe_own(name))
+        row_bytes = examples.row_bytes
+    else:
+        builder = open_builder(name, data_dir=data_dir, raw_dir=raw_dir)
+        if known is not None:
+            _require_same(builder, known, decoding)
         in_memory_bytes = -1 if train and decoding.random else in_memory_bytes
-        pictures = open_examples(
-            builder, split, decoding, in_memory_bytes=in_memory_bytes, complete=complete
+        examples, row_bytes = _open(
+            builder, split, train, decoding, text, images, complete, in_memory_bytes
         )
-        row_bytes += math.prod(image_shape(builder, decoding.image_size))
-        frame = text.kind("text").frame if text else 0
-        examples = pictures if text is None else ImageTextExamples(pictures, texts, frame)
-    if labels:
-        examples = MoreLabels(examples, {key: read_labels(builder, split, key) for key in labels})
+        if labels:
+            more = {key: read_labels(builder, split, key) for key in labels}
+            examples = MoreLabels(examples, more)
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
     if isinstance(examples, Translations | LabelledTexts) and len(examples.buckets) > 1:
@@ -360,6 +360,33 @@ def make_loader(
     )
     iterator.set_state({"next_index": start_batch})
     return iterator
+
+
+def _open(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    train: bool,
+    decoding: Decoding,
+    text: DataSpec | None,
+    images: bool | None,
+    complete: bool,
+    in_memory_bytes: int,
+) -> tuple[Examples, int]:
+    """The examples of a split of a prepared data set, and the bytes of one; see `make_loader`."""
+    if text is None and vector_feature(builder) is not None:
+        table = TableExamples(builder, split)
+        return table, table.row_bytes
+    texts = None if text is None else open_texts(builder, split, text, train=train)
+    if texts is not None and not images:
+        return texts, texts.row_bytes
+    pictures = open_examples(
+        builder, split, decoding, in_memory_bytes=in_memory_bytes, complete=complete
+    )
+    image_bytes = math.prod(image_shape(builder, decoding.image_size))
+    if text is None or texts is None:
+        return pictures, image_bytes
+    both = ImageTextExamples(pictures, texts, text.kind("text").frame)
+    return both, texts.row_bytes + image_bytes
 
 
 def _require_same(builder: tfds.core.DatasetBuilder, known: DataSpec, decoding: Decoding) -> None:

@@ -23,10 +23,10 @@ TOOLS = (
 
 LIMITS = {
     "files in circles": 0,
-    "project imports in functions": 3,
+    "project imports in functions": 1,
     "isinstance on cards": 0,
     "files over 450 code lines": 1,
-    "code lines of train/*.py": 2828,
+    "code lines of train/*.py": 2996,
     "families over 400 code lines": 4,
     "tools over 1000 code lines": 0,
     "tasks and features over 250 code lines": 0,

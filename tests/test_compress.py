@@ -21,7 +21,7 @@ from jaxmodels.foreign.rules import WeightsError
 from tests import test_models
 from tests.conftest import ALL_DEVICES, NEW_EMITTER, make_tiny
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import config, evaluate, loop, predict, setup, sharding
+from train import batches, compiling, config, evaluate, initial, loop, predict, setup, sharding
 from train.checkpoint import Checkpoints
 from train.compress import command as compress
 from train.config import ConfigError, MeshConfig, OptimConfig, PruneConfig
@@ -239,7 +239,7 @@ def test_a_trained_run_is_pruned_and_fine_tuned(base, tmp_path, monkeypatch):
             np.asarray(params["dense_0"]["kernel"]) == 0, ~np.asarray(mask)
         )
     np.testing.assert_array_equal(
-        state.params["dense_1"]["kernel"], run.start()[0].params["dense_1"]["kernel"]
+        state.params["dense_1"]["kernel"], initial.start(run)[0].params["dense_1"]["kernel"]
     )
 
 
@@ -251,10 +251,10 @@ def test_pruning_on_a_mesh_is_that_of_one_device(base):
         c.prune = PruneConfig(sparsity=0.75)
         c.mesh = mesh
         run = setup.build(c, devices=ALL_DEVICES[: np.prod([mesh.data, mesh.fsdp, mesh.tensor])])
-        (state, _), (step, _, _) = run.start(), run.compile_train_step()
+        (state, _), (step, _, _) = initial.start(run), compiling.compile_train_step(run)
         where = run.shapes.opt_state.masks["dense_0"]["kernel"].sharding
         assert where == run.shapes.params["dense_0"]["kernel"].sharding
-        batch = run.examples("train", c.batch_size)
+        batch = batches.examples(run, "train", c.batch_size)
         for _ in range(2):
             state, _ = step(state, put_batch(batch, run.mesh))
         found.append(jax.device_get((state.opt_state.masks, state.params)))

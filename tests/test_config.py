@@ -13,8 +13,8 @@ import pytest
 
 from input_pipeline import DatasetCard, ImageTextCard, TableCard, TextCard
 from input_pipeline.tokenizers import train_tokenizer
+from train import batches, compiling, setup
 from train import config as config_lib
-from train import setup
 from train.__main__ import main
 from train.config import (
     Config,
@@ -27,6 +27,7 @@ from train.config import (
     to_json,
 )
 from train.launch import cli
+from train.run import parameter_count
 from train.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -91,10 +92,10 @@ def test_every_config_builds(path):
         )
         card = ImageTextCard(card, text) if card else text
     run = setup.build(config, card=card, devices=jax.devices()[:1])
-    count, _ = setup.parameter_count(run)
+    count, _ = parameter_count(run)
     assert count > 1000
-    for batch in run.batch_shapes(config.batch_size):
-        state, metrics = jax.eval_shape(run.step_function(), run.shapes, batch)
+    for batch in batches.batch_shapes(run, config.batch_size):
+        state, metrics = jax.eval_shape(compiling.step_function(run), run.shapes, batch)
         assert metrics["loss"][0].shape == ()
         assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, run.shapes.params)
 

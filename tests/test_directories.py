@@ -17,7 +17,7 @@ from jaxmodels.foreign.original import transformers
 from jaxmodels.origin import Origin
 from jaxmodels.weights import WeightsError
 from tests.test_hub_config import CLASSES, TINY, written
-from train import setup
+from train import initial, setup
 from train.config import ConfigError
 
 OTHER = {
@@ -373,13 +373,13 @@ def test_a_vit_of_oblong_images_is_saved_as_it_was_read(tmp_path, directories):
 
 def test_a_run_from_a_directory_that_contradicts_its_config(directories, tiny, tmp_path):
     run = setup.build(tiny, devices=jax.devices()[:1])
-    variables = jax.tree.map(np.asarray, {"params": run.init().params})
+    variables = jax.tree.map(np.asarray, {"params": initial.init(run).params})
     weights.save(tmp_path, run.model, variables, image_shape=(8, 8, 1))
     config = dataclasses.replace(tiny, init_from=str(tmp_path))
-    setup.build(config, devices=jax.devices()[:1]).start()
+    initial.start(setup.build(config, devices=jax.devices()[:1]))
     config = dataclasses.replace(
         config, model_fields={"hidden_sizes": (32,), "activation": "sigmoid"}
     )
     words = r"init_from = .* says activation 'relu', and the model given is activation 'sigmoid'"
     with pytest.raises(ConfigError, match=words):
-        setup.build(config, devices=jax.devices()[:1]).start()
+        initial.start(setup.build(config, devices=jax.devices()[:1]))

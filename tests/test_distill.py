@@ -15,7 +15,7 @@ from jaxmodels.adapt.features import FeatureOutputs
 from jaxmodels.nn.layers import AuxiliaryLogits
 from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_text_runs import labeller_config, write_labels
-from train import loop, setup
+from train import batches, compiling, initial, loop, setup
 from train.config import Config, ConfigError, DistillConfig, MeshConfig, OptimConfig, load_config
 from train.launch.workdir import read_config
 from train.records.restore import restore
@@ -84,17 +84,17 @@ def test_a_student_looks_as_its_teacher_does(teacher):
         ConfigError,
         match=r"its head takes 32 features and its student's 64; distill.hidden must be 0",
     ):
-        _ = setup.build(c).teacher
+        setup.with_teacher(setup.build(c))
     c.model_fields["hidden_size"] = 32
-    run = setup.build(c)
-    batch = run.examples("train", c.batch_size)
+    run = setup.with_teacher(setup.build(c))
+    batch = batches.examples(run, "train", c.batch_size)
     x = run.task.eval_batch(jax.tree.map(jnp.asarray, batch))["image"]
     known = run.teacher.outputs(run.teacher.state, {"image": x})
     head = run.teacher.state.params["head"]
     np.testing.assert_allclose(
         known.outputs, known.features @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-5
     )
-    state, (step, _, _) = run.init(), run.compile_train_step()
+    state, (step, _, _) = initial.init(run), compiling.compile_train_step(run)
     apart = []
     for _ in range(8):
         state, metrics = step(state, put_batch(batch, run.mesh))
@@ -158,16 +158,16 @@ def test_the_teacher_is_an_argument_of_the_step_and_right_in_every_micro_batch(t
     batch."""
     c = student(teacher, accumulate=4)
     c.data.crop_padding = 0
-    run = setup.build(c)
+    run = setup.with_teacher(setup.build(c))
     theirs = setup.build(read_config(teacher))
     known = restore(theirs, teacher, "best")
     for a, b in zip(
         *map(jax.tree.leaves, (run.teacher.state.params, known.ema_params)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    batch = run.examples("train", c.batch_size)
+    batch = batches.examples(run, "train", c.batch_size)
     batch["weight"] = batch["weight"] * (np.arange(c.batch_size) % 7 > 0)
-    state, (step, _, _) = run.init(), run.compile_train_step()
+    state, (step, _, _) = initial.init(run), compiling.compile_train_step(run)
     prepared = run.task.eval_batch(jax.tree.map(jnp.asarray, batch))
     one, other = (
         np.asarray(predict_step(s, prepared["image"], model=m), np.float64)
@@ -179,7 +179,9 @@ def test_the_teacher_is_an_argument_of_the_step_and_right_in_every_micro_batch(t
 
     options = {
         "model": run.model,
-        "objective": partial(run.step_function().keywords["objective"], teacher=run.teacher.state),
+        "objective": partial(
+            compiling.step_function(run).keywords["objective"], teacher=run.teacher.state
+        ),
     }
     grads = [
         accumulated_gradients(
@@ -200,9 +202,9 @@ def test_a_teacher_on_a_mesh(teacher):
             teacher, mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
         )
         c.model_fields = {"features": (8,), "pool": "each", "hidden_size": 32}
-        run = setup.build(c, devices=ALL_DEVICES[: int(np.prod(sizes))])
-        state, (step, _, _) = run.init(), run.compile_train_step()
-        _, metrics = step(state, put_batch(run.examples("train", c.batch_size), run.mesh))
+        run = setup.with_teacher(setup.build(c, devices=ALL_DEVICES[: int(np.prod(sizes))]))
+        state, (step, _, _) = initial.init(run), compiling.compile_train_step(run)
+        _, metrics = step(state, put_batch(batches.examples(run, "train", c.batch_size), run.mesh))
         found.append([float(metrics[k][0]) for k in ("loss", "distillation", "grad_norm")])
     kernel = run.teacher.state.params["dense_0"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
@@ -253,7 +255,7 @@ def test_an_lstm_learns_from_bert(tmp_path):
     c = labeller_config(tmp_path, model="bert_tiny")
     c.steps = c.eval_every = 20
     loop.train(c, tmp_path / "bert")
-    run = setup.build(c)
+    run = setup.with_teacher(setup.build(c))
     state = restore(run, tmp_path / "bert", "best")
     weights.save(
         tmp_path / "weights", run.model, {"params": state.eval_params}, format="transformers"
@@ -262,16 +264,16 @@ def test_an_lstm_learns_from_bert(tmp_path):
     for source in ("weights", "bert"):
         c = labeller_config(tmp_path)
         c.distill.teacher = str(tmp_path / source)
-        run = setup.build(c)
-        batch = put_batch(next(run.loader("train", train=True)), run.mesh)
+        run = setup.with_teacher(setup.build(c))
+        batch = put_batch(next(batches.loader(run, "train", train=True)), run.mesh)
         logits.append(
             np.asarray(jax.jit(run.teacher.outputs)(run.teacher.state, run.task.eval_batch(batch)))
         )
         assert run.teacher.state.opt_state == ()
     np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
-    (student, _), (step, _, _) = run.start(), run.compile_train_step()
+    (student, _), (step, _, _) = initial.start(run), compiling.compile_train_step(run)
     assert float(step(student, batch)[1]["distillation"][0]) > 0
     c.data.tokenizer = "characters"
     c.distill.teacher = str(tmp_path / "bert")
     with pytest.raises(ConfigError, match="its tokenizer is another and its student's another"):
-        _ = setup.build(c).teacher
+        setup.with_teacher(setup.build(c))

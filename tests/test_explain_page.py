@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import jax
@@ -17,7 +18,7 @@ from jaxmodels.explain.attention import attention_maps
 from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_table import make_config
 from tests.test_text_runs import SMALL, config_of, labeller_config, write_labels
-from train import loop, setup
+from train import compiling, initial, loop, setup
 from train.config import ConfigError, check
 from train.explain import command as explain
 from train.explain import page as explain_page
@@ -148,7 +149,7 @@ def test_a_vit_on_a_mesh(tiny):
         run = setup.build(tiny, devices=ALL_DEVICES[: np.prod(sizes)])
         names, arrays = explain.first_examples(run, "test", 5)
         assert names[4].startswith("test 4, labelled ")
-        state = run.init()
+        state = initial.init(run)
         head = jax.random.normal(jax.random.key(1), (32, 10))  # it starts as zero
         state.ema_params["head"]["kernel"] = jax.device_put(
             head, state.ema_params["head"]["kernel"].sharding
@@ -303,7 +304,7 @@ def test_what_a_quantised_run_predicts_is_explained(kind, request, data_dir):
     else:
         config = read_config(request.getfixturevalue({"image": "images", "text": "labels"}[kind]))
     run = setup.build(config)
-    state = run.init()
+    state = initial.init(run)
     params = jax.tree.map(
         lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), state.eval_params
     )
@@ -319,7 +320,9 @@ def test_what_a_quantised_run_predicts_is_explained(kind, request, data_dir):
             EXPLAINERS[kind], run, state, arrays, 0, ("input_gradient",), replace, 8
         )
         with jax.set_mesh(run.mesh):
-            probabilities.append(jax.jit(run.answers)(state, put_batch(arrays, run.mesh))[:, 0])
+            probabilities.append(
+                jax.jit(partial(compiling.answers, run))(state, put_batch(arrays, run.mesh))[:, 0]
+            )
         np.testing.assert_allclose(found.probability, probabilities[-1], rtol=1e-5)
     assert not np.allclose(*probabilities, rtol=1e-3, atol=0)
 

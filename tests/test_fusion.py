@@ -27,7 +27,7 @@ from input_pipeline.tokenizers import train_tokenizer
 from jaxmodels.adapt.features import features
 from jaxmodels.families.fusion.model import FUSIONS, ContrastiveOutputs
 from tests.conftest import ALL_DEVICES
-from train import evaluate, loop, predict, setup, sharding
+from train import batches, evaluate, loop, predict, setup, sharding
 from train.config import (
     CheckpointConfig,
     Config,
@@ -636,7 +636,7 @@ def test_batches_have_both_and_say_what_is_missing(font, data_dir):
     run = setup.build(emoji_config(font, data_dir))
     total = sum(run.card.splits.values())
     assert total == 36 + 32 + 11  # the melting face is left out
-    batch = next(run.loader("train", train=True))
+    batch = next(batches.loader(run, "train", train=True))
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == run.card.shapes(16, 4)
     assert batch["image"].min() < 100 and batch["image"].max() == 255  # black on white
     assert batch["present"][:, 0].all()

@@ -22,8 +22,8 @@ from tensorboardX.proto.event_pb2 import Event
 from input_pipeline import DataError
 from tests.chaos import flip_bit
 from tests.conftest import make_tiny
+from train import batches, compiling, evaluate, loop, predict, setup
 from train import config as config_lib
-from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
 from train.errors import NonFiniteError
 from train.launch.workdir import WorkdirError, read_card
@@ -155,7 +155,7 @@ def test_predict_labels_files_and_folders_and_names_broken_ones(
 ):
     workdir, _ = finished
     run = setup.build(opening.read_config(workdir))
-    batch = next(iter(run.loader("test", train=False)))
+    batch = next(iter(batches.loader(run, "test", train=False)))
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     for i in range(20):
@@ -365,7 +365,7 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
     """The first or the second of the two steps of a call; its batch has an image that is not
     finite."""
     config = dataclasses.replace(tiny, steps_per_execution=2)
-    original, calls = setup.Run.loader, iter(range(1, 17))
+    original, calls = batches.loader, iter(range(1, 17))
 
     def poisoned(self, split, *, train):
         loader = original(self, split, train=train)
@@ -383,12 +383,12 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
             loader.__class__ = Poisoned
         return loader
 
-    monkeypatch.setattr(setup.Run, "loader", poisoned)
+    monkeypatch.setattr(batches, "loader", poisoned)
     with pytest.raises(NonFiniteError, match=f"step {bad_step} "):
         train(config, tmp_path / "w")
     monkeypatch.undo()
     with np.load(tmp_path / "w" / "nonfinite" / f"step_{bad_step}.npz") as saved:
-        loader = setup.build(config).loader("train", train=True)
+        loader = batches.loader(setup.build(config), "train", train=True)
         expected = [next(loader) for _ in range(bad_step)][-1]
         np.testing.assert_array_equal(saved["image"], expected["image"])
     assert train(config, tmp_path / "w") is not None
@@ -398,7 +398,7 @@ def test_nan_stops_the_run_that_takes_several_steps_at_once(tiny, tmp_path, monk
 def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad_step):
     """Dense layer 0 gets infinite weights just before a step; its output is the first tensor that
     is not finite."""
-    original = setup.Run.compile_train_step
+    original = compiling.compile_train_step
 
     def broken(self):
         step, seconds, flops = original(self)
@@ -416,7 +416,7 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
 
         return poisoned, seconds, flops
 
-    monkeypatch.setattr(setup.Run, "compile_train_step", broken)
+    monkeypatch.setattr(compiling, "compile_train_step", broken)
     with pytest.raises(NonFiniteError) as e:
         train(tiny, tmp_path / "w")
     message = str(e.value)
@@ -429,7 +429,7 @@ def test_nan_stops_the_run_and_names_the_tensor(tiny, tmp_path, monkeypatch, bad
     assert report["first_nonfinite"] in message
     run = setup.build(tiny)
     with np.load(tmp_path / "w" / "nonfinite" / f"step_{bad_step}.npz") as saved:
-        loader = run.loader("train", train=True)
+        loader = batches.loader(run, "train", train=True)
         expected = [next(loader) for _ in range(bad_step)][-1]
         np.testing.assert_array_equal(saved["image"], expected["image"])
     monkeypatch.undo()

@@ -16,7 +16,7 @@ from input_pipeline import DataError
 from input_pipeline.datasets.builder import ArrayBuilder
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
 from tests.test_text_runs import pretraining_config
-from train import evaluate, loop, setup
+from train import batches, compiling, evaluate, initial, loop, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.explain import command as explain
 from train.predict import main as predict
@@ -119,12 +119,12 @@ def test_a_run_with_two_labels(shades, tmp_path, learned, capsys):
 
 def test_labels_that_are_missing_do_not_count(shades):
     run = setup.build(shades_config(shades))
-    (*_, last) = run.loader("test", train=False)
+    (*_, last) = batches.loader(run, "test", train=False)
     assert last["weight"].tolist() == [1, 1] + [0] * 14
     total = known = 0.0
-    step = run.compile_eval_step()
-    for batch in run.loader("test", train=False):
-        metrics, _ = step(run.init(), batch)
+    step = compiling.compile_eval_step(run)
+    for batch in batches.loader(run, "test", train=False):
+        metrics, _ = step(initial.init(run), batch)
         total, known = total + metrics["label_loss"][1], known + metrics["band_loss"][1]
     assert (total, known) == (50, 33)
 
@@ -176,10 +176,10 @@ def test_a_task_without_labels_adds_nothing():
 def test_micro_batches_equal_one_batch(shades, x64, accumulate):
     """Though they have different numbers of labels."""
     run = setup.build(shades_config(shades, learned=True), devices=jax.devices()[:1])
-    batch = {k: jnp.asarray(v) for k, v in next(run.loader("train", train=True)).items()}
+    batch = {k: jnp.asarray(v) for k, v in next(batches.loader(run, "train", train=True)).items()}
     batch["weight"] = batch["weight"].at[:5].set(0.0)
     batch = run.task.train_batch(jax.random.key(0), batch)
-    params = jax.tree.map(lambda x: x.astype(jnp.float64) + 0.1, run.init().params)
+    params = jax.tree.map(lambda x: x.astype(jnp.float64) + 0.1, initial.init(run).params)
 
     def gradients(accumulate):
         grads, count, metrics, _ = accumulated_gradients(

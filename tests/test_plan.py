@@ -34,6 +34,8 @@ from jaxmodels.plan.cost import Roofline, links, roofline, traffic
 from jaxmodels.plan.flops import count_flops, meeting
 from jaxmodels.plan.hlo import Collective, Program, read_groups, read_program
 from jaxmodels.plan.topologies import larger
+from train.batches import batch_shapes
+from train.compiling import model_flops, trace_train_step
 from train.config import (
     Config,
     ConfigError,
@@ -100,7 +102,7 @@ IMAGES = Given(image=(16, 16, 1), classes=10)
 
 def step_flops(config, given=IMAGES, devices=1):
     run = build(config, card=card_of(config, given)[0], devices=jax.devices()[:devices])
-    return count_flops(run.trace_train_step()[-1].jaxpr)
+    return count_flops(trace_train_step(run)[-1].jaxpr)
 
 
 def test_flops_of_an_mlp_are_those_of_its_products():
@@ -535,7 +537,7 @@ def test_every_config_can_be_planned_without_its_data(path, tmp_path):
     card, where = card_of(config, Given())
     assert "prepared" not in where
     run = build(config, card=card, devices=jax.devices()[:1])
-    assert run.batch_shapes(config.batch_size)
+    assert batch_shapes(run, config.batch_size)
 
 
 def test_topologies_have_names():
@@ -878,8 +880,8 @@ class Compiled:
         self.add("gpt2", gpt, Given())
         gpt.model_fields["attention"] = "auto"
         run = build(gpt, card=card_of(gpt, Given())[0], devices=self.where.devices)
-        traced = run.trace_train_step()[-1]
-        self.found["kernel"] = [count_flops(traced.jaxpr), run.model_flops(traced)]
+        traced = trace_train_step(run)[-1]
+        self.found["kernel"] = [count_flops(traced.jaxpr), model_flops(run, traced)]
         file, overrides = SEVEN_BILLION
         self.add("7B", load_config(file, overrides), Given())
         for name in FEW:
@@ -1132,5 +1134,5 @@ def test_the_table_is_of_the_configs_as_they_are(name):
     if row["devices"] > len(jax.devices()):
         config.mesh, row["devices"] = MeshConfig(data=1, fsdp=8), 8
     run = build(config, card=card_of(config, Given())[0], devices=jax.devices()[: row["devices"]])
-    batch = {k: list(v.shape) for k, v in run.batch_shapes(config.batch_size)[-1].items()}
+    batch = {k: list(v.shape) for k, v in batch_shapes(run, config.batch_size)[-1].items()}
     assert (compiling.parameter_count(run)[0], batch) == (row["parameters"], row["batch"])

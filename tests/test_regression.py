@@ -3,6 +3,7 @@ transformers."""
 
 import json
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import jaxmodels
 from input_pipeline.__main__ import main as show
 from jaxmodels import weights
 from tests.test_text_runs import SMALL, config_of
-from train import evaluate, loop, predict, setup
+from train import batches, compiling, evaluate, initial, loop, predict, setup
 from train.config import ConfigError, check
 from train.tasks.regression import regression
 from train.tasks.scores import correlations
@@ -199,7 +200,10 @@ def test_weights_of_transformers_regress(finished, tmp_path):
         **SMALL,
     ).clone(dtype=jnp.dtype("bfloat16"))
     assert (
-        jax.eval_shape(built.outputs, built.shapes, built.batch_shapes(16)[0]).dtype == jnp.float32
+        jax.eval_shape(
+            partial(compiling.outputs, built), built.shapes, batches.batch_shapes(built, 16)[0]
+        ).dtype
+        == jnp.float32
     )
 
 
@@ -210,10 +214,12 @@ def test_one_output_on_a_sharded_mesh(finished):
     for sizes in ((1, 1), (1, 2), (2, 1)):
         config.mesh.data, config.mesh.tensor = sizes
         run = setup.build(config, devices=jax.devices()[: sizes[0] * sizes[1]])
-        batch = batch or run.examples("validation", 16)
+        batch = batch or batches.examples(run, "validation", 16)
         with jax.set_mesh(run.mesh):
             outputs.append(
-                jax.jit(run.outputs)(run.init(), setup.sharding.put_batch(batch, run.mesh))
+                jax.jit(partial(compiling.outputs, run))(
+                    initial.init(run), setup.sharding.put_batch(batch, run.mesh)
+                )
             )
     for other in outputs[1:]:
         np.testing.assert_allclose(other, outputs[0], rtol=1e-5, atol=1e-6)

@@ -21,7 +21,7 @@ from jaxmodels.adapt.multitask import MultiHead
 from jaxmodels.families.googlenet import model as googlenet
 from jaxmodels.nn.layers import TokenLogits
 from tests import test_models
-from train import setup, sharding
+from train import compiling, initial, setup, sharding
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig
 from train.step import accumulated_gradients
@@ -390,7 +390,7 @@ def test_layers_are_gathered_in_the_context_alone():
 
 def losses(config, steps=20):
     run = build(config)
-    state, (step, _, _) = run.init(), run.compile_train_step()
+    state, (step, _, _) = initial.init(run), compiling.compile_train_step(run)
     found = []
     for batch in batches(steps):
         state, metrics = step(state, sharding.put_batch(batch, run.mesh))
@@ -413,7 +413,7 @@ def test_float32_loss_curve_of_20_sgd_steps_equals_one_device():
 def test_initial_values_do_not_depend_on_the_mesh(mesh):
     """The same draws; XLA (seen with jaxlib 0.12) rounds the inverse error function of a shard in
     another last bit."""
-    one, many = build(config_of()).init(), build(config_of(**mesh)).init()
+    one, many = initial.init(build(config_of())), initial.init(build(config_of(**mesh)))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxmodels
-from train import setup
+from train import batches, compiling, setup
 from train.config import OptimConfig
 from train.optim import make_optimizer
 from train.state import init_state
@@ -237,6 +237,6 @@ def test_mixed_labels_are_as_wide_as_the_logits(tiny):
     tiny.model_fields["num_classes"], tiny.data.mixup = 12, 0.2
     run = setup.build(tiny)
     _, metrics = jax.eval_shape(
-        run.step_function(), run.shapes, run.batch_shapes(tiny.batch_size)[0]
+        compiling.step_function(run), run.shapes, batches.batch_shapes(run, tiny.batch_size)[0]
     )
     assert metrics["loss"][0].shape == ()

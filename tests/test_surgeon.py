@@ -15,7 +15,7 @@ from jaxmodels.compress.surgeon import Calibration, prune_kernel, prune_model
 from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_compress import drawn
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import config, loop, setup
+from train import batches, config, initial, loop, setup
 from train.compress.surgeon import calibration, operate
 from train.config import ConfigError, MeshConfig, PruneConfig
 from train.launch.workdir import read_config
@@ -197,7 +197,7 @@ def pruning(base, sparsity=0.9) -> config.Config:
 
 
 def accuracy(run, params):
-    batch = run.task.eval_batch(jax.tree.map(jnp.asarray, run.examples("test", 359)))
+    batch = run.task.eval_batch(jax.tree.map(jnp.asarray, batches.examples(run, "test", 359)))
     logits = run.model.apply({"params": params}, batch["image"], train=False)
     return float((logits.argmax(-1) == batch["label"]).mean())
 
@@ -226,7 +226,7 @@ def test_zeros_stay_through_training_and_after_a_resumption(base, tmp_path, monk
         in capsys.readouterr().out
     )
     run = setup.build(c)
-    start, _ = run.start()
+    start, _ = initial.start(run)
     with monkeypatch.context() as patch:
         calls = []
         patch.setattr(
@@ -251,7 +251,7 @@ def test_masks_are_the_zeros_however_small_the_rest(base):
     """A weight that stays may be the smallest number there is; ties and counts decide nothing."""
     c = pruning(base)
     run = setup.build(c)
-    params = jax.tree.map(jnp.zeros_like, run.init().params)
+    params = jax.tree.map(jnp.zeros_like, initial.init(run).params)
     params["dense"]["kernel"] = params["dense"]["kernel"].at[3, 5].set(1e-37).at[0, 0].set(2.0)
     _, state = jax.jit(run.tx.update)(
         jax.tree.map(jnp.ones_like, params), run.tx.init(params), params
@@ -267,7 +267,7 @@ def test_on_eight_devices_it_is_that_of_one(base):
         c = pruning(base)
         c.mesh, c.optim.freeze = mesh, ("conv_0",)
         run = setup.build(c, devices=ALL_DEVICES[: np.prod([mesh.data, mesh.fsdp, mesh.tensor])])
-        state, _ = run.start()
+        state, _ = initial.start(run)
         assert (
             state.params["dense"]["kernel"].sharding
             == run.shapes.params["dense"]["kernel"].sharding

@@ -19,7 +19,7 @@ from input_pipeline.__main__ import main as show
 from jaxmodels import weights
 from tests.test_data_builders import finish, run
 from tests.test_loop import ROOT, assert_same_run, command_line, stopped_and_resumed
-from train import evaluate, predict, setup
+from train import evaluate, initial, predict, setup
 from train.config import (
     CheckpointConfig,
     Config,
@@ -388,7 +388,7 @@ def test_a_run_starts_from_weights_of_rows(finished, data_dir, tmp_path):
     state = jax.device_get(opening.restore(built, workdir))
     weights.save(tmp_path, built.model, {"params": state.params}, image_shape=(30,))
     config = make_config(data_dir, init_from=str(tmp_path), init_skip=())
-    started = jax.device_get(setup.build(config).start()[0])
+    started = jax.device_get(initial.start(setup.build(config))[0])
     for a, b in zip(jax.tree.leaves(started.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -20,7 +20,7 @@ from jaxmodels.explain.attention import attention_maps
 from jaxmodels.families.bert.model import PretrainingLogits
 from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
-from train import evaluate, generate, loop, predict, setup
+from train import batches, evaluate, generate, initial, loop, predict, setup
 from train.config import (
     BeamConfig,
     CheckpointConfig,
@@ -317,7 +317,7 @@ def test_a_stopped_classifier_goes_on_as_if_nothing_had_been(labeller, tmp_path,
 def test_training_crops_texts_by_the_key_and_evaluation_does_not(labeller):
     tmp, _ = labeller
     run = setup.build(labeller_config(tmp, crop_text=1.0))
-    batch = jax.tree.map(jnp.asarray, run.examples("train", 32))
+    batch = jax.tree.map(jnp.asarray, batches.examples(run, "train", 32))
     same, again, other = (run.task.train_batch(jax.random.key(i), batch) for i in (0, 0, 1))
     assert (same["segments"].sum(1) < batch["segments"].sum(1)).mean() > 0.3
     assert jnp.array_equal(same["tokens"], again["tokens"]) and not jnp.array_equal(
@@ -498,7 +498,12 @@ def test_what_was_pretrained_is_fine_tuned(pretrained, tmp_path, data_dir):
     config.optim.warmup_steps = 1
     built = setup.build(config)
     state, text = setup.transfer.load(
-        config.init_from, built.init(), skip=None, model=built.model, image_shape=(), warn=print
+        config.init_from,
+        initial.init(built),
+        skip=None,
+        model=built.model,
+        image_shape=(),
+        warn=print,
     )
     assert text.endswith("fresh: head")
     theirs = opening.restore(
@@ -544,8 +549,8 @@ def test_micro_batches_of_pretraining_equal_one_batch(x64, data_dir, accumulate)
         pretraining_config(data_dir, model_fields=fields, accumulate=1), devices=jax.devices()[:1]
     )
     model = run.model.clone(dtype=jnp.float64, param_dtype=jnp.float64)
-    params = jax.tree.map(lambda x: x.astype(jnp.float64), run.init().params)
-    batch = {k: jnp.asarray(v) for k, v in next(run.loader("train", train=True)).items()}
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), initial.init(run).params)
+    batch = {k: jnp.asarray(v) for k, v in next(batches.loader(run, "train", train=True)).items()}
     batch["weight"] = batch["weight"].at[5:9].set(0.0)
     batch["segments"] = batch["segments"].at[20:, 9:].set(0)
     batch = run.task.train_batch(jax.random.key(0), batch)

@@ -20,8 +20,8 @@ from jaxmodels import weights
 from jaxmodels.adapt import patterns
 from jaxmodels.adapt.frozen import evaluating
 from tests.conftest import make_tiny
+from train import compiling, initial, loop, setup
 from train import config as config_lib
-from train import loop, setup
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig, load_config
 from train.launch.workdir import read_config
@@ -411,9 +411,9 @@ def test_eight_devices_train_a_part_as_one_does():
         run = setup.build(
             dataclasses.replace(config, mesh=mesh), card=CARD, devices=jax.devices()[:count]
         )
-        state = run.init()
+        state = initial.init(run)
         first = jax.device_get(state.params["dense_0"])
-        step, _, _ = run.compile_train_step()
+        step, _, _ = compiling.compile_train_step(run)
         for seed in range(2):
             rng = np.random.default_rng(seed)
             image, label = (
@@ -434,7 +434,10 @@ def test_eight_devices_train_a_part_as_one_does():
 def test_a_step_with_nan_is_replayed_with_the_frozen_part(tiny):
     tiny.optim.freeze, tiny.data.crop_padding = ("dense_0",), 0
     run = setup.build(tiny, card=CARD, devices=jax.devices()[:1])
-    state, batch = run.init(), {k: np.asarray(v) for k, v in batch_of(64, shape=(8, 8, 1)).items()}
+    state, batch = (
+        initial.init(run),
+        {k: np.asarray(v) for k, v in batch_of(64, shape=(8, 8, 1)).items()},
+    )
     batch["image"] = np.zeros((64, 8, 8, 1), np.uint8)
     assert nonfinite.first_nonfinite(run, state, batch).startswith("none on replay")
 
@@ -445,7 +448,8 @@ def test_a_step_with_nan_is_replayed_with_the_frozen_part(tiny):
 def perturbed(run, value):
     """The initial state plus ``value``; the average lies another 1/4 away."""
     state = jax.tree.map(
-        lambda x: x + jnp.asarray(value, x.dtype) if x.dtype == jnp.float32 else x, run.init()
+        lambda x: x + jnp.asarray(value, x.dtype) if x.dtype == jnp.float32 else x,
+        initial.init(run),
     )
     return state.replace(ema_params=jax.tree.map(lambda x: x + 0.25, state.ema_params))
 
@@ -470,7 +474,7 @@ def starting(config, source, **changes):
 @pytest.mark.parametrize("mesh", [{}, {"data": 2, "fsdp": 4}])
 def test_the_best_checkpoint_gives_all_but_the_head(tiny, source, mesh):
     run = setup.build(starting(tiny, source, seed=5, mesh=MeshConfig(**mesh)), card=CARD)
-    fresh, (state, origin) = run.init(), run.start()
+    fresh, (state, origin) = initial.init(run), initial.start(run)
     expected = jax.device_get(perturbed(setup.build(tiny, card=CARD), 2.0).ema_params)
     np.testing.assert_array_equal(state.params["dense_0"]["kernel"], expected["dense_0"]["kernel"])
     np.testing.assert_array_equal(state.params["dense_0"]["bias"], expected["dense_0"]["bias"])
@@ -492,7 +496,7 @@ def test_after_damage_another_checkpoint(tiny, source, tmp_path):
     shutil.rmtree(source / "checkpoints" / "2" / "state")
     warnings = []
     run = setup.build(starting(tiny, source, init_skip=()), card=CARD)
-    state, origin = run.start(warn=warnings.append)
+    state, origin = initial.start(run, warn=warnings.append)
     assert "step 3 of" in origin and "fresh" not in origin
     assert len(warnings) == 1 and f"{source}: checkpoint of step 2 is damaged" in warnings[0]
     expected = perturbed(setup.build(tiny, card=CARD), 3.0).ema_params
@@ -500,7 +504,7 @@ def test_after_damage_another_checkpoint(tiny, source, tmp_path):
     for step in (1, 3):
         shutil.rmtree(source / "checkpoints" / str(step) / "state")
     with pytest.raises(ConfigError, match=r"no good checkpoint in .*\[3, 2, 1\]"):
-        run.start(warn=warnings.append)
+        initial.start(run, warn=warnings.append)
 
 
 def test_a_run_without_average_or_scores_gives_its_last_parameters(tiny, tmp_path):
@@ -510,9 +514,9 @@ def test_a_run_without_average_or_scores_gives_its_last_parameters(tiny, tmp_pat
     for step in (4, 8):
         checkpoints.save(perturbed(run, float(step)).replace(step=jnp.int32(step)), {})
     checkpoints.close()
-    state, origin = setup.build(
-        starting(tiny, tmp_path, init_skip=("dense_0/bias",)), card=CARD
-    ).start()
+    state, origin = initial.start(
+        setup.build(starting(tiny, tmp_path, init_skip=("dense_0/bias",)), card=CARD)
+    )
     assert "step 8" in origin and "32 fresh: dense_0/bias" in origin
     expected = perturbed(run, 8.0).params
     assert bits(state.params["head"]) == bits(expected["head"])
@@ -555,7 +559,7 @@ def test_a_run_without_average_or_scores_gives_its_last_parameters(tiny, tmp_pat
 def test_what_does_not_fit_is_named_in_one_line(tiny, source, changes, words):
     run = setup.build(starting(tiny, source, **changes), card=CARD)
     with pytest.raises(ConfigError) as e:
-        run.start()
+        initial.start(run)
     assert "\n" not in str(e.value) and len(str(e.value)) < 600
     for word in [*words, "config.init_skip"]:
         assert word in str(e.value), str(e.value)
@@ -563,7 +567,7 @@ def test_what_does_not_fit_is_named_in_one_line(tiny, source, changes, words):
 
 def test_what_is_only_there_can_be_left_out(tiny, source):
     fields = {"model_fields": {"hidden_sizes": ()}, "init_skip": ("dense_0", "head/kernel")}
-    state, origin = setup.build(starting(tiny, source, **fields), card=CARD).start()
+    state, origin = initial.start(setup.build(starting(tiny, source, **fields), card=CARD))
     np.testing.assert_array_equal(state.params["head"]["bias"], 2.25)
     assert origin.startswith("10 parameters from")
 
@@ -633,7 +637,7 @@ def test_a_source_that_is_wrong_claims_nothing(tiny, pretrained, tmp_path):
 def test_parameters_from_safetensors(tiny, tmp_path):
     config = dataclasses.replace(tiny, model="resnet20", model_fields=RESNET)
     run = setup.build(config, card=CARD, devices=jax.devices()[:1])
-    fresh, there = run.init(), perturbed(run, 1.5)
+    fresh, there = initial.init(run), perturbed(run, 1.5)
     variables = jax.tree.map(np.asarray, {"params": there.params, **there.model_state})
     weights.save(tmp_path, run.model, variables, image_shape=CARD.kind("image").image_shape)
     file, half = tmp_path / "model.safetensors", tmp_path / "half" / "model.safetensors"
@@ -645,7 +649,7 @@ def test_parameters_from_safetensors(tiny, tmp_path):
     weights.write_tensors(half, tensors)
     for path, precision in ((tmp_path, 0.0), (file, 0.0), (half, 1e-3)):
         run.config.init_from = str(path)
-        state, origin = run.start()
+        state, origin = initial.start(run)
         assert origin.endswith(f"parameters from {path}, 50 fresh: head")
         assert bits(state.params["head"]) == bits(fresh.params["head"])
         taken = (
@@ -658,10 +662,12 @@ def test_parameters_from_safetensors(tiny, tmp_path):
                     taken[0][name], taken[1][name], rtol=precision, atol=precision, err_msg=name
                 )
     with pytest.raises(ConfigError, match=r"config\.init_from = .* do not fit ResNet .* has shape"):
-        setup.build(starting(config, file, model_fields=RESNET | {"width": 8}), card=CARD).start()
+        initial.start(
+            setup.build(starting(config, file, model_fields=RESNET | {"width": 8}), card=CARD)
+        )
     # what is only in the file: an error, or named as the file names it
     more = tensors | {"fc2.weight": np.zeros((3, 4), np.float32)}
     weights.write_tensors(half, more)
     with pytest.raises(ConfigError, match=r"fc2\.weight is left over; config\.init_skip can name"):
-        setup.build(starting(config, half), card=CARD).start()
-    setup.build(starting(config, half, init_skip=("head", "fc2.*")), card=CARD).start()
+        initial.start(setup.build(starting(config, half), card=CARD))
+    initial.start(setup.build(starting(config, half, init_skip=("head", "fc2.*")), card=CARD))

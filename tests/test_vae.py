@@ -24,7 +24,7 @@ from input_pipeline import DatasetCard
 from jaxmodels.families.vae.model import VAE, VAEOutputs
 from tests import conftest
 from tests.test_loop import assert_same_run
-from train import evaluate, generate, loop, predict, setup, sharding
+from train import batches, evaluate, generate, initial, loop, predict, setup, sharding
 from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig, VAEConfig, check
 from train.errors import NonFiniteError
 from train.launch import cli
@@ -418,7 +418,7 @@ def test_a_run_leaves_scores_and_pictures(whole, capsys):
     }
     assert {p.name for p in (workdir / "samples").iterdir()} == names
     run = setup.build(opening.read_config(workdir))
-    originals = run.examples("test", 16)["image"][..., 0]
+    originals = batches.examples(run, "test", 16)["image"][..., 0]
     picture = pixels(workdir / "samples" / "reconstructions_16.png")
     assert picture.shape == (4 * 8, 8 * 8) and pixels(
         workdir / "samples" / "samples_16.png"
@@ -566,7 +566,7 @@ def test_a_gaussian_convolutional_run_in_bfloat16_may_shift_its_pixels(data_dir,
 
 
 def test_nan_names_the_tensor(data_dir, tmp_path, monkeypatch):
-    original = setup.Run.start
+    original = initial.start
 
     def poisoned(self, **kwargs):
         state, origin = original(self, **kwargs)
@@ -578,6 +578,6 @@ def test_nan_names_the_tensor(data_dir, tmp_path, monkeypatch):
             params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
         ), origin
 
-    monkeypatch.setattr(setup.Run, "start", poisoned)
+    monkeypatch.setattr(initial, "start", poisoned)
     with pytest.raises(NonFiniteError, match="first non-finite tensor: outputs/decoder"):
         train(make_tiny(data_dir), tmp_path)

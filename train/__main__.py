@@ -5,12 +5,13 @@ import ast
 
 from train.config import ConfigError, load_config
 from train.launch import cli, console, distributed
+from train.loop import train
 from train.records import files
 
 EPILOG = """\
 Any field of the config can be set: --config.steps=2000 --config.optim.learning_rate=3e-4
 --config.model_fields.hidden_size=256 --config.mesh.fsdp=8 --config.data.raw_dir=DIR. The fields
-are documented in train/options.py. Running the same command again goes on from the newest
+are documented in train/options. Running the same command again goes on from the newest
 checkpoint in the workdir. Scores of a checkpoint: python -m train.evaluate --help. Labels for
 images: python -m train.predict --help.
 """
@@ -55,8 +56,6 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("--workdir=DIR is missing: where checkpoints and results go")
     config = load_config(args.config, overrides, say=cli.warn)
     with distributed.joined(config, args.workdir):
-        from train.loop import train  # not above: mistakes, --list and --help are answered at once
-
         train(config, args.workdir)
     return 0
 

@@ -182,7 +182,8 @@ def _awake(config: Config) -> Config:
 
 
 def _dormant(config: Config) -> dict[str, str]:
-    reads = config.model in jaxmodels.MODELS and reads_text(config)
+    known = config.model in jaxmodels.MODELS or ":" in config.model
+    reads = known and reads_text(config)
     return dormant.dormant(config, text=reads, others=tasks.options_of_others(config.objective))
 
 
@@ -408,7 +409,8 @@ def check_table(config: Config) -> None:
     Raises:
       ConfigError: a model or an option that is for images.
     """
-    if jaxmodels.model_class(config.model) is not jaxmodels.MLP:
+    inputs = jaxmodels.family_of(config.model).inputs
+    if inputs and "row" not in inputs:
         raise ConfigError(
             f"config.model = {config.model!r} is for images, and {config.data.name} is a table; "
             "nearest: config.model = 'mlp'"

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from train import compiling
 from train.config import ConfigError
 from train.launch import cli
 from train.passes import Evaluation, evaluate
 from train.records import files, opening, strict_json
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build
 from train.state import TrainState
 from train.tasks import Report
 
@@ -129,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         run, state = opening.opened(run, args.workdir, args.step, args.weights, stack)
         if args.sensitivity is not None:
             run = _tuned(run, state, split, args.sensitivity)
-        found = evaluate(run, run.compile_eval_step(), state, split)
+        found = evaluate(run, compiling.compile_eval_step(run), state, split)
         findings = measured(run, state, split, found)
     result = scores(run, found, findings)
     if args.json:

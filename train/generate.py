@@ -33,7 +33,8 @@ from train.records import figures, files
 from train.records.files import is_disk_full
 from train.records.opening import for_this_machine
 from train.records.restore import restore
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build
 from train.state import TrainState
 from train.step import eval_variables
 from train.tasks import bundle_of, pictures, translate

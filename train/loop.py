@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.features import to_json
 from jaxmodels.plan.chips import mfu
+from train import batches, compiling, initial
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.errors import NonFiniteError, Stopped
@@ -36,7 +37,8 @@ from train.records import figures, header, strict_json
 from train.records.files import write_atomically
 from train.records.nonfinite import report as report_nonfinite
 from train.records.writers import Writers, read_records
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build, with_teacher
 from train.state import TrainState
 
 
@@ -57,7 +59,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         # a run goes on with the tokenizer, or the standardisation, that it began with, whatever the
         # data give today
         began = read_card(workdir) if _began(workdir) else None
-        run = build(config, card=began if began and began.fitted else None)
+        run = with_teacher(build(config, card=began if began and began.fitted else None))
         memory.require(run)
         distributed.agree(
             "data",
@@ -66,7 +68,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         )
         # what cannot be read is better found now than at an evaluation
         if run.card.fitted:
-            run.loader(config.data.eval_split, train=False).close()
+            batches.loader(run, config.data.eval_split, train=False).close()
         checkpoints = Checkpoints(
             workdir / "checkpoints",
             keep_last=config.checkpoint.keep_last,
@@ -79,7 +81,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             sources = ", ".join(filter(None, [config.init_from, *config.init_parts.values()]))
             origin = f"{sources}, when the run began" if sources else ""
         else:
-            (state, origin), progress = run.start(warn=cli.warn), Progress()
+            (state, origin), progress = initial.start(run, warn=cli.warn), Progress()
         if jax.process_index() == 0:  # only now: a mistake in init_from must not claim the workdir
             write_identity(workdir, config, run.card)
             started()
@@ -123,7 +125,7 @@ def _data(run: Run) -> dict[str, str]:
         return {}
     card = distributed.flat(to_json(run.card), "data set")
     found = {k: v for k, v in card.items() if not k.endswith(".directory")}
-    for name, values in run.first_examples(16).items():
+    for name, values in batches.first_examples(run, 16).items():
         found[f"{name} of the first examples"] = hashlib.sha256(values.tobytes()).hexdigest()[:12]
     return found
 
@@ -163,7 +165,7 @@ class _Loop:
         )
         self.window = Sums(progress.window)
         self.schedule = make_schedule(run.config.optim, run.config.steps)
-        self.eval_step = run.compile_eval_step()
+        self.eval_step = compiling.compile_eval_step(run)
         self.started = time.perf_counter() - progress.seconds
         self.last_evaluation: tuple[int, Evaluation] | None = None
         self.draws = [one.draw(run) for one in run.task.reports if one.draw is not None]
@@ -179,12 +181,12 @@ class _Loop:
             return state
         if step == config.steps:
             return state
-        train_step, self.compile_seconds, self.flops = self.run.compile_train_step()
+        train_step, self.compile_seconds, self.flops = compiling.compile_train_step(self.run)
         self.writers.line(
             f"compiled the training step in {self.compile_seconds:.1f} s, {self.flops / 1e9:.3g} "
             "GFLOP per step"
         )
-        loader = self.run.loader(config.data.train_split, train=True)
+        loader = batches.loader(self.run, config.data.train_split, train=True)
         if self.progress.loader is not None:
             loader.set_state(self.progress.loader)
         together = config.steps_per_execution
@@ -195,7 +197,7 @@ class _Loop:
             while step < config.steps:
                 start = time.perf_counter()
                 host_batches = [next(loader) for _ in range(together)]
-                batch = self.run.put_batches(host_batches)
+                batch = batches.put_batches(self.run, host_batches)
                 # if the step before is still running, the device did not wait; if not, it waited at
                 # most this long
                 if pending is None or pending[1]["loss"][0].is_ready():

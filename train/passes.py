@@ -1,7 +1,7 @@
 """One pass over a split: means of metrics, or arrays over all of its examples.
 
 Every example counts exactly once: the last batch is padded with weight 0, and sums and counts are
-merged. ``run`` is a ``train.setup.Run``.
+merged. ``run`` is a ``train.run.Run``.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from train import batches, compiling
 from train.errors import Stopped
 from train.metrics import Sums
 from train.sharding import put_batch
@@ -70,7 +71,7 @@ def collect(
     Raises:
       Stopped: ``stopping`` said so.
     """
-    compiled = run.compile_collecting(lambda s, b: (b["weight"], *step(s, b)))
+    compiled = compiling.compile_collecting(run, lambda s, b: (b["weight"], *step(s, b)))
     with contextlib.closing(_results(run, compiled, state, split, stopping)) as results:
         found = [*results]
     weight, *arrays = map(np.concatenate, zip(*found, strict=True))
@@ -82,7 +83,7 @@ def _results(
 ) -> Iterator[Any]:
     """What a compiled step gives for each batch of a split, on the host."""
     pending = None
-    with contextlib.closing(run.loader(split, train=False)) as loader:
+    with contextlib.closing(batches.loader(run, split, train=False)) as loader:
         for batch in loader:
             # fetched late: the device stays busy
             done, pending = pending, step(state, put_batch(batch, run.mesh))

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from input_pipeline.errors import shortened
+from train import compiling
 from train.config import ConfigError
 from train.launch import cli
 from train.records import files, opening
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             run, state = opening.opened(
                 build(config, card=card), args.workdir, args.step, args.weights, stack
             )
-            step = run.compile_predict_step(size)
+            step = compiling.compile_predict_step(run, size)
         for start in range(0, len(names), size):
             chunk = {k: x[start : start + size] for k, x in arrays.items()}
             padded = {

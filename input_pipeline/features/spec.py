@@ -71,12 +71,12 @@ class DataSpec:
     @property
     def num_classes(self) -> int:
         """Outputs of a model for the label: its classes or its numbers; 0 without a label."""
-        return self.label.num_classes if self.label else 0
+        return getattr(self.label, "num_classes", 0)
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return self.label.label_names if self.label else ()
+        return getattr(self.label, "label_names", ())
 
     @property
     def tasks(self) -> dict[str, int]:
@@ -130,14 +130,14 @@ class DataSpec:
             hide_key, key = jax.random.split(key)
             present = hide_one(hide_key, batch["present"], how.hide_rate)
             batch = {**batch, "present": present}
-        for i, feature in enumerate(self.inputs):
+        for i, feature in enumerate(self.features.values()):
             own = jax.random.fold_in(key, i) if i else key
             batch = feature.train_batch(own, batch, how)
         return batch
 
     def eval_batch(self, batch: Batch, how: Preparation) -> Batch:
         """The batch as a model is evaluated on it. Pure."""
-        for feature in self.inputs:
+        for feature in self.features.values():
             batch = feature.eval_batch(batch, how)
         return batch
 

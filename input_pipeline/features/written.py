@@ -8,6 +8,7 @@ written as features by name.
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 import typing
 from collections.abc import Callable
 from typing import Any, Literal
@@ -49,15 +50,20 @@ Require = Callable[[str, Any, Any], None]
 
 def to_json(spec: DataSpec) -> dict[str, Any]:
     """What a file keeps of a data set: JSON's types alone, but for tuples."""
-    classes = not isinstance(spec.label, Number)
-    if spec.kinds in (("image",), ("row",)) and spec.label and classes:
+    names = (*spec.kinds, *(name for name in ("label", "tasks") if name in spec.features))
+    plain = names == (*spec.features,) and all(
+        KINDS.get(f.kind) is type(f) for f in spec.features.values()
+    )
+    classes = spec.label is not None and spec.label.kind == "class_label"
+    if plain and spec.kinds in (("image",), ("row",)) and classes:
         return _flat(spec, spec.kinds[0])
-    if spec.kinds == ("text",) and (classes or spec.label.size == 1):
+    number = spec.label == Number()
+    if plain and spec.kinds == ("text",) and (spec.label is None or classes or number):
         return _flat(spec, "text")
-    if spec.kinds == ("image", "text") and spec.label and classes:
+    if plain and spec.kinds == ("image", "text") and classes:
         return {kind: _flat(spec, kind) for kind in spec.kinds}
     features = {
-        name: {"kind": feature.kind, **dataclasses.asdict(feature)}
+        name: {"kind": _kind(feature), **dataclasses.asdict(feature)}
         for name, feature in spec.features.items()
     }
     return {**{key: getattr(spec, key) for key in _SET}, "features": features}
@@ -127,15 +133,33 @@ def _new(values: Any, require: Require) -> DataSpec:
         require(key, values[key], hint)
     features = {}
     for name, fields in values["features"].items():
-        cls = KINDS.get(fields["kind"])
-        if cls is None:
-            raise ValueError(f"{name} is of the unknown kind {fields['kind']!r}")
+        cls = _class(name, fields["kind"])
         found = {key: _tuple(value) for key, value in fields.items() if key != "kind"}
         features[name] = cls(**found)
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             require(field.name, getattr(features[name], field.name), hints[field.name])
     return DataSpec(*(values[key] for key in _SET), features)
+
+
+def _kind(feature: Feature) -> str:
+    """The kind of a feature; of one's own, where its class is: `package.module:Class`."""
+    cls = type(feature)
+    own = KINDS.get(feature.kind) is not cls
+    return f"{cls.__module__}:{cls.__qualname__}" if own else feature.kind
+
+
+def _class(name: str, kind: Any) -> Any:
+    """The class of the features of a kind."""
+    found = KINDS.get(kind)
+    if found is None and isinstance(kind, str) and ":" in kind:
+        try:
+            found = pkgutil.resolve_name(kind)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{name} is a {kind}, which cannot be imported: {error}") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and hasattr(found, "kind")):
+        raise ValueError(f"{name} is of the unknown kind {kind!r}")
+    return found
 
 
 def _tuple(value: Any) -> Any:

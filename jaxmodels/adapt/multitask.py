@@ -114,3 +114,11 @@ class LearnedWeights(nn.Module):
     def __call__(self, *inputs: Any, train: bool) -> WeightedOutputs:
         """Outputs of the model with the logarithms of the variances."""
         return WeightedOutputs(self.model(*inputs, train=train), self.log_variances)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without the heads and learned weights that several tasks put around it."""
+    match model:
+        case LearnedWeights(model=inner) | MultiHead(trunk=inner) | OneTask(whole=inner):
+            return unwrapped(inner)
+    return model

@@ -21,10 +21,12 @@ class Family:
         that a preset sets are keyword arguments with defaults; ``**fields`` are all others.
       inputs: kinds of input that a model can take: ``"image"``, ``"row"`` (of a table), ``"text"``,
         ``"image_text"`` (both at once), ``"source_target"`` (two texts). One of them at a time.
+        () is for models of one's own of which nobody says it.
       outputs: kinds of output that its models have, by which a task chooses them. ``"logits"`` [b,
         classes], ``"token_logits"`` [b, l, vocabulary], ``"pretraining"`` (masked tokens and the
         next sentence), ``"vae"`` (reconstruction and q(z | x)), ``"pair"`` (an embedding of each
-        modality). The first is that of the plain preset.
+        modality). The first is that of the plain preset. () is for models of one's own of which
+        nobody says it.
       formats: its PyTorch formats, None if it has none.
       hub: its ``config.json`` of transformers, None if transformers has no such model.
       original: a model and its image shape (h, w, c) to its PyTorch original, None if it has none.

@@ -15,13 +15,14 @@ from jaxmodels.nn.paths import path_name
 from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, Refused, put, refusing, require_same
 from train import config as config_lib
-from train import setup
+from train import initial, setup
 from train.checkpoint import Checkpoints
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 from train.launch.workdir import claimed, read_card, read_config, write_identity
 from train.options.fields import literal
 from train.plan import memory
 from train.records.writers import Writers, read_records
+from train.run import Run
 
 DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits_cnn.py"
 CARD = DatasetCard(
@@ -172,7 +173,7 @@ def _require_metrics(place: Path, files: dict[str, bytes], changed: str, lines: 
 def prepare_checkpoints(directory: Path) -> Any:
     """Two checkpoints of a small state."""
     run = setup.build(tiny(), card=CARD)
-    state = run.init()
+    state = initial.init(run)
     checkpoints = Checkpoints(directory / "checkpoints", keep_last=3)
     saved = {}
     for step in (3, 7):
@@ -206,7 +207,7 @@ def checkpoints(context: Any, rng: Rng, place: Path) -> None:
     _require_state(run, copy, saved)
 
 
-def _require_state(run: setup.Run, directory: Path, saved: dict[int, Any]) -> None:
+def _require_state(run: Run, directory: Path, saved: dict[int, Any]) -> None:
     with refusing():
         opened = Checkpoints(directory)
         try:

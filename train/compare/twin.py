@@ -25,6 +25,7 @@ from jaxmodels.foreign.original import Case
 from jaxmodels.originals.cases import inputs_of
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.sides import torch_batch, torch_loss
+from train import batches, compiling, initial
 from train.compare.optimizers import torch_optimizer
 from train.config import Config, ConfigError
 from train.evaluate import evaluate, final_means
@@ -50,11 +51,11 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
         raise ConfigError(f"the PyTorch twin is trained on images, and {config.data.name} has none")
     shape, model = run.card.model_shape, run.model
     case = Case(config.model, shape, classes=run.card.num_classes, objective=config.objective)
-    state = run.init()
+    state = initial.init(run)
     with deterministic_torch(config.seed):
         original = originals.build(model, shape)
-        initial = jax.device_get({"params": state.params, **state.model_state})
-        tensors = weights.to_torch(model, initial, image_shape=shape, format=original.format)
+        begun = jax.device_get({"params": state.params, **state.model_state})
+        tensors = weights.to_torch(model, begun, image_shape=shape, format=original.format)
         original.load({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
         original.module.train()
         optimizer = torch_optimizer(original, model, shape, config.optim)
@@ -63,7 +64,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
             jax.jit(_prepare(run)),
         )
         start, total = time.perf_counter(), 0.0
-        with contextlib.closing(run.loader(config.data.train_split, train=True)) as loader:
+        with contextlib.closing(batches.loader(run, config.data.train_split, train=True)) as loader:
             for step in range(config.steps):
                 batch = prepare(np.uint32(step), next(loader))
                 # copies: PyTorch wants to write
@@ -90,7 +91,7 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
     params = variables.pop("params")
     new = state.replace(params=params, model_state=variables)
     state = jax.device_put(new, jax.tree.map(lambda x: x.sharding, state))
-    found = evaluate(run, run.compile_eval_step(), state, config.data.eval_split)
+    found = evaluate(run, compiling.compile_eval_step(run), state, config.data.eval_split)
     extra = final_means(run, state, config.data.eval_split)
     assert found is not None and extra is not None
     return found.means | extra

@@ -19,6 +19,7 @@ from jaxmodels.compress import files
 from jaxmodels.compress.prune import prune, sparsity
 from jaxmodels.compress.quantize import executing, int8_share, quantize
 from jaxmodels.compress.surgeon import prune_model
+from train import batches
 from train.compress.figures import plot_pareto
 from train.compress.surgeon import calibration
 from train.config import EXAMPLES, ConfigError
@@ -27,7 +28,8 @@ from train.passes import evaluate
 from train.records import opening, strict_json
 from train.records.files import given, write_atomically
 from train.records.restore import restore
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build
 from train.sharding import put_batch
 from train.state import PyTree, TrainState
 from train.step import eval_step, predict_step
@@ -111,7 +113,7 @@ def make_bench(run: Run, batch_size: int, split: str) -> Bench:
             found = evaluate(run, step, state, split)
         return found.means["accuracy"]
 
-    batch = task.eval_batch(put_batch(run.examples(split, batch_size), run.mesh))
+    batch = task.eval_batch(put_batch(batches.examples(run, split, batch_size), run.mesh))
     return Bench(
         run,
         accuracy,

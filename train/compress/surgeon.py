@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxmodels.adapt.patterns import matches_any
 from jaxmodels.compress.prune import prunable
 from jaxmodels.compress.surgeon import Calibration, prune_model
+from train import batches
 from train.config import ConfigError
 from train.sharding import TEXTS
 from train.state import TrainState
@@ -56,7 +57,7 @@ def operate(run: Any, state: TrainState) -> TrainState:
 def calibration(run: Any, count: int) -> list[Calibration]:
     """The first ``count`` examples of training as the model takes them in evaluation, short texts
     with short ones."""
-    loaded, found = run.unaugmented_examples(count), []
+    loaded, found = batches.unaugmented_examples(run, count), []
     order, lengths = np.arange(len(loaded["weight"])), np.zeros(len(loaded["weight"]), int)
     if "segments" in loaded:
         lengths = (loaded["segments"] > 0).sum(1)

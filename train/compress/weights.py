@@ -14,7 +14,7 @@ from jaxmodels.compress import files
 from jaxmodels.compress.quantize import INT8, SCALE, scale_shape
 from jaxmodels.nn.paths import path_name
 from train.config import ConfigError
-from train.setup import Run
+from train.run import Run
 from train.sharding import shardings_of
 from train.state import TrainState
 

@@ -8,14 +8,14 @@ import jax
 from tokenizers import Tokenizer
 
 from input_pipeline.tokenizers import encode
-from jaxmodels.adapt.multitask import OneTask
+from jaxmodels.adapt.multitask import OneTask, unwrapped
 from jaxmodels.capture import feature_maps
+from train import batches
 from train.config import ConfigError
 from train.explain.methods import EXPLAINERS, GRADIENTS, REPLACEMENTS, Explained
-from train.setup import Run
+from train.run import Run
 from train.sharding import batch_shards
 from train.tasks.names import class_name
-from train.tasks.preprocessing import unwrapped
 
 
 def task_of(run: Run) -> str | None:
@@ -92,7 +92,8 @@ def methods_of(run: Run, given: list[str] | None) -> tuple[str, ...]:
     there = [*GRADIENTS]
     if "image" in explainers(run):
         variables = {"params": run.shapes.params, **run.shapes.model_state}
-        batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(batch_shards(run.mesh))[-1])
+        shapes = batches.batch_shapes(run, batch_shards(run.mesh))[-1]
+        batch = jax.eval_shape(run.task.eval_batch, shapes)
         there += (
             ["grad_cam"]
             if feature_maps(model, variables, *(batch[k] for k in run.task.inputs))

@@ -25,7 +25,8 @@ from train.launch import cli
 from train.records import files, opening, strict_json
 from train.records.files import is_disk_full, write_atomically
 from train.records.restore import restore
-from train.setup import Run, build
+from train.run import Run
+from train.setup import build
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from train.explain.methods import Explained
-from train.setup import Run
+from train.run import Run
 from train.sharding import batch_shards, put_batch
 from train.state import TrainState
 

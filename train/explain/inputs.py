@@ -4,11 +4,12 @@ import numpy as np
 
 from input_pipeline.given import given_texts
 from input_pipeline.tokenizers import encode
+from train import batches
 from train.config import ConfigError
 from train.explain.choices import shown_class, task_of
 from train.launch import cli
 from train.records.reading import read
-from train.setup import Run
+from train.run import Run
 
 TOKENS = 48
 """Of a window of a language model's split so many are explained."""
@@ -17,7 +18,7 @@ TOKENS = 48
 def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names and arrays of the first examples of a split; of windows of text, the first few
     tokens."""
-    arrays = run.examples(split, count)
+    arrays = batches.examples(run, split, count)
     weight, label = (
         arrays["weight"],
         arrays.get(f"label_{task}" if (task := task_of(run)) else "label"),

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from input_pipeline.tokenizers import stands_for_no_text
 from jaxmodels import Module
+from jaxmodels.adapt.multitask import unwrapped
 from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
 from jaxmodels.explain.grad_cam import grad_cam
@@ -32,11 +33,10 @@ from jaxmodels.explain.gradients import (
 )
 from jaxmodels.explain.logit_lens import logit_lens
 from jaxmodels.families.fusion.model import has_text_encoder
-from train.setup import Run
+from train.run import Run
 from train.sharding import gathering_layers
 from train.state import PyTree, TrainState
 from train.step import Batch, eval_variables, rounding
-from train.tasks.preprocessing import unwrapped
 
 GRADIENTS: dict[str, Callable[..., Attribution]] = {
     "integrated_gradients": integrated_gradients,

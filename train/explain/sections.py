@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from train.explain import page as explain_page
 from train.explain.choices import shown_class, task_of
 from train.explain.methods import Explained
-from train.setup import Run
+from train.run import Run
 
 
 def section(

@@ -13,7 +13,7 @@ from jaxmodels.explain.attention import attention_maps
 from train.config import ConfigError
 from train.explain import page as explain_page
 from train.launch import cli
-from train.setup import Run
+from train.run import Run
 from train.state import TrainState
 from train.step import eval_variables
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import absl.logging
 
+from input_pipeline import DataError
 from jaxmodels.foreign.original import OriginalError
 from jaxmodels.nn.cpu import for_onednn
 from train.errors import CheckpointError, NonFiniteError, SaveError, WorkdirError
@@ -71,11 +72,9 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, WorkdirError | CheckpointError):
         return str(error), 1 if files.is_disk_full(error) else 2
-    # looked up, not imported: whoever raised it has loaded its module, and others need not wait
-    data_errors = sys.modules.get("input_pipeline.errors")
     if isinstance(error, NonFiniteError):
         return str(error), 3
-    if data_errors is not None and isinstance(error, data_errors.DataError):
+    if isinstance(error, DataError):
         return str(error), 1 if files.is_disk_full(error) else 2
     if isinstance(error, OSError) and (full := files.disk_full(error)):
         return (

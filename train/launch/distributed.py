@@ -15,7 +15,6 @@ import faulthandler
 import glob
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -28,6 +27,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -178,6 +178,10 @@ def program(config: Config) -> dict[str, str]:
     for room in ("jaxmodels", "train", "input_pipeline"):
         for path in sorted((_ROOT / room).rglob("*.py")):
             source.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
+    for name in (config.model, config.objective, config.data.name):  # package.module:attribute
+        module, separator, attribute = name.partition(":")
+        if separator and attribute[:1].isidentifier() and (spec := find_spec(module)):
+            source.update(Path(spec.origin).read_bytes() if spec.origin else b"")
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     settings = {
         k: v for k, v in flat(dataclasses.asdict(config), "config").items() if k not in _OF_ONE_HOST
@@ -296,7 +300,7 @@ def launched_by(env: Mapping[str, str]) -> str | None:
     if {
         "KUBERNETES_SERVICE_HOST",
         "JOB_COMPLETION_INDEX",
-    } <= env.keys() and importlib.util.find_spec("kubernetes"):
+    } <= env.keys() and find_spec("kubernetes"):
         return "Kubernetes"
     return None
 
@@ -306,9 +310,7 @@ def _on_tpu_vm(env: Mapping[str, str]) -> bool:
     others."""
     chips = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
     return (
-        bool(chips)
-        and "tpu" in env.get("JAX_PLATFORMS", "tpu")
-        and importlib.util.find_spec("libtpu") is not None
+        bool(chips) and "tpu" in env.get("JAX_PLATFORMS", "tpu") and find_spec("libtpu") is not None
     )
 
 

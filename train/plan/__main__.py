@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from train.launch import cli
+from train.plan.command import run
 from train.records import files
 
 EPILOG = """\
@@ -77,9 +78,6 @@ def main(argv: list[str] | None = None) -> int:
         "--help",
     ]
     overrides = cli.overrides(rest, [*flags, "--classes", "--vocab"])
-    # imported here: --help and a misspelt flag are answered at once
-    from train.plan.command import run
-
     return run(args, overrides)
 
 

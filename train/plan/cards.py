@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from input_pipeline import DataError, DataSpec
+from input_pipeline import DataError, DataSpec, is_own
 from input_pipeline.cards import image_data, image_text_data, table_data, text_data
 from input_pipeline.prepare import data_root
 from input_pipeline.tokenizers import KINDS, load_tokenizer, train_tokenizer, vocabulary_size
@@ -48,6 +48,8 @@ def card_of(config: Config, given: Given) -> tuple[DataSpec, str]:
     Raises:
       ConfigError: the size of something is not known; it names the flag that says it.
     """
+    if is_own(config.data.name):
+        return describe(config), f"those of {config.data.name}"
     if given == Given() and _is_prepared(config):
         try:
             return describe(config), f"those of {config.data.name}, prepared"

@@ -9,8 +9,11 @@ import jax
 from input_pipeline import DataSpec
 from jaxmodels.nn.paths import path_name
 from jaxmodels.plan import Plan, Topology, plan
+from train.batches import batch_shapes
+from train.compiling import step_function
 from train.config import Config
-from train.setup import Run, build, parameter_count
+from train.run import Run, parameter_count
+from train.setup import build, with_teacher
 from train.sharding import FSDP_MIN_SIZE, spec_of
 
 LARGE = 2**20
@@ -28,10 +31,10 @@ def make_plan(
     Raises:
       ConfigError: the config does not fit the mesh or the data.
     """
-    run = build(config, card=card, devices=topology.devices)
-    batch = run.batch_shapes(config.batch_size)[-1]
+    run = with_teacher(build(config, card=card, devices=topology.devices))
+    batch = batch_shapes(run, config.batch_size)[-1]
     found = plan(
-        run.step_function(),
+        step_function(run),
         run.shapes,
         batch,
         *(() if run.teacher is None else (run.teacher.state,)),

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from train.config import ConfigError
-from train.options.fields import shown
+from train import batches
+from train.options.fields import ConfigError, shown
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says how much of the machine's memory this container may have, in its versions 2 and
@@ -63,7 +63,7 @@ def require(run: Any) -> None:
     ):
         largest = max(
             sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values())
-            for batch in run.batch_shapes(size)
+            for batch in batches.batch_shapes(run, size)
         )
         share = largest * together // jax.process_count()
         _require(share, host_bytes(), f"what config.{name} = {size} loads at once", "this machine")

@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 
 from jaxmodels.adapt.patterns import frozen_size
-from train import setup
+from train.compiling import attention_backend
 from train.config import PruneConfig
-from train.setup import Run
+from train.run import Run, parameter_count
 
 PACKAGES = (
     "jax",
@@ -31,13 +31,13 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
       origin: where the parameters came from, empty for random ones.
     """
     config, card, device = run.config, run.card, jax.devices()[0]
-    count, size = setup.parameter_count(run)
+    count, size = parameter_count(run)
     mesh = " x ".join(f"{name} {n}" for name, n in run.mesh.shape.items())
     precision = jax.config.jax_default_matmul_precision or f"{device.platform}'s default"
     stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
     optim, prune = config.optim, config.prune
     frozen = frozen_size(run.shapes.params, optim.freeze)
-    attention = setup.attention_backend(run.model, card, run.mesh)
+    attention = attention_backend(run.model, card, run.mesh)
     rows = {
         "devices": (
             f"{jax.device_count()} x {device.device_kind} ({device.platform}), "

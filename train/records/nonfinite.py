@@ -13,7 +13,8 @@ import optax
 
 from jaxmodels.adapt.frozen import evaluating
 from jaxmodels.adapt.patterns import frozen_modules, merge, split
-from train.setup import Run
+from train import compiling
+from train.run import Run
 from train.sharding import path_name, put_batch
 from train.state import TrainState
 from train.step import rounded, rounding
@@ -64,7 +65,8 @@ def first_nonfinite(run: Run, state: TrainState, batch: dict[str, np.ndarray]) -
 def _tensors(run: Run, state: TrainState, batch: Any) -> Iterator[tuple[str, jax.Array]]:
     yield from _named("params", state.params)
     yield from _named("model_state", state.model_state)
-    step, key = run.step_function(), jax.random.fold_in(jax.random.key(run.config.seed), state.step)
+    step = compiling.step_function(run)
+    key = jax.random.fold_in(jax.random.key(run.config.seed), state.step)
     key_data, key_model = jax.random.split(key)
     batch = step.keywords["preprocess"](key_data, batch)
     yield from _named("batch", batch)
@@ -76,7 +78,7 @@ def _tensors(run: Run, state: TrainState, batch: Any) -> Iterator[tuple[str, jax
     def forward(trained):
         variables = {"params": rounded(merge(trained, frozen), quantized), **state.model_state}
         with evaluating(frozen_modules(state.params, freeze)), rounding(quantized):
-            outputs, captured = run.model.apply(
+            outputs, captured = step.keywords["model"].apply(
                 variables,
                 *(batch[k] for k in run.task.inputs),
                 train=True,

@@ -15,7 +15,7 @@ from train.config import Config, ConfigError, MeshConfig
 from train.launch.workdir import read_card, read_config
 from train.records import files
 from train.records.restore import restore
-from train.setup import Run
+from train.run import Run
 from train.sharding import batch_shards, make_mesh
 from train.state import TrainState
 

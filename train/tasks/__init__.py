@@ -7,6 +7,7 @@ its name: they ask the bundle of a run.
 from input_pipeline import DataSpec
 from jaxmodels import Module
 from train.options import Config
+from train.task import Bundle, Report, Task
 from train.tasks import (
     causal_lm,
     classification,
@@ -18,7 +19,6 @@ from train.tasks import (
     seq2seq,
 )
 from train.tasks.preprocessing import check_embeddings
-from train.tasks.task import Bundle, Report, Task
 
 TASKS: dict[str, Bundle] = {
     "causal_lm": causal_lm.BUNDLE,

@@ -10,8 +10,8 @@ from jaxmodels import GPT2, Module
 from jaxmodels.nn.layers import TokenLogits
 from train.options import Config
 from train.step import Metric
+from train.task import Bundle, Task
 from train.tasks.cross_entropy import token_cross_entropy
-from train.tasks.task import Bundle, Task
 
 
 def causal_lm(

@@ -18,11 +18,12 @@ from jaxmodels.nn.layers import AuxiliaryLogits
 from train.options import Config
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
+from train.task import Bundle, Report, Task
 from train.tasks import figures, two_classes
+from train.tasks.averaged import averaged
 from train.tasks.names import class_name
 from train.tasks.preprocessing import model_inputs, preprocessing
 from train.tasks.scores import macro_f1, matthews, per_class
-from train.tasks.task import Bundle, Report, Task, averaged
 
 
 def classification(
@@ -183,6 +184,7 @@ BUNDLE = Bundle(
     any_classifier=True,
     head="classification",
     form="labels",
+    complete=True,
     suits=(
         "distill",
         "prune.method",

@@ -10,9 +10,9 @@ from jaxmodels import DualEncoder, Module
 from jaxmodels.families.fusion.model import ContrastiveOutputs
 from train.options import Config
 from train.step import Metric
+from train.task import Bundle, Task, without_labels
 from train.tasks import retrieval
 from train.tasks.preprocessing import model_inputs, preprocessing
-from train.tasks.task import Bundle, Task, without_labels
 
 
 def contrastive(outputs: ContrastiveOutputs, batch: dict[str, Array]) -> dict[str, Metric]:

@@ -2,7 +2,6 @@
 arXiv:1503.02531)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from jaxtyping import Array, Float
 from jaxmodels import Module, weights
 from jaxmodels.adapt.features import FeatureOutputs, WithFeatures
 from jaxmodels.nn.layers import AuxiliaryLogits, at_least_float32
-from train import sharding, transfer
-from train.options import DistillConfig
+from train import batches, sharding, transfer
 from train.options.fields import ConfigError
 from train.records.restore import restore
+from train.run import Run, Teacher
 from train.state import TrainState
-from train.step import Batch, Metric, Objective, predict_step
+from train.step import Batch, Metric, predict_step
 from train.tasks.classification import classification
 from train.tasks.preprocessing import model_inputs
 
@@ -84,44 +83,11 @@ def distillation(
     )
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A model in evaluation mode.
-
-    Attributes:
-      state: its parameters, on the mesh, without an optimiser's state. They are given to every
-        step, not part of what a run saves.
-      outputs: (state, batch as the student gets it) -> logits [b, classes], with the features that
-        ``distill.hidden`` asks for.
-      origin: in words.
-    """
-
-    state: TrainState
-    outputs: Callable[[TrainState, Batch], Any]
-    origin: str
-
-
-def student(
-    model: Module, teacher: Teacher, options: DistillConfig, label_smoothing: float
-) -> tuple[Module, Objective]:
-    """The model that learns from a teacher, and its objective, which takes the teacher's state as
-    ``teacher``."""
-    objective = partial(
-        distillation,
-        teacher_outputs=teacher.outputs,
-        temperature=options.temperature,
-        alpha=options.alpha,
-        hidden=options.hidden,
-        label_smoothing=label_smoothing,
-    )
-    return WithFeatures(model) if options.hidden else model, objective
-
-
-def load_teacher(run: Any, build: Callable[..., Any], read: Callable[[Path], Any]) -> Teacher:
+def load_teacher(run: Run, build: Callable[..., Any], read: Callable[[Path], Any]) -> Teacher:
     """The teacher that ``config.distill.teacher`` names, for the student of ``run``.
 
     Args:
-      run: a ``train.setup.Run``.
+      run: a ``train.run.Run``.
       build: ``train.setup.build``, which makes the run of the teacher.
       read: workdir -> its config and its data.
 
@@ -144,7 +110,9 @@ def load_teacher(run: Any, build: Callable[..., Any], read: Callable[[Path], Any
     def outputs(state: TrainState, batch: Batch) -> Any:
         return predict_step(state, *(batch[k] for k in inputs), model=model, quantized=quantized)
 
-    batch = jax.eval_shape(run.task.eval_batch, run.batch_shapes(run.config.batch_size)[-1])
+    batch = jax.eval_shape(
+        run.task.eval_batch, batches.batch_shapes(run, run.config.batch_size)[-1]
+    )
     try:
         found = jax.eval_shape(outputs, state, batch)
     except (ValueError, TypeError, FlaxError) as e:
@@ -172,15 +140,25 @@ def load_teacher(run: Any, build: Callable[..., Any], read: Callable[[Path], Any
     if getattr(found, "shape", None) != wanted:
         shape = getattr(found, "shape", type(found).__name__)
         raise _unfit(source, f"it gives {shape} where its student gives logits of shape {wanted}")
+    options = run.config.distill
     return Teacher(
-        state,
-        outputs,
-        f"{source}, {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
+        state=state,
+        outputs=outputs,
+        origin=f"{source}, {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
+        model=WithFeatures(run.model) if hidden else run.model,
+        objective=partial(
+            distillation,
+            teacher_outputs=outputs,
+            temperature=options.temperature,
+            alpha=options.alpha,
+            hidden=options.hidden,
+            label_smoothing=run.config.label_smoothing,
+        ),
     )
 
 
 def _from_run(
-    workdir: Path, run: Any, build: Callable[..., Any], read: Callable[[Path], Any]
+    workdir: Path, run: Run, build: Callable[..., Any], read: Callable[[Path], Any]
 ) -> tuple[Module, TrainState, tuple[str, ...], bool]:
     config, card = read(workdir)
     same = {"config.objective": (config.objective, run.config.objective)}
@@ -220,7 +198,7 @@ def _from_run(
     )
 
 
-def _from_weights(source: str, run: Any) -> tuple[Module, TrainState, tuple[str, ...], bool]:
+def _from_weights(source: str, run: Run) -> tuple[Module, TrainState, tuple[str, ...], bool]:
     try:
         model, variables = weights.load(source, cast=True)
     except weights.WeightsError as e:

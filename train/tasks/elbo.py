@@ -16,9 +16,10 @@ from train.options import Config
 from train.options.fields import ConfigError
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
+from train.task import Bundle, Task, fixed_key, without_labels
 from train.tasks import pictures
+from train.tasks.averaged import averaged
 from train.tasks.preprocessing import row_keys
-from train.tasks.task import Bundle, Task, averaged, fixed_key, without_labels
 
 
 def elbo(outputs: VAEOutputs, batch: dict[str, Array], *, beta: float = 1.0) -> dict[str, Metric]:

@@ -17,11 +17,11 @@ from jaxmodels.families.bert.model import PretrainingLogits
 from train.options import Config
 from train.options.fields import ConfigError
 from train.step import Batch, Metric
+from train.task import Bundle, Task, fixed_key
 from train.tasks.classification import classification
 from train.tasks.cross_entropy import token_cross_entropy
 from train.tasks.multitask import multi_task, multi_task_loss, share
 from train.tasks.preprocessing import all_but, row_keys
-from train.tasks.task import Bundle, Task, fixed_key
 
 PARTS = ("masked", "next")
 """Masked tokens, and whether the second text follows the first."""

@@ -14,9 +14,9 @@ from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from train.options import Config
 from train.step import Batch, Metric, Objective
+from train.task import Bundle, Task
 from train.tasks.classification import best, classification, line, probabilities
 from train.tasks.preprocessing import model_inputs, preprocessing
-from train.tasks.task import Bundle, Task
 
 
 def multi_task(

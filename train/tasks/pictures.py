@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
 from input_pipeline import image
+from train import batches
 from train.state import TrainState
-from train.tasks.task import Report
+from train.task import Report
 
 COLUMNS = 8  # of every grid
 SAMPLES = COLUMNS**2
@@ -80,7 +81,7 @@ def compile_pictures(run: Any) -> Callable[[TrainState], dict[str, np.ndarray]]:
         }
 
     everywhere = NamedSharding(run.mesh, P())
-    images = run.examples(run.config.data.eval_split, shown)["image"]
+    images = batches.examples(run, run.config.data.eval_split, shown)["image"]
     images = jax.make_array_from_process_local_data(everywhere, images)
     compiled = jax.jit(pictures, out_shardings=everywhere).lower(run.shapes, images).compile()
     return lambda state: jax.device_get(compiled(state, images))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from input_pipeline import DataSpec
 from input_pipeline.features import Preparation
 from jaxmodels import Fusion, Module
-from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, OneTask
+from jaxmodels.adapt.multitask import unwrapped
 from train.options import Config
 from train.options.fields import ConfigError
 from train.step import Batch
@@ -47,14 +47,6 @@ def model_inputs(model: Module, card: DataSpec) -> tuple[str, ...]:
     typed = alone and hasattr(model, "type_vocab_size")
     keys = tuple(k for f in card.inputs for k in f.arrays if typed or k != "types")
     return keys if alone or not isinstance(model, Fusion) else (*keys, "present")
-
-
-def unwrapped(model: Module) -> Module:
-    """The model that the config names, out of what several tasks put around it."""
-    match model:
-        case LearnedWeights(model=inner) | MultiHead(trunk=inner) | OneTask(whole=inner):
-            return unwrapped(inner)
-    return model
 
 
 def preprocessing(

@@ -9,14 +9,15 @@ from jaxtyping import Array, Float
 
 from input_pipeline import DataSpec
 from jaxmodels import BERT, LSTMClassifier, Module
+from train.compiling import outputs as outputs_of
 from train.options import Config
 from train.options.fields import ConfigError
 from train.passes import collect
 from train.state import TrainState
 from train.step import Metric
+from train.task import Bundle, Report, Task, without_labels
 from train.tasks.preprocessing import model_inputs, preprocessing
 from train.tasks.scores import correlations
-from train.tasks.task import Bundle, Report, Task, without_labels
 
 
 def regression(outputs: Float[Array, "b 1"], batch: dict[str, Array]) -> dict[str, Metric]:
@@ -34,7 +35,11 @@ def _correlations(
     run: Any, state: TrainState, split: str, stopping: Callable[[], bool]
 ) -> dict[str, float]:
     pairs = collect(
-        run, lambda s, b: (b["label"], run.outputs(s, b)[:, 0]), state, split, stopping=stopping
+        run,
+        lambda s, b: (b["label"], outputs_of(run, s, b)[:, 0]),
+        state,
+        split,
+        stopping=stopping,
     )
     return correlations(*pairs)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from train import compiling
 from train.passes import collect
 from train.state import TrainState
-from train.tasks.task import Report
+from train.task import Report
 
 RANKS = (1, 5, 10)
 
@@ -22,7 +23,7 @@ def measure(
     """
 
     def embeddings(state, batch):
-        outputs = run.outputs(state, batch)
+        outputs = compiling.outputs(run, state, batch)
         return outputs.image, outputs.text
 
     image, text = collect(run, embeddings, state, split, stopping=stopping)

@@ -5,9 +5,9 @@ from functools import partial
 from input_pipeline import DataSpec
 from jaxmodels import Module, Transformer
 from train.options import Config
+from train.task import Bundle, Task
 from train.tasks import translate
 from train.tasks.causal_lm import causal_lm, perplexity
-from train.tasks.task import Bundle, Task
 
 
 def _make(config: Config, model: Module, card: DataSpec) -> Task:

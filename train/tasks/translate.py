@@ -21,7 +21,7 @@ from train.options import BeamConfig
 from train.records.files import write_atomically
 from train.state import TrainState
 from train.step import eval_variables
-from train.tasks.task import Report
+from train.task import Report
 
 BATCH = 64
 """Sources translated at once."""

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from train import compiling
 from train.launch import cli
 from train.passes import collect
 from train.state import TrainState
+from train.task import Report
 from train.tasks import binary, figures
 from train.tasks.names import class_name
-from train.tasks.task import Report
 
 Outcomes = tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]
 """Label, and probability of class 1, of each example."""
@@ -34,7 +35,7 @@ def outcomes(run: Any, state: TrainState, split: str, stopping=lambda: False) ->
         run,
         lambda state, batch: (
             batch["label"],
-            jax.nn.softmax(run.outputs(state, batch))[:, 1],
+            jax.nn.softmax(compiling.outputs(run, state, batch))[:, 1],
         ),
         state,
         split,

@@ -14,16 +14,15 @@ from input_pipeline.text import Form
 from jaxmodels import Module
 from train.options import Config
 from train.options.fields import ConfigError, shown
-from train.passes import evaluate
 from train.state import TrainState
-from train.step import Batch, Metrics, Objective
+from train.step import Batch, Objective
 
 
 @dataclass(frozen=True)
 class Report:
     """Something that a task measures, prints or draws besides its metrics.
 
-    ``run`` is a ``train.setup.Run``, which lies above the tasks. A report measures in one of two
+    ``run`` is a ``train.run.Run``, which lies above. A report measures in one of two
     ways: ``count`` at every evaluation, or ``measure`` once, when a run ends.
 
     Attributes:
@@ -90,6 +89,7 @@ class Bundle:
       any_classifier: whether it takes logits of classes, as every model gives that no task names.
       head: field ``head`` of the models that have one.
       form: how text is cut for it; None: it takes none.
+      complete: whether every example must have its label.
       options: options, or sections, of the config that are its own: they have no effect on others.
       suits: options that it takes and some tasks refuse.
       parts: names of its parts, if it adds several losses.
@@ -111,6 +111,7 @@ class Bundle:
     any_classifier: bool = False
     head: str | None = None
     form: Form | None = None
+    complete: bool = False
     options: tuple[str, ...] = ()
     suits: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
@@ -122,21 +123,6 @@ class Bundle:
     show: Callable[[Any, Any, int], tuple[dict[str, Any], str]] | None = None
     explains: Literal["class", "next token", "translation"] | None = None
     writes: Literal["text", "translations", "images"] | None = None
-
-
-def averaged(name: str, step: Callable[[TrainState, Batch], Metrics]) -> Report:
-    """A report of the means of metrics that are too slow for every evaluation.
-
-    Args:
-      step: (state, batch as loaded) -> sums and counts. Pure.
-    """
-
-    def measure(
-        run: Any, state: TrainState, split: str, stopping: Callable[[], bool]
-    ) -> dict[str, float]:
-        return evaluate(run, run.compile_sums(step), state, split, stopping=stopping).means
-
-    return Report(name, measure=measure, means=lambda found: found)
 
 
 def without_labels(config: Config) -> None:
