@@ -58,10 +58,10 @@ from tests import processes
 from tests.processes import flip_bit, flip_bit_of
 from train import setup
 from train.checkpoint import Checkpoints
-from train.evaluate import restore
 from train.launch import cli
 from train.launch.workdir import read_config
-from train.metrics import read_records
+from train.records.restore import restore
+from train.records.writers import read_records
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 3600.0

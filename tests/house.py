@@ -17,7 +17,7 @@ CARDS = ("DatasetCard", "TextCard", "TableCard", "ImageTextCard")
 LONGEST, REPEATED = 450, 6
 BUDGETS = {"train/*.py": 2500, "jaxmodels/families/*": 400, "tools": 1000, "tasks, features": 250}
 TOOLS = (
-    *("jaxmodels.parity", "jaxmodels.plan"),
+    *("jaxmodels.parity", "jaxmodels.originals", "jaxmodels.bench", "jaxmodels.plan"),
     *("train.compare", "train.plan", "train.explain", "train.compress", "train.launch"),
 )
 
@@ -25,10 +25,10 @@ LIMITS = {
     "files in circles": 0,
     "project imports in functions": 1,
     "isinstance on cards": 0,
-    "files over 450 code lines": 2,
-    "code lines of train/*.py": 3610,
+    "files over 450 code lines": 1,
+    "code lines of train/*.py": 2996,
     "families over 400 code lines": 4,
-    "tools over 1000 code lines": 3,
+    "tools over 1000 code lines": 0,
     "tasks and features over 250 code lines": 0,
     "repeated stretches between families": 83,
 }

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from train import setup
-from train.evaluate import restore
 from train.launch.workdir import read_config
-from train.metrics import read_records
+from train.records.restore import restore
+from train.records.writers import read_records
 
 ROOT = Path(__file__).parent.parent
 FAULTS = (

@@ -6,8 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from train import report
-from train.tasks import binary
+from train.tasks import binary, figures
 
 
 @pytest.fixture
@@ -113,8 +112,8 @@ def test_what_is_undefined_is_none_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = binary.scores(np.zeros(5, int), np.full(5, 0.1))
-        report.plot_two_classes(np.zeros(5, int), np.full(5, 0.1), tmp_path / "a.png", "test")
-        report.plot_two_classes(
+        figures.plot_two_classes(np.zeros(5, int), np.full(5, 0.1), tmp_path / "a.png", "test")
+        figures.plot_two_classes(
             np.arange(3000) % 2, np.arange(3000) / 2999, tmp_path / "b.png", "$a$_$"
         )
     assert found["specificity"]["value"] == 1.0 and found["calibration_error"][

@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.chaos import flip_bit
-from train.checkpoint import CheckpointError, Checkpoints, digest
-from train.files import is_disk_full
+from train.checkpoint import CheckpointError, Checkpoints
+from train.records.digests import digest
+from train.records.files import is_disk_full
 from train.state import TrainState
 
 

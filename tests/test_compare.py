@@ -18,28 +18,29 @@ from flax import linen as nn
 import jaxmodels
 import jaxmodels.families.resnet.model
 import jaxmodels.foreign.formats
-from jaxmodels import weights
+from jaxmodels import originals, weights
+from jaxmodels.bench import decoding as bench_decoding
+from jaxmodels.bench import sizes
+from jaxmodels.bench import timing as bench_timing
 from jaxmodels.catalogue import formats_of
 from jaxmodels.foreign import rules
+from jaxmodels.foreign.original import Case
+from jaxmodels.originals import batches, cases
+from jaxmodels.originals.cases import CASES
 from jaxmodels.parity import certificate as parity_certificate
 from jaxmodels.parity import randomness, sides, trace
-from jaxmodels.parity import timing as parity_timing
 from tests.test_models import COMPOSED
 from train import loop, optim
 from train.compare import __main__ as command
 from train.compare import (
-    batches,
-    cases,
     certificate,
     decoding,
     optimizers,
-    originals,
     speed,
     tables,
     timing,
     twin,
 )
-from train.compare.cases import CASES, Case
 from train.compare.certificate import certify
 from train.config import ConfigError
 
@@ -293,17 +294,14 @@ def test_another_order_of_flattening_fails_at_the_size_of_the_certificate(
 
 
 def test_a_constant_in_the_loss_fails(monkeypatch):
-    objective = certificate.objective_of
+    objective = optimizers.OBJECTIVES["classification"]
 
-    def shifted(case):
-        def loss(outputs, batch):
-            metrics = objective(case)(outputs, batch)
-            total, count = metrics["loss"]
-            return metrics | {"loss": (total + 3 * count, count)}
+    def shifted(outputs, batch):
+        metrics = objective(outputs, batch)
+        total, count = metrics["loss"]
+        return metrics | {"loss": (total + 3 * count, count)}
 
-        return loss
-
-    monkeypatch.setattr(certificate, "objective_of", shifted)
+    monkeypatch.setitem(optimizers.OBJECTIVES, "classification", shifted)
     result = certify(case("mlp", (4, 4, 1), hidden_sizes=(8,)), steps=0, dtypes=())
     assert [f.partition(" ")[0] for f in result.failures] == ["loss_rel_f64"]
 
@@ -508,7 +506,7 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
     """As PyTorch's threads, which look for work for a while after its last call, and take every
     second moment."""
     clock = Clock()
-    monkeypatch.setattr(parity_timing, "time", clock)
+    monkeypatch.setattr(bench_timing, "time", clock)
     spins_until = 0.0
 
     def torch() -> None:
@@ -519,13 +517,13 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
     def ours() -> None:
         clock.sleep(0.01 if clock.now < spins_until else 0.005)
 
-    found = parity_timing.alternate({"torch": torch, "ours": ours}, rounds=4)
+    found = bench_timing.alternate({"torch": torch, "ours": ours}, rounds=4)
     assert found["torch"]["max"] == pytest.approx(0.004) and found["ours"]["max"] == pytest.approx(
         0.005
     )
     first = [0.1]  # and its memory is cold
-    monkeypatch.setattr(parity_timing, "PAUSE_SECONDS", 0.0)
-    found = parity_timing.alternate(
+    monkeypatch.setattr(bench_timing, "PAUSE_SECONDS", 0.0)
+    found = bench_timing.alternate(
         {"cold": lambda: clock.sleep(first.pop() if first else 0.001)}, rounds=1
     )
     assert found["cold"]["max"] == pytest.approx(0.001)
@@ -534,8 +532,8 @@ def test_no_contender_pays_for_what_another_left_behind(monkeypatch):
 @pytest.fixture
 def single_calls(monkeypatch):
     """A round is one timed call, without a pause before it."""
-    monkeypatch.setattr(parity_timing, "ROUND_SECONDS", 0.0)
-    monkeypatch.setattr(parity_timing, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(bench_timing, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(bench_timing, "PAUSE_SECONDS", 0.0)
 
 
 def test_speed(tmp_path, single_calls, capsys):
@@ -583,13 +581,13 @@ def test_speed_on_a_gpu_is_of_bfloat16(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
     small = {"num_layers": 1, "hidden_size": 32, "num_heads": 2}
     gpt2 = dataclasses.replace(
-        speed.GPU_CASES["gpt2_124m"], fields=small | {"max_len": 16}, length=16, classes=50
+        sizes.GPU_CASES["gpt2_124m"], fields=small | {"max_len": 16}, length=16, classes=50
     )
     resnet = dataclasses.replace(
-        speed.GPU_CASES["resnet50"], fields={"stage_sizes": (1, 1, 1, 1)}, classes=5
+        sizes.GPU_CASES["resnet50"], fields={"stage_sizes": (1, 1, 1, 1)}, classes=5
     )
     for one in (gpt2, dataclasses.replace(resnet, image_shape=(32, 32, 3))):
-        monkeypatch.setitem(speed.GPU_CASES, one.key, dataclasses.replace(one, timing_batch_size=4))
+        monkeypatch.setitem(sizes.GPU_CASES, one.key, dataclasses.replace(one, timing_batch_size=4))
     monkeypatch.setitem(timing.SETTINGS, "gpu", timing.Setting("cpu", bfloat16=True))
     monkeypatch.setattr(speed, "prepare", lambda device: None)
     monkeypatch.setattr(timing, "mfu", lambda flops, seconds, kind, devices: 0.25)
@@ -605,7 +603,7 @@ def test_speed_on_a_gpu_is_of_bfloat16(
         and "in bfloat16 with AdamW (PyTorch by autocast" in page
         and "| 0.25 |" in page
     )
-    model = timing._model(speed.GPU_CASES["gpt2_124m"], timing.SETTINGS["gpu"])
+    model = timing._model(sizes.GPU_CASES["gpt2_124m"], timing.SETTINGS["gpu"])
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32), train=False)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
     assert (
@@ -617,7 +615,7 @@ def test_speed_on_a_gpu_is_of_bfloat16(
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_whole_texts_are_timed_without_masks(name, monkeypatch):
     """So that PyTorch may use flash attention, compiled or not; the outputs are the same."""
-    case = speed.SPEED_CASES[name]
+    case = sizes.SPEED_CASES[name]
     small = {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "mlp_dim": 64}
     case = dataclasses.replace(case, fields=case.fields | small, timing_batch_size=2)
     model, seen = cases.make_model(case, jnp.float32), []
@@ -681,7 +679,7 @@ def test_published_models_are_timed_on_a_gpu():
     counts = {"gpt2_124m": 124_439_808, "bert_base_128": 110_106_428, "bert_base_512": 110_106_428}
     counts |= {"vit_b_16": 86_567_656, "resnet50": 25_557_032}
     for name, count in counts.items():
-        case = speed.GPU_CASES[name]
+        case = sizes.GPU_CASES[name]
         shapes = weights.shapes(
             timing._model(case, timing.SETTINGS["gpu"]), image_shape=case.image_shape
         )
@@ -726,7 +724,7 @@ def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsy
 
 def test_peak_memory_is_of_the_case_that_is_given():
     """Of the very sizes, in a process of its own: 8,192 examples take more than 4."""
-    case = dataclasses.replace(speed.SPEED_CASES["mlp"], fields={"hidden_sizes": (512,)})
+    case = dataclasses.replace(sizes.SPEED_CASES["mlp"], fields={"hidden_sizes": (512,)})
     found = [
         timing._peak_memory(dataclasses.replace(case, timing_batch_size=n), "ours")
         for n in (4, 8192)
@@ -735,7 +733,7 @@ def test_peak_memory_is_of_the_case_that_is_given():
 
 
 def test_decoding(tmp_path, monkeypatch, single_calls, capsys):
-    monkeypatch.setattr(decoding, "VOCABULARY", 300)
+    monkeypatch.setattr(bench_decoding, "VOCABULARY", 300)
     sizes = ["--batch_size=1", "--batch_size=3", "--prompt=5", "--tokens=6", "--rounds=1"]
     assert decoding.main(["--model=gpt2_tiny", *sizes, f"--json={tmp_path / 'd.json'}"]) == 0
     found = json.loads((tmp_path / "d.json").read_text())

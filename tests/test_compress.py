@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax import traverse_util
 from PIL import Image
 
+from jaxmodels.adapt.patterns import split
 from jaxmodels.compress import files, prune, quantize
 from jaxmodels.foreign.rules import WeightsError
 from tests import test_models
@@ -29,7 +30,6 @@ from train.optim import make_optimizer
 from train.sharding import put_batch
 from train.state import TrainState
 from train.step import predict_step
-from train.transfer import split
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

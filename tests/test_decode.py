@@ -9,7 +9,7 @@ from PIL import Image
 
 from input_pipeline import DataError, Decoding
 from input_pipeline.decode import OPERATIONS, SIGNED, crop_box, decode_image, fit, rand_augment
-from train.compare import originals
+from jaxmodels import originals
 
 
 def photograph(width=61, height=47, mode="RGB"):

@@ -13,11 +13,11 @@ import torch
 import jaxmodels
 from jaxmodels import weights
 from jaxmodels.catalogue import HUB_FAMILIES, formats_of
+from jaxmodels.foreign.original import transformers
 from jaxmodels.origin import Origin
 from jaxmodels.weights import WeightsError
 from tests.test_hub_config import CLASSES, TINY, written
 from train import initial, setup
-from train.compare.originals import transformers
 from train.config import ConfigError
 
 OTHER = {

@@ -17,8 +17,8 @@ from tests.conftest import ALL_DEVICES, make_tiny
 from tests.test_text_runs import labeller_config, write_labels
 from train import batches, compiling, initial, loop, setup
 from train.config import Config, ConfigError, DistillConfig, MeshConfig, OptimConfig, load_config
-from train.evaluate import restore
 from train.launch.workdir import read_config
+from train.records.restore import restore
 from train.sharding import put_batch
 from train.step import accumulated_gradients, predict_step
 from train.tasks.classification import classification

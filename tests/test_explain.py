@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import jaxmodels
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.capture import altering, feature_maps
 from jaxmodels.explain import faithfulness
 from jaxmodels.explain.attention import attention_maps, over_patches, rollout
@@ -25,7 +25,6 @@ from jaxmodels.explain.gradients import (
 )
 from jaxmodels.explain.logit_lens import hidden_states, logit_lens, read_out
 from train import sharding
-from train.compare import originals
 from train.compare.certificate import randomise
 from train.config import MeshConfig
 

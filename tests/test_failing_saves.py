@@ -14,9 +14,9 @@ import time
 import pytest
 
 from tests.test_checkpoint import equal, like, make_state
-from train import files
 from train.checkpoint import CheckpointError, Checkpoints, SaveError
 from train.launch import cli
+from train.records import files
 
 PARTS = {  # which call makes, writes, renames or removes what of step 2; keep_last is 1
     "directory": (os, "mkdir", r"/2\.orbax-checkpoint-tmp$"),

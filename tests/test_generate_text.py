@@ -7,11 +7,10 @@ import pytest
 import torch
 
 import jaxmodels
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.decode import generate as generation
 from jaxmodels.decode.generate import GREEDY, Sampling, generate, kept
 from jaxmodels.decode.processors import Rules
-from train.compare import originals
 from train.compare.certificate import randomise
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6]]

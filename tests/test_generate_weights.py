@@ -9,11 +9,10 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from input_pipeline import DataError
 from input_pipeline.tokenizers import END_OF_TEXT, sentence_ends, train_tokenizer
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from tests.test_generate_text import pair as language_pair
 from tests.test_transformer import END, START, translators
 from train import generate
-from train.compare import originals
 from train.config import ConfigError
 
 

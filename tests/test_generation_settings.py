@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.decode import hub, processors, rules
 from jaxmodels.decode import settings as decoding
 from jaxmodels.decode.beam import beam_search
 from jaxmodels.decode.generate import generate
 from jaxmodels.decode.sampling import warped
-from train.compare import originals
 
 SIZE, START, END = 30, 29, 0
 TEXTS = 24

@@ -13,9 +13,9 @@ import torch
 from jaxmodels import weights
 from jaxmodels.catalogue import HUB_FAMILIES
 from jaxmodels.foreign.keys import ACTIVATIONS, BOOKKEEPING, FIXED, GENERATION
+from jaxmodels.foreign.original import transformers
 from jaxmodels.weights import WeightsError
 from jaxmodels.weights.hub_config import fields_from_transformers
-from train.compare.originals import transformers
 
 CLASSES = {
     "vit": ("ViTConfig", "ViTForImageClassification"),

@@ -19,6 +19,7 @@ from jaxmodels.nn.layers import TokenLogits
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import evaluate, generate, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
+from train.records import opening
 from train.tasks.causal_lm import causal_lm
 from train.tasks.cross_entropy import token_cross_entropy
 
@@ -241,7 +242,7 @@ def test_the_best_checkpoint_has_the_lowest_loss(run, data_dir):
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     losses = {r["step"]: r["loss"] for r in records if r["kind"] == "eval"}
     built = setup.build(config_of(data_dir))
-    assert int(evaluate.restore(built, workdir, "best").step) == min(losses, key=losses.get)
+    assert int(opening.restore(built, workdir, "best").step) == min(losses, key=losses.get)
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(run, tmp_path, data_dir, monkeypatch):
@@ -263,7 +264,7 @@ def test_text_from_a_run_and_from_its_weights(run, tmp_path, data_dir, capsys):
     assert found.out.startswith("The for statement")
     assert "12 tokens in" in found.err and "tokens/s" in found.err
     built = setup.build(config_of(data_dir))
-    state = evaluate.restore(built, workdir)
+    state = opening.restore(built, workdir)
     weights.save(
         tmp_path, built.model, {"params": jax.device_get(state.params)}, format="transformers"
     )

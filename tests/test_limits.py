@@ -10,10 +10,12 @@ import pytest
 
 import jaxmodels
 from input_pipeline import DatasetCard
-from train import memory, restore, setup
+from train import setup
 from train.config import SIZES, Config, ConfigError, check, from_json, load_config
 from train.launch import cli
 from train.options.fields import LENGTH, LINE, one_line, shown
+from train.plan import memory
+from train.records import restore
 
 DIGITS = Path(__file__).parent.parent / "configs" / "digits_cnn.py"
 

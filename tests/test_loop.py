@@ -28,14 +28,15 @@ from train.checkpoint import Checkpoints
 from train.errors import NonFiniteError
 from train.launch.workdir import WorkdirError, read_card
 from train.loop import train
+from train.records import opening
 
 ROOT = Path(__file__).parent.parent
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
 
 
 def final_state(workdir):
-    run = setup.build(evaluate.read_config(workdir))
-    return jax.device_get(evaluate.restore(run, workdir))
+    run = setup.build(opening.read_config(workdir))
+    return jax.device_get(opening.restore(run, workdir))
 
 
 def assert_same_run(a: Path, b: Path):
@@ -153,7 +154,7 @@ def test_predict_labels_files_and_folders_and_names_broken_ones(
     finished, tmp_path, capsys, data_dir
 ):
     workdir, _ = finished
-    run = setup.build(evaluate.read_config(workdir))
+    run = setup.build(opening.read_config(workdir))
     batch = next(iter(batches.loader(run, "test", train=False)))
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
@@ -188,7 +189,7 @@ def test_predict_labels_files_and_folders_and_names_broken_ones(
     )
     assert "Traceback" not in captured.err
     logits = run.model.apply(
-        {"params": evaluate.restore(run, workdir).eval_params},
+        {"params": opening.restore(run, workdir).eval_params},
         jnp.asarray((batch["image"][:1] / 255.0 - 0.5) / 0.5, jnp.float32),
         train=False,
     )

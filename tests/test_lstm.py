@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import jaxmodels
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.families.lstm.model import LSTM, _recurrence, _scan
-from train.compare import originals
 
 SMALL = {"vocab_size": 13, "num_classes": 3, "embed_size": 6, "hidden_size": 5, "dropout_rate": 0.0}
 WIDE = {"dtype": jnp.float64, "param_dtype": jnp.float64}

@@ -8,8 +8,10 @@ import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from jaxmodels.plan.chips import mfu
-from train import strict_json
-from train.metrics import Sums, Writers, macro_f1, per_class, read_records
+from train.metrics import Sums
+from train.records import strict_json
+from train.records.writers import Writers, read_records
+from train.tasks.scores import macro_f1, per_class
 
 
 def test_sums_are_exact_over_unequal_batches():

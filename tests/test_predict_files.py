@@ -12,8 +12,9 @@ from input_pipeline.decode import decode_image
 from input_pipeline.features.image import load_image
 from input_pipeline.tokenizers import train_tokenizer
 from tests.test_image_file import COLOUR, encoded, image_header, png
-from train import predict, reading
+from train import predict
 from train.config import Config, DataConfig
+from train.records import reading
 
 CARD = DatasetCard("c", "1.0.0", {"train": 1}, (8, 8, 3), 2, ("no", "yes"), ".")
 CONFIG = Config(data=DataConfig(name="c", image_size=8, resize_size=10))

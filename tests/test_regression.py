@@ -18,8 +18,8 @@ from jaxmodels import weights
 from tests.test_text_runs import SMALL, config_of
 from train import batches, compiling, evaluate, initial, loop, predict, setup
 from train.config import ConfigError, check
-from train.metrics import correlations
 from train.tasks.regression import regression
+from train.tasks.scores import correlations
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -163,7 +163,7 @@ def test_what_does_not_fit_a_regression(finished):
 def test_weights_of_transformers_regress(finished, tmp_path):
     """BertForSequenceClassification with one label: the same numbers and, given labels, the same
     loss."""
-    from train.compare.originals import transformers
+    from jaxmodels.foreign.original import transformers
 
     tmp, _ = finished
     sizes = {

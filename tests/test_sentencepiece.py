@@ -12,9 +12,9 @@ import torch
 
 from input_pipeline import DataError, marian
 from input_pipeline.tokenizers import load_tokenizer
+from jaxmodels import originals
 from tests.test_tokenizer_settings import compare
 from train import generate
-from train.compare import originals
 
 FILES = {
     "T5Tokenizer": "spiece.model",

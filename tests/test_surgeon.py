@@ -18,8 +18,8 @@ from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import batches, config, initial, loop, setup
 from train.compress.surgeon import calibration, operate
 from train.config import ConfigError, MeshConfig, PruneConfig
-from train.evaluate import restore
 from train.launch.workdir import read_config
+from train.records.restore import restore
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 

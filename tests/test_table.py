@@ -32,6 +32,7 @@ from train.config import (
 from train.explain import command as explain
 from train.launch.workdir import read_card
 from train.loop import train
+from train.records import opening
 from train.tasks import binary, two_classes
 
 CONFIG = ROOT / "configs" / "breast_cancer_mlp.py"
@@ -300,10 +301,10 @@ def test_eight_devices_count_each_patient_once(finished, data_dir):
     card, features, label = read_card(workdir), *rows_of(data_dir, "validation")
     results = []
     for mesh in (MeshConfig(), MeshConfig(data=2, fsdp=2, tensor=2)):
-        config = dataclasses.replace(evaluate.read_config(workdir), mesh=mesh)
+        config = dataclasses.replace(opening.read_config(workdir), mesh=mesh)
         built = setup.build(config, card=card)
         assert built.mesh.size == 8
-        state = evaluate.restore(built, workdir)
+        state = opening.restore(built, workdir)
         found = two_classes.outcomes(built, state, "validation")
         np.testing.assert_array_equal(found[0], label)
         results.append(found[1])
@@ -333,9 +334,9 @@ def test_two_processes_count_each_patient_once(data_dir, tmp_path):
     results = [p.communicate(timeout=150) for p in two]
     assert [p.returncode for p in two] == [0, 0], results
     found = json.loads((tmp_path / "w" / "summary.json").read_text())["test"]["two_classes"]
-    built = setup.build(evaluate.for_this_machine(evaluate.read_config(tmp_path / "w")))
+    built = setup.build(opening.for_this_machine(opening.read_config(tmp_path / "w")))
     label, probability = two_classes.outcomes(
-        built, evaluate.restore(built, tmp_path / "w"), "validation"
+        built, opening.restore(built, tmp_path / "w"), "validation"
     )
     expected = binary.scores(label, probability)
     assert np.sum(found["confusion"]) == 113 and found["confusion"] == expected["confusion"]
@@ -344,8 +345,8 @@ def test_two_processes_count_each_patient_once(data_dir, tmp_path):
 
 def test_threshold_is_chosen_on_the_evaluation_split(finished, data_dir, capsys):
     workdir, _ = finished
-    built = setup.build(evaluate.read_config(workdir), card=read_card(workdir))
-    state = evaluate.restore(built, workdir)
+    built = setup.build(opening.read_config(workdir), card=read_card(workdir))
+    state = opening.restore(built, workdir)
     label, probability = two_classes.outcomes(built, state, "validation")
     command = [f"--workdir={workdir}", "--split=test", "--sensitivity=0.95"]
     assert evaluate.main([*command, "--json"]) == 0
@@ -383,8 +384,8 @@ def test_what_is_for_images_is_refused(data_dir):
 
 def test_a_run_starts_from_weights_of_rows(finished, data_dir, tmp_path):
     workdir, _ = finished
-    built = setup.build(evaluate.read_config(workdir), card=read_card(workdir))
-    state = jax.device_get(evaluate.restore(built, workdir))
+    built = setup.build(opening.read_config(workdir), card=read_card(workdir))
+    state = jax.device_get(opening.restore(built, workdir))
     weights.save(tmp_path, built.model, {"params": state.params}, image_shape=(30,))
     config = make_config(data_dir, init_from=str(tmp_path), init_skip=())
     started = jax.device_get(initial.start(setup.build(config))[0])
@@ -418,8 +419,8 @@ def test_predict_reads_columns_by_name(finished, data_dir, tmp_path, capsys, mon
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [r["row"] for r in found[:2]] == [f"{comma}:2", f"{comma}:3"] and len(found) == 40
     assert [r["labels"] for r in found[:20]] == [r["labels"] for r in found[20:]]
-    built = setup.build(evaluate.read_config(workdir), card=card)
-    _, probability = two_classes.outcomes(built, evaluate.restore(built, workdir), "test")
+    built = setup.build(opening.read_config(workdir), card=card)
+    _, probability = two_classes.outcomes(built, opening.restore(built, workdir), "test")
     by_name = [{x["label"]: x["probability"] for x in r["labels"]} for r in found]
     np.testing.assert_allclose([r["malignant"] for r in by_name[:20]], probability[:20], atol=1e-6)
     for text, message in (
@@ -487,8 +488,8 @@ def test_a_row_is_explained(finished, data_dir, tmp_path):
     )
     values = [float(value) for *_, value in cells]
     assert np.all(np.diff(np.abs(values)) <= 0)
-    built = setup.build(evaluate.read_config(workdir), card=card)
-    params = {"params": evaluate.restore(built, workdir).eval_params}
+    built = setup.build(opening.read_config(workdir), card=card)
+    params = {"params": opening.restore(built, workdir).eval_params}
     scores = built.model.apply(
         params,
         jnp.stack([(features[0] - card.kind("row").mean) / card.kind("row").std, np.zeros(30)]),

@@ -10,8 +10,8 @@ import pytest
 from input_pipeline import DataError, TableCard
 from input_pipeline.files import read_text
 from input_pipeline.table_file import read_table
-from train import reading
 from train.config import Config
+from train.records import reading
 
 COLUMNS = ("age", "height", "ratio")
 CARD = TableCard("t", "1.0.0", {"train": 4}, COLUMNS, ("no", "yes"), (0.0,) * 3, (1.0,) * 3, ".")

@@ -74,7 +74,7 @@ def test_bpe_merges_what_is_frequent():
 
 
 def test_gpt2_and_bert_files_are_read_as_transformers_reads_them(tmp_path):
-    from train.compare.originals import transformers
+    from jaxmodels.foreign.original import transformers
 
     trained = train_tokenizer("bpe", TEXTS * 10, 300)
     model = json.loads(trained.to_str())["model"]

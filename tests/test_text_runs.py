@@ -23,6 +23,7 @@ from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import batches, evaluate, generate, initial, loop, predict, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
 from train.explain import command as explain
+from train.records import opening
 from train.step import accumulated_gradients, eval_variables
 from train.tasks import translate
 from train.tasks.masked_lm import masked_lm
@@ -192,7 +193,7 @@ def test_what_a_translation_looks_at(translator, tmp_path, capsys):
     assert "4 examples" in capsys.readouterr().out
     sections = (tmp_path / "page.html").read_text().split("<section>")[1:]
     run = setup.build(translator_config(tmp))
-    variables = eval_variables(evaluate.restore(run, tmp / "run"))
+    variables = eval_variables(opening.restore(run, tmp / "run"))
     tokenizer = Tokenizer.from_str(run.card.kind("text").tokenizer)
     number = tokenizer.token_to_id
     assert len(sections) == 4
@@ -494,7 +495,7 @@ def test_what_was_pretrained_is_fine_tuned(pretrained, tmp_path, data_dir):
         warn=print,
     )
     assert text.endswith("fresh: head")
-    theirs = evaluate.restore(
+    theirs = opening.restore(
         setup.build(pretraining_config(data_dir)), pretrained[0], "best"
     ).params
     np.testing.assert_array_equal(state.params["pooler"]["kernel"], theirs["pooler"]["kernel"])

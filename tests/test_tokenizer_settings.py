@@ -20,7 +20,7 @@ from tokenizers import (
 
 from input_pipeline import DataError
 from input_pipeline.tokenizers import END_OF_TEXT, fingerprint, load_tokenizer
-from train.compare import originals
+from jaxmodels import originals
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<unk>", "<pad>", "<mask>"]
 BERT = [*SPECIAL, *"üu中文axbeé<>!.',s", "中文", "##b", "##x", "##a", "ent", "##ent"]

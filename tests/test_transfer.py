@@ -17,16 +17,18 @@ from torch.nn import functional as F
 import jaxmodels
 from input_pipeline import DatasetCard
 from jaxmodels import weights
+from jaxmodels.adapt import patterns
 from jaxmodels.adapt.frozen import evaluating
 from tests.conftest import make_tiny
-from train import compiling, initial, loop, nonfinite, setup, transfer
+from train import compiling, initial, loop, setup
 from train import config as config_lib
 from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, MeshConfig, OptimConfig, load_config
-from train.evaluate import restore
 from train.launch.workdir import read_config
 from train.loop import train
 from train.optim import make_optimizer
+from train.records import nonfinite
+from train.records.restore import restore
 from train.sharding import put_batch
 from train.state import TrainState, init_state
 from train.step import train_step
@@ -59,7 +61,7 @@ FROZEN = ("*_stem", "*/conv_1", "*/bn_1")  # of RESNET: the stem and the first h
     ],
 )
 def test_a_pattern_matches_whole_components_from_the_left(pattern, path, expected):
-    assert transfer.matches(pattern, path) is expected
+    assert patterns.matches(pattern, path) is expected
 
 
 @pytest.mark.parametrize(
@@ -283,7 +285,7 @@ def bits(tree):
 
 
 def frozen_names(tree):
-    return {k for k in flat(tree) if transfer.matches_any(FROZEN, k)}
+    return {k for k in flat(tree) if patterns.matches_any(FROZEN, k)}
 
 
 @pytest.mark.parametrize(
@@ -374,7 +376,7 @@ def test_dropout_in_frozen_blocks_is_off(scan):
 
     @partial(jax.jit, static_argnums=(0, 1))
     def logits(train, freeze):
-        with evaluating(transfer.frozen_modules(params, freeze)):
+        with evaluating(patterns.frozen_modules(params, freeze)):
             return model.apply(
                 {"params": params}, image, train=train, rngs={"dropout": jax.random.key(2)}
             )
@@ -382,7 +384,7 @@ def test_dropout_in_frozen_blocks_is_off(scan):
     expected = logits(False, ())
     assert not np.allclose(logits(True, ()), expected)
     np.testing.assert_array_equal(logits(True, ("block*",)), expected)
-    names = transfer.frozen_modules(params, ("block*/norm_1", "block*/mlp_in/kernel"))
+    names = patterns.frozen_modules(params, ("block*/norm_1", "block*/mlp_in/kernel"))
     assert names == ({"blocks/norm_1"} if scan else {"block_0/norm_1", "block_1/norm_1"})
 
 

@@ -12,11 +12,10 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 import jaxmodels
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.decode import beam
 from jaxmodels.decode.beam import beam_search
 from jaxmodels.families.transformer.model import sine_positions
-from train.compare import originals
 from train.compare.certificate import randomise
 from train.config import MeshConfig
 from train.sharding import make_mesh, spec_of

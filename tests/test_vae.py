@@ -29,6 +29,7 @@ from train.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfi
 from train.errors import NonFiniteError
 from train.launch import cli
 from train.loop import train
+from train.records import opening
 from train.step import accumulated_gradients
 from train.tasks.elbo import elbo, importance_weighted_log_likelihood, log_likelihood
 
@@ -416,7 +417,7 @@ def test_a_run_leaves_scores_and_pictures(whole, capsys):
         f"{name}_{step}.png" for name in ("samples", "reconstructions", "walk") for step in (8, 16)
     }
     assert {p.name for p in (workdir / "samples").iterdir()} == names
-    run = setup.build(evaluate.read_config(workdir))
+    run = setup.build(opening.read_config(workdir))
     originals = batches.examples(run, "test", 16)["image"][..., 0]
     picture = pixels(workdir / "samples" / "reconstructions_16.png")
     assert picture.shape == (4 * 8, 8 * 8) and pixels(

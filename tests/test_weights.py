@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import jaxmodels
-from jaxmodels import weights
+from jaxmodels import originals, weights
 from jaxmodels.catalogue import formats_of
 from jaxmodels.families.bert.model import HEADS
 from jaxmodels.families.bert.weights import BERT_CLASSES
@@ -22,7 +22,6 @@ from jaxmodels.weights import WeightsError, read_tensors, write_tensors
 from jaxmodels.weights.__main__ import main
 from jaxmodels.weights.hub_config import transformers_config
 from tests.test_models import COMPOSED
-from train.compare import originals
 from train.compare.certificate import randomise
 
 CASES = [  # model, image shape, fields

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file, save_model
 
 from jaxmodels import weights
+from jaxmodels.foreign.original import transformers
 from jaxmodels.weights import WeightsError
 from train.compare.certificate import randomise
-from train.compare.originals import transformers
 
 BERT = {
     "vocab_size": 30,

@@ -17,12 +17,13 @@ from input_pipeline import DataError
 from input_pipeline.prepare import data_root
 from jaxmodels.weights import WeightsError
 from jaxmodels.weights import files as weights_files
-from train import files, loop, report
+from train import loop
 from train.config import Config
 from train.errors import WorkdirError
 from train.launch import cli
 from train.launch.workdir import DIRECTORIES, FILES, claimed, read_card, read_config
-from train.metrics import Writers, read_records
+from train.records import figures, files
+from train.records.writers import Writers, read_records
 
 ROOT = Path(__file__).parent.parent
 
@@ -260,8 +261,8 @@ def test_files_have_the_mode_of_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
         files.write_atomically(tmp_path / "a.json", "{}")
-        report.write_png(tmp_path / "b.png", np.zeros((4, 4, 3), np.uint8))
-        report.plot_curves([{"step": 1, "kind": "train", "loss": 1.0}], tmp_path / "c.png", {})
+        figures.write_png(tmp_path / "b.png", np.zeros((4, 4, 3), np.uint8))
+        figures.plot_curves([{"step": 1, "kind": "train", "loss": 1.0}], tmp_path / "c.png", {})
         weights_files.write_tensors(tmp_path / "d.safetensors", {"a": np.zeros(3, np.float32)})
         record(tmp_path, [1])
     finally:
@@ -309,9 +310,7 @@ def test_errors_of_the_file_system_are_one_line_with_the_cause(number):
 def test_libtpu_is_quiet_where_there_is_no_tpu():
     """It would say what it misses as soon as jax looks for devices."""
     pytest.importorskip("libtpu")
-    program = (
-        "import jax\nfrom train import cli\ncli.run(lambda: print(jax.default_backend()) or 0)"
-    )
+    program = "import jax\nfrom train.launch import cli\ncli.run(lambda: print(jax.default_backend()) or 0)"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_PLATFORMS"))}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True

@@ -3,10 +3,10 @@
 import argparse
 import ast
 
-from train import files
 from train.config import ConfigError, load_config
 from train.launch import cli, console, distributed
 from train.loop import train
+from train.records import files
 
 EPILOG = """\
 Any field of the config can be set: --config.steps=2000 --config.optim.learning_rate=3e-4

@@ -10,7 +10,6 @@ used.
 import contextlib
 import errno
 import json
-import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers
 
-from train import files
 from train.errors import CheckpointError, SaveError, WorkdirError
 from train.launch import abandoned
+from train.records import files
+from train.records.digests import digests
 from train.sharding import path_name
 from train.state import TrainState
 
@@ -83,7 +82,7 @@ class Checkpoints:
             raise CheckpointError(str(e)) from e
         except (OSError, ValueError) as e:
             raise CheckpointError(
-                f"cannot open the checkpoints in {self.directory}: {_one_line(e)}"
+                f"cannot open the checkpoints in {self.directory}: {files.one_line(e)}"
             ) from e
         # the last step of a save: process 0 alone takes it
         last_step = self._manager._checkpointer._make_on_commit_callback
@@ -108,7 +107,7 @@ class Checkpoints:
         host = json.loads(json.dumps(host))
         saved = {
             "host": host,
-            "arrays": _digests(state),
+            "arrays": digests(state),
             "scores": [list(x) for x in self._policy.scores.items()],
         }
         saved["checksum"] = _json_checksum(saved)
@@ -293,7 +292,7 @@ class Checkpoints:
             if checksum != _json_checksum(saved):
                 fault = "host data fails its checksum"
         except Exception as e:
-            fault = f"host data unreadable: {_one_line(e)}"
+            fault = f"host data unreadable: {files.one_line(e)}"
             _require_damage(e, step)
         _agree(fault)
         return host, arrays, scores
@@ -310,10 +309,10 @@ class Checkpoints:
             )
             state = self._manager.restore(step, args=args)["state"]
         except Exception as e:
-            fault = f"arrays unreadable: {_one_line(e)}"
+            fault = f"arrays unreadable: {files.one_line(e)}"
             _require_damage(e, step)
         _agree(fault)
-        for name, array in _digests(state).items():
+        for name, array in digests(state).items():
             if array["digest"] != arrays[name]["digest"]:
                 raise _Damaged(f"array {name} fails its digest")
         return state
@@ -352,7 +351,9 @@ class Checkpoints:
                 f"{full} while saving the {what} in {self.directory}; {kept}. "
                 "Free some space and run the same command again: it goes on from there"
             )
-        return SaveError(f"cannot save the {what} in {self.directory}: {_cause(error)}; {kept}")
+        return SaveError(
+            f"cannot save the {what} in {self.directory}: {files.cause(error)}; {kept}"
+        )
 
 
 @dataclass(frozen=True)
@@ -392,7 +393,7 @@ def _require_damage(error: Exception, step: int) -> None:
         isinstance(error, OSError) and error.errno in (errno.ESTALE, errno.EMFILE, errno.ENFILE)
     ):
         raise CheckpointError(
-            f"cannot read the checkpoint of step {step}: {_one_line(error)}"
+            f"cannot read the checkpoint of step {step}: {files.one_line(error)}"
         ) from error
 
 
@@ -422,44 +423,6 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
         return [s in kept for s in steps]
 
 
-def digest(x: Array) -> UInt32[Array, ""]:
-    """32-bit digest of an array's values and their places: ``sum_i word_i * w_i mod 2^32`` with odd
-    weights w_i.
-
-    Any change inside one 32-bit word changes the digest, because odd weights are invertible modulo
-    2^32; other changes go unnoticed with probability 2^-32. Integer sums are exact, so the digest
-    is the same on every mesh and backend.
-    """
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    width = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-    words = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-    index = jnp.zeros(words.shape, jnp.uint32)
-    for axis, size in enumerate(words.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    # finaliser of MurmurHash3: neighbouring places get unrelated weights
-    index = (index ^ (index >> 16)) * jnp.uint32(0x85EBCA6B)
-    index = (index ^ (index >> 13)) * jnp.uint32(0xC2B2AE35)
-    weights = (index ^ (index >> 16)) | jnp.uint32(1)
-    return jnp.sum(words * weights, dtype=jnp.uint32)
-
-
-@jax.jit
-def _digest_tree(tree: Any) -> list[Array]:
-    return [digest(x) for x in jax.tree.leaves(tree)]
-
-
-def _digests(state: Any) -> dict[str, dict[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    values = jax.device_get(_digest_tree(state))
-    return {
-        path_name(path): {"dtype": str(x.dtype), "shape": list(x.shape), "digest": int(value)}
-        for (path, x), value in zip(leaves, values, strict=True)
-    }
-
-
 def _require_same_arrays(arrays: dict[str, Any], like: TrainState, step: int) -> None:
     """Orbax would cast a dtype silently and complain of names at length."""
     expected = {
@@ -479,21 +442,3 @@ def _require_same_arrays(arrays: dict[str, Any], like: TrainState, step: int) ->
 
 def _json_checksum(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def _cause(error: BaseException) -> str:
-    """The file system's own words, if an error or one that caused it has them; else the error in
-    one line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
-        if found := re.search(r"[^:]*: ([^:\[]+) \[OS error (\d+)", str(cause)):
-            return found[1]
-        cause = cause.__cause__ or cause.__context__
-    return _one_line(error)
-
-
-def _one_line(error: BaseException, length: int = 160) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= length else text[:length] + "..."

@@ -15,9 +15,10 @@ from input_pipeline import DataSpec
 from jaxmodels.adapt.multitask import unwrapped
 from jaxmodels.nn.attention import KERNELS, choose_backend, exact_attention, gpu_capability
 from jaxmodels.plan.flops import count_flops
-from train import memory, sharding
+from train import sharding
 from train.batches import batch_shapes
 from train.options.fields import ConfigError
+from train.plan import memory
 from train.run import Run
 from train.state import TrainState
 from train.step import eval_step, predict_step, train_step, train_steps

@@ -10,23 +10,15 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import jax
-
-from jaxmodels.compress.quantize import executing
-from jaxmodels.foreign.rules import WeightsError
-from train import compiling, files, strict_json
-from train.compress import weights as compressed
-from train.config import Config, ConfigError, MeshConfig
+from train import compiling
+from train.config import ConfigError
 from train.launch import cli
-from train.launch.workdir import read_card, read_config
 from train.passes import Evaluation, evaluate
-from train.restore import restore
+from train.records import files, opening, strict_json
 from train.run import Run
 from train.setup import build
-from train.sharding import batch_shards, make_mesh
 from train.state import TrainState
 from train.tasks import Report
 
@@ -84,40 +76,6 @@ def final_means(run: Run, state: TrainState, split: str) -> dict[str, float]:
     return means
 
 
-def opened(
-    run: Run, workdir: Path, step: str, weights: Path | None, stack: contextlib.ExitStack
-) -> tuple[Run, TrainState]:
-    """A run with its checkpoint, or with a file of compressed weights, which run as they are while
-    ``stack`` lasts."""
-    if weights is None:
-        return run, restore(run, workdir, step)
-    if step != "last":
-        raise ConfigError("--step is of a checkpoint and --weights of a file: give one of them")
-    stack.enter_context(executing())
-    try:
-        return compressed.load(run, weights)
-    except WeightsError as e:
-        raise ConfigError(f"--weights={weights}: {e}") from e
-
-
-def for_this_machine(config: Config) -> Config:
-    """The config on the mesh of its run where that fits this machine, else with all devices on the
-    data axis.
-
-    On another mesh sums have another order: scores agree to rounding, not to the last bit.
-    """
-    try:
-        shards = batch_shards(make_mesh(config.mesh))
-    except ConfigError:
-        config.mesh = MeshConfig()
-        shards = jax.device_count()
-    config.eval_batch_size = -(-config.eval_batch_size // shards) * shards
-    config.batch_size = (
-        -(-config.batch_size // (shards * config.accumulate)) * shards * config.accumulate
-    )
-    return config
-
-
 def _tuned(run: Run, state: TrainState, split: str, sensitivity: float) -> Run:
     """The run with the threshold that has a sensitivity on its own eval_split, to be applied to
     another split."""
@@ -147,13 +105,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate", description="Scores of a checkpoint on a split."
     )
-    parser.add_argument(
-        "--workdir", type=files.given("--workdir"), required=True, help="workdir of a run"
-    )
+    opening.add_flags(parser)
     parser.add_argument(
         "--split", default=None, help='TFDS split; default: the one the run evaluated, e.g. "test"'
     )
-    parser.add_argument("--step", default="last", help='"last" (default), "best" or a number')
     parser.add_argument(
         "--weights",
         type=files.given("--weights"),
@@ -166,25 +121,14 @@ def main(argv: list[str] | None = None) -> int:
         help="two classes: score --split at the highest threshold that has this sensitivity on the "
         "run's eval_split",
     )
-    parser.add_argument(
-        "--data_dir",
-        type=files.given_text("--data_dir"),
-        help="where the data set lies on this machine",
-    )
-    parser.add_argument(
-        "--raw_dir", type=files.given_text("--raw_dir"), help="where its raw files lie"
-    )
     parser.add_argument("--json", action="store_true", help="print JSON, as in summary.json")
     args = parser.parse_args(argv)
-    if args.step not in ("last", "best") and not args.step.isdigit():
-        parser.error(f"--step={args.step} is not last, best or a number")
-    config = for_this_machine(read_config(args.workdir))
-    config.data.data_dir = args.data_dir or config.data.data_dir
-    config.data.raw_dir = args.raw_dir or config.data.raw_dir
-    run = build(config, card=read_card(args.workdir))
+    opening.require_step(parser, args.step)
+    config, card = opening.read(args)
+    run = build(config, card=card)
     split = args.split or config.data.eval_split
     with contextlib.ExitStack() as stack:
-        run, state = opened(run, args.workdir, args.step, args.weights, stack)
+        run, state = opening.opened(run, args.workdir, args.step, args.weights, stack)
         if args.sensitivity is not None:
             run = _tuned(run, state, split, args.sensitivity)
         found = evaluate(run, compiling.compile_eval_step(run), state, split)

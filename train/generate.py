@@ -24,12 +24,12 @@ from input_pipeline.tokenizers import END_OF_TEXT, load_tokenizer
 from jaxmodels import GPT2, Transformer, weights
 from jaxmodels.decode import generate as generation
 from jaxmodels.decode.settings import GenerationConfig
-from train import files
 from train.config import ConfigError
-from train.evaluate import for_this_machine
 from train.launch import cli
 from train.launch.workdir import read_card, read_config
-from train.restore import restore
+from train.records import files
+from train.records.opening import for_this_machine
+from train.records.restore import restore
 from train.setup import build
 from train.tasks import bundle_of
 from train.tasks.translate import write_translations

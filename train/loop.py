@@ -22,18 +22,21 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.features import to_json
 from jaxmodels.plan.chips import mfu
-from train import batches, compiling, header, initial, memory, report, strict_json
+from train import batches, compiling, initial
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.errors import NonFiniteError, Stopped
 from train.evaluate import means_of, measured, scores
-from train.files import write_atomically
 from train.launch import cli, distributed
 from train.launch.workdir import claimed, read_card, write_identity
-from train.metrics import Sums, Writers, read_records
-from train.nonfinite import report as report_nonfinite
+from train.metrics import Sums
 from train.optim import make_schedule
 from train.passes import Evaluation, evaluate
+from train.plan import memory
+from train.records import figures, header, strict_json
+from train.records.files import write_atomically
+from train.records.nonfinite import report as report_nonfinite
+from train.records.writers import Writers, read_records
 from train.run import Run
 from train.setup import build, with_teacher
 from train.state import TrainState
@@ -260,7 +263,7 @@ class _Loop:
             "examples_per_second": round(examples / max(self.progress.step_seconds, 1e-9), 1),
         }
         legend = {"train": splits["train"], "eval": split}
-        report.plot_curves(
+        figures.plot_curves(
             read_records(self.workdir / "metrics.jsonl"), self.workdir / "curves.png", legend
         )
         written = "summary.json, metrics.jsonl, curves.png, tensorboard/"
@@ -363,7 +366,7 @@ class _Loop:
         for draw in self.draws:
             drawn = draw(state)
             if jax.process_index() == 0:
-                report.write_pictures(drawn, self.workdir / "samples", step)
+                figures.write_pictures(drawn, self.workdir / "samples", step)
         self.progress.evaluated = step
         self.last_evaluation = (step, found)
         score, prune = found.means[bundle.score], self.config.prune

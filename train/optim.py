@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmodels.adapt.patterns import rate_of, split
 from train.compress.prune import pruned
 from train.options import OptimConfig, PruneConfig
 from train.sharding import path_name
-from train.transfer import rate_of, split
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:

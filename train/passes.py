@@ -40,7 +40,7 @@ def evaluate(
     """Evaluates a whole split.
 
     Args:
-      step: ``run.compile_eval_step()`` or ``run.compile_sums(...)``.
+      step: of ``train.compiling.compile_eval_step`` or ``compile_sums``.
 
     Raises:
       Stopped: ``stopping`` said so.

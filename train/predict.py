@@ -20,12 +20,11 @@ import jax
 import numpy as np
 
 from input_pipeline.errors import shortened
-from train import compiling, files
+from train import compiling
 from train.config import ConfigError
-from train.evaluate import for_this_machine, opened
 from train.launch import cli
-from train.launch.workdir import read_card, read_config
-from train.reading import read
+from train.records import files, opening
+from train.records.reading import read
 from train.setup import build
 from train.sharding import put_batch
 from train.tasks import bundle_of
@@ -45,12 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "model.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument(
-        "--workdir", type=files.given("--workdir"), required=True, help="workdir of a run"
-    )
-    parser.add_argument(
-        "--step", default="last", help='checkpoint: "last" (default), "best" or a number'
-    )
+    opening.add_flags(parser, data=False)
     parser.add_argument(
         "--weights",
         type=files.given("--weights"),
@@ -74,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.top < 1 or args.batch_size < 1:
         parser.error("--top and --batch_size must be at least 1")
-    config, card = for_this_machine(read_config(args.workdir)), read_card(args.workdir)
+    config, card = opening.read(args)
     show = bundle_of(config).show
     if show is None:
         raise ConfigError(
@@ -89,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             -(-min(args.batch_size, max(64, len(names))) // jax.device_count()) * jax.device_count()
         )
         with contextlib.ExitStack() as stack:
-            run, state = opened(
+            run, state = opening.opened(
                 build(config, card=card), args.workdir, args.step, args.weights, stack
             )
             step = compiling.compile_predict_step(run, size)

@@ -17,12 +17,12 @@ from jaxtyping import Array, Float
 
 from jaxmodels import Module
 from jaxmodels.adapt.frozen import evaluating
+from jaxmodels.adapt.patterns import frozen_modules, merge, split
 from jaxmodels.compress.quantize import fake_activations, fake_quantize
 from jaxmodels.nn.meshes import under_auto_axes
 from train.compress.prune import mask_average
 from train.sharding import gather_fsdp, gathering_layers
 from train.state import PyTree, TrainState
-from train.transfer import frozen_modules, merge, split
 
 Batch = dict[str, Array]
 Metric = tuple[Float[Array, ""], Float[Array, ""]]  # sum, count

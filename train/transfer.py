@@ -1,13 +1,11 @@
-"""Transfer learning: parameters that come from elsewhere, and parameters that stay as they are.
+"""Transfer learning: parameters that come from elsewhere, and patterns that choose parameters.
 
-``train.config.Config`` says what a pattern is and what freezing means. Frozen parameters are kept
-out of everything: :func:`split` leaves ``None`` in their place, which is no leaf to jax, so they
-get no gradient, no optimiser state and no update.
+``train.config.Config`` says what freezing means, :mod:`jaxmodels.adapt.patterns` what a pattern is.
 """
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,15 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from jaxmodels import Module, weights
-from train import files
+from jaxmodels.adapt.patterns import matches, matches_any
 from train.checkpoint import CheckpointError, Checkpoints
 from train.options import OptimConfig
 from train.options.fields import ConfigError
-from train.sharding import path_name
+from train.records import files
 from train.state import PyTree, TrainState
 
 Flat = dict[str, Any]
 """Name -> array, or what stands for one: ``params/head/kernel``, ``batch_stats/bn_stem/mean``."""
-
-
-def matches(pattern: str, path: str) -> bool:
-    """Whether the components of ``pattern`` match the first components of ``path``
-    (``head/kernel``)."""
-    wanted, parts = pattern.split("/"), path.split("/")
-    return len(wanted) <= len(parts) and all(map(fnmatch.fnmatchcase, parts, wanted))
-
-
-def matches_any(patterns: Iterable[str], path: str) -> bool:
-    """Whether one of the patterns matches."""
-    return any(matches(p, path) for p in patterns)
 
 
 def require_matches(patterns: Iterable[str], paths: Iterable[str], field: str) -> None:
@@ -77,45 +63,6 @@ def check_patterns(optim: OptimConfig, params: PyTree) -> None:
             f"config.optim.freeze = {optim.freeze} leaves no parameter to train; leave out one of "
             "them"
         )
-
-
-def split(tree: PyTree, freeze: Sequence[str]) -> tuple[PyTree, PyTree]:
-    """What trains and what is frozen of a tree shaped like the parameters; None stands for the
-    leaves of the other."""
-
-    def part(frozen: bool) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: x if matches_any(freeze, path_name(path)) == frozen else None, tree
-        )
-
-    return part(False), part(True)
-
-
-def merge(tree: PyTree, rest: PyTree) -> PyTree:
-    """``tree`` with the leaves of ``rest`` where it has None."""
-    return jax.tree.map(lambda a, b: b if a is None else a, tree, rest, is_leaf=lambda x: x is None)
-
-
-def frozen_modules(params: PyTree, freeze: Sequence[str]) -> set[str]:
-    """Paths of the modules that have parameters and all of them frozen."""
-    frozen, training = set[str](), set[str]()
-    for path in _flatten(params):
-        parts = path.split("/")
-        (frozen if matches_any(freeze, path) else training).update(
-            "/".join(parts[:i]) for i in range(len(parts))
-        )
-    return frozen - training
-
-
-def rate_of(rates: Mapping[str, float], path: str) -> float:
-    """Factor of the learning rate of one parameter: that of the first pattern that matches, else
-    1."""
-    return next((rate for pattern, rate in rates.items() if matches(pattern, path)), 1.0)
-
-
-def frozen_size(params: PyTree, freeze: Sequence[str]) -> int:
-    """Number of frozen parameters."""
-    return sum(x.size for x in jax.tree.leaves(split(params, freeze)[1]))
 
 
 def load(

@@ -9,7 +9,6 @@ the names of akamaster/pytorch_resnet_cifar10.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxmodels.adapt.patterns import matches_any
 from jaxmodels.foreign.rules import (
     BATCH_NORM,
     CONV,
@@ -114,9 +114,8 @@ TOKENS: Mapping[str, Any] = {
 def skipped(path: str, patterns: Sequence[str]) -> bool:
     """True if a pattern matches the first components of a path behind its collection (or
     format)."""
-    components = path.replace(".", "/").split("/")[1:]
-    wanted = [pattern.replace(".", "/").split("/") for pattern in patterns]
-    return any(len(w) <= len(components) and all(map(fnmatchcase, components, w)) for w in wanted)
+    _, _, inside = path.replace(".", "/").partition("/")
+    return matches_any([pattern.replace(".", "/") for pattern in patterns], inside)
 
 
 def dense_layers(model: Any, places: list[int], *, offset: int) -> Rules:

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxmodels.parity.extra import Figure, FigureCanvasAgg
@@ -112,7 +112,7 @@ def summary(result: Certificate) -> str:
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Certificates, as their JSON values, as a Markdown table."""
-    rows = [COLUMNS, tuple("---" for _ in COLUMNS)]
+    rows = []
     for r in results:
         f32 = (
             f"{_e(r[f'{k}_rel_f32'])} ({_e(r[f'torch_{k}_rel_f32'])})" for k in ("logits", "grad")
@@ -133,14 +133,19 @@ def table(results: Sequence[dict[str, Any]]) -> str:
                 "pass" if r["pass"] else "**fail**",
             )
         )
-    text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
     # certificates of one run of the program differ in the time alone: each day is said once
     made = {
         in_words(r["made"] | {"date": r["made"]["date"][:10]}): None
         for r in results
         if r.get("made")
     }
-    return text + "".join(f"\nMade {line}.\n" for line in made)
+    return markdown(COLUMNS, rows) + "".join(f"\nMade {line}.\n" for line in made)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells as a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def page(results: Sequence[Certificate]) -> str:

@@ -19,8 +19,8 @@ from input_pipeline.features.image import load_image
 from input_pipeline.tokenizers import encode, load_tokenizer, train_tokenizer
 from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, Refused, put, refusing, require_same
-from train import reading
 from train.config import Config
+from train.records import reading
 
 TEXTS = (
     "The cat sat on the mat.",

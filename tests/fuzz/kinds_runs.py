@@ -15,12 +15,13 @@ from jaxmodels.nn.paths import path_name
 from tests.fuzz.mutations import Rng, json_mutated, mutated, pick
 from tests.fuzz.oracle import Fault, Refused, put, refusing, require_same
 from train import config as config_lib
-from train import initial, memory, setup
+from train import initial, setup
 from train.checkpoint import Checkpoints
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 from train.launch.workdir import claimed, read_card, read_config, write_identity
-from train.metrics import Writers, read_records
 from train.options.fields import literal
+from train.plan import memory
+from train.records.writers import Writers, read_records
 from train.run import Run
 
 DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits_cnn.py"

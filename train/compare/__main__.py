@@ -6,8 +6,8 @@ import sys
 
 import jax
 
-from train import files
 from train.launch import cli
+from train.records import files
 
 DTYPES = ("float64", "float32", "bfloat16")
 
@@ -34,7 +34,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--all", action="store_true", help="every model, each in a process of its own"
     )
     parser.add_argument(
-        "--speed-only", action="store_true", help="no certificates; sizes of train/compare/speed.py"
+        "--speed-only",
+        action="store_true",
+        help="no certificates; sizes of jaxmodels/bench/sizes.py",
     )
     parser.add_argument(
         "--device",
@@ -53,7 +55,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "both)",
     )
     parser.add_argument(
-        "--image_size", type=int, help="pixels; default: small, see train/compare/cases.py"
+        "--image_size",
+        type=int,
+        help="pixels; default: small, see CASES in jaxmodels/families/NAME/original.py",
     )
     parser.add_argument("--batch_size", type=int, help="examples, of comparison and timing")
     parser.add_argument("--seed", type=int, default=0)

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 
 import jaxmodels
-from jaxmodels import parity, weights
+from jaxmodels import originals, parity, weights
+from jaxmodels.foreign.original import Case, Original
+from jaxmodels.originals.batches import make_batch
+from jaxmodels.originals.cases import inputs_of, make_model
 from jaxmodels.parity import Certificate, Optimizer, Ours, Subject
-from train.compare import originals
-from train.compare.batches import make_batch
-from train.compare.cases import Case, inputs_of, make_model, objective_of
-from train.compare.optimizers import OPTIMIZERS, our_state, torch_optimizer
-from train.compare.originals import Original
+from train.compare.optimizers import OBJECTIVES, OPTIMIZERS, our_state, torch_optimizer
 from train.optim import make_optimizer
 from train.step import accumulated_gradients, train_step
 
@@ -102,7 +101,7 @@ def randomise(module: torch.nn.Module, inputs: Sequence[torch.Tensor] = ()) -> N
 
 def _ours(case: Case, model: Any, format: str) -> Ours:
     of = {"image_shape": case.image_shape, "format": format}
-    bound = {"model": model, "objective": objective_of(case), "inputs": inputs_of(case)}
+    bound = {"model": model, "objective": OBJECTIVES[case.objective], "inputs": inputs_of(case)}
 
     def gradients(variables, batch):
         params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}

@@ -11,19 +11,22 @@ from typing import Any
 
 import jax
 
-from jaxmodels.parity import Certificate, report, timing
+from jaxmodels.bench.sizes import CASES_ON
+from jaxmodels.bench.timing import SETTINGS
+from jaxmodels.foreign.original import Case
+from jaxmodels.originals.cases import CASES, own_case, require_possible
+from jaxmodels.parity import Certificate, report
 from train.compare import speed, tables
-from train.compare.cases import CASES, Case, own_case, require_possible
 from train.compare.certificate import certify
 from train.compare.timing import measure
 from train.config import ConfigError
-from train.files import write_atomically
 from train.launch import cli
+from train.records.files import write_atomically
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a certificate, or timings, of each model. Exit code 1 if a bar fails."""
-    cases = speed.CASES_ON[args.device] if args.speed_only else CASES
+    cases = CASES_ON[args.device] if args.speed_only else CASES
     names = list(cases) if args.all else args.models
     cases = cases | {name: own_case(name) for name in names if ":" in name}
     for name in names:
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     (name,) = names
     if args.speed_only:
         speed.prepare(args.device)
-        setting = timing.SETTINGS[args.device]
+        setting = SETTINGS[args.device]
         found = [
             speed.measure_one(
                 cases[name], full=args.timing == "full", seed=args.seed, setting=setting

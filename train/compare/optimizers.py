@@ -1,4 +1,5 @@
-"""Optimisers of certificates, timings and twins: ours by a config, and PyTorch's to match."""
+"""Objectives and optimisers of certificates, timings and twins: ours by a config, and PyTorch's to
+match."""
 
 from functools import partial
 from typing import Any
@@ -9,13 +10,26 @@ import optax
 import torch
 
 from jaxmodels import weights
+from jaxmodels.foreign.original import Case, Original
 from jaxmodels.nn.paths import path_name
-from train.compare.cases import Case, inputs_of, objective_of
-from train.compare.originals import Original
+from jaxmodels.originals.cases import inputs_of
 from train.config import OptimConfig
 from train.optim import decay_mask
 from train.state import TrainState
-from train.step import train_step
+from train.step import Objective, train_step
+from train.tasks.causal_lm import causal_lm
+from train.tasks.classification import classification
+from train.tasks.elbo import elbo
+from train.tasks.masked_lm import masked_lm
+
+OBJECTIVES: dict[str, Objective] = {
+    "elbo": elbo,
+    "classification": classification,
+    "causal_lm": causal_lm,
+    "masked_lm": masked_lm,
+    "seq2seq": causal_lm,
+}
+"""Training objectives, by the name that a case has for them."""
 
 OPTIMIZERS = {  # timings step with these; certificates set a learning rate of their own
     "adamw": OptimConfig(name="adamw", learning_rate=3e-4, schedule="constant", weight_decay=0.05),
@@ -85,5 +99,5 @@ def our_state(variables: Any, tx: optax.GradientTransformation) -> TrainState:
 def our_step(model: Any, tx: optax.GradientTransformation, case: Case) -> partial:
     """The training step of every run, for this case."""
     return partial(
-        train_step, model=model, tx=tx, objective=objective_of(case), inputs=inputs_of(case)
+        train_step, model=model, tx=tx, objective=OBJECTIVES[case.objective], inputs=inputs_of(case)
     )

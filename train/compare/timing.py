@@ -1,4 +1,4 @@
-"""Time and memory of a case's training step and inference, by ``jaxmodels.parity.timing``.
+"""Time and memory of a case's training step and inference, by ``jaxmodels.bench.timing``.
 
 All contenders start from the same weights, take the same batches in the same precision and step
 with AdamW.
@@ -17,13 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxmodels import weights
-from jaxmodels.nn.attention import exact_attention
-from jaxmodels.nn.cpu import for_onednn
-from jaxmodels.parity.randomness import deterministic_torch
-from jaxmodels.parity.sides import torch_batch
-from jaxmodels.parity.subject import main_output
-from jaxmodels.parity.timing import (
+from jaxmodels import originals, weights
+from jaxmodels.bench.timing import (
     SETTINGS,
     Setting,
     Step,
@@ -35,11 +30,16 @@ from jaxmodels.parity.timing import (
     torch_infer,
     torch_train,
 )
+from jaxmodels.foreign.original import Case
+from jaxmodels.nn.attention import exact_attention
+from jaxmodels.nn.cpu import for_onednn
+from jaxmodels.originals.batches import make_batch
+from jaxmodels.originals.cases import inputs_of, make_model
+from jaxmodels.parity.randomness import deterministic_torch
+from jaxmodels.parity.sides import torch_batch
+from jaxmodels.parity.subject import main_output
 from jaxmodels.plan.chips import mfu
 from jaxmodels.plan.flops import count_flops
-from train.compare import originals
-from train.compare.batches import make_batch
-from train.compare.cases import Case, inputs_of, make_model
 from train.compare.optimizers import OPTIMIZERS, our_state, our_step, torch_optimizer
 from train.optim import make_optimizer
 

@@ -20,19 +20,21 @@ import jax
 import numpy as np
 import torch
 
-from jaxmodels import weights
+from jaxmodels import originals, weights
+from jaxmodels.foreign.original import Case
+from jaxmodels.originals.cases import inputs_of
 from jaxmodels.parity.randomness import deterministic_torch
 from jaxmodels.parity.sides import torch_batch, torch_loss
-from train import batches, compiling, files, initial
-from train.compare import originals
-from train.compare.cases import Case, inputs_of
+from train import batches, compiling, initial
 from train.compare.optimizers import torch_optimizer
 from train.config import Config, ConfigError
-from train.evaluate import evaluate, final_means, for_this_machine
-from train.files import write_atomically
+from train.evaluate import evaluate, final_means
 from train.launch import cli
 from train.launch.workdir import read_config
 from train.optim import make_schedule
+from train.records import files
+from train.records.files import write_atomically
+from train.records.opening import for_this_machine
 from train.setup import build
 
 
@@ -40,8 +42,8 @@ def train_twin(config: Config, *, say: Callable[[str], None] = print) -> dict[st
     """Scores on ``data.eval_split`` of the original after the training that ``config`` describes.
 
     Raises:
-      ConfigError: the config asks for what the original is not trained with here, or its model has
-        no original.
+      ConfigError: the config asks for what the original is not trained with here.
+      OriginalError: its model has no original.
     """
     require_plain(config)
     run = build(config)

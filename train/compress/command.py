@@ -19,15 +19,15 @@ from jaxmodels.compress import files
 from jaxmodels.compress.prune import prune, sparsity
 from jaxmodels.compress.quantize import executing, int8_share, quantize
 from jaxmodels.compress.surgeon import prune_model
-from train import batches, report, strict_json
+from train import batches
+from train.compress.figures import plot_pareto
 from train.compress.surgeon import calibration
-from train.config import EXAMPLES, Config, ConfigError
-from train.evaluate import for_this_machine
-from train.files import given, given_text, write_atomically
+from train.config import EXAMPLES, ConfigError
 from train.launch import cli
-from train.launch.workdir import read_card, read_config
 from train.passes import evaluate
-from train.restore import restore
+from train.records import opening, strict_json
+from train.records.files import given, write_atomically
+from train.records.restore import restore
 from train.run import Run
 from train.setup import build
 from train.sharding import put_batch
@@ -206,14 +206,12 @@ def table(rows: list[Row]) -> str:
 
 
 def _open(workdir: Path, step: str, args: argparse.Namespace) -> tuple[Run, TrainState]:
-    config: Config = for_this_machine(read_config(workdir))
+    config, card = opening.read(args, workdir)
     if bundle_of(config).score != "accuracy":
         raise ConfigError(
             f"{workdir} is of a run with config.task = {config.task!r}, not of a classifier"
         )
-    config.data.data_dir = args.data_dir or config.data.data_dir
-    config.data.raw_dir = args.raw_dir or config.data.raw_dir
-    run = build(config, card=read_card(workdir))
+    run = build(config, card=card)
     state = restore(run, workdir, step)
     return run, state.replace(params=state.eval_params, ema_params=None, opt_state=())
 
@@ -223,12 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.compress", description="What compression costs a classifier."
     )
-    parser.add_argument(
-        "--workdir",
-        type=given("--workdir"),
-        required=True,
-        help="workdir of a finished classification run",
-    )
+    opening.add_flags(parser, workdir="workdir of a finished classification run", step="best")
     parser.add_argument(
         "--add",
         type=given("--add"),
@@ -245,9 +238,6 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=given("--out"), default=None, help="where to write; default: WORKDIR/compress"
     )
     parser.add_argument(
-        "--step", default="best", help='checkpoint: "best" (default), "last" or a number'
-    )
-    parser.add_argument(
         "--batch_size", type=int, default=32, help="examples of a batch, for the latency"
     )
     parser.add_argument(
@@ -256,13 +246,8 @@ def main(argv: list[str] | None = None) -> int:
         default=2048,
         help="of training, for the rows surgeon_*; 0: without these rows",
     )
-    parser.add_argument(
-        "--data_dir", type=given_text("--data_dir"), help="where the data set lies on this machine"
-    )
-    parser.add_argument("--raw_dir", type=given_text("--raw_dir"), help="where its raw files lie")
     args = parser.parse_args(argv)
-    if args.step not in ("last", "best") and not args.step.isdigit():
-        parser.error(f"--step={args.step} is not last, best or a number")
+    opening.require_step(parser, args.step)
     if not (1 <= args.batch_size <= EXAMPLES and 0 <= args.examples <= EXAMPLES):
         parser.error(
             f"--batch_size must be at least 1 and --examples at least 0, both at most {EXAMPLES}"
@@ -302,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     write_atomically(
         out / "report.json", strict_json.dumps(about | {"rows": rows}, indent=2) + "\n"
     )
-    report.plot_pareto(rows, out / "pareto.png", split)
+    plot_pareto(rows, out / "pareto.png", split)
     print(f"wrote {out}/report.txt, report.json, pareto.png and {len(measured)} files of weights")
     return 0
 

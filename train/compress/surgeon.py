@@ -9,13 +9,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxmodels.adapt.patterns import matches_any
 from jaxmodels.compress.prune import prunable
 from jaxmodels.compress.surgeon import Calibration, prune_model
 from train import batches
 from train.config import ConfigError
 from train.sharding import TEXTS
 from train.state import TrainState
-from train.transfer import matches_any
 
 BATCH = 64
 """Examples of a batch: its activations are kept together, on one device."""

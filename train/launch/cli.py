@@ -12,8 +12,8 @@ from pathlib import Path
 import absl.logging
 
 from input_pipeline import DataError
+from jaxmodels.foreign.original import OriginalError
 from jaxmodels.nn.cpu import for_onednn
-from train import files
 from train.errors import CheckpointError, NonFiniteError, SaveError, WorkdirError
 from train.launch.hardware import (
     choose_libraries,
@@ -22,6 +22,7 @@ from train.launch.hardware import (
     quiet_without_tpu,
 )
 from train.options.fields import ConfigError, one_line
+from train.records import files
 
 
 def run(main: Callable[[], int], *, long: bool = False) -> int:
@@ -63,7 +64,7 @@ def run(main: Callable[[], int], *, long: bool = False) -> int:
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """Line and exit code of what a user can mend; None for anything else."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | OriginalError):
         return str(error), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130

@@ -16,12 +16,12 @@ import jax
 from input_pipeline import DataSpec
 from input_pipeline.features import from_json, to_json
 from train import config as config_lib
-from train import files
 from train.config import Config
-from train.files import WorkdirError, is_disk_full, write_atomically
 from train.launch import distributed
 from train.options import PIXELS
 from train.options.fields import fits, one_line, shown
+from train.records import files
+from train.records.files import WorkdirError, is_disk_full, write_atomically
 
 FILES = (
     *(

@@ -16,17 +16,16 @@ from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.fusion.model import MODALITIES
 from jaxmodels.nn.layers import AuxiliaryLogits
-from train import report
-from train.metrics import macro_f1, matthews, per_class
 from train.options import Config
 from train.options.fields import limit
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
 from train.task import Bundle, Report, Task
-from train.tasks import two_classes
+from train.tasks import figures, two_classes
 from train.tasks.averaged import averaged
 from train.tasks.names import class_name
 from train.tasks.preprocessing import model_inputs, preprocessing
+from train.tasks.scores import macro_f1, matthews, per_class
 
 
 def classification(
@@ -137,7 +136,7 @@ def _values(run: Any, confusion: np.ndarray) -> dict[str, Any]:
 def _plot(
     run: Any, confusion: np.ndarray, values: dict[str, Any], workdir: Path, split: str
 ) -> tuple[str, ...]:
-    report.plot_confusion(confusion, list(values["per_class"]), workdir / "confusion.png", split)
+    figures.plot_confusion(confusion, list(values["per_class"]), workdir / "confusion.png", split)
     return ("confusion.png",)
 
 

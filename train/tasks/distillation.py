@@ -17,7 +17,7 @@ from jaxmodels.adapt.features import FeatureOutputs, WithFeatures
 from jaxmodels.nn.layers import AuxiliaryLogits, at_least_float32
 from train import batches, sharding, transfer
 from train.options.fields import ConfigError
-from train.restore import restore
+from train.records.restore import restore
 from train.run import Run, Teacher
 from train.state import TrainState
 from train.step import Batch, Metric, predict_step

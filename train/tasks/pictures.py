@@ -12,9 +12,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
 from input_pipeline import image
-from train import batches, report
-from train.files import is_disk_full
+from train import batches
 from train.options.fields import ConfigError
+from train.records import figures
+from train.records.files import is_disk_full
 from train.run import Run
 from train.state import TrainState
 from train.task import Report
@@ -108,7 +109,7 @@ def write(run: Run, state: TrainState, given: Mapping[str, Any], args: Any) -> i
     pixels = jax.jit(lambda state: grid(samples(run, state, args.seed, count)))(state)
     out = args.out or args.workdir / "samples" / f"generated_{int(state.step)}_seed_{args.seed}.png"
     try:
-        report.write_png(out, np.asarray(pixels))
+        figures.write_png(out, np.asarray(pixels))
     except OSError as e:
         if is_disk_full(e):
             raise

@@ -40,15 +40,6 @@ def row_keys(key: PRNGKeyArray, rows: int) -> Array:
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(rows, dtype=jnp.uint32))
 
 
-def text_inputs(model: Module) -> tuple[str, ...]:
-    """Keys of a batch of texts that a model takes: types are for those that know them."""
-    return (
-        ("tokens", "segments", "types")
-        if hasattr(model, "type_vocab_size")
-        else ("tokens", "segments")
-    )
-
-
 def model_inputs(model: Module, card: DataSpec) -> tuple[str, ...]:
     """Keys of a batch that a model takes, in order: types if it knows them and texts are its only
     input, and what is missing if it knows that."""

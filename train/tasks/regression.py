@@ -10,7 +10,6 @@ from input_pipeline import DataSpec
 from jaxmodels import Module
 from jaxmodels.nn.layers import AuxiliaryLogits
 from train.compiling import outputs as outputs_of
-from train.metrics import correlations
 from train.options import Config
 from train.options.fields import ConfigError
 from train.passes import collect
@@ -19,6 +18,7 @@ from train.state import TrainState
 from train.step import Metric
 from train.task import Bundle, Report, Task, without_labels
 from train.tasks.preprocessing import model_inputs, preprocessing
+from train.tasks.scores import correlations
 
 
 def regression(

@@ -18,9 +18,9 @@ from input_pipeline.marian import Marian, ends, source_tokens, written
 from jaxmodels.decode.beam import beam_search
 from jaxmodels.decode.settings import GenerationConfig, places, says_length
 from train.errors import Stopped
-from train.files import write_atomically
 from train.launch.cli import stdin_lines, warn
 from train.options.fields import ConfigError
+from train.records.files import write_atomically
 from train.run import Run
 from train.state import TrainState
 from train.step import eval_variables

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from train import compiling, report
+from train import compiling
 from train.launch import cli
 from train.passes import collect
 from train.state import TrainState
 from train.task import Report
-from train.tasks import binary
+from train.tasks import binary, figures
 from train.tasks.names import class_name
 
 Outcomes = tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]
@@ -60,7 +60,7 @@ def _values(run: Any, found: Outcomes, threshold: float = 0.5) -> dict[str, Any]
 def _plot(
     run: Any, found: Outcomes, values: dict[str, Any], workdir: Path, split: str
 ) -> tuple[str, ...]:
-    report.plot_two_classes(*found, workdir / "two_classes.png", split)
+    figures.plot_two_classes(*found, workdir / "two_classes.png", split)
     return ("two_classes.png",)
 
 

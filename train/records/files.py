@@ -180,3 +180,22 @@ def disk_full(error: BaseException | None) -> str:
                 return said
         error = error.__cause__ or error.__context__
     return ""
+
+
+def cause(error: BaseException) -> str:
+    """The file system's own words, if an error or one that caused it has them; else the error in
+    one line."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return f"{found.strerror}: {found.filename}" if found.filename else found.strerror
+        if words := re.search(r"[^:]*: ([^:\[]+) \[OS error (\d+)", str(found)):
+            return words[1]
+        found = found.__cause__ or found.__context__
+    return one_line(error)
+
+
+def one_line(error: BaseException, length: int = 160) -> str:
+    """Type and message of an error in one line, cut at ``length`` characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= length else text[:length] + "..."

@@ -11,14 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxmodels
-from jaxmodels.foreign.original import Case
-from train.config import ConfigError
-from train.step import Objective
-from train.tasks.causal_lm import causal_lm
-from train.tasks.classification import classification
-from train.tasks.elbo import elbo
-from train.tasks.masked_lm import masked_lm
-from train.tasks.preprocessing import text_inputs
+from jaxmodels.foreign.original import Case, OriginalError
 
 CASES: dict[str, Case] = {
     case.key: case for family in jaxmodels.FAMILIES.values() for case in family.cases
@@ -31,16 +24,16 @@ def own_case(name: str) -> Case:
     name among the cases of its family.
 
     Raises:
-      ConfigError: there is no such model, or it has no original or no case.
+      OriginalError: there is no such model, or it has no original or no case.
     """
     try:
         family = jaxmodels.family_of(name)
     except ValueError as e:
-        raise ConfigError(str(e)) from e
+        raise OriginalError(str(e)) from e
     preset = name.partition(":")[2].partition(".")[2] or next(iter(family.presets))
     found = [case for case in family.cases if case.key == preset]
     if family.original is None or not found:
-        raise ConfigError(
+        raise OriginalError(
             f"{name} has no certificate: its jaxmodels.families.Family needs an original and "
             f"Case({preset!r}, ...) among its cases"
         )
@@ -54,19 +47,9 @@ def inputs_of(case: Case) -> tuple[str, ...]:
     if case.objective == "masked_lm":
         return ("tokens", "segments", "types", "positions")
     if case.length:
-        return text_inputs(make_model(case, jnp.float32))
+        types = ("types",) if hasattr(make_model(case, jnp.float32), "type_vocab_size") else ()
+        return ("tokens", "segments", *types)
     return ("image", "noise") if case.objective == "elbo" else ("image",)
-
-
-def objective_of(case: Case) -> Objective:
-    """The training objective."""
-    objectives = {
-        "elbo": elbo,
-        "classification": classification,
-        "causal_lm": causal_lm,
-        "masked_lm": masked_lm,
-    }
-    return (objectives | {"seq2seq": causal_lm})[case.objective]
 
 
 def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Module:
@@ -87,7 +70,7 @@ def make_model(case: Case, dtype: Any, *, full: bool = False) -> jaxmodels.Modul
 
 
 def require_possible(case: Case) -> None:
-    """Raises ConfigError for images or batches that the architecture cannot take."""
+    """Raises OriginalError for images or batches that the architecture cannot take."""
     model, keys = (
         make_model(case, jnp.float32),
         {"params": jax.random.key(0), "dropout": jax.random.key(0)},
@@ -102,6 +85,6 @@ def require_possible(case: Case) -> None:
     try:
         jax.eval_shape(partial(model.init, train=True), keys, *inputs)
     except (ValueError, TypeError, ZeroDivisionError) as e:
-        raise ConfigError(
+        raise OriginalError(
             f"{case.model} with images {case.image_shape}, batch {case.batch_size}: {e}"
         ) from e

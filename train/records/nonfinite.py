@@ -12,12 +12,12 @@ import numpy as np
 import optax
 
 from jaxmodels.adapt.frozen import evaluating
+from jaxmodels.adapt.patterns import frozen_modules, merge, split
 from train import compiling
 from train.run import Run
 from train.sharding import path_name, put_batch
 from train.state import TrainState
 from train.step import rounded, rounding
-from train.transfer import frozen_modules, merge, split
 
 
 def report(

@@ -5,8 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.parity.subject import Batch
-from train.compare.cases import Case, inputs_of, make_model
+from jaxmodels.foreign.original import Case
+from jaxmodels.originals.cases import inputs_of, make_model
+
+Batch = dict[str, np.ndarray]
 
 
 def make_batch(

@@ -1,14 +1,22 @@
-"""The PyTorch originals of all families, gathered; see ``jaxmodels/families/*/original.py``."""
+"""The PyTorch originals of the library's own families, and the sizes at which both are compared.
 
-import contextlib
-from collections.abc import Iterator
+Each family builds its own in ``jaxmodels/families/*/original.py``. torch is imported when the first
+is built, and no sooner. Needs the extra ``compare``.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jaxmodels
-from jaxmodels.foreign import original
-from jaxmodels.foreign.original import SDPA, Original, Shape
+from jaxmodels.foreign.original import (
+    SDPA,
+    Original,
+    OriginalError,
+    Shape,
+    torchvision,
+    transformers,
+)
 from jaxmodels.foreign.rules import WeightsError
-from train.config import ConfigError
 
 WHOLE_TEXTS = "sdpa_of_whole_texts"
 """SDPA registered under a second name, so that transformers builds no mask for it."""
@@ -19,7 +27,7 @@ def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
     initial values.
 
     Raises:
-      ConfigError: there is no original with these fields, or its library is not installed.
+      OriginalError: there is no original with these fields, or its library is not installed.
     """
     name = type(model).__name__
     try:
@@ -27,24 +35,11 @@ def build(model: jaxmodels.Module, image_shape: Shape) -> Original:
     except ValueError:
         builder = None
     if builder is None:
-        raise ConfigError(f"{name} has no PyTorch original here")
+        raise OriginalError(f"{name} has no PyTorch original here")
     try:
-        with _as_config_error():
-            return builder(model, image_shape)
+        return builder(model, image_shape)
     except WeightsError as e:  # transformers' config has no place for a field
-        raise ConfigError(f"{name} has no original with these fields: {e}") from e
-
-
-def torchvision() -> Any:
-    """The models of torchvision. Raises ConfigError if it is not installed."""
-    with _as_config_error():
-        return original.torchvision()
-
-
-def transformers() -> Any:
-    """The library of that name. Raises ConfigError if it is not installed."""
-    with _as_config_error():
-        return original.transformers()
+        raise OriginalError(f"{name} has no original with these fields: {e}") from e
 
 
 def condition(module: Any) -> None:
@@ -69,18 +64,11 @@ def without_masks(module: Any) -> None:
         config._attn_implementation = WHOLE_TEXTS
 
 
-@contextlib.contextmanager
-def _as_config_error() -> Iterator[None]:
-    try:
-        yield
-    except original.OriginalError as e:
-        raise ConfigError(str(e)) from e
-
-
 __all__ = [
     "SDPA",
     "WHOLE_TEXTS",
     "Original",
+    "OriginalError",
     "build",
     "condition",
     "torchvision",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from train import transfer
+from jaxmodels.adapt.patterns import frozen_size
 from train.compiling import attention_backend
 from train.config import PruneConfig
 from train.run import Run, parameter_count
@@ -36,7 +36,7 @@ def header(run: Run, workdir: Path, start: int, origin: str) -> str:
     precision = jax.config.jax_default_matmul_precision or f"{device.platform}'s default"
     stored = ", ".join(sorted({str(p.dtype) for p in jax.tree.leaves(run.shapes.params)}))
     optim, prune = config.optim, config.prune
-    frozen = transfer.frozen_size(run.shapes.params, optim.freeze)
+    frozen = frozen_size(run.shapes.params, optim.freeze)
     attention = attention_backend(run.model, card, run.mesh)
     rows = {
         "devices": (

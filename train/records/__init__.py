@@ -1,0 +1,1 @@
+"""What a run leaves in its workdir, and how a finished run is opened again."""
