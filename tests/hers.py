@@ -244,5 +244,5 @@ ANGLE = Bundle(
     answer=lambda outputs: outputs,
     score="degrees",
     show=_show,
-    explains="class",
+    explains="number",
 )

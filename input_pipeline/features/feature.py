@@ -123,6 +123,10 @@ class Feature(Protocol):
         """The whole batch as a model is evaluated on it. Pure."""
         return batch
 
+    def in_units(self, values: Any) -> Any:
+        """Outputs of a model for a label, in the units of the data."""
+        return values
+
     def read(self, words: list[str], given: Given, source: str) -> Found:
         """What a person gives, read as a data set is read.
 

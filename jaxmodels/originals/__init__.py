@@ -4,7 +4,6 @@ Each family builds its own in ``jaxmodels/families/*/original.py``. torch is imp
 is built, and no sooner. Needs the extra ``compare``.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jaxmodels

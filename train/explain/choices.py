@@ -37,6 +37,9 @@ def one_task(run: Run, given: str | None) -> Run:
 
 
 def shown_class(run: Run, number: int) -> str:
+    """The name of a class, or of one of several numbers."""
+    if run.task.bundle.explains == "number":
+        return class_name(getattr(run.card.label, "names", ()), number)
     return class_name(run.card.label_names if task_of(run) in (None, "label") else (), number)
 
 
@@ -55,7 +58,9 @@ def wanted_of(run: Run, text: str | None) -> int:
         return names.index(text)
     if text.isdigit() and int(text) < len(names):
         return int(text)
-    raise ConfigError(f"--target={text!r} is no class; there are {', '.join(names)}")
+    raise ConfigError(
+        f"--target={text!r} is none of its classes or numbers; there are {', '.join(names)}"
+    )
 
 
 def explainers(run: Run) -> dict[str, Callable[..., Explained]]:
@@ -86,7 +91,7 @@ def methods_of(run: Run, given: list[str] | None) -> tuple[str, ...]:
     model, task = run.model, run.config.task
     if run.task.bundle.explains is None:
         raise ConfigError(
-            f"a run with config.task = {task!r} has no class or next token to explain; "
+            f"a run with config.task = {task!r} has no class, number or next token to explain; "
             "give the workdir of a classifier, a language model or a translator"
         )
     there = [*GRADIENTS]

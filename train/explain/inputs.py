@@ -30,12 +30,17 @@ def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[st
         }
         weight = weight[:, 0]
     there = np.flatnonzero(weight)  # a split may have fewer
-    known = np.full(len(weight), -1) if label is None else label
-    names = [
-        f"{split} {i}" + (f", labelled {shown_class(run, int(known[i]))}" if known[i] >= 0 else "")
-        for i in there
-    ]
+    names = [f"{split} {i}" + _labelled(run, label, i) for i in there]
     return names, {k: x[there] for k, x in arrays.items()}
+
+
+def _labelled(run: Run, label: np.ndarray | None, i: int) -> str:
+    """The label of an example in words; "" if it has none."""
+    if label is None:
+        return ""
+    if np.issubdtype(label.dtype, np.floating):
+        return f", labelled {' '.join(f'{x:g}' for x in label[i].reshape(-1))}"
+    return f", labelled {shown_class(run, int(label[i]))}" if label[i] >= 0 else ""
 
 
 def read_inputs(
@@ -48,7 +53,7 @@ def read_inputs(
       DataError: see :func:`train.predict.read`.
     """
     card = run.card
-    if run.task.bundle.explains == "class":
+    if run.task.bundle.explains != "next token":
         return read(inputs, run.config, card, invert)
     text = card.kind("text")
     given = given_texts(inputs, text.texts, cli.stdin_lines, warn=cli.warn, documents=True)

@@ -59,7 +59,8 @@ class Explained(NamedTuple):
     """Of a batch of b examples.
 
     Attributes:
-      target: the class or token that is explained; probability: of it.
+      target: the class, token or number that is explained.
+      said: its probability, or the number itself.
       attributions: method -> [b, h, w] of images, [b, l] of texts, [b, d] of rows.
       errors: method by gradients -> completeness error [b].
       deletion, insertion: method, and "random" -> area under the curve [b].
@@ -71,7 +72,7 @@ class Explained(NamedTuple):
     """
 
     target: Int[Array, " b"]
-    probability: Float[Array, " b"]
+    said: Float[Array, " b"]
     attributions: dict[str, Array]
     errors: dict[str, Array]
     deletion: dict[str, Array]
@@ -115,7 +116,7 @@ def explain_images(
     images, *rest = _inputs(run, run.task.eval_batch(batch))
     images = images.astype(jnp.float32)
     logits = model.apply(variables, images, *rest, train=False)
-    target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
+    target = jnp.where(wanted < 0, _predicted(run, logits), wanted)
     if replace == "black":
         black = -jnp.asarray(data.mean) / jnp.asarray(data.std)
         baseline = jnp.broadcast_to(black, (1, *images.shape[1:]))
@@ -137,9 +138,11 @@ def explain_images(
             rolled = over_patches(rollout(maps), *patches)
             values[method] = jax.image.resize(rolled, images.shape[:3], "nearest")
 
+    said = _said(run, logits, target)
+
     def probability(removed: Bool[Array, "b n"]) -> Float[Array, " b"]:
         left = faithfulness.replace_units(images, baseline, removed, rows, columns)
-        return _probability(model.apply(variables, left, *rest, train=False), target)
+        return _left(run, said, model.apply(variables, left, *rest, train=False), target)
 
     units = {k: faithfulness.image_units(v, rows, columns) for k, v in values.items()}
     everything = jnp.ones((len(images), rows * columns), bool)
@@ -147,9 +150,7 @@ def explain_images(
     if "attention" in methods:
         looks = over_patches(rearrange(maps, "l b h q k -> (l b h) q k"), *patches)
         maps = rearrange(looks, "(l b h) y x -> l b h y x", l=maps.shape[0], b=maps.shape[1])
-    found = Explained(
-        target, _probability(logits, target), values, errors, *areas, instead_of=instead_of
-    )
+    found = Explained(target, said, values, errors, *areas, instead_of=instead_of)
     return found._replace(attention=maps) if "attention" in methods else found
 
 
@@ -190,7 +191,7 @@ def explain_texts(
         return logits_at(found, place(changed.get("segments", segments))) if language else found
 
     logits = outputs()
-    target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
+    target = jnp.where(wanted < 0, _predicted(run, logits), wanted)
     real = (segments > 0) & ~jnp.isin(tokens, jnp.asarray(stands_for_no_text(tokenizer), jnp.int32))
     if language:  # the next token is read behind the last
         real &= jnp.arange(tokens.shape[1]) != place(segments)[:, None]
@@ -215,17 +216,19 @@ def explain_texts(
             row = place(segments) if language else jnp.zeros(len(tokens), jnp.int32)
             values[method] = jnp.take_along_axis(rolled, row[:, None, None], axis=1)[:, 0]
 
+    said = _said(run, logits, target)
+
     def probability(removed: Bool[Array, "b l"]) -> Float[Array, " b"]:
         if replace == "drop":
             left = faithfulness.drop_tokens(removed, *(batch[k] for k in of_tokens))
-            return _probability(outputs(**dict(zip(of_tokens, left, strict=True))), target)
-        return _probability(
-            outputs(tokens=faithfulness.replace_tokens(tokens, other, removed)), target
-        )
+            found = outputs(**dict(zip(of_tokens, left, strict=True)))
+        else:
+            found = outputs(tokens=faithfulness.replace_tokens(tokens, other, removed))
+        return _left(run, said, found, target)
 
     return Explained(
         target,
-        _probability(logits, target),
+        said,
         values,
         errors,
         *_areas(probability, values, real),
@@ -255,7 +258,7 @@ def explain_rows(
     model, variables = run.model, _variables(run, state)
     rows = run.task.eval_batch(batch)["features"].astype(jnp.float32)
     logits = model.apply(variables, rows, train=False)
-    target = jnp.where(wanted < 0, logits.argmax(-1), wanted)
+    target = jnp.where(wanted < 0, _predicted(run, logits), wanted)
     values, errors = {}, {}
     for method in methods:
         found = _gradients(method, steps)(
@@ -263,13 +266,14 @@ def explain_rows(
         )
         values[method], errors[method] = found.values, found.completeness_error
 
+    said = _said(run, logits, target)
+
     def probability(removed: Bool[Array, "b d"]) -> Float[Array, " b"]:
-        return _probability(
-            model.apply(variables, jnp.where(removed, 0, rows), train=False), target
-        )
+        found = model.apply(variables, jnp.where(removed, 0, rows), train=False)
+        return _left(run, said, found, target)
 
     areas = _areas(probability, values, jnp.ones(rows.shape, bool))
-    return Explained(target, _probability(logits, target), values, errors, *areas)
+    return Explained(target, said, values, errors, *areas)
 
 
 EXPLAINERS = {"image": explain_images, "text": explain_texts, "row": explain_rows}
@@ -302,8 +306,31 @@ def _inputs(run: Run, batch: Batch) -> tuple[Array, ...]:
     return tuple(batch[k] for k in (names if names != ("tokens",) else ("tokens", "segments")))
 
 
-def _probability(logits: Float[Array, "b k"], target: Int[Array, " b"]) -> Float[Array, " b"]:
-    return jnp.exp(logit(jax.nn.log_softmax(logits), target))
+def _predicted(run: Run, outputs: Float[Array, "b k"]) -> Int[Array, " b"]:
+    """What is explained where nobody says: the most probable class or token, or the first
+    number."""
+    number = run.task.bundle.explains == "number"
+    return jnp.zeros(len(outputs), jnp.int32) if number else outputs.argmax(-1)
+
+
+def _said(run: Run, outputs: Float[Array, "b k"], target: Int[Array, " b"]) -> Float[Array, " b"]:
+    """The probability of the target, or the number in the units of the data."""
+    if run.task.bundle.explains == "number":
+        label = run.card.label
+        return logit(outputs if label is None else label.in_units(outputs), target)
+    return jnp.exp(logit(jax.nn.log_softmax(outputs), target))
+
+
+def _left(
+    run: Run,
+    whole: Float[Array, " b"],
+    outputs: Float[Array, "b k"],
+    target: Int[Array, " b"],
+) -> Float[Array, " b"]:
+    """How much of what is said of the whole input is left: the probability, or minus the distance
+    from the number."""
+    part = _said(run, outputs, target)
+    return -jnp.abs(part - whole) if run.task.bundle.explains == "number" else part
 
 
 def _areas(

@@ -22,7 +22,8 @@ def section(
             what = f"next {word!r}"
         else:
             what = (f"{task}: " if (task := task_of(run)) else "") + shown_class(run, target)
-        says = f"{what} with probability {one.probability[i]:.4f}"
+        number = run.task.bundle.explains == "number"
+        says = f"{what} {'=' if number else 'with probability'} {one.said[i]:.4f}"
         content += {"image": _image, "text": _text, "row": _row}[kind](run, arrays, one, i)
     return explain_page.example(name, says, content)
 

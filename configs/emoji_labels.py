@@ -1,0 +1,27 @@
+"""CNN on emoji with two labels of each image: its group and its subgroup.
+
+Command:   python -m train --config=configs/emoji_labels.py --workdir=runs/emoji_labels
+Data:      see `emoji_fusion`; images alone.
+Measured:  @M@
+"""
+
+from train.config import CheckpointConfig, Config, DataConfig, OptimConfig, TasksConfig
+
+
+def get_config() -> Config:
+    """One trunk and a head for each label; the losses are added."""
+    return Config(
+        model="cnn",
+        model_fields={"features": (16, 32), "hidden_size": 128},
+        tasks=TasksConfig(labels=("label", "subgroup")),
+        data=DataConfig(name="emoji", image_size=32),
+        optim=OptimConfig(
+            learning_rate=2e-3, weight_decay=1e-4, schedule="cosine", warmup_steps=30
+        ),
+        checkpoint=CheckpointConfig(every=150),
+        steps=300,
+        batch_size=64,
+        eval_batch_size=256,
+        eval_every=150,
+        log_every=50,
+    )

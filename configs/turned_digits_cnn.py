@@ -1,0 +1,27 @@
+"""CNN on handwritten digits that were turned: the angle of an image, a number.
+
+Command:   python -m train --config=configs/turned_digits_cnn.py --workdir=runs/turned_digits_cnn
+Data:      scikit-learn's 1,797 digits on 16 x 16 pixels, each turned by -45 to 45 degrees.
+Measured:  @M@
+"""
+
+from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
+
+
+def get_config() -> Config:
+    """The network of `digits_cnn`, with one output."""
+    return Config(
+        model="cnn",
+        model_fields={"features": (16, 32), "hidden_size": 64},
+        task="regression",
+        data=DataConfig(name="turned_digits"),
+        optim=OptimConfig(
+            learning_rate=3e-3, weight_decay=1e-4, schedule="cosine", warmup_steps=50
+        ),
+        checkpoint=CheckpointConfig(every=250),
+        steps=500,
+        batch_size=64,
+        eval_batch_size=359,
+        eval_every=250,
+        log_every=50,
+    )
