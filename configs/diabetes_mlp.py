@@ -1,8 +1,13 @@
 """MLP on the diabetes table that scikit-learn bundles: the progression of a disease, a number.
 
-Command:   python -m train --config=configs/diabetes_mlp.py --workdir=runs/diabetes_mlp
-Data:      442 patients, ten measurements each; trained on `train` (266), scored on `test` (88).
-Measured:  @M@
+Command    python -m train --config=configs/diabetes_mlp.py --workdir=runs/diabetes_mlp
+           python -m train.predict --workdir=runs/diabetes_mlp ROWS.csv
+Data       diabetes: 442 patients, ten measurements each; trained on `train` (266), scored on `test`
+           (88). ROWS.csv has the columns that dataset.json names. The label, 25 to 346, is
+           standardised by the training split; errors are in its own units
+Measured   correlation 0.675, 0.694, 0.687 and mean absolute error 46.4, 46.2, 47.1 with seeds 0, 1,
+           2; a second of training, 193 parameters. scikit-learn's LinearRegression on the same
+           split: 0.681 and 46.1. The mean of the training split: 65.6
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig

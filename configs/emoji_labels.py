@@ -1,8 +1,10 @@
 """CNN on emoji with two labels of each image: its group and its subgroup.
 
-Command:   python -m train --config=configs/emoji_labels.py --workdir=runs/emoji_labels
-Data:      see `emoji_fusion`; images alone.
-Measured:  @M@
+Command    python -m train --config=configs/emoji_labels.py --workdir=runs/emoji_labels
+           python -m train.explain --workdir=runs/emoji_labels --split=test --task=subgroup
+Data       emoji: see `emoji_fusion`; images alone, of 32 x 32 pixels
+Measured   test accuracy 0.739 for the group (9 classes) and 0.475 for the subgroup (99 classes); a
+           minute on two cores
 """
 
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig, TasksConfig

@@ -135,7 +135,7 @@ def test_overrides_are_read_by_annotation():
         ("optim.learning_rate=fast", ["config.optim.learning_rate", "'fast'", "float"]),
         ("optim.learning_rate=nan", ["config.optim.learning_rate"]),
         ("optim.learning_rate=0", ["config.optim.learning_rate", "above 0"]),
-        ("task=seq2seq beam.beams=0", ["config.options.beams", "nearest: 1"]),
+        ("vae.beta=-1", ["config.vae.beta is config.options.beta now"]),
         ("optim.name=adamm", ["config.optim.name", "'adamm'", "'adamw'"]),
         ("optim.schedule=cosin", ["'cosin'", "'cosine'"]),
         ("optim.nesterov=2", ["config.optim.nesterov", "True or False"]),

@@ -323,7 +323,7 @@ def test_what_a_quantised_run_predicts_is_explained(kind, request, data_dir):
             probabilities.append(
                 jax.jit(partial(compiling.answers, run))(state, put_batch(arrays, run.mesh))[:, 0]
             )
-        np.testing.assert_allclose(found.probability, probabilities[-1], rtol=1e-5)
+        np.testing.assert_allclose(found.said, probabilities[-1], rtol=1e-5)
     assert not np.allclose(*probabilities, rtol=1e-3, atol=0)
 
 

@@ -161,6 +161,7 @@ def _shorten_warmup(config: Config, of_file: Config, say: Callable[[str], None])
 def _awake(config: Config) -> Config:
     """A copy with defaults for options that have no effect."""
     config = copy.deepcopy(config)
+    resolve_options(config)
     for name in _dormant(config):
         dormant.reset(config, name)
     return config

@@ -22,6 +22,7 @@ from train.checks import (
     reads_images,
     reads_text,
     resolve_model_fields,
+    resolve_options,
     resolve_text_fields,
     task_names,
 )
@@ -48,6 +49,7 @@ def build(
       ConfigError: the config does not fit the devices or the data.
       DataError: the data set is unknown or its files are missing or broken.
     """
+    resolve_options(config)
     mesh = sharding.make_mesh(config.mesh, devices)
     check_batch(config, sharding.batch_shards(mesh))
     card = card or describe(config)

@@ -58,9 +58,8 @@ def wanted_of(run: Run, text: str | None) -> int:
         return names.index(text)
     if text.isdigit() and int(text) < len(names):
         return int(text)
-    raise ConfigError(
-        f"--target={text!r} is none of its classes or numbers; there are {', '.join(names)}"
-    )
+    what = "number" if run.task.bundle.explains == "number" else "class"
+    raise ConfigError(f"--target={text!r} is no {what}; there are {', '.join(names)}")
 
 
 def explainers(run: Run) -> dict[str, Callable[..., Explained]]:

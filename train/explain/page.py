@@ -18,7 +18,8 @@ NOTE = (
     "Red speaks for the target, blue against it. Deletion and insertion: area under the "
     "probability of the target while the image's units or the text's tokens are removed, or come "
     "back, in the order of the attribution; in brackets in random order. Deletion should be lower "
-    "than that, insertion higher."
+    "than that, insertion higher. Where a number is explained, minus the distance from what it is "
+    "for the whole input stands for the probability."
 )
 
 STYLE = """
