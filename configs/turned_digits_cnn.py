@@ -23,7 +23,7 @@ def get_config() -> Config:
         checkpoint=CheckpointConfig(every=250),
         steps=500,
         batch_size=64,
-        eval_batch_size=359,
+        eval_batch_size=360,
         eval_every=250,
         log_every=50,
     )

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from input_pipeline import describe
+from input_pipeline.features import Preparation
 from jaxmodels.nn.layers import AuxiliaryLogits
 from train import evaluate, loop, predict
 from train.config import Config, ConfigError, DataConfig, load_config
@@ -18,7 +19,7 @@ from train.launch.workdir import read_card
 from train.tasks.regression import regression
 
 SMALL = {
-    "diabetes_mlp": ["steps=40", "eval_every=20", "checkpoint.every=20", "log_every=20"],
+    "diabetes_mlp": ["steps=160", "eval_every=80", "checkpoint.every=80", "log_every=80"],
     "turned_digits_cnn": ["steps=8", "eval_every=4", "checkpoint.every=4", "log_every=4"],
     "posed_digits_cnn": ["steps=8", "eval_every=4", "checkpoint.every=4", "log_every=4"],
 }
@@ -77,7 +78,7 @@ def test_it_resumes_bit_for_bit(run, tmp_path, monkeypatch):
 
 
 def test_it_is_evaluated_predicted_and_explained(run, tmp_path, capsys):
-    config, workdir = run
+    _, workdir = run
     evaluate.main([f"--workdir={workdir}", "--json"])
     scores = json.loads((workdir / "summary.json").read_text())["test"]
     assert json.loads(capsys.readouterr().out)["pearson"] == pytest.approx(scores["pearson"])
@@ -105,14 +106,18 @@ def test_it_is_evaluated_predicted_and_explained(run, tmp_path, capsys):
 def test_the_loss_is_the_mean_over_the_numbers():
     rng = np.random.default_rng(0)
     outputs, label = rng.normal(size=(2, 5, 3)).astype(np.float32)
-    weight = np.array([1, 1, 0, 1, 1], np.float32)
-    found = regression(jnp.asarray(outputs), {"label": label, "weight": weight})["loss"]
-    expected = (((outputs - label) ** 2).mean(1) * weight).sum()
+    weight = jnp.asarray([1, 1, 0, 1, 1], jnp.float32)
+    found = regression(jnp.asarray(outputs), {"label": jnp.asarray(label), "weight": weight})[
+        "loss"
+    ]
+    expected = float((((outputs - label) ** 2).mean(1) * weight).sum())
     assert float(found[0]) == pytest.approx(expected, rel=1e-6) and float(found[1]) == 4
-    one = regression(jnp.asarray(outputs[:, :1]), {"label": label[:, 0], "weight": weight})["loss"]
+    one = regression(
+        jnp.asarray(outputs[:, :1]), {"label": jnp.asarray(label[:, 0]), "weight": weight}
+    )["loss"]
     assert float(one[0]) == pytest.approx((((outputs - label)[:, 0] ** 2) * weight).sum(), rel=1e-6)
     both = AuxiliaryLogits(jnp.asarray(outputs), (jnp.asarray(outputs),))
-    with_head = regression(both, {"label": label, "weight": weight})["loss"]
+    with_head = regression(both, {"label": jnp.asarray(label), "weight": weight})["loss"]
     assert float(with_head[0]) == pytest.approx(1.3 * expected, rel=1e-6)
 
 
@@ -121,7 +126,7 @@ def test_numbers_are_standardised_by_the_training_split(data_dir):
     whole = describe("diabetes", data_dir=data_dir, numbers=True)
     assert spec.label.mean != whole.label.mean and spec.fitted
     batch = {"label": np.array([spec.label.mean[0], spec.label.mean[0] + spec.label.std[0]])}
-    found = spec.label.eval_batch(batch, None)["label"]
+    found = spec.label.eval_batch(batch, Preparation())["label"]
     np.testing.assert_allclose(found, [0, 1], atol=1e-6)
     np.testing.assert_allclose(spec.label.in_units(found[:, None])[:, 0], batch["label"], rtol=1e-6)
 
