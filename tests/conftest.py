@@ -1,11 +1,13 @@
 """Eight devices on any machine, fixed before jax starts; data sets prepared once per test
 session."""
 
+import functools
 import gc
 import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # two workers share the machine, and PyTorch's threads wait for work by spinning
@@ -23,8 +25,8 @@ os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # many tests compile the same small run; one cache for each worker, so that none reads what another
 # is writing
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmodels-tests-")
-# shorter ones take as long to write
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+# writing costs a tenth of compiling, and shorter ones are seldom compiled again
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 # jaxtyping's hook compiles whatever is first imported from within our packages from its source, so
 # the libraries are imported before them
@@ -32,11 +34,13 @@ import flax.linen  # noqa: F401
 import grain  # noqa: F401
 import jax
 import matplotlib.figure  # noqa: F401
+import numpy as np
 import optax  # noqa: F401
 import orbax.checkpoint  # noqa: F401
 import pytest
 import tensorboardX  # noqa: F401
 import tensorflow_datasets  # noqa: F401
+from flax.core import meta, scope
 
 from tests.slow import TABLE, matches
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
@@ -44,6 +48,42 @@ from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 # tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of
 # the time is collecting
 gc.set_threshold(50_000, 20, 100)
+
+
+@functools.lru_cache(maxsize=4096)
+def _initial_shapes(init_fn, args: tuple, kwargs: tuple, x64: bool) -> list[tuple[int, ...]]:
+    """Shapes of the arrays that an initialiser makes."""
+    made = jax.eval_shape(lambda: init_fn(jax.random.key(0), *args, **dict(kwargs)))
+    return [x.shape for x in jax.tree.leaves(made)]
+
+
+def _remember_initial_shapes() -> None:
+    """Flax compares each parameter with what its initialiser makes, and traces that again at each
+    application of a model: a fifth of the time of tracing. Here the same initialiser of the same
+    arguments is traced once; whatever does not agree is left to Flax, and its error.
+    """
+    original = scope.Scope.param
+
+    @functools.wraps(original)
+    def param(self, name: str, init_fn, *args, unbox: bool = True, **kwargs) -> Any:
+        if self.has_variable("params", name):
+            value = self.get_variable("params", name)
+            plain = meta.unbox(value)
+            try:
+                known = _initial_shapes(
+                    init_fn, args, tuple(kwargs.items()), jax.config.jax_enable_x64
+                )
+            except TypeError:  # not hashable
+                known = None
+            if known == [np.shape(x) for x in jax.tree.leaves(plain)]:
+                self.reserve(name, "params")
+                return plain if unbox else value
+        return original(self, name, init_fn, *args, unbox=unbox, **kwargs)
+
+    scope.Scope.param = param
+
+
+_remember_initial_shapes()
 
 
 UNKNOWN = pytest.StashKey[list[str]]()

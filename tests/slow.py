@@ -548,7 +548,7 @@ TABLE: dict[str, tuple[Slow, ...]] = {
         Slow(
             "test_every_family_compiles_and_computes_what_its_formula_says",
             CASES,
-            keep=("cnn", "multi_task"),
+            keep=("multi_task",),
         ),
         Slow("test_what_does_not_fit_is_refused_with_the_way_out", "ways out by formula stay"),
         Slow("test_the_search_is_faster_than_a_bad_mesh_by_hand", "the search by formula stays"),
