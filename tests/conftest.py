@@ -9,14 +9,13 @@ import tempfile
 from importlib.metadata import version
 from typing import Any
 
+from tests.flags import FAST_COMPILATION
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # two workers share the machine, and PyTorch's threads wait for work by spinning
 os.environ["OMP_NUM_THREADS"] = "1"
-# the time is spent compiling: without LLVM's optimisations, which change no result by more than
-# rounding, a half less
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+# the time is spent compiling
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION}"
 # with the older emitter of fused loops, which 0.12 lacks, a quarter less
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
@@ -42,7 +41,7 @@ import tensorboardX  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 from flax.core import meta, scope
 
-from tests.slow import TABLE, matches
+from tests.slow import LONGEST, TABLE, matches
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 
 # tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of
@@ -92,7 +91,11 @@ UNKNOWN = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
-    """Marks as slow what the table of :mod:`tests.slow` names."""
+    """Marks as slow what the table of :mod:`tests.slow` names; workers have the longest files
+    first."""
+    if hasattr(config, "workerinput"):
+        place = {name: i for i, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     tests: dict[tuple[str, str], dict[str, pytest.Item]] = {}  # file, function -> case -> test
     for item in items:
         case = item.name.removeprefix(item.originalname)[1:-1]

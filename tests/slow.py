@@ -31,6 +31,32 @@ def matches(case: str, pattern: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), case) is not None
 
 
+LONGEST = (
+    *(
+        "test_compare",
+        "test_text_runs",
+        "test_fusion",
+        "test_plan",
+        "test_explain",
+        "test_sharding",
+    ),
+    *(
+        "test_transfer",
+        "test_loop",
+        "test_weights",
+        "test_vae",
+        "test_originals",
+        "test_distributed",
+    ),
+    *("test_hub_config", "test_weights_classes", "test_text", "test_text_sets", "test_table"),
+    *("test_differences", "test_distill", "test_compress", "test_generation_settings"),
+    *("test_explain_page", "test_attention", "test_transformer", "test_language", "test_surgeon"),
+    *("test_multitask", "test_house", "test_wheel", "test_meshes", "test_lstm", "test_cpu"),
+    *("test_layers", "test_data_loader", "test_data_builders", "test_models"),
+)
+"""Files in the order in which ``make test`` begins them, by their time; the others follow. At the end
+no worker then waits long for the other."""
+
 FLOAT64 = "float64 stays for every family: test_float64_equals_the_original"
 CASES = "further cases of one behaviour; the cheapest stay"
 SIZES = "further sizes of one behaviour; the cheapest stay"

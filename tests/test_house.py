@@ -11,6 +11,8 @@ import pytest
 import jaxmodels
 from tests import house
 from tests.conftest import UNKNOWN
+from tests.flags import FAST_COMPILATION
+from tests.slow import LONGEST
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("configs", "train", "jaxmodels", "input_pipeline")
@@ -119,7 +121,7 @@ assert not {{"tensorflow", "torch"}} & set(sys.modules)
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},  # one device
+        env=os.environ | {"XLA_FLAGS": FAST_COMPILATION},  # one device
         capture_output=True,
         text=True,
         timeout=300,
@@ -152,6 +154,7 @@ for module in {modules!r}:
 
 def test_the_table_of_slow_tests_names_tests_that_exist(request):
     assert not request.config.stash[UNKNOWN]
+    assert all((ROOT / "tests" / f"{name}.py").exists() for name in LONGEST)
 
 
 def test_the_house_is_no_further_from_its_plan():

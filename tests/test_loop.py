@@ -22,6 +22,7 @@ from tensorboardX.proto.event_pb2 import Event
 from input_pipeline import DataError
 from tests.chaos import flip_bit
 from tests.conftest import make_tiny
+from tests.flags import FAST_COMPILATION
 from train import config as config_lib
 from train import evaluate, loop, predict, setup
 from train.checkpoint import Checkpoints
@@ -30,7 +31,6 @@ from train.launch.workdir import WorkdirError, read_card
 from train.loop import train
 
 ROOT = Path(__file__).parent.parent
-FAST_COMPILATION = "--xla_backend_optimization_level=0"
 
 
 def final_state(workdir):
