@@ -1,6 +1,7 @@
 """Eight devices on any machine, fixed before jax starts; data sets prepared once per test
 session."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -32,14 +33,15 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import flax.linen  # noqa: F401
 import grain  # noqa: F401
 import jax
-import matplotlib.figure  # noqa: F401
 import numpy as np
 import optax  # noqa: F401
 import orbax.checkpoint  # noqa: F401
+import PIL.Image
 import pytest
 import tensorboardX  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 from flax.core import meta, scope
+from matplotlib.figure import Figure
 
 from tests.slow import LONGEST, TABLE, matches
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
@@ -83,6 +85,32 @@ def _remember_initial_shapes() -> None:
 
 
 _remember_initial_shapes()
+
+
+DRAWN = Figure.savefig
+
+
+def _not_drawn(self, file, **options) -> None:
+    PIL.Image.new("L", (1, 1)).save(file, "PNG")
+
+
+# curves and confusion are half of the time of a small run, and few tests look at them
+Figure.savefig = _not_drawn
+
+
+@contextlib.contextmanager
+def drawing():
+    """Plots are drawn; otherwise each is one pixel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", DRAWN)
+        yield
+
+
+@pytest.fixture
+def plots():
+    """For a test that looks at plots: they are drawn."""
+    with drawing():
+        yield
 
 
 UNKNOWN = pytest.StashKey[list[str]]()

@@ -348,7 +348,7 @@ def test_a_fault_of_the_optimizer_fails(monkeypatch):
     ]
 
 
-def test_the_command(tmp_path, monkeypatch, single_calls, capsys):
+def test_the_command(tmp_path, monkeypatch, single_calls, capsys, plots):
     monkeypatch.setitem(cases.CASES, "mlp", case("mlp", (4, 4, 1), hidden_sizes=(8,)))
     json_file, html_file = tmp_path / "c.json", tmp_path / "c.html"
     arguments = ["mlp", "--steps=2", "--timing=eager", f"--json={json_file}", f"--html={html_file}"]
@@ -689,7 +689,7 @@ def test_published_models_are_timed_on_a_gpu():
         assert sum(v.size for k, v in shapes.items() if k.startswith("params/")) == count, name
 
 
-def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsys):
+def test_speed_of_several_is_written_model_by_model(tmp_path, monkeypatch, capsys, plots):
     """The second fails: what is known of the first is there."""
 
     def run(words, **options):

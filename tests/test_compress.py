@@ -629,7 +629,7 @@ def test_a_short_report(base, tmp_path, capsys, monkeypatch):
     assert found == pytest.approx(rows["int8_pruned_50"]["accuracy"], abs=1e-6)
 
 
-def test_the_report(base, tmp_path, capsys, monkeypatch):
+def test_the_report(base, tmp_path, capsys, monkeypatch, plots):
     monkeypatch.setattr(compress, "RUNS", 3)
     c = pruning(base)
     loop.train(c, tmp_path / "fine_tuned")

@@ -21,7 +21,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from input_pipeline import DataError
 from tests.chaos import flip_bit
-from tests.conftest import make_tiny
+from tests.conftest import drawing, make_tiny
 from tests.flags import FAST_COMPILATION
 from train import config as config_lib
 from train import evaluate, loop, predict, setup
@@ -64,7 +64,8 @@ def finished(tmp_path_factory, data_dir):
     """A finished run of the embedded data set with everything switched on, shared by the tests that
     only look."""
     workdir = tmp_path_factory.mktemp("finished")
-    summary = train(full_config(data_dir), workdir)
+    with drawing():
+        summary = train(full_config(data_dir), workdir)
     return workdir, summary
 
 
