@@ -21,7 +21,7 @@ from jaxmodels.families.bert.weights import BERT_CLASSES
 from jaxmodels.weights import WeightsError, read_tensors, write_tensors
 from jaxmodels.weights.__main__ import main
 from jaxmodels.weights.hub_config import transformers_config
-from tests.compiled import apply
+from tests.compiled import apply, init
 from tests.test_models import COMPOSED
 from train.compare import originals
 from train.compare.certificate import randomise
@@ -480,7 +480,7 @@ def test_a_pretrained_encoder_with_a_new_head(tmp_path):
     _, variables = weights.load(tmp_path, model, skip=("head", "cls.*"))
     assert "head" not in variables["params"]
     mean = make("bert_tiny", head="classification", pool="mean", **fields)
-    variables = mean.init(jax.random.key(0), jnp.ones((1, 4), int), train=False)
+    variables = init(mean, jnp.ones((1, 4), int), train=False)
     with pytest.raises(
         WeightsError, match=r"transformers' BERT classifies by its pooler and not by pool='mean'"
     ):
