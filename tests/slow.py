@@ -61,7 +61,7 @@ FLOAT64 = "float64 stays for every family: test_float64_equals_the_original"
 CASES = "further cases of one behaviour; the cheapest stay"
 SIZES = "further sizes of one behaviour; the cheapest stay"
 TIMING = "tools that time; test_speed and test_the_command stay"
-RESUMED = "resumption stays in test_loop, test_table and test_transfer"
+RESUMED = "resumption stays in test_loop, test_table, test_transfer and, of a VAE, in test_vae"
 EXPLAINED = (
     "the pages of images here and of images with texts in test_fusion; methods in test_explain"
 )
@@ -413,6 +413,7 @@ TABLE: dict[str, tuple[Slow, ...]] = {
                 "resnet1*",
                 "bert_large",
                 "inception_v3",
+                "convnext_base",
                 "transformer_big",
             ),
         ),
@@ -488,7 +489,7 @@ TABLE: dict[str, tuple[Slow, ...]] = {
         Slow("test_a_table_of_positions_is_the_sinusoid_or_refused", CASES, only=("MarianModel",)),
     ),
     "test_vae": (
-        Slow("test_stopping_and_resuming_changes_nothing", RESUMED),
+        Slow("test_stopping_and_resuming_changes_nothing", CASES, only=("8",)),
         Slow(
             "test_a_gaussian_convolutional_run_in_bfloat16_may_shift_its_pixels", "Bernoulli stays"
         ),

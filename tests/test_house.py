@@ -113,6 +113,7 @@ find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "tensorflow" else find_spec(name, package)
 from train.__main__ import main
 main(["--config=configs/digits_cnn.py", "--workdir={tmp_path}/w", "--config.data.data_dir={tmp_path}/data",
+      "--config.model=mlp", "--config.model_fields={{'hidden_sizes': (32,)}}",
       "--config.steps=20", "--config.optim.warmup_steps=2", "--config.log_every=10"])
 import tensorflow_datasets as tfds
 assert len(tfds.data_source("digits", data_dir="{tmp_path}/data", split="train")) == 1438
