@@ -32,27 +32,13 @@ def matches(case: str, pattern: str) -> bool:
 
 
 LONGEST = (
-    *(
-        "test_compare",
-        "test_text_runs",
-        "test_fusion",
-        "test_plan",
-        "test_explain",
-        "test_sharding",
-    ),
-    *(
-        "test_transfer",
-        "test_loop",
-        "test_weights",
-        "test_vae",
-        "test_originals",
-        "test_distributed",
-    ),
-    *("test_hub_config", "test_weights_classes", "test_text", "test_text_sets", "test_table"),
-    *("test_differences", "test_distill", "test_compress", "test_generation_settings"),
-    *("test_explain_page", "test_attention", "test_transformer", "test_language", "test_surgeon"),
-    *("test_multitask", "test_house", "test_wheel", "test_meshes", "test_lstm", "test_cpu"),
-    *("test_layers", "test_data_loader", "test_data_builders", "test_models"),
+    *("test_compare", "test_loop", "test_text_runs", "test_transformer", "test_sharding"),
+    *("test_plan", "test_weights", "test_fusion", "test_explain", "test_transfer", "test_compress"),
+    *("test_meshes", "test_vae", "test_table", "test_language", "test_surgeon", "test_text_sets"),
+    *("test_originals", "test_text", "test_distributed", "test_differences", "test_house"),
+    *("test_distill", "test_multitask", "test_generation_settings", "test_weights_classes"),
+    *("test_models", "test_cpu", "test_explain_page", "test_attention", "test_hub_config"),
+    *("test_generate_weights", "test_lstm", "test_layers", "test_data_builders", "test_wheel"),
 )
 """Files in the order in which ``make test`` begins them, by their time; the others follow. At the end
 no worker then waits long for the other."""
