@@ -52,7 +52,7 @@ EXPLAINED = (
     "the pages of images here and of images with texts in test_fusion; methods in test_explain"
 )
 PROCESSES = "two processes stay in test_loop and, with the coordinator killed, in test_distributed"
-MESHES = "meshes stay in test_sharding for nine families, and here for small ones"
+MESHES = "meshes stay in test_sharding for twelve families, and here for small ones"
 
 TABLE: dict[str, tuple[Slow, ...]] = {
     "test_compare": (
@@ -115,7 +115,7 @@ TABLE: dict[str, tuple[Slow, ...]] = {
         Slow(
             "test_float64_gradients_equal_one_device",
             "the other families stay; python -m tests.meshes tries all",
-            only=("googlenet", "dual_encoder", "bert", "fusion", "transformer", "vit"),
+            only=("googlenet", "dual_encoder", "fusion", "transformer"),
         ),
         Slow("test_micro_batches_on_a_mesh", CASES, keep=("cnn",)),
         Slow("test_float32_gradients_of_gpt2_split_by_length", "float64 stays"),
