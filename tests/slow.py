@@ -366,10 +366,6 @@ TABLE: dict[str, tuple[Slow, ...]] = {
         ),
     ),
     "test_distill": (
-        Slow(
-            "test_a_student_looks_as_its_teacher_does",
-            "test_a_student_learns_from_its_teacher stays",
-        ),
         Slow("test_an_lstm_learns_from_bert", "test_a_student_learns_from_its_teacher stays"),
         Slow("test_a_teacher_on_a_mesh", "meshes stay in test_sharding"),
     ),
