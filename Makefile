@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+# a file is of one worker, for its fixtures; the longest files first, as tests/slow.py has them
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: train test test-all test-meshes lint format bench certificates plans chaos fuzz clean
 
@@ -11,10 +13,10 @@ train: $(VENV)/.train  ## trains a CNN on real handwritten digits: make train AR
 	$(BIN)/python -m train --config=configs/digits_cnn.py --workdir=runs/digits_cnn $(ARGS)
 
 test: $(VENV)/.dev  ## runs the tests but the long ones, which tests/slow.py lists
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.dev  ## runs every test; most of an hour on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-meshes: $(VENV)/.dev  ## compares eight devices with one, every family on every mesh, as in docs/meshes.md; ten minutes
 	$(BIN)/python -m tests.meshes $(ARGS)

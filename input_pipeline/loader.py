@@ -72,7 +72,7 @@ def describe(
         split_parts(builder, split)
     if vector_feature(builder) is not None:
         _require_label(builder, numbers)
-        return describe_table(builder, name, train_split, labels)
+        return describe_table(builder, name, train_split, labels, numbers=numbers)
     image_and_label(builder)
     _require_label(builder, numbers)
     shape = image_shape(builder, decoding.image_size)
@@ -87,7 +87,7 @@ def describe(
         {split: info.num_examples for split, info in builder.info.splits.items()},
         str(builder.data_dir),
         {"image": Image(shape)},
-        standardised(builder, train_split),
+        standardised(builder, train_split) if numbers else label_of(builder),
         task_sizes(builder, labels),
     )
 
@@ -400,7 +400,8 @@ def _require_same(builder: tfds.core.DatasetBuilder, known: DataSpec, decoding: 
         raise DataError(f"{again} its {len(names)} classes are {there}, and then they were {then}")
     if known.kind("number"):
         now, then = label_of(builder), known.label
-        if now is None or (now.kind, now.num_classes) != (then.kind, then.size):
+        same = now is not None and (now.kind, now.num_classes) == (then.kind, then.size)
+        if not same or (then.names and now.names != then.names):
             said = now and now.summary()
             raise DataError(f"{again} its label is {said}, and then it was {then.summary()}")
     for key, count in known.tasks.items():

@@ -76,7 +76,12 @@ def vector_feature(builder: tfds.core.DatasetBuilder) -> str | None:
 
 
 def describe_table(
-    builder: tfds.core.DatasetBuilder, name: str, train_split: str, labels: Sequence[str] = ()
+    builder: tfds.core.DatasetBuilder,
+    name: str,
+    train_split: str,
+    labels: Sequence[str] = (),
+    *,
+    numbers: bool = False,
 ) -> DataSpec:
     """What a prepared table is.
 
@@ -85,6 +90,7 @@ def describe_table(
         name: of the data set.
         train_split: TFDS split string, over which mean and std are taken.
         labels: features that are class labels, each a task.
+        numbers: whether numbers of the label are learned, and so standardised.
 
     Raises:
         DataError: see `TableExamples`.
@@ -101,6 +107,6 @@ def describe_table(
         {split: info.num_examples for split, info in builder.info.splits.items()},
         str(builder.data_dir),
         {"row": Row(names, mean, std)},
-        standardised(builder, train_split),
+        standardised(builder, train_split) if numbers else label_of(builder),
         task_sizes(builder, labels),
     )

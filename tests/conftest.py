@@ -1,20 +1,20 @@
 """Eight devices on any machine, fixed before jax starts; data sets prepared once per test
 session."""
 
+import contextlib
 import gc
 import os
 import shutil
 import tempfile
 from importlib.metadata import version
 
+from tests.flags import FAST_COMPILATION
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # two workers share the machine, and PyTorch's threads wait for work by spinning
 os.environ["OMP_NUM_THREADS"] = "1"
-# the time is spent compiling: without LLVM's optimisations, which change no result by more than
-# rounding, a half less
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+# the time is spent compiling
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION}"
 # with the older emitter of fused loops, which 0.12 lacks, a quarter less
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
@@ -23,27 +23,54 @@ os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # many tests compile the same small run; one cache for each worker, so that none reads what another
 # is writing
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmodels-tests-")
-# shorter ones take as long to write
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+# writing costs a tenth of compiling, and shorter ones are seldom compiled again
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 # jaxtyping's hook compiles whatever is first imported from within our packages from its source, so
 # the libraries are imported before them
 import flax.linen  # noqa: F401
 import grain  # noqa: F401
 import jax
-import matplotlib.figure  # noqa: F401
 import optax  # noqa: F401
 import orbax.checkpoint  # noqa: F401
+import PIL.Image
 import pytest
 import tensorboardX  # noqa: F401
 import tensorflow_datasets  # noqa: F401
+from matplotlib.figure import Figure
 
-from tests.slow import TABLE, matches
+from tests.slow import LONGEST, TABLE, matches
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 
 # tracing makes many objects and few of them are cyclic: at the default thresholds a twentieth of
 # the time is collecting
 gc.set_threshold(50_000, 20, 100)
+
+
+DRAWN = Figure.savefig
+
+
+def _not_drawn(self, file, **options) -> None:
+    PIL.Image.new("L", (1, 1)).save(file, "PNG")
+
+
+# curves and confusion are half of the time of a small run, and few tests look at them
+Figure.savefig = _not_drawn
+
+
+@contextlib.contextmanager
+def drawing():
+    """Plots are drawn; otherwise each is one pixel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", DRAWN)
+        yield
+
+
+@pytest.fixture
+def plots():
+    """For a test that looks at plots: they are drawn."""
+    with drawing():
+        yield
 
 
 UNKNOWN = pytest.StashKey[list[str]]()
@@ -52,7 +79,11 @@ UNKNOWN = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
-    """Marks as slow what the table of :mod:`tests.slow` names."""
+    """Marks as slow what the table of :mod:`tests.slow` names; workers have the longest files
+    first."""
+    if hasattr(config, "workerinput"):
+        place = {name: i for i, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     tests: dict[tuple[str, str], dict[str, pytest.Item]] = {}  # file, function -> case -> test
     for item in items:
         case = item.name.removeprefix(item.originalname)[1:-1]

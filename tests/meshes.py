@@ -6,10 +6,10 @@ Prints a table, that of docs/meshes.md. Exit code 1 if a distance in float64 is 
 
 import os
 
+from tests.flags import FAST_COMPILATION
+
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax starts
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST_COMPILATION}"
 
 import sys
 from typing import Any

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests.flags import FAST_COMPILATION
 from train import setup
 from train.launch.workdir import read_config
 from train.records.restore import restore
@@ -176,7 +177,7 @@ def group(
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(i),
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // count} --xla_backend_optimization_level=0",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // count} {FAST_COMPILATION}",
             }
             environment = os.environ | several | {k: v.format(index=i) for k, v in env.items()}
             command = [

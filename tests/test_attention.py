@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from jaxmodels.nn.attention import AttentionMask, MultiHeadAttention, attention, choose_backend
 from jaxmodels.nn.cpu import target_platform
 from jaxmodels.nn.layers import segment_positions, xavier_uniform
+from tests.compiled import apply, init
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,8 +61,9 @@ def test_backends_equal_plain_products(backend, kind, size):
         out = attention(q, k, v, mask, backend=backend)
         return (jnp.nan_to_num(out, nan=1e9) * weight).sum()
 
-    value, grads = jax.value_and_grad(loss, (0, 1, 2))(q, k, v, backend)
-    expected, expected_grads = jax.value_and_grad(loss, (0, 1, 2))(q, k, v, "einsum")
+    both = jax.jit(jax.value_and_grad(loss, (0, 1, 2)), static_argnums=3)
+    value, grads = both(q, k, v, backend)
+    expected, expected_grads = both(q, k, v, "einsum")
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-3)
     for a, b in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
@@ -72,10 +74,10 @@ def test_backends_equal_plain_products_with_a_cache(backend):
     q, k, v = (heads(2, 2, n, 32, seed=i) for i, n in enumerate((1, 16, 16)))
     segments = jnp.asarray([[0] * 3 + [1] * 13, [1] * 16], jnp.int32)
     mask = AttentionMask(jnp.ones((2, 1), jnp.int32), segments, jnp.asarray(9), causal=True)
-    expected = attention(q, k, v, mask)
-    np.testing.assert_allclose(
-        attention(q, k, v, mask, backend=backend), expected, rtol=1e-5, atol=1e-6
+    ours, plain = (
+        jax.jit(partial(attention, mask=mask, backend=b))(q, k, v) for b in (backend, "einsum")
     )
+    np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_deferred_division_drops_the_weights_that_einsum_drops_and_overflows_nowhere():
@@ -145,12 +147,11 @@ def test_nothing_is_seen_of_later_tokens_nor_of_other_segments():
     x = heads(1, 8, 4)
     segments = jnp.asarray([[0, 0, 1, 1, 1, 2, 2, 2]], jnp.int32)
     model = layer()
-    params = model.init(jax.random.key(0), x)
+    params = init(model, x)
     for causal in (True, False):
         mask = AttentionMask(segments, segments, causal=causal)
-        jacobian = jax.jacobian(lambda x, mask=mask: model.apply(params, x, mask=mask))(x)[
-            0, :, :, 0
-        ]
+        output = partial(model.apply, params, mask=mask)
+        jacobian = jax.jit(jax.jacobian(output))(x)[0, :, :, 0]
         depends = np.abs(jacobian).sum((1, 3)) > 0  # [output place, input place]
         same = np.asarray(segments[0])[:, None] == np.asarray(segments[0])
         expected = np.tril(same) if causal else same
@@ -161,8 +162,9 @@ def test_cross_attention_sees_the_memory_that_is_not_padding():
     x, memory = heads(1, 3, 4), heads(1, 5, 4, seed=1)
     mask = AttentionMask(jnp.ones((1, 3), jnp.int32), jnp.asarray([[1, 1, 1, 0, 0]], jnp.int32))
     model = layer()
-    params = model.init(jax.random.key(0), x, memory, mask)
-    jacobian = jax.jacobian(lambda m: model.apply(params, x, m, mask))(memory)[0, :, :, 0]
+    params = init(model, x, memory, mask)
+    output = partial(model.apply, params, x, mask=mask)
+    jacobian = jax.jit(jax.jacobian(output))(memory)[0, :, :, 0]
     assert ((np.abs(jacobian).sum((0, 1, 3)) > 0) == [True, True, True, False, False]).all()
 
 
@@ -170,13 +172,13 @@ def test_a_cache_gives_what_the_whole_text_does():
     x = heads(2, 7, 4)
     segments = jnp.asarray([[1] * 7, [0, 0, 1, 1, 1, 1, 1]], jnp.int32)
     model = layer()
-    params = model.init(jax.random.key(0), x)["params"]
-    whole = model.apply({"params": params}, x, mask=AttentionMask(segments, segments, causal=True))
+    params = init(model, x)["params"]
+    whole = apply(model, {"params": params}, x, mask=AttentionMask(segments, segments, causal=True))
     cache, parts = {}, []
     for start, stop in ((0, 4), (4, 5), (5, 7)):
         mask = AttentionMask(segments[:, start:stop], segments, jnp.asarray(start), causal=True)
-        part, changed = model.apply(
-            {"params": params, **cache}, x[:, start:stop], mask=mask, mutable=["cache"]
+        part, changed = apply(
+            model, {"params": params, **cache}, x[:, start:stop], mask=mask, mutable=["cache"]
         )
         cache = dict(changed)
         parts.append(part)
@@ -314,7 +316,7 @@ def test_cudnn_with_odd_lengths_is_given_one_more_that_nothing_attends_to(
     def loss(q, k, v, backend):
         return (attention(q, k, v, mask, backend=backend) * weight).sum()
 
-    expected = jax.value_and_grad(loss, (0, 1, 2))(q, k, v, "einsum")
+    expected = jax.jit(jax.value_and_grad(loss, (0, 1, 2)), static_argnums=3)(q, k, v, "einsum")
     real = jax.nn.dot_product_attention
     with monkeypatch.context() as patch:
         given = []

@@ -108,7 +108,7 @@ def test_threshold_of_a_sensitivity():
     assert binary.threshold_of(1.0, label, p) == 1 / 25
 
 
-def test_what_is_undefined_is_none_without_a_warning(tmp_path):
+def test_what_is_undefined_is_none_without_a_warning(tmp_path, plots):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = binary.scores(np.zeros(5, int), np.full(5, 0.1))

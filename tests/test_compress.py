@@ -19,6 +19,7 @@ from jaxmodels.adapt.patterns import split
 from jaxmodels.compress import files, prune, quantize
 from jaxmodels.foreign.rules import WeightsError
 from tests import test_models
+from tests.compiled import init
 from tests.conftest import ALL_DEVICES, NEW_EMITTER, make_tiny
 from tests.test_loop import assert_same_run, stopped_and_resumed
 from train import batches, compiling, config, evaluate, initial, loop, predict, setup, sharding
@@ -458,7 +459,7 @@ def drawn(name, dtype=jnp.float32):
         else jax.random.randint(jax.random.key(0), x.shape, 1, 9)
         for x in inputs
     )
-    variables = model.init(jax.random.key(1), *inputs, train=False)
+    variables = init(model, *inputs, seed=1, train=False)
     leaves, structure = jax.tree.flatten(variables["params"])
     keys = jax.random.split(jax.random.key(2), len(leaves))
     leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -628,7 +629,7 @@ def test_a_short_report(base, tmp_path, capsys, monkeypatch):
     assert found == pytest.approx(rows["int8_pruned_50"]["accuracy"], abs=1e-6)
 
 
-def test_the_report(base, tmp_path, capsys, monkeypatch):
+def test_the_report(base, tmp_path, capsys, monkeypatch, plots):
     monkeypatch.setattr(compress, "RUNS", 3)
     c = pruning(base)
     loop.train(c, tmp_path / "fine_tuned")

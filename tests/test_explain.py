@@ -24,6 +24,7 @@ from jaxmodels.explain.gradients import (
     token_score,
 )
 from jaxmodels.explain.logit_lens import hidden_states, logit_lens, read_out
+from tests.compiled import apply, init
 from train import sharding
 from train.compare.certificate import randomise
 from train.config import MeshConfig
@@ -86,6 +87,19 @@ def apart(ours, theirs):
 # Attention
 
 
+def maps_of(model, variables, *inputs):
+    """Attention maps by one program, and in whose place."""
+    said = []
+
+    @jax.jit
+    def run(variables, *inputs):
+        maps, instead_of = attention_maps(model, variables, *inputs)
+        said.append(instead_of)
+        return maps
+
+    return run(variables, *inputs), said[0]
+
+
 def real_rows(maps, segments):
     """Queries that are no padding: of others transformers has what it likes."""
     return np.asarray(maps) * np.asarray(segments)[None, :, None, :, None]
@@ -96,7 +110,7 @@ def real_rows(maps, segments):
 def test_attention_of_texts_equals_transformers(name, scan, x64):
     model, variables, twin = pair(name, **TEXT, scan=scan, eager=True)
     tokens, segments = texts((7, 4))
-    maps, instead_of = attention_maps(model, variables, tokens, segments)
+    maps, instead_of = maps_of(model, variables, tokens, segments)
     assert instead_of is None and list(maps) == ["attention"]
     with torch.no_grad():
         ids, mask = tensors(tokens, segments)
@@ -111,7 +125,7 @@ def test_attention_of_texts_equals_transformers(name, scan, x64):
 def test_attention_of_images_equals_transformers(scan, x64):
     model, variables, twin = pair("vit_b_16_hf", (8, 8, 3), **VIT, scan=scan, eager=True)
     images = pixels(2, 8, 8, 3)
-    maps, _ = attention_maps(model, variables, images)
+    maps, _ = maps_of(model, variables, images)
     with torch.no_grad():
         theirs = torch.stack(twin(torch_images(images), output_attentions=True).attentions)
     assert apart(maps["attention"], theirs) < 1e-6  # float32, see pair
@@ -120,7 +134,7 @@ def test_attention_of_images_equals_transformers(scan, x64):
 def test_attention_of_marian_equals_transformers(x64):
     model, variables, twin = pair("marian", **TEXT, scan=True, eager=True)
     (source, source_segments), (target, target_segments) = texts((7, 4)), texts((5, 6), seed=1)
-    maps, _ = attention_maps(model, variables, source, target, source_segments, target_segments)
+    maps, _ = maps_of(model, variables, source, target, source_segments, target_segments)
     with torch.no_grad():
         outputs = (
             type(twin)
@@ -148,7 +162,7 @@ def test_attention_of_marian_equals_transformers(x64):
 def test_attention_of_the_transformer_equals_torch(monkeypatch, x64):
     model, variables, twin = pair("transformer_tiny", **TEXT)
     (source, source_segments), (target, target_segments) = texts((7, 4)), texts((5, 6), seed=1)
-    maps, _ = attention_maps(model, variables, source, target, source_segments, target_segments)
+    maps, _ = maps_of(model, variables, source, target, source_segments, target_segments)
     seen, forward = [], torch.nn.MultiheadAttention.forward
 
     def shown(self, *args, **kwargs):
@@ -174,9 +188,9 @@ def test_attention_of_the_transformer_equals_torch(monkeypatch, x64):
 def test_fused_attention_is_run_plainly_and_said(backend):
     model = jaxmodels.create("gpt2_tiny", **TEXT)
     tokens, segments = texts((7, 4))
-    variables = model.init(jax.random.key(0), tokens, train=False)
-    plain, _ = attention_maps(model, variables, tokens, segments)
-    fused, instead_of = attention_maps(model.clone(attention=backend), variables, tokens, segments)
+    variables = init(model, tokens, train=False)
+    plain, _ = maps_of(model, variables, tokens, segments)
+    fused, instead_of = maps_of(model.clone(attention=backend), variables, tokens, segments)
     assert instead_of == backend
     np.testing.assert_array_equal(fused["attention"], plain["attention"])
 
@@ -188,11 +202,11 @@ def test_the_kernel_that_auto_chooses_is_said(length, kernel, scan, monkeypatch)
     had."""
     model = jaxmodels.create("bert_tiny", **TEXT | {"max_len": 128}, scan=scan)
     tokens, segments = texts((length, 4))
-    variables = model.init(jax.random.key(0), tokens, train=False)
-    plain, _ = attention_maps(model, variables, tokens, segments)
+    variables = init(model, tokens, train=False)
+    plain, _ = maps_of(model, variables, tokens, segments)
     monkeypatch.setattr("jaxmodels.nn.attention.target_platform", lambda: "tpu")
     monkeypatch.setattr("jaxmodels.nn.attention._splash", None)
-    maps, instead_of = attention_maps(model, variables, tokens, segments)
+    maps, instead_of = maps_of(model, variables, tokens, segments)
     assert instead_of == kernel
     np.testing.assert_array_equal(maps["attention"], plain["attention"])
 
@@ -233,7 +247,7 @@ def test_rollout_equals_numpy(x64):
 def test_rollout_looks_back_only_where_the_model_does():
     model = jaxmodels.create("gpt2_tiny", **TEXT, dtype=jnp.bfloat16)
     tokens, segments = texts((7, 4))
-    variables = model.init(jax.random.key(0), tokens, train=False)
+    variables = init(model, tokens, train=False)
     maps = attention_maps(model, variables, tokens, segments).maps["attention"]
     rolled = rollout(maps, segments)
     assert maps.dtype == rolled.dtype == jnp.float32
@@ -327,7 +341,7 @@ def test_the_default_layer_is_the_last_map(name, size, layer):
 def test_grad_cam_names_the_nearest_layer():
     model = jaxmodels.create("cnn", num_classes=3)
     images, target = jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32)
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = init(model, images, train=False)
     with pytest.raises(
         ValueError,
         match=r"'conv_2' gives no feature map; did you mean 'conv_\d'\?; conv_0, conv_1 do",
@@ -468,7 +482,7 @@ def test_completeness_is_a_formula(x64):
 def test_mistakes_name_the_way_out():
     model = jaxmodels.create("gpt2_tiny", **TEXT)
     tokens, _ = texts((7, 4))
-    variables = model.init(jax.random.key(0), tokens, train=False)
+    variables = init(model, tokens, train=False)
     with pytest.raises(
         ValueError, match=r"the model has no module 'token_embd'; did you mean 'token_embed'\?"
     ):
@@ -477,16 +491,16 @@ def test_mistakes_name_the_way_out():
         pytest.raises(ValueError, match=r"no module 'nrm'; did you mean 'norm'\?"),
         altering("nrm"),
     ):
-        model.apply(variables, tokens, train=False)
+        apply(model, variables, tokens, train=False)
     with pytest.raises(ValueError, match=r"steps 0 and chunk 8 must be at least 1"):
         integrated_gradients(lambda x: x.sum(1), jnp.ones((1, 2)), jnp.zeros((1, 2)), steps=0)
     with pytest.raises(ValueError, match=r"MLP is not GPT2, for which the logit lens is"):
         logit_lens(jaxmodels.create("mlp", num_classes=2), variables, tokens)
     encoder = jaxmodels.create("bert_tiny", **TEXT, head="none")
-    variables = encoder.init(jax.random.key(0), tokens, train=False)
+    variables = init(encoder, tokens, train=False)
     with pytest.raises(ValueError, match=r"a model that gives Encoded has no logits of one class"):
-        token_score(encoder, variables, (tokens,), jnp.zeros(2, int))(
-            token_embeddings(encoder, variables, tokens)
+        jax.jit(token_score(encoder, variables, (tokens,), jnp.zeros(2, int)))(
+            jnp.zeros((*tokens.shape, encoder.hidden_size))
         )
 
 
@@ -498,7 +512,7 @@ def test_the_logit_lens_equals_transformers(fields, x64):
     """Hidden states, the last layer by the model's own logits, and the first block's by hand."""
     model, variables, twin = pair("gpt2_tiny", **TEXT, **fields)
     tokens, segments = texts((7, 4))
-    hidden = hidden_states(model, variables, tokens, segments)
+    hidden = jax.jit(partial(hidden_states, model))(variables, tokens, segments)
     with torch.no_grad():
         forward = partial(type(twin).__mro__[1].forward, twin)
         ids, mask, place = tensors(tokens, segments, np.maximum(np.cumsum(segments, 1) - 1, 0))
@@ -507,11 +521,12 @@ def test_the_logit_lens_equals_transformers(fields, x64):
         first = twin.lm_head(twin.transformer.ln_f(outputs.hidden_states[1])).numpy()
     real = np.asarray(segments) > 0
     assert apart(np.asarray(hidden)[:-1, real], theirs[:, torch.tensor(real)]) < 1e-12
-    last = read_out(model, variables, hidden[-1], tokens, segments).logits
+    read = jax.jit(partial(read_out, model))
+    last = read(variables, hidden[-1], tokens, segments).logits
     np.testing.assert_allclose(
-        last, model.apply(variables, tokens, segments, train=False).logits, rtol=1e-12
+        last, apply(model, variables, tokens, segments, train=False).logits, rtol=1e-12
     )
-    one = read_out(model, variables, hidden[1], tokens, segments).logits
+    one = read(variables, hidden[1], tokens, segments).logits
     assert apart(np.asarray(one)[real], first[real]) < 1e-12
     lens = jax.jit(partial(logit_lens, model, top=3))(variables, tokens, segments)
     np.testing.assert_array_equal(lens.tokens[1], np.argsort(-one, axis=-1)[..., :3])
@@ -676,7 +691,7 @@ def test_images_on_a_mesh(x64):
 def test_bfloat16_models_are_explained_in_float32():
     images, target = jnp.asarray(pixels(4, 8, 8, 1), jnp.float32), jnp.arange(4)
     model = jaxmodels.create("cnn", num_classes=5, features=(8, 16), hidden_size=16)
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = init(model, images, train=False)
 
     @partial(jax.jit, static_argnums=0)
     def explained(model):

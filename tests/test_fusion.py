@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ from input_pipeline.features.spec import hide_one
 from input_pipeline.tokenizers import train_tokenizer
 from jaxmodels.adapt.features import features
 from jaxmodels.families.fusion.model import FUSIONS, ContrastiveOutputs
+from tests.compiled import apply, drawn, init
 from tests.conftest import ALL_DEVICES
 from train import batches, evaluate, loop, predict, setup, sharding
 from train.config import (
@@ -79,9 +81,7 @@ def example(kind, **fields):
     segments[2, 4:] = 0
     present = np.array([[1, 1], [1, 1], [1, 1], [0, 1], [1, 0]], bool)
     inputs = tuple(map(jnp.asarray, (image, tokens, segments, present)))
-    variables = model.init(jax.random.key(0), *inputs, train=False)
-    variables = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.3), variables)
-    return model, variables, inputs
+    return model, drawn(model, *inputs, rng=rng, scale=0.3, train=False), inputs
 
 
 def linear(params, x):
@@ -171,13 +171,16 @@ def test_what_is_fused_equals_pytorch(kind, x64):
         ),
     }
     found = {
-        name: encoder.clone(dtype=jnp.float64).apply(
-            {"params": params[name]}, *given, method=lambda m, *x: features(m, *x, train=False)
+        name: apply(
+            encoder.clone(dtype=jnp.float64),
+            {"params": params[name]},
+            *given,
+            method=lambda m, *x: features(m, *x, train=False),
         )
         for name, (encoder, given) in encoders.items()
     }
     expected = expected_logits(kind, params, found["image"], found["text"], segments > 0, present)
-    logits = model.apply(variables, *inputs, train=False)
+    logits = apply(model, variables, *inputs, train=False)
     np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-9, atol=1e-11)
 
 
@@ -186,7 +189,7 @@ def test_the_direct_model_is_berts_encoder_over_patches_and_tokens(x64):
     model, variables, (image, tokens, segments, _) = example("direct")
     params = variables["params"]
     no_image = jnp.broadcast_to(jnp.array([False, True]), (len(tokens), 2))
-    logits = model.apply(variables, image, tokens, segments, no_image, train=False)
+    logits = apply(model, variables, image, tokens, segments, no_image, train=False)
     # a BERT whose first token is the class token: its position embedding is 0, of the others as
     # here
     table = jnp.concatenate([params["token_embed"]["embedding"], params["class_token"][0]])
@@ -212,7 +215,7 @@ def test_the_direct_model_is_berts_encoder_over_patches_and_tokens(x64):
     tokens = jnp.concatenate([jnp.full((5, 1), 11), tokens], 1)
     segments = jnp.concatenate([jnp.ones((5, 1), jnp.int32), segments], 1)
 
-    hidden = bert.apply({"params": theirs}, tokens, segments, train=False).hidden[:, 0]
+    hidden = apply(bert, {"params": theirs}, tokens, segments, train=False).hidden[:, 0]
     expected = hidden @ params["head"]["kernel"] + params["head"]["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-11)
 
@@ -237,32 +240,32 @@ def test_what_is_missing_or_padding_has_no_influence(kind, x64):
         else {"embedding": jnp.ones((11, 4))}
     )
     embedding = embedding.get("token_embed", embedding)["embedding"]
-    of_image, of_words = jax.grad(influence, (0, 1))(image, embedding, present)
+    gradients = jax.jit(jax.grad(influence, (0, 1)))
+    of_image, of_words = gradients(image, embedding, present)
     sees_image, sees_text = kind != "text", kind != "image"
     norms = [float(jnp.abs(x).sum()) for x in of_image]
     assert [n > 0 for n in norms] == [sees_image, sees_image, sees_image, False, sees_image]
     assert bool(jnp.abs(of_words).sum() > 0) == sees_text
     nobody = present.at[:, 1].set(False)
-    assert not jnp.abs(jax.grad(influence, 1)(image, embedding, nobody)).any()
+    assert not jnp.abs(gradients(image, embedding, nobody)[1]).any()
     # of padding: another token there changes nothing
     other = tokens.at[2, 4:].set(tokens[2, 4:] % 10 + 1)
-    same = [
-        model.apply(variables, image, t, segments, present, train=False) for t in (tokens, other)
-    ]
+    logits = jax.jit(partial(model.apply, train=False))
+    same = [logits(variables, image, t, segments, present) for t in (tokens, other)]
     np.testing.assert_allclose(*same, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_nothing_there_is_still_a_number(kind, x64):
     model, variables, (image, tokens, segments, present) = example(kind)
-    logits = model.apply(variables, image, tokens, segments * 0, present & False, train=False)
+    logits = apply(model, variables, image, tokens, segments * 0, present & False, train=False)
     assert jnp.isfinite(logits).all()
 
 
 def test_decisions_are_probabilities(x64):
     model, variables, inputs = example("learned")
     np.testing.assert_allclose(
-        jnp.exp(model.apply(variables, *inputs, train=False)).sum(-1), 1, rtol=1e-12
+        jnp.exp(apply(model, variables, *inputs, train=False)).sum(-1), 1, rtol=1e-12
     )
 
 
@@ -295,15 +298,15 @@ def test_mistakes(fields, words, x64):
 
 def test_an_encoder_without_places_is_refused(x64):
     model = jaxmodels.MLP(num_classes=3)
-    variables = model.init(jax.random.key(0), jnp.ones((1, 2, 2, 1)), train=False)
-    found = model.apply(
-        variables, jnp.ones((1, 2, 2, 1)), method=lambda m, x: features(m, x, train=False)
+    variables = init(model, jnp.ones((1, 2, 2, 1)), train=False)
+    found = apply(
+        model, variables, jnp.ones((1, 2, 2, 1)), method=lambda m, x: features(m, x, train=False)
     )
     assert found.places is None and found.whole.shape == (1, 128)
     no_head = jaxmodels.create("gpt2_tiny", vocab_size=5, num_layers=1)
     with pytest.raises(ValueError, match="GPT2 has 0 modules named head"):
-        no_head.init(
-            jax.random.key(0),
+        init(
+            no_head,
             jnp.ones((1, 2), int),
             method=lambda m, x: features(m, x, train=False),
         )
@@ -311,7 +314,7 @@ def test_an_encoder_without_places_is_refused(x64):
     with pytest.raises(
         ValueError, match=r"Fusion has 0 modules named head; .* nearest: fusion='concat'"
     ):
-        two.apply(variables, *inputs, method=lambda m, *x: features(m, *x, train=False))
+        apply(two, variables, *inputs, method=lambda m, *x: features(m, *x, train=False))
 
 
 # The dual encoder
@@ -338,13 +341,13 @@ def test_embeddings_have_length_1_and_the_scale_an_end():
         "dual_encoder", vocab_size=11, embed_size=7, image_fields={"features": (4,)}
     )
     inputs = jax.random.normal(jax.random.key(1), (3, 8, 8, 3)), jnp.ones((3, 5), jnp.int32)
-    variables = model.init(jax.random.key(0), *inputs, train=False)
-    found = model.apply(variables, *inputs, train=False)
+    variables = init(model, *inputs, train=False)
+    found = apply(model, variables, *inputs, train=False)
     for x in found[:2]:
         np.testing.assert_allclose(jnp.linalg.norm(x, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(found.scale, 1 / 0.07, rtol=1e-6)
     variables["params"]["log_scale"] = jnp.asarray(9.0)
-    assert model.apply(variables, *inputs, train=False).scale == 100
+    assert apply(model, variables, *inputs, train=False).scale == 100
 
 
 def test_recall_counts_what_is_better_or_equal():

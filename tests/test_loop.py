@@ -21,7 +21,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from input_pipeline import DataError
 from tests.chaos import flip_bit
-from tests.conftest import make_tiny
+from tests.conftest import drawing, make_tiny
+from tests.flags import FAST_COMPILATION
 from train import batches, compiling, evaluate, loop, predict, setup
 from train import config as config_lib
 from train.checkpoint import Checkpoints
@@ -31,7 +32,6 @@ from train.loop import train
 from train.records import opening
 
 ROOT = Path(__file__).parent.parent
-FAST_COMPILATION = "--xla_backend_optimization_level=0"
 
 
 def final_state(workdir):
@@ -65,7 +65,8 @@ def finished(tmp_path_factory, data_dir):
     """A finished run of the embedded data set with everything switched on, shared by the tests that
     only look."""
     workdir = tmp_path_factory.mktemp("finished")
-    summary = train(full_config(data_dir), workdir)
+    with drawing():
+        summary = train(full_config(data_dir), workdir)
     return workdir, summary
 
 

@@ -15,6 +15,7 @@ import jaxmodels
 from input_pipeline import DataError
 from input_pipeline.datasets.builder import ArrayBuilder
 from jaxmodels.adapt.multitask import LearnedWeights, MultiHead, WeightedOutputs
+from tests.compiled import init
 from tests.test_text_runs import pretraining_config
 from train import batches, compiling, evaluate, initial, loop, setup
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, OptimConfig, check
@@ -205,9 +206,9 @@ def test_parameters_keep_their_names_and_heads_see_what_the_head_saw(x64):
     wide = {"dtype": jnp.float64, "param_dtype": jnp.float64}
     trunk = jaxmodels.create("resnet20", num_classes=3, stage_sizes=(1,), width=4, **wide)
     image = jax.random.normal(jax.random.key(1), (2, 8, 8, 3), jnp.float64)
-    alone = trunk.init(jax.random.key(0), image, train=False)
+    alone = init(trunk, image, train=False)
     model = LearnedWeights(MultiHead(trunk, {"a": 3, "b": 5}, **wide), 2)
-    together = model.init(jax.random.key(0), image, train=False)
+    together = init(model, image, train=False)
     names = set(together["params"])
     assert names - set(alone["params"]) == {"head_a", "head_b", "log_variances"}
     assert set(alone["params"]) - names == {"head"}

@@ -115,7 +115,9 @@ def test_the_loss_is_the_mean_over_the_numbers():
     one = regression(
         jnp.asarray(outputs[:, :1]), {"label": jnp.asarray(label[:, 0]), "weight": weight}
     )["loss"]
-    assert float(one[0]) == pytest.approx((((outputs - label)[:, 0] ** 2) * weight).sum(), rel=1e-6)
+    assert float(one[0]) == pytest.approx(
+        float((((outputs - label)[:, 0] ** 2) * weight).sum()), rel=1e-6
+    )
     both = AuxiliaryLogits(jnp.asarray(outputs), (jnp.asarray(outputs),))
     with_head = regression(both, {"label": jnp.asarray(label), "weight": weight})["loss"]
     assert float(with_head[0]) == pytest.approx(1.3 * expected, rel=1e-6)

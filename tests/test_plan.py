@@ -846,7 +846,7 @@ SEVEN_BILLION = (
 )
 
 
-FEW = ("cnn", "multi_task")
+FEW = ("multi_task",)
 """Families that are compiled with the short plans; the others wait for ``make test-all``."""
 
 

@@ -234,6 +234,7 @@ def test_every_dropout_is_on_in_training_only(rate, scan):
     model, variables, _ = pair(scan=scan, **NO_DROPOUT | {rate: 0.5})
     source, target, *segments = inputs()
 
+    @partial(jax.jit, static_argnums=(1, 2))
     def run(seed, train, method, *args):
         rngs = {"dropout": jax.random.key(seed)} if train else {}
         return model.apply(variables, *args, train=train, rngs=rngs, method=method)

@@ -229,7 +229,12 @@ def test_initial_values_are_spread_as_pytorchs():
 def test_impossible_fields_and_inputs_say_so(fields, image, noise, match):
     model = VAE(**({"image_shape": (8, 8, 1)} | fields))
     with pytest.raises(ValueError, match=match):
-        model.init(jax.random.key(0), jnp.zeros((2, *image)), jnp.zeros((2, noise)), train=False)
+        jax.eval_shape(
+            partial(model.init, train=False),
+            jax.random.key(0),
+            jnp.zeros((2, *image)),
+            jnp.zeros((2, noise)),
+        )
 
 
 def test_extreme_logits_and_variances_are_finite():
@@ -241,7 +246,8 @@ def test_extreme_logits_and_variances_are_finite():
 
     # right, and wrong by 1e4 + 0.5e4 nats
     logits = jnp.asarray([[[[1e4], [-1e4]]], [[[-1e4], [1e4]]]])
-    value, grads = jax.value_and_grad(loss, argnums=(0, 1))(logits, jnp.full((2, 1), -100.0))
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    value, grads = both(logits, jnp.full((2, 1), -100.0))
     assert value == pytest.approx(1.5e4 + 2 * 0.5 * 99, rel=1e-6)
     assert all(jnp.isfinite(g).all() for g in grads)
 
@@ -271,18 +277,19 @@ def test_importance_weighting_against_numpy_and_the_exact_likelihood(x64):
         lambda image, noise: model.apply({"params": params}, image, noise, train=False)
     )
 
-    estimate = partial(importance_weighted_log_likelihood, forward, jnp.asarray(image))
+    estimate = jax.jit(partial(importance_weighted_log_likelihood, forward, jnp.asarray(image)))
     estimates = jax.jit(jax.vmap(estimate))
 
+    @jax.jit
     def bounds(noise):
         weights = jnp.eye(4)  # one image at a time
-        outputs = jax.vmap(forward, (None, 0))(jnp.asarray(image), jnp.asarray(noise))
+        outputs = jax.vmap(forward, (None, 0))(jnp.asarray(image), noise)
         terms = jax.vmap(
             lambda o: jax.vmap(
                 lambda w: elbo(o, {"image": jnp.asarray(image), "weight": w})["elbo"][0]
             )(weights)
         )
-        return np.asarray(terms(outputs))
+        return terms(outputs)
 
     noise = rng.normal(size=(7, 4, 2))
     log_weights = []

@@ -21,6 +21,7 @@ from jaxmodels.families.bert.weights import BERT_CLASSES
 from jaxmodels.weights import WeightsError, read_tensors, write_tensors
 from jaxmodels.weights.__main__ import main
 from jaxmodels.weights.hub_config import transformers_config
+from tests.compiled import apply, init
 from tests.test_models import COMPOSED
 from train.compare.certificate import randomise
 
@@ -314,7 +315,7 @@ def test_exports_load_in_torchvision(tmp_path, small):
     assert again == model
     assert same(weights.to_torch(again, found), tensors)
     np.testing.assert_allclose(
-        again.apply(found, jnp.asarray(image), train=False), theirs, rtol=1e-4, atol=1e-4
+        apply(again, found, jnp.asarray(image), train=False), theirs, rtol=1e-4, atol=1e-4
     )
 
 
@@ -331,7 +332,7 @@ def test_transformers_directories_both_ways(tmp_path, scan):
     loaded, variables = weights.load(tmp_path / "theirs", model.clone(scan=True) if scan else None)
     assert loaded == model.clone(scan=scan)
     np.testing.assert_allclose(
-        loaded.apply(variables, jnp.asarray(image), train=False), expected, rtol=1e-5, atol=1e-5
+        apply(loaded, variables, jnp.asarray(image), train=False), expected, rtol=1e-5, atol=1e-5
     )
 
     weights.save(
@@ -366,7 +367,7 @@ def test_gpt2_directories_both_ways(tmp_path, tied):
         expected = original.module.eval()(torch.from_numpy(tokens)).logits.numpy()
     loaded, variables = weights.load(tmp_path / "theirs")
     assert loaded == model
-    logits = loaded.apply(variables, jnp.asarray(tokens), train=False).logits
+    logits = apply(loaded, variables, jnp.asarray(tokens), train=False).logits
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     weights.save(tmp_path / "ours", loaded, variables, format="transformers")
     assert same(read_tensors(tmp_path / "ours"), read_tensors(tmp_path / "theirs"))
@@ -407,8 +408,13 @@ def test_bert_directories_both_ways(tmp_path, head):
 
     loaded, variables = weights.load(tmp_path / "theirs")
     assert loaded == model
-    found = loaded.apply(
-        variables, jnp.asarray(tokens), jnp.asarray(segments), jnp.asarray(types), train=False
+    found = apply(
+        loaded,
+        variables,
+        jnp.asarray(tokens),
+        jnp.asarray(segments),
+        jnp.asarray(types),
+        train=False,
     )
     if head == "pretraining":
         found = (found.tokens.logits, found.next_sentence)
@@ -447,7 +453,7 @@ def test_marian_directories_both_ways(tmp_path):
         expected = theirs(**given).logits.numpy()
     loaded, variables = weights.load(tmp_path / "theirs")
     assert loaded == model
-    logits = loaded.apply(variables, jnp.asarray(source), jnp.asarray(target), train=False).logits
+    logits = apply(loaded, variables, jnp.asarray(source), jnp.asarray(target), train=False).logits
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     weights.save(tmp_path / "ours", loaded, variables, format="transformers")
     again = transformers.MarianMTModel.from_pretrained(tmp_path / "ours").eval()
@@ -473,7 +479,7 @@ def test_a_pretrained_encoder_with_a_new_head(tmp_path):
     _, variables = weights.load(tmp_path, model, skip=("head", "cls.*"))
     assert "head" not in variables["params"]
     mean = make("bert_tiny", head="classification", pool="mean", **fields)
-    variables = mean.init(jax.random.key(0), jnp.ones((1, 4), int), train=False)
+    variables = init(mean, jnp.ones((1, 4), int), train=False)
     with pytest.raises(
         WeightsError, match=r"transformers' BERT classifies by its pooler and not by pool='mean'"
     ):

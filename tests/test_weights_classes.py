@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file, save_model
 from jaxmodels import weights
 from jaxmodels.foreign.original import transformers
 from jaxmodels.weights import WeightsError
+from tests.compiled import apply
 from train.compare.certificate import randomise
 
 BERT = {
@@ -147,7 +148,7 @@ def theirs(module):
 
 def ours(cls, model, variables):
     """The same of ours."""
-    found = model.apply(variables, *map(jnp.asarray, inputs_of(cls)[1]), train=False)
+    found = apply(model, variables, *map(jnp.asarray, inputs_of(cls)[1]), train=False)
     if cls in ("GPT2Model", "MarianModel"):
         return [found.hidden]
     if hasattr(found, "tokens"):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def wheel(tmp_path_factory):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = folder.glob("*.whl")
     return wheel
+
+
+def test_it_holds_jaxmodels_only(wheel):
+    names = {n.partition("/")[0] for n in zipfile.ZipFile(wheel).namelist()}
+    assert names == {"jaxmodels", wheel.name.partition("-py3")[0] + ".dist-info"}
 
 
 def requirements(texts, extras=("",)):

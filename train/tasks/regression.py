@@ -30,7 +30,9 @@ def regression(
     """Mean squared error, ``loss = sum_b w_b mean_n (output_bn - label_bn)^2``, as a weighted sum
     over examples.
 
-    Auxiliary heads add ``auxiliary_weight`` times their own loss each, as in classification.
+    Labels are standardised where the data set has their mean and deviation; the loss is then in
+    squares of the deviation. Auxiliary heads add ``auxiliary_weight`` times their own loss each, as
+    in classification.
 
     Args:
       batch: ``label`` float [b], or [b, n] of several numbers; ``weight`` float [b], 0 for padding.
