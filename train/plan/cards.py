@@ -1,10 +1,12 @@
 """A stand-in for data that are not here: of them, a plan needs shapes alone."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from input_pipeline import DataError, DataSpec, is_own
 from input_pipeline.cards import image_data, image_text_data, table_data, text_data
+from input_pipeline.features import Number
 from input_pipeline.prepare import data_root
 from input_pipeline.tokenizers import KINDS, load_tokenizer, train_tokenizer, vocabulary_size
 from train.checks import reads_images, reads_text
@@ -19,12 +21,20 @@ IMAGES: dict[str, tuple[tuple[int, int, int], int]] = {
     "cifar10": ((32, 32, 3), 10),
     "cifar100": ((32, 32, 3), 100),
     "emoji": ((64, 64, 3), 9),
+    "turned_digits": ((16, 16, 1), 0),
+    "posed_digits": ((16, 16, 1), 0),
     "imagenet2012": ((224, 224, 3), 1000),
 }
-"""Public data sets -> shape of an image, classes."""
+"""Public data sets -> shape of an image, classes; 0 where the label is numbers."""
 
-TABLES = {"breast_cancer": (30, 2)}
-"""Public data sets -> numbers in a row, classes."""
+TABLES = {"breast_cancer": (30, 2), "diabetes": (10, 0)}
+"""Public data sets -> numbers in a row, classes; 0 where the label is numbers."""
+
+NUMBERS = {"diabetes": 1, "turned_digits": 1, "posed_digits": 3}
+"""Public data sets -> numbers of their label."""
+
+TASKS_OF = {"emoji": {"label": 9, "subgroup": 99}}
+"""Public data sets -> their labels, with the classes of each."""
 
 LABELS = {"sst2": 2}
 """Public data sets of texts -> classes."""
@@ -61,10 +71,10 @@ def card_of(config: Config, given: Given) -> tuple[DataSpec, str]:
     if data.name in TABLES:
         columns, classes = TABLES[data.name]
         ones, names = (1.0,) * columns, tuple(map(str, range(columns)))
-        return table_data(
-            data.name, "0.0.0", {}, names, _names(classes), ones, ones, ""
-        ), "known sizes"
-    if config.tasks.labels:
+        found = table_data(data.name, "0.0.0", {}, names, _names(classes), ones, ones, "")
+        return _with_numbers(found), "known sizes"
+    tasks = {name: TASKS_OF.get(data.name, {}).get(name, 0) for name in config.tasks.labels}
+    if not all(tasks.values()):
         raise ConfigError(
             f"{data.name} is not prepared in {data_root(data.data_dir)}, and no flag says the "
             f"classes of config.tasks.labels = {config.tasks.labels}; prepare it first"
@@ -80,11 +90,20 @@ def card_of(config: Config, given: Given) -> tuple[DataSpec, str]:
             raise ConfigError(_missing(data, "the classes", "--classes=NUMBER"))
         if data.image_size is not None:
             shape = (data.image_size, data.image_size, shape[2])
-        image = image_data(data.name, "0.0.0", {}, shape, classes, _names(classes), "")
+        found = image_data(data.name, "0.0.0", {}, shape, classes, _names(classes), "", tasks)
+        image = _with_numbers(found)
     if reads_text(config):
         text = _texts(config, given)
     where = "sizes from the config and the command line; the data are not here"
     return (image_text_data(image, text) if image and text else image or text), where
+
+
+def _with_numbers(spec: DataSpec) -> DataSpec:
+    """The data set with the numbers that its label is known to be, if it is."""
+    if spec.name not in NUMBERS:
+        return spec
+    label = Number(NUMBERS[spec.name])
+    return dataclasses.replace(spec, features={**spec.features, "label": label})
 
 
 def _texts(config: Config, given: Given) -> DataSpec:
