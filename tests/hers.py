@@ -12,19 +12,17 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from input_pipeline import DataSet, DataSpec
+from input_pipeline import DataSet
 from input_pipeline.features import Feature, Image
 from input_pipeline.features.feature import Shapes
-from jaxmodels import Module
 from jaxmodels.families import Family
 from jaxmodels.foreign.formats import Formats, Rules
 from jaxmodels.foreign.original import Case, Original
 from jaxmodels.foreign.rules import CONV, LAYER_NORM, LINEAR, Rule
 from jaxmodels.nn.layers import Dense, LayerNorm, at_least_float32, conv, gelu
-from train.options import Config
 from train.options.fields import limit
 from train.step import Metric
-from train.task import Bundle, Report, Task
+from train.task import Bundle, Report, Setting, Task
 from train.tasks.preprocessing import model_inputs, preprocessing
 
 # A family: a stem of patches and blocks of ConvNeXt.
@@ -223,16 +221,17 @@ def _show(run: Any, answer: np.ndarray, top: int) -> tuple[dict[str, Any], str]:
     return {"degrees": degrees}, f"{degrees:.1f} degrees"
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
-    train_batch, eval_batch = preprocessing(config, model, card)
-    loss = partial(angle_loss, period=card.kind("angle").period, circle=config.options.circle)
+def _make(setting: Setting) -> Task:
+    train_batch, eval_batch = preprocessing(setting)
+    period = setting.card.kind("angle").period
+    loss = partial(angle_loss, period=period, circle=setting.options.circle)
     return Task(
         ANGLE,
         train_objective=loss,
         eval_objective=loss,
         train_batch=train_batch,
         eval_batch=eval_batch,
-        inputs=model_inputs(model, card),
+        inputs=model_inputs(setting.model, setting.card),
         reports=(WITHIN,),
     )
 

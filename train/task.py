@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from input_pipeline import DataSpec
 from input_pipeline.text import Form
 from jaxmodels import Module
-from train.options import Config
+from train.options import Config, DataConfig, TasksConfig
 from train.options.fields import ConfigError, shown
 from train.state import TrainState
 from train.step import Batch, Objective
@@ -77,6 +77,31 @@ class Task:
     reports: tuple[Report, ...] = ()
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a task is made for.
+
+    Attributes:
+      options: of the task, see ``Bundle.options``.
+      model: with the heads and weights that several tasks put around it.
+      card: what the data are.
+      data: how they are read and augmented.
+      tasks: the labels of several tasks, and weights of losses.
+      seed: of the run.
+      dtype: in which the model computes.
+      quantized: whether it computes with the rounding of int8.
+    """
+
+    options: Any
+    model: Module
+    card: DataSpec
+    data: DataConfig
+    tasks: TasksConfig
+    seed: int
+    dtype: Any
+    quantized: bool
+
+
 @dataclass
 class NoOptions:
     """Options of a task that has none."""
@@ -88,8 +113,8 @@ class Bundle:
 
     Attributes:
       name: as ``config.task`` says it.
-      make: (config, model, data) -> the task of a run. Raises ``ConfigError`` where they do not
-        suit each other.
+      make: setting -> the task of a run. Raises ``ConfigError`` where model and data do not suit
+        it.
       outputs: kinds of model outputs that it takes, of :class:`jaxmodels.families.Family`; ():
         any model may try.
       head: field ``head`` of the models that have one.
@@ -112,7 +137,7 @@ class Bundle:
     """
 
     name: str
-    make: Callable[[Config, Module, DataSpec], Task]
+    make: Callable[[Setting], Task]
     outputs: tuple[str, ...] = ()
     head: str | None = None
     form: Form | None = None

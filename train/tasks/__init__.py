@@ -7,12 +7,14 @@ its name: they ask the bundle of a run.
 import difflib
 import pkgutil
 
+import jax.numpy as jnp
+
 from input_pipeline import DataSpec
 from jaxmodels import Module
 from jaxmodels.families import Family
 from train.options import Config
 from train.options.fields import ConfigError, shown
-from train.task import Bundle, Report, Task
+from train.task import Bundle, Report, Setting, Task
 from train.tasks import (
     causal_lm,
     classification,
@@ -94,7 +96,17 @@ def make_task(config: Config, model: Module, card: DataSpec) -> Task:
       ConfigError: the data do not suit the task, or the model has no place for their tokens.
     """
     check_embeddings(model, card)
-    return bundle_of(config).make(config, model, card)
+    setting = Setting(
+        options=config.options,
+        model=model,
+        card=card,
+        data=config.data,
+        tasks=config.tasks,
+        seed=config.seed,
+        dtype=jnp.dtype(config.dtype),
+        quantized=config.quantization_aware,
+    )
+    return bundle_of(config).make(setting)
 
 
 __all__ = [

@@ -6,13 +6,10 @@ from functools import partial
 
 from jaxtyping import Array
 
-from input_pipeline import DataSpec
-from jaxmodels import Module
 from jaxmodels.nn.layers import TokenLogits
-from train.options import Config
 from train.options.fields import limit
 from train.step import Metric
-from train.task import Bundle, Task
+from train.task import Bundle, Setting, Task
 from train.tasks import writing
 from train.tasks.cross_entropy import token_cross_entropy
 
@@ -64,14 +61,14 @@ class CausalLMOptions:
     label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
+def _make(setting: Setting) -> Task:
     return Task(
         BUNDLE,
-        train_objective=partial(causal_lm, label_smoothing=config.options.label_smoothing),
+        train_objective=partial(causal_lm, label_smoothing=setting.options.label_smoothing),
         eval_objective=causal_lm,
         train_batch=lambda key, batch: batch,
         eval_batch=lambda batch: batch,
-        inputs=("tokens", "segments") if card.kind("text").isolate else ("tokens",),
+        inputs=("tokens", "segments") if setting.card.kind("text").isolate else ("tokens",),
         derive=perplexity,
     )
 

@@ -11,16 +11,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from input_pipeline import DataSpec
-from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.fusion.model import MODALITIES
 from jaxmodels.nn.layers import AuxiliaryLogits
-from train.options import Config
 from train.options.fields import limit
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
-from train.task import Bundle, Report, Task
+from train.task import Bundle, Report, Setting, Task
 from train.tasks import figures, two_classes
 from train.tasks.averaged import averaged
 from train.tasks.names import class_name
@@ -157,8 +154,9 @@ class ClassificationOptions:
     label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
-    train_batch, eval_batch = preprocessing(config, model, card)
+def _make(setting: Setting) -> Task:
+    model, card = setting.model, setting.card
+    train_batch, eval_batch = preprocessing(setting)
     inputs = model_inputs(model, card)
 
     def without_one(state: TrainState, batch: Batch) -> Metrics:
@@ -168,7 +166,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
         for i, name in enumerate(MODALITIES):
             present = batch["present"] & (jnp.arange(2) != i)
             given = ({**batch, "present": present}[k] for k in inputs)
-            outputs = predict_step(state, *given, model=model, quantized=config.quantization_aware)
+            outputs = predict_step(state, *given, model=model, quantized=setting.quantized)
             metrics = classification(outputs, {**batch, "weight": batch["weight"] * both})
             found[f"accuracy_without_{name}"] = metrics["accuracy"]
         return found
@@ -177,7 +175,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     reports += (CONFUSION, two_classes.REPORT) if model.num_classes == 2 else (CONFUSION,)
     return Task(
         BUNDLE,
-        train_objective=partial(classification, label_smoothing=config.options.label_smoothing),
+        train_objective=partial(classification, label_smoothing=setting.options.label_smoothing),
         eval_objective=classification,
         train_batch=train_batch,
         eval_batch=eval_batch,

@@ -5,12 +5,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from input_pipeline import DataSpec
-from jaxmodels import Module
 from jaxmodels.families.fusion.model import ContrastiveOutputs
-from train.options import Config
 from train.step import Metric
-from train.task import Bundle, Task, without_labels
+from train.task import Bundle, Setting, Task, without_labels
 from train.tasks import retrieval
 from train.tasks.preprocessing import model_inputs, preprocessing
 
@@ -40,8 +37,9 @@ def contrastive(outputs: ContrastiveOutputs, batch: dict[str, Array]) -> dict[st
     return {"loss": ((loss * weight).sum(), count), "accuracy": ((correct * weight).sum(), count)}
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
-    train_batch, eval_batch = preprocessing(config, model, card)
+def _make(setting: Setting) -> Task:
+    model, card = setting.model, setting.card
+    train_batch, eval_batch = preprocessing(setting)
     return Task(
         BUNDLE,
         train_objective=contrastive,

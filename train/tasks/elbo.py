@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from input_pipeline import DataSpec, image
-from jaxmodels import Module
+from input_pipeline import image
 from jaxmodels.families.vae.model import VAEOutputs
-from train.options import Config
 from train.options.fields import ConfigError, limit
 from train.state import TrainState
 from train.step import Batch, Metric, Metrics, predict_step
-from train.task import Bundle, Task, fixed_key, without_labels
+from train.task import Bundle, Setting, Task, fixed_key, without_labels
 from train.tasks import pictures
 from train.tasks.averaged import averaged
 from train.tasks.preprocessing import row_keys
@@ -102,8 +100,8 @@ class ELBOOptions:
     importance_samples: int = field(default=64, metadata=limit(low=1, high=2**20))
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
-    data = config.data
+def _make(setting: Setting) -> Task:
+    model, data = setting.model, setting.data
     low, high = (
         [(x - m) / s for m, s in zip(data.mean, data.std, strict=True)] for x in (0.0, 1.0)
     )  # what black and white become
@@ -136,7 +134,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     def eval_batch(batch: Batch) -> Batch:
         """Noise is drawn from (seed, place in the batch), so every evaluation has the same, and so
         has every batch."""
-        keys = row_keys(fixed_key(config.seed, 0), len(batch["image"]))
+        keys = row_keys(fixed_key(setting.seed, 0), len(batch["image"]))
         noise = jax.vmap(lambda key: jax.random.normal(key, (model.latent_size,)))(keys)
         return {
             **batch,
@@ -146,7 +144,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 
     def likelihood(state: TrainState, batch: Batch) -> Metrics:
         batch = eval_batch(batch)
-        keys = jax.random.split(fixed_key(config.seed, 1), config.options.importance_samples)
+        keys = jax.random.split(fixed_key(setting.seed, 1), setting.options.importance_samples)
         noise = jax.vmap(draw, (0, None))(keys, batch)
         forward = partial(predict_step, state, model=model)
         values = importance_weighted_log_likelihood(forward, batch["image"], noise)
@@ -157,7 +155,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
             )
         }
 
-    objective = partial(elbo, beta=config.options.beta)
+    objective = partial(elbo, beta=setting.options.beta)
     return Task(
         BUNDLE,
         train_objective=objective,

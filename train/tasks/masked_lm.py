@@ -9,16 +9,13 @@ from types import MappingProxyType
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from input_pipeline import DataSpec
 from input_pipeline.masking import mask_tokens
 from input_pipeline.tokenizers import special_tokens
-from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
 from jaxmodels.families.bert.model import PretrainingLogits
-from train.options import Config
 from train.options.fields import ConfigError, limit
 from train.step import Batch, Metric
-from train.task import Bundle, Task, fixed_key
+from train.task import Bundle, Setting, Task, fixed_key
 from train.tasks.classification import classification
 from train.tasks.cross_entropy import token_cross_entropy
 from train.tasks.multitask import multi_task, multi_task_loss, share
@@ -89,7 +86,8 @@ class MaskedLMOptions:
     label_smoothing: float = field(default=0.0, metadata=limit(low=0, high=1))
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
+def _make(setting: Setting) -> Task:
+    model, card = setting.model, setting.card
     if not getattr(model, "next_sentence", True):
         raise ConfigError(
             "config.model_fields.next_sentence = False, and task masked_lm learns the next "
@@ -101,7 +99,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
     def masked(key: PRNGKeyArray, batch: Batch) -> Batch:
         mask = partial(
             mask_tokens,
-            rate=config.options.mask_rate,
+            rate=setting.options.mask_rate,
             mask_token=mask_token,
             vocab_size=card.kind("text").vocab_size,
         )
@@ -118,15 +116,15 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
             "share_masked": share(batch["weight"], weight),
         }
 
-    weights = config.tasks.weights
+    weights = setting.tasks.weights
     return Task(
         BUNDLE,
         train_objective=partial(
-            masked_lm, label_smoothing=config.options.label_smoothing, weights=weights
+            masked_lm, label_smoothing=setting.options.label_smoothing, weights=weights
         ),
         eval_objective=partial(masked_lm, weights=weights),
         train_batch=masked,
-        eval_batch=partial(masked, fixed_key(config.seed, 0)),
+        eval_batch=partial(masked, fixed_key(setting.seed, 0)),
         inputs=("tokens", "segments", "types", "positions"),
         derive=lambda means: {"loss": multi_task_loss(means, PARTS, weights)},
     )

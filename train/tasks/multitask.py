@@ -9,12 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from input_pipeline import DataSpec
-from jaxmodels import Module
 from jaxmodels.adapt.multitask import WeightedOutputs
-from train.options import Config
 from train.step import Batch, Metric, Objective
-from train.task import Bundle, Task
+from train.task import Bundle, Setting, Task
 from train.tasks.classification import best, classification, line, probabilities
 from train.tasks.preprocessing import model_inputs, preprocessing
 
@@ -103,9 +100,10 @@ def labelled(
     return classification(outputs[name], known, label_smoothing=label_smoothing)
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
-    train_batch, eval_batch = preprocessing(config, model, card)
-    names, weights = config.tasks.labels, config.tasks.weights
+def _make(setting: Setting) -> Task:
+    model, card = setting.model, setting.card
+    train_batch, eval_batch = preprocessing(setting)
+    names, weights = setting.tasks.labels, setting.tasks.weights
 
     def shared(batch: Batch) -> Batch:
         known = {name: batch["weight"] * (batch[f"label_{name}"] >= 0) for name in names}
@@ -122,7 +120,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
 
     return Task(
         BUNDLE,
-        train_objective=objective(config.options.label_smoothing),
+        train_objective=objective(setting.options.label_smoothing),
         eval_objective=objective(0.0),
         train_batch=lambda key, batch: shared(train_batch(key, batch)),
         eval_batch=lambda batch: shared(eval_batch(batch)),

@@ -11,9 +11,9 @@ from input_pipeline import DataSpec
 from input_pipeline.features import Preparation
 from jaxmodels import Fusion, Module
 from jaxmodels.adapt.multitask import unwrapped
-from train.options import Config
 from train.options.fields import ConfigError
 from train.step import Batch
+from train.task import Setting
 
 
 def check_embeddings(model: Module, card: DataSpec) -> None:
@@ -50,7 +50,7 @@ def model_inputs(model: Module, card: DataSpec) -> tuple[str, ...]:
 
 
 def preprocessing(
-    config: Config, model: Module, card: DataSpec
+    setting: Setting,
 ) -> tuple[Callable[[PRNGKeyArray, Batch], Batch], Callable[[Batch], Batch]]:
     """Of training and evaluation: images are augmented and normalised, numbers standardised, tokens
     are as they are.
@@ -58,7 +58,8 @@ def preprocessing(
     Raises:
       ConfigError: pairs of texts are to be cropped.
     """
-    data, text = config.data, card.kind("text")
+    model, card, data = setting.model, setting.card, setting.data
+    text = card.kind("text")
     if data.crop_text and text and len(text.texts) > 1:
         raise ConfigError(
             f"config.data.crop_text = {data.crop_text} is not for pairs "
@@ -75,7 +76,7 @@ def preprocessing(
         soft_labels=model.num_classes if data.mixup else card.num_classes,
         crop_text=data.crop_text,
         hide_rate=data.hide_rate,
-        dtype=jnp.dtype(config.dtype),
+        dtype=setting.dtype,
     )
     return (
         lambda key, batch: card.train_batch(key, batch, how),

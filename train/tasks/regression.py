@@ -6,17 +6,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from input_pipeline import DataSpec
-from jaxmodels import Module
 from jaxmodels.nn.layers import AuxiliaryLogits
 from train.compiling import outputs as outputs_of
-from train.options import Config
 from train.options.fields import ConfigError
 from train.passes import collect
 from train.run import Run
 from train.state import TrainState
 from train.step import Metric
-from train.task import Bundle, Report, Task, without_labels
+from train.task import Bundle, Report, Setting, Task, without_labels
 from train.tasks.preprocessing import model_inputs, preprocessing
 from train.tasks.scores import correlations
 
@@ -85,7 +82,8 @@ def _show(run: Run, answer: np.ndarray, top: int) -> tuple[dict[str, Any], str]:
     return {"values": named}, "  ".join(f"{name} {value:.4f}" for name, value in named.items())
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
+def _make(setting: Setting) -> Task:
+    model, card = setting.model, setting.card
     kind = card.label
     if kind is None or kind.kind != "number":
         raise ConfigError(
@@ -97,7 +95,7 @@ def _make(config: Config, model: Module, card: DataSpec) -> Task:
             f"config.model_fields.num_classes = {model.num_classes}, and an example of {card.name} "
             f"has {'one' if kind.size == 1 else kind.size}; nearest: {kind.size}"
         )
-    train_batch, eval_batch = preprocessing(config, model, card)
+    train_batch, eval_batch = preprocessing(setting)
     return Task(
         BUNDLE,
         train_objective=regression,

@@ -4,11 +4,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from input_pipeline import DataSpec
-from jaxmodels import Module
-from train.options import Config
 from train.options.fields import limit
-from train.task import Bundle, Task
+from train.task import Bundle, Setting, Task
 from train.tasks import translate
 from train.tasks.causal_lm import causal_lm, perplexity
 
@@ -26,10 +23,10 @@ class Seq2SeqOptions:
     bleu_tokenizer: Literal["13a", "intl", "char", "zh", "none"] = "13a"
 
 
-def _make(config: Config, model: Module, card: DataSpec) -> Task:
+def _make(setting: Setting) -> Task:
     return Task(
         BUNDLE,
-        train_objective=partial(causal_lm, label_smoothing=config.options.label_smoothing),
+        train_objective=partial(causal_lm, label_smoothing=setting.options.label_smoothing),
         eval_objective=causal_lm,
         train_batch=lambda key, batch: batch,
         eval_batch=lambda batch: batch,
