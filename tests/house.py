@@ -25,12 +25,12 @@ LIMITS = {
     "files in circles": 0,
     "project imports in functions": 1,
     "isinstance on cards": 0,
-    "files over 450 code lines": 1,
-    "code lines of train/*.py": 2996,
+    "files over 450 code lines": 0,
+    "code lines of train/*.py": 2727,
     "families over 400 code lines": 4,
     "tools over 1000 code lines": 0,
     "tasks and features over 250 code lines": 0,
-    "repeated stretches between families": 83,
+    "repeated stretches between families": 82,
 }
 """What was found when this table was last written."""
 

@@ -16,12 +16,13 @@ from input_pipeline.tokenizers import train_tokenizer
 from train import batches, compiling, setup
 from train import config as config_lib
 from train.__main__ import main
-from train.checks import check_batch, reads_images, reads_text
+from train.checks import check_batch
 from train.config import Config, ConfigError, from_json, load_config, to_json
 from train.launch import cli
 from train.run import parameter_count
 from train.sharding import make_mesh
 from train.tasks import bundle_named
+from train.tasks.checks import reads_images, reads_text
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 import jaxmodels
-from jaxmodels.families.fusion.model import MODALITIES
 from train import tasks
+from train.compress.checks import check_compression
 from train.options import PIXELS, Config, DataConfig
 from train.options.fields import (
     COUNT,
@@ -20,9 +20,7 @@ from train.options.fields import (
     nearest_name,
     shown,
 )
-
-IMAGE_AND_TEXT = (jaxmodels.Fusion, jaxmodels.DualEncoder)
-"""Classes of models that take both."""
+from train.tasks.checks import check_image_text, check_tasks, check_text, reads_images, reads_text
 
 SIZES = {
     **dict.fromkeys(("num_layers", "stage_sizes"), 2**9),
@@ -104,12 +102,12 @@ def check(config: Config) -> None:
             f"config.mesh.sequence = {config.mesh.sequence} splits the tokens of transformers, and "
             f"model {config.model!r} is none; nearest: 1"
         )
-    _check_compression(config)
+    check_compression(config)
     if reads_text(config) and not reads_images(config):
         _require_no_images(config, f"model {config.model!r} reads text")
-    _check_text(config)
-    _check_image_text(config)
-    _check_tasks(config)
+    check_text(config)
+    check_image_text(config)
+    check_tasks(config)
 
 
 def _check_steps_per_execution(config: Config) -> None:
@@ -126,149 +124,6 @@ def _check_steps_per_execution(config: Config) -> None:
             )
     if count > 1 and config.data.buckets:
         raise ConfigError(f"{of} needs batches of one length; nearest: config.data.buckets = ()")
-
-
-def _check_compression(config: Config) -> None:
-    prune = config.prune
-    if prune.sparsity:
-        if not prune.begin_step <= prune.end_step < config.steps:
-            raise ConfigError(
-                f"config.prune.begin_step = {prune.begin_step}, config.prune.end_step = "
-                f"{prune.end_step} and config.steps = {config.steps} must be in this order, the "
-                "end below the steps"
-            )
-        if prune.scope == "2:4" and prune.sparsity != 0.5:
-            raise ConfigError(
-                f"config.prune.sparsity = {prune.sparsity} with scope 2:4; nearest: 0.5"
-            )
-        if prune.method == "surgeon":
-            _check_surgeon(config)
-    if config.distill.teacher is not None and not _suits(config, "distill"):
-        raise ConfigError(
-            f"config.distill.teacher = {shown(config.distill.teacher)} is for "
-            f"{tasks.suiting('distill')}, not for {config.task!r}; nearest: "
-            "config.distill.teacher = None"
-        )
-
-
-def _check_surgeon(config: Config) -> None:
-    """Needs what is to be pruned when the run begins, and what of it is padding."""
-    prune, of = config.prune, "config.prune.method = 'surgeon'"
-    if config.init_from is None:
-        raise ConfigError(
-            f"{of} prunes what was trained; set config.init_from to it, or "
-            "config.prune.method=magnitude"
-        )
-    for name in ("begin_step", "end_step"):
-        if getattr(prune, name):
-            raise ConfigError(
-                f"config.prune.{name} = {getattr(prune, name)}, but {of} prunes at once; nearest: 0"
-            )
-    if prune.scope == "2:4":
-        raise ConfigError(f"config.prune.scope = '2:4' is not for {of}; nearest: 'layer'")
-    if not _suits(config, "prune.method"):
-        raise ConfigError(f"{of} is not for task {config.task}; nearest: 'magnitude'")
-
-
-def _check_text(config: Config) -> None:
-    if config.data.isolate_documents and not _suits(config, "data.isolate_documents"):
-        raise ConfigError(
-            "config.data.isolate_documents = True is for "
-            f"{tasks.suiting('data.isolate_documents')}; nearest: "
-            "config.data.isolate_documents = False"
-        )
-    rate = config.data.crop_text
-    labelled = reads_text(config) and not reads_images(config) and _suits(config, "data.crop_text")
-    if rate and not labelled:
-        raise ConfigError(
-            f"config.data.crop_text = {rate} is for labelled texts; nearest: config.data.crop_text "
-            "= 0.0"
-        )
-    buckets, longest = config.data.buckets, config.data.max_len
-    if buckets and not (reads_text(config) and _suits(config, "data.buckets")):
-        raise ConfigError(
-            f"config.data.buckets = {shown(buckets)} is for labelled texts and for pairs; nearest: "
-            "config.data.buckets = ()"
-        )
-    if any(not 0 < length < longest for length in buckets):
-        raise ConfigError(
-            f"config.data.buckets = {shown(buckets)} must be between 0 and config.data.max_len = "
-            f"{longest}"
-        )
-
-
-def _check_image_text(config: Config) -> None:
-    both = reads_text(config) and reads_images(config)
-    for name in config.init_parts:
-        if not both or name not in MODALITIES:
-            raise ConfigError(
-                f"config.init_parts.{name} is not an encoder of model {config.model!r}"
-            )
-    if config.init_parts and config.init_from:
-        raise ConfigError("config.init_from and config.init_parts exclude each other")
-    for name, value, wrong in (
-        ("hide_rate", config.data.hide_rate, not both or not _suits(config, "data.hide_rate")),
-        ("mixup", config.data.mixup, both),
-        ("buckets", config.data.buckets, both),
-    ):
-        if value and wrong:
-            what = f"model {config.model!r} with task {config.task!r}"
-            raise ConfigError(
-                f"config.data.{name} = {shown(value)} is not for {what}; nearest: {type(value)()}"
-            )
-
-
-def _check_tasks(config: Config) -> None:
-    parts = task_names(config)
-    for name in config.tasks.weights:
-        if name not in parts:
-            raise ConfigError(
-                f"config.tasks.weights.{name} is of no task"
-                + (nearest_name(name, parts) or f"; task {config.task!r} has but one")
-            )
-    for name, weight in config.tasks.weights.items():
-        if weight <= 0:
-            raise ConfigError(f"config.tasks.weights.{name} = {weight} must be above 0")
-    if config.tasks.labels and not _suits(config, "tasks.labels"):
-        raise ConfigError(
-            f"config.tasks.labels = {shown(config.tasks.labels)} are for "
-            f"{tasks.suiting('tasks.labels')}, not for {config.task!r}; nearest: ()"
-        )
-    if config.tasks.labels and (config.data.mixup or config.data.buckets):
-        name = "mixup" if config.data.mixup else "buckets"
-        raise ConfigError(
-            f"config.data.{name} is for one label, not for config.tasks.labels = "
-            f"{shown(config.tasks.labels)}"
-        )
-    if len(set(config.tasks.labels)) < len(config.tasks.labels):
-        raise ConfigError(
-            f"config.tasks.labels = {shown(config.tasks.labels)} names one of them twice"
-        )
-    if config.tasks.learned and len(parts) < 2:
-        raise ConfigError(
-            "config.tasks.learned = True is for several tasks; name them with config.tasks.labels"
-        )
-
-
-def task_names(config: Config) -> tuple[str, ...]:
-    """Of a run with several tasks, in order; else ()."""
-    return tasks.bundle_named(config.task).parts or config.tasks.labels
-
-
-def _suits(config: Config, option: str) -> bool:
-    """Whether the task takes an option that some tasks refuse."""
-    return option in tasks.bundle_named(config.task).suits
-
-
-def reads_text(config: Config) -> bool:
-    """Whether the model takes text: its data are tokens."""
-    return "vocab_size" in jaxmodels.model_fields(config.model)
-
-
-def reads_images(config: Config) -> bool:
-    """Whether the model takes images, alone or with a text; or, if its data are a table, rows of
-    numbers."""
-    return not reads_text(config) or jaxmodels.model_class(config.model) in IMAGE_AND_TEXT
 
 
 def check_table(config: Config) -> None:

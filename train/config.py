@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jaxmodels
-from train.checks import check, reads_text, resolve_options
+from train.checks import check, resolve_options
 from train.options import (
     EXAMPLES,
     CheckpointConfig,
@@ -38,6 +38,7 @@ from train.options.fields import (
     set_field,
     shown,
 )
+from train.tasks.checks import reads_text
 
 __all__ = [
     "EXAMPLES",

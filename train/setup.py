@@ -19,12 +19,9 @@ from train.batches import decoding, shapes_of
 from train.checks import (
     check_batch,
     check_table,
-    reads_images,
-    reads_text,
     resolve_model_fields,
     resolve_options,
     resolve_text_fields,
-    task_names,
 )
 from train.compiling import attention_backend
 from train.config import Config, ConfigError
@@ -37,6 +34,7 @@ from train.state import TrainState
 from train.step import predict_step
 from train.task import Task
 from train.tasks import bundle_named, make_task
+from train.tasks.checks import reads_images, reads_text, task_names
 from train.tasks.distillation import load_teacher
 
 

@@ -9,10 +9,10 @@ from input_pipeline.cards import image_data, image_text_data, table_data, text_d
 from input_pipeline.features import Number
 from input_pipeline.prepare import data_root
 from input_pipeline.tokenizers import KINDS, load_tokenizer, train_tokenizer, vocabulary_size
-from train.checks import reads_images, reads_text
 from train.config import Config, ConfigError, DataConfig
 from train.setup import describe
 from train.tasks import bundle_named
+from train.tasks.checks import reads_images, reads_text
 
 IMAGES: dict[str, tuple[tuple[int, int, int], int]] = {
     "digits": ((8, 8, 1), 10),

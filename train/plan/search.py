@@ -21,10 +21,10 @@ from jaxmodels.plan.search import (
     time_of,
 )
 from jaxmodels.plan.topologies import larger
-from train.checks import reads_images, reads_text
 from train.config import Config, ConfigError, check
 from train.plan.compiling import make_plan
 from train.plan.topology import find_topology
+from train.tasks.checks import reads_images, reads_text
 
 
 def changed(config: Config, settings: Settings) -> Config:
