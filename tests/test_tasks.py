@@ -1,10 +1,12 @@
 """The bundles of tasks: their names and options, and reports that are measured, merged and said."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jaxmodels import FAMILIES
 from train.config import Config, load_config
 from train.errors import Stopped
 from train.evaluate import means_of, measured, scores
@@ -31,12 +33,17 @@ def test_options_of_a_task_are_options_of_the_config(name):
             value = getattr(value, part)
 
 
-def test_a_model_that_no_task_names_is_a_classifier():
-    class Unknown:
-        pass
+def test_every_family_has_a_task_and_every_task_a_family():
+    found = {name: fitting(family) for name, family in FAMILIES.items()}
+    assert all(found.values()) and {task for tasks in found.values() for task in tasks} == {*TASKS}
+    assert found["gpt2"] == ("causal_lm",) and found["transformer"] == ("seq2seq",)
+    assert found["bert"] == ("masked_lm", "classification", "regression")
+    assert found["cnn"] == ("classification", "regression") and found["vae"] == ("elbo",)
 
-    assert fitting(Unknown) == ("classification",)
-    assert all(fitting(model)[0] == "causal_lm" for model in TASKS["causal_lm"].models)
+
+def test_a_family_that_does_not_say_what_it_gives_suits_every_task():
+    unknown = dataclasses.replace(FAMILIES["cnn"], outputs=())
+    assert fitting(unknown) == (*TASKS,)
 
 
 def test_several_labels_are_shown_task_by_task():
