@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -159,8 +160,9 @@ class _Arrays:
         return {key: value[indices] for key, value in self.arrays.items()}
 
 
+@functools.lru_cache(maxsize=16)
 def _whole(name: str, split: str) -> Any:
-    """A whole split, opened."""
+    """A whole split, opened once in a process."""
     opened = own_data(name).splits[split]()
     if not isinstance(opened, Mapping):
         return opened
