@@ -51,10 +51,10 @@ def own_data(name: str) -> DataSet:
     """
     try:
         found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # of code that is not the project's
+        hint = "; is its folder in PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
         raise DataError(
-            f"data set {name!r} cannot be imported ({type(error).__name__}: {error}); it must be "
-            "package.module:attribute, and its folder in PYTHONPATH"
+            f"data set {name!r} cannot be imported ({type(error).__name__}: {error}){hint}"
         ) from error
     if not isinstance(found, DataSet):
         raise DataError(f"{name} is a {type(found).__name__}, not an input_pipeline.DataSet")

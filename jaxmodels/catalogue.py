@@ -139,10 +139,11 @@ def _own(name: str) -> tuple[Family, Callable[..., Module]]:
     first, _, rest = attribute.partition(".")
     try:
         found = pkgutil.resolve_name(f"{module}:{first}")
-    except (ImportError, AttributeError, ValueError) as e:
+    except (Exception, SystemExit) as e:  # of code that is not the project's
+        hint = "; is its folder in PYTHONPATH?" if isinstance(e, ModuleNotFoundError) else ""
         raise ValueError(
             f"model {name!r} is neither in jaxmodels.list_models() nor package.module:attribute "
-            f"({type(e).__name__}: {e}; is its folder in PYTHONPATH?)"
+            f"({type(e).__name__}: {e}{hint})"
         ) from e
     if isinstance(found, Family):
         presets = found.presets

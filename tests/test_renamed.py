@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from input_pipeline import DataError
+from input_pipeline.own import own_data
 from train.config import Config, ConfigError, differences, from_json, load_config, to_json
 from train.options import renamed
 from train.tasks import TASKS
@@ -34,6 +36,50 @@ def test_every_renamed_option_exists_today():
         for task in tasks:
             assert hasattr(TASKS[task].options(), new.removeprefix("options.")), old
         assert tasks or hasattr(Config(), new)
+
+
+@pytest.mark.parametrize("key", [key for key, now in renamed.RENAMED.items() if now.tasks])
+def test_an_old_option_of_another_task_changes_nothing_at_its_default(key):
+    options = TASKS[renamed.RENAMED[key].tasks[0]].options()
+    value = getattr(options, renamed.RENAMED[key].name.removeprefix("options."))
+    assert load_config("configs/emoji_retrieval.py", [f"{key}={value}"]) == load_config(
+        "configs/emoji_retrieval.py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("c.label_smoothing = 0.1", "label_smoothing = 0.1 does not exist; it is config.options."),
+        ("c.objective = 'elbo'", "config.objective = 'elbo' does not exist; it is config.task now"),
+        ("c.data.mask_rate = 0.2", "config.data.mask_rate = 0.2 does not exist; it is config.opti"),
+        ("c.optim.learning_rat = 0.2", "config.optim.learning_rat = 0.2 does not exist; did you"),
+        ("c.vae.beta = 2", "no 'vae' any more; write options.beta for vae.beta"),
+        ("c.task = 3", "config.task = 3 is not of type str"),
+    ],
+)
+def test_what_a_config_file_sets_is_a_field(tmp_path, line, words):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"from train.config import Config\ndef get_config():\n    c = Config()\n    {line}\n"
+        "    return c\n"
+    )
+    with pytest.raises(ConfigError) as e:
+        load_config(file)
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ["x = ", "raise NameError('x')", "raise SystemExit(3)"])
+def test_a_module_of_ones_own_that_fails_is_one_line(tmp_path, monkeypatch, text):
+    name = f"fails_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for flags in ([f"task={name}:TASK"], [f"model={name}:Model"]):
+        with pytest.raises(ConfigError, match="Error|SystemExit") as e:
+            load_config("configs/digits_cnn.py", flags)
+        assert "\n" not in str(e.value)
+    with pytest.raises(DataError, match="cannot be imported"):
+        own_data(f"{name}:DATA")
 
 
 @pytest.mark.parametrize("key", [key for key, now in renamed.RENAMED.items() if now.tasks])
@@ -95,6 +141,8 @@ def test_another_task_on_the_command_line_keeps_the_options_that_it_has_too():
         (["task=train.tasks:TASKS"], "is a dict, not a train.task.Bundle"),
         (["options.label_smooting=0.1"], "did you mean 'label_smoothing'?"),
         (["options.label_smoothing=2"], "config.options.label_smoothing = 2.0 must be at most 1"),
+        (["vae.betta=2"], "config.vae is config.options now; did you mean 'beta'?"),
+        (["vae=2"], "config.vae does not exist; config.vae is config.options now"),
         (["options=3"], "config.options is a section"),
         (["options.beta=3"], "config.options.beta does not exist"),
     ],

@@ -13,8 +13,10 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jaxmodels
+from train import tasks
 from train.checks import check, resolve_options
 from train.options import (
     EXAMPLES,
@@ -34,6 +36,8 @@ from train.options.fields import (
     ConfigError,
     check_section,
     fill,
+    literal,
+    nearest_name,
     section_differences,
     set_field,
     shown,
@@ -97,7 +101,9 @@ def load_config(
     except Exception as e:
         what = renamed.explained(e) or f"{type(e).__name__}: {e}"
         raise ConfigError(f"config file {path}: {what}") from e
-    if not isinstance(config, Config):
+    if isinstance(config, Config):
+        _refuse_unknown(config, "config")
+    else:
         raise ConfigError(
             f"config file {path}: get_config() returned {type(config).__name__}, not a "
             "train.config.Config"
@@ -109,7 +115,9 @@ def load_config(
     for key, separator, text in sorted(given, key=lambda one: one[0] not in ("task", "objective")):
         if not separator:
             raise ConfigError(f"--config.{key} has no value; write --config.{key}=VALUE")
-        key = renamed.key_of_today(key, config.task)
+        key = renamed.key_of_today(key, config.task, default=_is_former_default(key, text))
+        if key is None:
+            continue
         told.add(key)
         if key == "task":
             _change_task(config, text, say)
@@ -128,6 +136,31 @@ def load_config(
     if without:
         raise ConfigError(dormant.complaint(config, without))
     return config
+
+
+def _refuse_unknown(section: Any, path: str) -> None:
+    """Raises ConfigError for what a config file sets that is no field."""
+    for name, value in vars(section).items():
+        key = f"{path}.{name}"
+        if name not in {f.name for f in dataclasses.fields(section)}:
+            now = renamed.RENAMED.get(key.removeprefix("config."))
+            hint = (
+                f"; it is config.{now.name} now"
+                if now
+                else nearest_name(name, vars(type(section)()))
+            )
+            raise ConfigError(f"{key} = {shown(value)} does not exist{hint}")
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            _refuse_unknown(value, key)
+
+
+def _is_former_default(key: str, text: str) -> bool:
+    """Whether an option's former name is given with its default."""
+    found = renamed.RENAMED.get(key)
+    if found is None or not found.tasks:
+        return False
+    options = tasks.TASKS[found.tasks[0]].options()
+    return literal(text) == getattr(options, found.name.removeprefix("options."))
 
 
 def _change_task(config: Config, task: str, say: Callable[[str], None]) -> None:

@@ -155,7 +155,7 @@ def _class(name: str, kind: Any) -> Any:
     if found is None and isinstance(kind, str) and ":" in kind:
         try:
             found = pkgutil.resolve_name(kind)
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # of code that is not the project's
             raise ValueError(f"{name} is a {kind}, which cannot be imported: {error}") from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and hasattr(found, "kind")):
         raise ValueError(f"{name} is of the unknown kind {kind!r}")

@@ -4,7 +4,7 @@ a workdir's ``config.json`` and ``--config.OLD=VALUE``. A config file is told th
 import re
 from typing import Any, NamedTuple
 
-from train.options.fields import ConfigError, shown
+from train.options.fields import ConfigError, nearest_name, shown
 
 
 class Renamed(NamedTuple):
@@ -42,16 +42,28 @@ CLASSES = {
 _SECTIONS = {old.partition(".")[0] for old in RENAMED if "." in old} - {"data"}
 
 
-def key_of_today(key: str, task: str) -> str:
-    """The dotted name of a field, whatever its name on the command line.
+def key_of_today(key: str, task: str, *, default: bool = False) -> str | None:
+    """The dotted name of a field, whatever its name on the command line; None for an option of
+    another task that has its default, which changes nothing.
+
+    Args:
+      default: whether the value is the default of that option.
 
     Raises:
-      ConfigError: an old name of an option that this task does not have.
+      ConfigError: an old name of an option that this task does not have, or of a section.
     """
-    found = RENAMED.get(key)
+    found, (section, _, name) = RENAMED.get(key), key.partition(".")
+    if found is None and section in _SECTIONS:
+        known = [old.partition(".")[2] for old in RENAMED if old.startswith(f"{section}.")]
+        raise ConfigError(
+            f"config.{key} does not exist; config.{section} is config.options now"
+            + nearest_name(name, known)
+        )
     if found is None:
         return key
     if found.tasks and task not in found.tasks:
+        if default:
+            return None
         raise ConfigError(
             f"config.{key} is config.{found.name} now, an option of task "
             f"{' or '.join(found.tasks)}, and config.task = {shown(task)}"
@@ -87,8 +99,10 @@ def values_of_today(values: dict[str, Any]) -> dict[str, Any]:
 def explained(error: Exception) -> str | None:
     """One line about a config file that uses an old name; None if the error is another."""
     text = str(error)
-    if found := re.search(r"unexpected keyword argument '(\w+)'", text):
-        old = found[1]
+    if found := re.search(
+        r"unexpected keyword argument '(\w+)'|'Config' object has no attribute '(\w+)'", text
+    ):
+        old = found[1] or found[2]
         new = [f"{now.name} for {name}" for name, now in RENAMED.items() if name.startswith(old)]
         if new and (old in RENAMED or old in _SECTIONS or f"data.{old}" in RENAMED):
             return f"config has no {old!r} any more; write {', '.join(new)}"

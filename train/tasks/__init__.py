@@ -6,6 +6,7 @@ its name: they ask the bundle of a run.
 
 import difflib
 import pkgutil
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -39,13 +40,15 @@ TASKS: dict[str, Bundle] = {
 """``config.task`` -> its bundle."""
 
 
-def bundle_named(name: str) -> Bundle:
+def bundle_named(name: Any) -> Bundle:
     """The bundle of a built-in task by its short name, or one's own by
     ``"package.module:attribute"``.
 
     Raises:
       ConfigError: there is none of that name.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"config.task = {shown(name)} is not of type str")
     if name in TASKS:
         return TASKS[name]
     if ":" not in name:
@@ -56,10 +59,10 @@ def bundle_named(name: str) -> Bundle:
         )
     try:
         found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as e:
+    except (Exception, SystemExit) as e:  # of code that is not the project's
+        hint = "; is its folder in PYTHONPATH?" if isinstance(e, ModuleNotFoundError) else ""
         raise ConfigError(
-            f"config.task = {shown(name)} cannot be imported ({type(e).__name__}: {e}); is its "
-            "folder in PYTHONPATH?"
+            f"config.task = {shown(name)} cannot be imported ({type(e).__name__}: {e}){hint}"
         ) from e
     if not isinstance(found, Bundle):
         raise ConfigError(
