@@ -26,7 +26,7 @@ LIMITS = {
     "project imports in functions": 1,
     "isinstance on cards": 0,
     "files over 450 code lines": 0,
-    "code lines of train/*.py": 2727,
+    "code lines of train/*.py": 2739,
     "families over 400 code lines": 4,
     "tools over 1000 code lines": 0,
     "tasks and features over 250 code lines": 0,

@@ -13,7 +13,6 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jaxmodels
 from train import tasks
@@ -37,7 +36,6 @@ from train.options.fields import (
     check_section,
     fill,
     literal,
-    nearest_name,
     section_differences,
     set_field,
     shown,
@@ -102,7 +100,7 @@ def load_config(
         what = renamed.explained(e) or f"{type(e).__name__}: {e}"
         raise ConfigError(f"config file {path}: {what}") from e
     if isinstance(config, Config):
-        _refuse_unknown(config, "config")
+        renamed.refuse_unknown(config, "config")
     else:
         raise ConfigError(
             f"config file {path}: get_config() returned {type(config).__name__}, not a "
@@ -136,22 +134,6 @@ def load_config(
     if without:
         raise ConfigError(dormant.complaint(config, without))
     return config
-
-
-def _refuse_unknown(section: Any, path: str) -> None:
-    """Raises ConfigError for what a config file sets that is no field."""
-    for name, value in vars(section).items():
-        key = f"{path}.{name}"
-        if name not in {f.name for f in dataclasses.fields(section)}:
-            now = renamed.RENAMED.get(key.removeprefix("config."))
-            hint = (
-                f"; it is config.{now.name} now"
-                if now
-                else nearest_name(name, vars(type(section)()))
-            )
-            raise ConfigError(f"{key} = {shown(value)} does not exist{hint}")
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            _refuse_unknown(value, key)
 
 
 def _is_former_default(key: str, text: str) -> bool:

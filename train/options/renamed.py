@@ -1,6 +1,7 @@
 """Fields of the config that had another name once. What was written with the old name still works:
 a workdir's ``config.json`` and ``--config.OLD=VALUE``. A config file is told the new name."""
 
+import dataclasses
 import re
 from typing import Any, NamedTuple
 
@@ -111,3 +112,19 @@ def explained(error: Exception) -> str | None:
     if (found := re.search(r"cannot import name '(\w+)'", text)) and found[1] in CLASSES:
         return f"{found[1]} is {CLASSES[found[1]]} now, given as options=..."
     return None
+
+
+def refuse_unknown(section: Any, path: str) -> None:
+    """Raises ConfigError for what a config file sets that is no field."""
+    for name, value in vars(section).items():
+        key = f"{path}.{name}"
+        if name not in {f.name for f in dataclasses.fields(section)}:
+            now = RENAMED.get(key.removeprefix("config."))
+            hint = (
+                f"; it is config.{now.name} now"
+                if now
+                else nearest_name(name, vars(type(section)()))
+            )
+            raise ConfigError(f"{key} = {shown(value)} does not exist{hint}")
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            refuse_unknown(value, key)
