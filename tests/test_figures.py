@@ -27,7 +27,7 @@ PLOTS = {
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_words_of_a_plot(name, tmp_path, monkeypatch):
+def test_words_of_a_plot(name, tmp_path, monkeypatch, plots):
     def words(figure, path):
         file = io.StringIO()
         with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, not their outlines

@@ -11,7 +11,8 @@ import pytest
 import jaxmodels
 from input_pipeline import DatasetCard
 from train import setup
-from train.config import SIZES, Config, ConfigError, check, from_json, load_config
+from train.checks import SIZES
+from train.config import Config, ConfigError, check, from_json, load_config
 from train.launch import cli
 from train.options.fields import LENGTH, LINE, one_line, shown
 from train.plan import memory

@@ -143,7 +143,8 @@ def test_what_does_not_fit_a_regression(finished):
             {"options": {"label_smoothing": 0.1}},
             "config.options.label_smoothing does not exist",
         ),
-        ({"model": "cnn", "model_fields": {}}, "'regression' does not fit model 'cnn'"),
+        ({"model": "cnn", "model_fields": {}}, "needs a uint8 feature 'image'"),
+        ({"model": "gpt2_tiny", "model_fields": {}}, "'regression' does not fit model 'gpt2_tiny'"),
     ):
         with pytest.raises(Exception, match=words):
             setup.build(stsb_config(tmp, **fields))

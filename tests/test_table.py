@@ -17,6 +17,7 @@ import jaxmodels
 from input_pipeline import DataError, describe, make_loader
 from input_pipeline.__main__ import main as show
 from jaxmodels import weights
+from tests.conftest import drawing
 from tests.test_data_builders import finish, run
 from tests.test_loop import ROOT, assert_same_run, command_line, stopped_and_resumed
 from train import evaluate, initial, predict, setup
@@ -92,7 +93,8 @@ def few_resamples():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("finished")
-    return workdir, train(make_config(data_dir), workdir)
+    with drawing():  # a test looks at the plot of two classes
+        return workdir, train(make_config(data_dir), workdir)
 
 
 # The data

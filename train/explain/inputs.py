@@ -30,7 +30,7 @@ def first_examples(run: Run, split: str, count: int) -> tuple[list[str], dict[st
         }
         weight = weight[:, 0]
     there = np.flatnonzero(weight)  # a split may have fewer
-    names = [f"{split} {i}" + _labelled(run, label, i) for i in there]
+    names = [f"{split} {i}" + _labelled(run, label, i) for i in there.tolist()]
     return names, {k: x[there] for k, x in arrays.items()}
 
 
