@@ -24,8 +24,8 @@ class Diabetes(RawBuilder, skip_registration=True):
     """Ten measurements of a patient, features float32 [10]; the label, 25 to 346, is how far the
     disease has gone a year later.
 
-    Of the patients in scikit-learn's order, number i goes to `validation` if i % 5 == 3, to `test`
-    if i % 5 == 4, else to `train`: 266, 88 and 88 patients.
+    Patient i in scikit-learn's order goes to `validation` if i % 5 == 3, to `test` if i % 5 == 4,
+    else to `train`: 266, 88 and 88 patients.
     """
 
     VERSION = tfds.core.Version("1.0.0")
